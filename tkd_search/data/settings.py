@@ -1,0 +1,46 @@
+"""Settings of a data set."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from tkd_search.setting import check_bounds, setting
+
+DatasetName = Literal["digits", "mnist", "cifar10", "cifar100", "tinyimagenet", "imagefolder"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataSettings:
+    """Which images, how they are split, and how they are augmented."""
+
+    name: DatasetName = setting("digits", doc="data set", searchable=False)
+    path: str | None = setting(
+        None, doc="folder that holds the data set; digits needs none", searchable=False
+    )
+    download: bool = setting(False, doc="let torchvision fetch the data set into path", searchable=False)
+    size: int | None = setting(
+        None, ge=4, doc="side of the square images in pixels; default: the set's own", searchable=False
+    )
+    validation: float = setting(
+        0.2, gt=0, lt=1, doc="share of the training images held out to choose by", searchable=False
+    )
+    test: float = setting(
+        0.2, gt=0, lt=1, doc="share held out for test where the set has no test part", searchable=False
+    )
+    split_seed: int = setting(0, ge=0, doc="seed of the splits", searchable=False)
+    train_limit: int | None = setting(
+        None, ge=1, doc="train on this many images, drawn by split_seed, class-balanced", searchable=False
+    )
+    augment: Literal["auto", "none", "shift", "crop_flip"] = setting(
+        "auto",
+        doc="augmentation; auto: shift for digits and mnist, crop_flip for the others",
+        searchable=False,
+    )
+    views: int = setting(
+        4, ge=0, le=64, doc="fixed augmented views of every training image; 0 = F runs live", searchable=False
+    )
+    memory_budget_mb: int = setting(
+        4096, ge=16, doc="images that fit are held as uint8 tensors, others are streamed", searchable=False
+    )
+
+    def __post_init__(self) -> None:
+        check_bounds(self)

@@ -1,0 +1,4 @@
+"""The method: distillation through generated, selected teachers, in plain PyTorch.
+
+Nothing here knows Ray, Optuna, MLflow, pydantic or the file system.
+"""

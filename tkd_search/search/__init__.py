@@ -1,0 +1,1 @@
+"""Spaces, samplers, Pareto fronts, rungs, warm worker groups and the driver of a search."""

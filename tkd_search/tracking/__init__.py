@@ -1,0 +1,1 @@
+"""MLflow, summary.json and the Pareto report."""
