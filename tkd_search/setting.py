@@ -5,7 +5,7 @@ nor YAML. ``config.py`` reads the same declarations to build the typed tree that
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 _MISSING = dataclasses.MISSING
@@ -20,6 +20,7 @@ def setting(
     le: float | None = None,
     lt: float | None = None,
     searchable: bool = True,
+    when: Mapping[str, tuple[Any, ...]] | None = None,
     default_factory: Callable[[], Any] | None = None,
 ) -> Any:
     """Declare one field of a settings dataclass.
@@ -32,15 +33,18 @@ def setting(
         le: greatest legal value.
         lt: exclusive upper bound.
         searchable: whether a distribution may stand here in place of a value.
+        when: sibling field → the values under which this field matters; a searched field is suggested
+            only then. Several entries must all hold.
         default_factory: for mutable defaults.
 
     Returns:
-        A ``dataclasses.field`` whose metadata holds ``doc``, ``searchable`` and the bounds that are set.
+        A ``dataclasses.field`` whose metadata holds ``doc``, ``searchable``, ``when`` and the bounds that are set.
     """
     bounds = {"ge": ge, "gt": gt, "le": le, "lt": lt}
     metadata = {
         "doc": doc,
         "searchable": searchable,
+        "when": dict(when or {}),
         **{name: bound for name, bound in bounds.items() if bound is not None},
     }
     if default_factory is not None:
