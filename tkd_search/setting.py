@@ -38,7 +38,7 @@ def setting(
         default_factory: for mutable defaults.
 
     Returns:
-        A ``dataclasses.field`` whose metadata holds ``doc``, ``searchable``, ``when`` and the bounds that are set.
+        A ``dataclasses.field`` whose metadata holds what was declared here.
     """
     bounds = {"ge": ge, "gt": gt, "le": le, "lt": lt}
     metadata = {

@@ -1,0 +1,170 @@
+"""The mailboxes as a Ray actor: long polls instead of busy waiting, and a client for each side.
+
+The actor restarts when killed and has then forgotten everything: groups attach again by asking for work,
+holders find their lease lost and take another, trials go on from their own checkpoints.
+"""
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import ray
+from ray.actor import ActorHandle
+
+from tkd_search.search.mailbox import Lease, LeaseLostError, Mailboxes
+
+POLL_SECONDS = 10.0
+"""Longest single long poll; below gloo's and Ray's own time-outs."""
+BEAT_SECONDS = 2.0
+"""Between two renewals of a lease, a fifth of its default time to live."""
+
+
+@ray.remote(num_cpus=0, max_concurrency=1000, max_restarts=-1, max_task_retries=-1)
+class Broker:
+    """One per search; every public method is a call of :class:`Mailboxes`, waited for where it may wait."""
+
+    def __init__(self, time_to_live: float = 10.0) -> None:
+        self._boxes = Mailboxes(time_to_live=time_to_live, generation=time.time_ns() & 0x7FFFFFFF)
+        self._changed = asyncio.Condition()
+
+    async def attach(self, slot: str, info: dict[str, Any]) -> None:
+        self._boxes.attach(slot, info)
+        await self._notify()
+
+    async def take(self, slot: str, after: int) -> tuple[int, dict[str, Any]] | None:
+        return await self._wait(lambda: self._boxes.take(slot, after), POLL_SECONDS)
+
+    async def push(self, slot: str, job_id: int, result: dict[str, Any]) -> bool:
+        """Deliver a result, waiting while the mailbox is full; False where the job is superseded."""
+        answer = None
+        while answer not in ("accepted", "superseded"):
+            answer = await self._wait(
+                lambda: None if (a := self._boxes.push(slot, job_id, result)) == "full" else a, POLL_SECONDS
+            )
+        await self._notify()
+        return answer == "accepted"
+
+    async def wait_superseded(self, slot: str, job_id: int) -> bool:
+        """True as soon as the job is superseded, False after one long poll."""
+        return bool(
+            await self._wait(lambda: self._boxes.superseded(slot, job_id) or None, POLL_SECONDS)
+        )
+
+    async def lease(self, holder: str, timeout: float) -> Lease | None:
+        return await self._wait(lambda: self._boxes.lease(holder, time.monotonic()), timeout, every=1.0)
+
+    async def beat(self, lease: Lease) -> bool:
+        return self._boxes.beat(lease, time.monotonic())
+
+    async def release(self, lease: Lease) -> None:
+        self._boxes.release(lease)
+        await self._notify()
+
+    async def post(self, lease: Lease, job: dict[str, Any]) -> int | None:
+        """The job's number, None where the lease is lost."""
+        try:
+            return self._boxes.post(lease, job)
+        except LeaseLostError:
+            return None
+        finally:
+            await self._notify()
+
+    async def pull(self, lease: Lease, job_id: int, timeout: float) -> tuple[bool, dict[str, Any] | None]:
+        """(still held, next result or None)."""
+        try:
+            result = await self._wait(lambda: self._boxes.pull(lease, job_id), timeout)
+        except LeaseLostError:
+            return False, None
+        await self._notify()
+        return True, result
+
+    async def withdraw(self, lease: Lease) -> None:
+        self._boxes.withdraw(lease)
+        await self._notify()
+
+    async def retire(self, slot: str) -> None:
+        self._boxes.retire(slot)
+        await self._notify()
+
+    async def forget(self, slot: str) -> None:
+        self._boxes.forget(slot)
+        await self._notify()
+
+    async def overview(self) -> dict[str, dict[str, Any]]:
+        self._boxes.expire(time.monotonic())
+        return self._boxes.overview()
+
+    async def _notify(self) -> None:
+        async with self._changed:
+            self._changed.notify_all()
+
+    async def _wait(self, ask: Callable[[], Any], timeout: float, every: float | None = None) -> Any:
+        """The first answer that is not None, asked again at each change (and each ``every`` seconds)."""
+        end = time.monotonic() + timeout
+        async with self._changed:
+            while (answer := ask()) is None:
+                left = end - time.monotonic()
+                if left <= 0:
+                    return None
+                try:
+                    await asyncio.wait_for(self._changed.wait(), min(left, every or left))
+                except TimeoutError:
+                    continue
+        return answer
+
+
+class SlotClient:
+    """A holder's hand on one slot: leases it, keeps the lease alive, posts jobs and pulls results.
+
+    Args:
+        broker: handle of the :class:`Broker`.
+        holder: name shown in overviews.
+        timeout: seconds to wait for a free slot.
+
+    Raises:
+        LeaseLostError: no slot became free in time.
+    """
+
+    def __init__(self, broker: ActorHandle, holder: str, *, timeout: float = 60.0) -> None:
+        self._broker = broker
+        lease = ray.get(broker.lease.remote(holder, timeout))
+        if lease is None:
+            raise LeaseLostError(f"no worker group became free in {timeout:g} s")
+        self.lease: Lease = lease
+        self._job_id: int | None = None
+        self._released = threading.Event()
+        threading.Thread(target=self._keep_alive, daemon=True, name=f"lease-{lease.slot}").start()
+
+    def post(self, job: dict[str, Any]) -> None:
+        """Put a job before the group; results of an earlier one are dropped."""
+        self._job_id = ray.get(self._broker.post.remote(self.lease, job))
+        if self._job_id is None:
+            raise LeaseLostError(self.lease.slot)
+
+    def pull(self, timeout: float = 2.0) -> dict[str, Any] | None:
+        """The next result, None where none came within ``timeout`` seconds.
+
+        Raises:
+            LeaseLostError: another holder has the slot, or the broker was restarted.
+        """
+        held, result = ray.get(self._broker.pull.remote(self.lease, self._job_id, timeout))
+        if not held:
+            raise LeaseLostError(self.lease.slot)
+        return result
+
+    def withdraw(self) -> None:
+        """Stop the current job."""
+        ray.get(self._broker.withdraw.remote(self.lease))
+
+    def release(self) -> None:
+        """Give the slot back."""
+        self._released.set()
+        ray.get(self._broker.release.remote(self.lease))
+
+    def _keep_alive(self) -> None:
+        """Renew the lease between calls: a slow driver must not cost a trial its group."""
+        while not self._released.wait(BEAT_SECONDS):
+            if not ray.get(self._broker.beat.remote(self.lease)):
+                return

@@ -1,0 +1,300 @@
+"""What a warm worker group can be asked to do: train the big model, compute the bank, train a student, test the front.
+
+A job is a plain dictionary with a ``kind``; its results are pushed as plain dictionaries too, so that
+broker, Tune and the study never see a tensor. Whatever a job leaves on disk is written atomically.
+"""
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tkd_search.config import Config, Settings, parse_config
+from tkd_search.data import AugmentedViews, DataBundle, Split, load_bank, load_prepared, save_bank
+from tkd_search.distill import Bank, Distiller, MethodSettings, TrainSettings, compute_bank, evaluate
+from tkd_search.distill.reduce import reduction_for
+from tkd_search.models import (
+    Student,
+    build_big_model,
+    build_student,
+    latency_ms,
+    load_weights,
+    model_bytes,
+    model_parameters,
+    save_weights,
+)
+from tkd_search.search.checkpoint import TrialCheckpoint
+from tkd_search.search.seeds import child_seed
+
+EVAL_BATCH = 512
+
+
+@dataclass(frozen=True)
+class JobContext:
+    """What a job may use of the group it runs on.
+
+    Attributes:
+        rank: this worker's rank. workers: how many there are.
+        workers: number of ranks.
+        device: torch device name.
+        push: delivers a result (on rank 0; a no-op on the others), waiting while the mailbox is full.
+        should_stop: the same answer on every rank; True once the job is superseded.
+    """
+
+    rank: int
+    workers: int
+    device: str
+    push: Callable[[dict[str, Any]], None]
+    should_stop: Callable[[], bool]
+
+
+def run_job(job: dict[str, Any], context: JobContext) -> None:
+    """Dispatch on ``job["kind"]``; raises KeyError for an unknown kind."""
+    _HANDLERS[job["kind"]](job, context)
+
+
+def train_big_model(job: dict[str, Any], context: JobContext) -> None:
+    """Train (or load) one F and store it with its figures; resumable from its last epoch.
+
+    Pushes ``{"kind": "epoch", "epoch", "val_accuracy", ...}`` per epoch and
+    ``{"kind": "done", "figures": {...}}``.
+    """
+    config, data = _parse(job["config"]), _data(job["data"])
+    settings = config.settings()
+    model_settings = settings.big_models[job["index"]]
+    folder = Path(job["folder"])
+    torch.manual_seed(child_seed(settings.seed, "big_model", job["index"]))
+    model = build_big_model(
+        model_settings, classes=data.num_classes, channels=data.channels, size=data.size
+    )
+    if model_settings.weights is None:
+        train = TrainSettings(
+            epochs=model_settings.epochs,
+            batch_size=min(model_settings.batch_size, len(data.train.labels)),
+            lr=model_settings.lr,
+            weight_decay=model_settings.weight_decay,
+            schedule="one_cycle",
+            precision=settings.training.precision,
+        )
+        # F is augmented afresh each epoch: only the students must see exactly the banked views.
+        views = _views(data, settings, views=0, device=context.device)
+        distiller = Distiller(
+            model,
+            views,
+            MethodSettings(name="ce"),
+            train,
+            seed=child_seed(settings.seed, "big_model", job["index"]),
+            device=context.device,
+            group=reduction_for(context.workers),
+            class_count=data.num_classes,
+        )
+        if not _train(distiller, data, job, context, TrialCheckpoint(folder / "checkpoint")):
+            return
+        model = distiller.eval_student()
+    if context.rank == 0:
+        figures = {
+            "name": model_settings.name,
+            "bytes": model_bytes(model.model),
+            "parameters": model_parameters(model.model),
+            "val_accuracy": evaluate(model, _batches(data, data.validation, context.device)),
+            "test_accuracy": evaluate(model, _batches(data, data.test, context.device)),
+        }
+        save_weights(model.model, folder / "model.safetensors")
+        _write_json(folder / "figures.json", figures)
+        TrialCheckpoint(folder / "checkpoint").remove()
+        context.push({"kind": "done", "figures": figures})
+
+
+def build_bank(job: dict[str, Any], context: JobContext) -> None:
+    """Compute the bank of all big models and store it; pushes progress and ``{"kind": "done"}``."""
+    data = _data(job["data"])
+    settings = _parse(job["config"]).settings()
+    if context.rank != 0:
+        return
+    views = _views(data, settings, views=settings.data.views, device=context.device)
+    bank = compute_bank(
+        _big_models(job["config"], job["data"], tuple(job["big_models"]), context.device),
+        views,
+        settings.bank,
+        device=context.device,
+        progress=lambda done, total: context.push({"kind": "progress", "done": done, "total": total}),
+    )
+    save_bank(bank, Path(job["folder"]))
+    context.push({"kind": "done", "taps": [tap.name for tap in bank.taps]})
+
+
+def train_trial(job: dict[str, Any], context: JobContext) -> None:
+    """Distil one student, from its last checkpoint where there is one.
+
+    Epochs that the driver has not heard of (after ``job["after_epoch"]``) are replayed from the
+    checkpoint's history, so that a restart leaves no gap in the records.
+    """
+    config, data = _parse(job["config"]), _data(job["data"])
+    settings = config.settings(job["point"])
+    seed = child_seed(settings.seed, "trial", job["trial_id"])
+    torch.manual_seed(seed)
+    student = build_student(
+        settings.student, classes=data.num_classes, channels=data.channels, size=data.size
+    )
+    bank = _bank(job["bank"]) if job["bank"] else None
+    live = settings.data.views == 0 or settings.method.distil_back == "big_model"
+    big_models = _big_models(job["config"], job["data"], tuple(job["big_models"]), context.device)
+    distiller = Distiller(
+        student,
+        _views(data, settings, views=settings.data.views, device=context.device),
+        settings.method,
+        settings.training,
+        seed=seed,
+        bank=bank,
+        big_models=big_models if live and settings.method.name != "ce" else (),
+        device=context.device,
+        group=reduction_for(context.workers),
+        class_count=data.num_classes,
+    )
+    folder = Path(job["folder"])
+    if _train(distiller, data, job, context, TrialCheckpoint(folder)) and context.rank == 0:
+        save_weights(distiller.eval_student().model, folder / "model.safetensors")
+        context.push({"kind": "done"})
+
+
+def test_front(job: dict[str, Any], context: JobContext) -> None:
+    """Measure front members once on the test split, and their CPU latency.
+
+    ``job["members"]``: list of ``{"trial_id", "point", "weights"}``. Pushes one
+    ``{"kind": "tested", "trial_id", "test_accuracy", "latency_ms"}`` each, then ``{"kind": "done"}``.
+    """
+    if context.rank != 0:
+        return
+    config, data = _parse(job["config"]), _data(job["data"])
+    for member in job["members"]:
+        settings = config.settings(member["point"])
+        student = build_student(
+            settings.student, classes=data.num_classes, channels=data.channels, size=data.size
+        )
+        load_weights(student.model, Path(member["weights"]))
+        example = torch.zeros(1, data.channels, data.size, data.size)
+        latency = latency_ms(student.model, example)
+        accuracy = evaluate(student.to(context.device), _batches(data, data.test, context.device))
+        context.push(
+            {
+                "kind": "tested",
+                "trial_id": member["trial_id"],
+                "test_accuracy": accuracy,
+                "latency_ms": latency,
+            }
+        )
+    context.push({"kind": "done"})
+
+
+_HANDLERS: dict[str, Callable[[dict[str, Any], JobContext], None]] = {
+    "big_model": train_big_model,
+    "bank": build_bank,
+    "trial": train_trial,
+    "test": test_front,
+}
+
+
+def _train(
+    distiller: Distiller,
+    data: DataBundle,
+    job: dict[str, Any],
+    context: JobContext,
+    checkpoint: TrialCheckpoint,
+) -> bool:
+    """Train to the full budget, pushing each epoch; False where the job was superseded."""
+    history = checkpoint.load(distiller)
+    for past in history:
+        if past["epoch"] > job.get("after_epoch", 0):
+            context.push(past)
+    while distiller.epoch < distiller.train.epochs:
+        stats = distiller.run_epoch(context.should_stop)
+        if stats is None:
+            return False
+        if context.rank == 0:
+            accuracy = evaluate(distiller.eval_student(), _batches(data, data.validation, context.device))
+            result = {
+                "kind": "epoch",
+                "epoch": stats.epoch,
+                "val_accuracy": accuracy,
+                "metrics": {
+                    **stats.losses,
+                    "seconds": stats.seconds,
+                    **{f"weight.{name}": weight for name, weight in stats.teachers},
+                },
+                "last": stats.epoch >= distiller.train.epochs,
+            }
+            history.append(result)
+            checkpoint.save(distiller, history)
+            context.push(result)
+    return True
+
+
+def _views(data: DataBundle, settings: Settings, *, views: int, device: str) -> AugmentedViews:
+    return AugmentedViews(
+        data.train,
+        mean=data.mean,
+        std=data.std,
+        views=views,
+        augment=settings.data.augment_kind,
+        seed=child_seed(settings.seed, "views"),
+        device=device,
+    )
+
+
+def _batches(data: DataBundle, split: Split, device: str) -> Iterator[tuple[Tensor, Tensor]]:
+    """Normalised float batches of a split, in order."""
+    mean = torch.tensor(data.mean).view(1, -1, 1, 1) * 255
+    std = torch.tensor(data.std).view(1, -1, 1, 1) * 255
+    for start in range(0, len(split.labels), EVAL_BATCH):
+        rows = torch.arange(start, min(start + EVAL_BATCH, len(split.labels)))
+        images = (split.images[rows].float() - mean) / std
+        yield images.to(device), split.labels[rows].to(device)
+
+
+# A group serves many trials of one search: what they share is mapped or built once per process.
+
+
+@lru_cache(maxsize=8)
+def _parse(text: str) -> Config:
+    return parse_config(json.loads(text))
+
+
+@lru_cache(maxsize=2)
+def _data(folder: str) -> DataBundle:
+    return load_prepared(Path(folder))
+
+
+@lru_cache(maxsize=2)
+def _bank(folder: str) -> Bank:
+    return load_bank(Path(folder))
+
+
+@lru_cache(maxsize=2)
+def _big_models(config: str, data_folder: str, weights: tuple[str, ...], device: str) -> tuple[Student, ...]:
+    data = _data(data_folder)
+    models = []
+    for settings, path in zip(_parse(config).settings().big_models, weights, strict=True):
+        model = build_big_model(settings, classes=data.num_classes, channels=data.channels, size=data.size)
+        load_weights(model.model, Path(path))
+        models.append(model.eval().to(device))
+    return tuple(models)
+
+
+def _write_json(path: Path, value: Any) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(value, indent=1))
+    temporary.replace(path)
+
+
+def job_config(config: Config) -> str:
+    """The configuration as it travels in a job."""
+    return json.dumps(dict(config.tree))
+
+
+__all__ = ["JobContext", "job_config", "run_job"]

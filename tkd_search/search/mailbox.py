@@ -1,0 +1,190 @@
+"""Who holds which worker group, and what travels between trial and group: pure state, no Ray, no clock.
+
+A *slot* is a warm worker group. A *holder* (a trial's Trainable, or the driver for a stage) takes a
+lease on a slot, posts one job at a time and pulls its results; the group takes the job and pushes
+results. Every call names the lease or the job it speaks for, so that whoever was replaced is told so
+instead of disturbing the successor (fencing). :mod:`tkd_search.search.broker` wraps this in an actor.
+"""
+
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+PushAnswer = Literal["accepted", "full", "superseded"]
+
+
+class LeaseLostError(Exception):
+    """The caller no longer holds the slot: it expired, was retired, or the broker was restarted."""
+
+
+@dataclass(frozen=True)
+class Lease:
+    """The right to post to a slot until released or not renewed in time."""
+
+    slot: str
+    token: int
+
+
+@dataclass
+class _Slot:
+    info: dict[str, Any] = field(default_factory=dict)
+    attached: int = 0
+    retiring: bool = False
+    holder: str | None = None
+    token: int = 0
+    last_beat: float = 0.0
+    job: dict[str, Any] | None = None
+    job_id: int = 0
+    results: deque[dict[str, Any]] = field(default_factory=deque)
+
+
+class Mailboxes:
+    """All slots of one search.
+
+    Args:
+        time_to_live: seconds without a heartbeat after which a lease is free again.
+        ahead: results a group may push before the holder has pulled them (back-pressure).
+        generation: differs between incarnations of the broker, so that tokens and job numbers of a lost
+            one are never taken for ours.
+    """
+
+    def __init__(self, *, time_to_live: float = 10.0, ahead: int = 2, generation: int = 0) -> None:
+        self._slots: dict[str, _Slot] = {}
+        self._time_to_live, self._ahead = time_to_live, ahead
+        self._counter = generation << 32
+
+    # the group's side -------------------------------------------------------------------------------
+
+    def attach(self, slot: str, info: dict[str, Any]) -> None:
+        """A group came up (or came up again: its unfinished job will be handed to it once more)."""
+        state = self._slots.setdefault(slot, _Slot())
+        state.info, state.attached = info, state.attached + 1
+
+    def take(self, slot: str, after: int) -> tuple[int, dict[str, Any]] | None:
+        """The job posted since job number ``after``, with its number; None where there is none.
+
+        An unknown slot (the broker was restarted) is attached on the way. A retiring slot that nobody
+        holds is told to exit.
+        """
+        if slot not in self._slots:
+            self.attach(slot, {})
+        state = self._slots[slot]
+        if state.job is not None and state.job_id != after:
+            return state.job_id, state.job
+        if state.retiring and state.holder is None:
+            return self._next(), {"kind": "exit"}
+        return None
+
+    def push(self, slot: str, job_id: int, result: dict[str, Any]) -> PushAnswer:
+        """Offer one result; ``full`` asks to wait, ``superseded`` to drop the job at once."""
+        if self.superseded(slot, job_id):
+            return "superseded"
+        state = self._slots[slot]
+        if len(state.results) >= self._ahead:
+            return "full"
+        state.results.append(result)
+        return "accepted"
+
+    def superseded(self, slot: str, job_id: int) -> bool:
+        """Whether the slot's holder has moved on from this job."""
+        state = self._slots.get(slot)
+        return state is None or state.job is None or state.job_id != job_id
+
+    # the holder's side ------------------------------------------------------------------------------
+
+    def lease(self, holder: str, now: float) -> Lease | None:
+        """The first free slot, in order of attachment; None where all are taken."""
+        self.expire(now)
+        for name, state in self._slots.items():
+            if state.attached and state.holder is None and not state.retiring:
+                state.holder, state.token, state.last_beat = holder, self._next(), now
+                return Lease(name, state.token)
+        return None
+
+    def beat(self, lease: Lease, now: float) -> bool:
+        """Renew a lease; False where it is lost."""
+        state = self._held(lease)
+        if state is not None:
+            state.last_beat = now
+        return state is not None
+
+    def release(self, lease: Lease) -> None:
+        """Give the slot back; its job is superseded. A lost lease is given back already."""
+        state = self._held(lease)
+        if state is not None:
+            self._free(state)
+
+    def expire(self, now: float) -> list[str]:
+        """Free the slots whose holders stopped beating; their names."""
+        late = [n for n, s in self._slots.items() if s.holder and now - s.last_beat > self._time_to_live]
+        for name in late:
+            self._free(self._slots[name])
+        return late
+
+    def post(self, lease: Lease, job: dict[str, Any]) -> int:
+        """Put a job before the group, superseding the one there; its number.
+
+        Raises:
+            LeaseLostError: the caller no longer holds the slot.
+        """
+        state = self._held(lease)
+        if state is None:
+            raise LeaseLostError(lease.slot)
+        state.job, state.job_id = job, self._next()
+        state.results.clear()
+        return state.job_id
+
+    def pull(self, lease: Lease, job_id: int) -> dict[str, Any] | None:
+        """The next result of a job, or None where there is none yet.
+
+        Raises:
+            LeaseLostError: the caller no longer holds the slot, or posted another job since.
+        """
+        state = self._held(lease)
+        if state is None or state.job_id != job_id:
+            raise LeaseLostError(lease.slot)
+        return state.results.popleft() if state.results else None
+
+    def withdraw(self, lease: Lease) -> None:
+        """Supersede the current job without posting another."""
+        state = self._held(lease)
+        if state is not None:
+            state.job = None
+            state.results.clear()
+
+    # the pool's side --------------------------------------------------------------------------------
+
+    def retire(self, slot: str) -> None:
+        """Ask a slot to end once nobody holds it."""
+        if slot in self._slots:
+            self._slots[slot].retiring = True
+
+    def forget(self, slot: str) -> None:
+        """A group is gone for good; its holder's lease is lost."""
+        self._slots.pop(slot, None)
+
+    def overview(self) -> dict[str, dict[str, Any]]:
+        """Per slot: info, how often it attached, holder, whether it retires."""
+        return {
+            name: {
+                "info": s.info,
+                "attached": s.attached,
+                "holder": s.holder,
+                "retiring": s.retiring,
+                "busy": s.job is not None,
+            }
+            for name, s in self._slots.items()
+        }
+
+    def _held(self, lease: Lease) -> _Slot | None:
+        state = self._slots.get(lease.slot)
+        return state if state is not None and state.holder and state.token == lease.token else None
+
+    @staticmethod
+    def _free(state: _Slot) -> None:
+        state.holder, state.job = None, None
+        state.results.clear()
+
+    def _next(self) -> int:
+        self._counter += 1
+        return self._counter

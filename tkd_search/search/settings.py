@@ -1,0 +1,70 @@
+"""Settings of the search, of the resources it uses and of where its results go."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from tkd_search.setting import check_bounds, setting
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchSettings:
+    """How much is tried, who proposes it and who is stopped early."""
+
+    trials: int = setting(26, ge=1, doc="number of trials", searchable=False)
+    max_hours: float | None = setting(None, gt=0, doc="wall-clock budget in hours", searchable=False)
+    max_epochs: int | None = setting(None, ge=1, doc="budget in epochs over all trials", searchable=False)
+    plateau: int | None = setting(
+        None, ge=1, doc="end after this many finished trials without gain in hypervolume", searchable=False
+    )
+    sampler: str = setting(
+        "tpe", doc="tpe, nsga2, gp, random, qmc or package.module:Class", searchable=False
+    )
+    startup_trials: int = setting(
+        20, ge=0, doc="quasi-random trials before the sampler's model", searchable=False
+    )
+    rule: str = setting(
+        "stratified", doc="stratified, single_objective, never or package.module:Class", searchable=False
+    )
+    rule_args: dict[str, Any] = setting(
+        default_factory=dict, doc="further arguments of the rung rule", searchable=False
+    )
+    enqueue: tuple[dict[str, Any], ...] = setting(
+        (), doc="configurations tried first: lists of dotted key: value", searchable=False
+    )
+    warm_start: tuple[str, ...] = setting(
+        (), doc="names or study storages of earlier searches to learn from", searchable=False
+    )
+    max_latency: str | None = setting(
+        None, doc="batch-1 CPU latency a student may have, such as 5ms", searchable=False
+    )
+
+    def __post_init__(self) -> None:
+        check_bounds(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResourceSettings:
+    """What one trial may use, and how many run at once."""
+
+    workers_per_trial: int = setting(1, ge=1, doc="Ray Train workers of one trial", searchable=False)
+    cpus_per_worker: float = setting(1.0, gt=0, doc="CPU cores of one worker", searchable=False)
+    gpus_per_worker: float = setting(
+        0.0, ge=0, doc="GPUs of one worker; a fraction shares one", searchable=False
+    )
+    max_concurrent: int | None = setting(
+        None, ge=1, doc="most trials at once; default: as many as fit", searchable=False
+    )
+
+    def __post_init__(self) -> None:
+        check_bounds(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrackingSettings:
+    """Where MLflow writes."""
+
+    uri: str = setting("sqlite:///mlflow.db", doc="MLflow tracking URI, or none", searchable=False)
+    experiment: str | None = setting(
+        None, doc="MLflow experiment; default tkd_search/<data set>", searchable=False
+    )
+    system_metrics: bool = setting(False, doc="log the driver's CPU, memory and GPU use", searchable=False)

@@ -1,0 +1,95 @@
+"""A Tune trial's hand on a warm worker group: leases a slot, posts the trial, passes its epochs on.
+
+Imports Ray alone: the process of a Trainable starts in a second because torch stays in the groups.
+"""
+
+from typing import Any
+
+from ray import tune
+from ray.actor import ActorHandle
+from ray.tune import PlacementGroupFactory
+
+from tkd_search.search.broker import SlotClient
+
+STALL_SECONDS = 1800.0
+"""A group that delivers nothing for so long is taken for dead; one epoch must be shorter."""
+
+
+class SlotTrainable(tune.Trainable):
+    """One trial after the other on leased slots (``reuse_actors=True``).
+
+    ``config`` holds ``trial_id`` and ``job`` (the job to post). One step is one epoch. A trial that
+    fails reports ``failed`` with its reason and ends; an exception here is infrastructure and makes Tune
+    try the trial again from its own checkpoint.
+    """
+
+    @classmethod
+    def default_resource_request(cls, config: dict[str, Any]) -> PlacementGroupFactory:
+        """Next to nothing: the worker groups hold the resources."""
+        return PlacementGroupFactory([{"CPU": 0.001}])
+
+    def setup(self, config: dict[str, Any], broker: ActorHandle | None = None) -> None:
+        """Lease a slot; Tune calls this once per actor."""
+        self._broker = broker
+        self._client: SlotClient | None = None
+        self._start(config)
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        """Drop the trial at hand, whatever it is doing, and take the next."""
+        if self._client is not None:
+            self._client.withdraw()
+        self._start(new_config)
+        return True
+
+    def step(self) -> dict[str, Any]:
+        """The trial's next epoch: ``epoch``, ``val_accuracy``, ``metrics``, ``done``, ``failed``."""
+        if self._client is None:
+            self._client = SlotClient(self._broker, holder=self._trial, timeout=STALL_SECONDS)
+        if not self._posted:
+            self._client.post(self._job)
+            self._posted = True
+        epoch = self._next()
+        if epoch["kind"] == "failed":
+            return self._result(self._last, failed=epoch["reason"])
+        self._last = epoch
+        if not epoch["last"]:
+            return self._result(epoch)
+        # The last epoch counts only once the student's weights are stored.
+        ending = self._next()
+        return self._result(epoch, failed=ending.get("reason", ""), done=True)
+
+    def cleanup(self) -> None:
+        """Give the slot back."""
+        if self._client is not None:
+            self._client.release()
+            self._client = None
+
+    def save_checkpoint(self, checkpoint_dir: str) -> dict[str, Any]:
+        """Nothing: the group keeps the trial's checkpoint, epoch by epoch."""
+        return {"trial": self._trial}
+
+    def load_checkpoint(self, checkpoint: Any) -> None:
+        """Nothing; see :meth:`save_checkpoint`."""
+
+    def _start(self, config: dict[str, Any]) -> None:
+        self._trial, self._job = config["trial_id"], config["job"]
+        self._posted = False
+        self._last: dict[str, Any] = {"epoch": self._job.get("after_epoch", 0)}
+
+    def _next(self) -> dict[str, Any]:
+        assert self._client is not None
+        waited = 0.0
+        while (result := self._client.pull(2.0)) is None:
+            waited += 2.0
+            if waited > STALL_SECONDS:
+                raise RuntimeError(f"worker group of {self._trial} delivered nothing for {waited:g} s")
+        return result
+
+    def _result(self, epoch: dict[str, Any], *, failed: str = "", done: bool = False) -> dict[str, Any]:
+        return {
+            "epoch": epoch["epoch"],
+            "val_accuracy": epoch.get("val_accuracy", float("nan")),
+            "metrics": epoch.get("metrics", {}),
+            "failed": failed,
+            "done": done or bool(failed),
+        }

@@ -1,0 +1,119 @@
+"""The endless training loop of a warm worker group: take a job, run it on every rank, stream its results.
+
+Runs inside Ray Train (``train_loop_per_worker``). Starting a group costs seconds, mostly importing torch;
+a job costs a tenth of one.
+"""
+
+import os
+import threading
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+import ray
+import ray.train
+import torch
+import torch.distributed as dist
+from ray.actor import ActorHandle
+
+from tkd_search.search.jobs import JobContext, run_job
+from tkd_search.search.mailbox import LeaseLostError
+
+
+def worker_loop(config: dict[str, Any]) -> None:
+    """Serve jobs until told to exit.
+
+    Args:
+        config: ``broker`` (actor handle), ``slot`` (name), ``threads`` (per worker, int).
+    """
+    torch.set_num_threads(config["threads"])
+    context = ray.train.get_context()
+    ranks = _Ranks(context.get_world_rank(), context.get_world_size())
+    broker, slot = config["broker"], config["slot"]
+    if ranks.rank == 0:
+        info = {"pid": os.getpid(), "node": ray.get_runtime_context().get_node_id(), "workers": ranks.size}
+        ray.get(broker.attach.remote(slot, info))
+    job_id = -1
+    while True:
+        taken = ranks.share(lambda after=job_id: ray.get(broker.take.remote(slot, after)))
+        if taken is None:
+            continue
+        job_id, job = taken
+        if job["kind"] == "exit":
+            return
+        _serve(broker, slot, job_id, job, ranks)
+
+
+def _serve(broker: ActorHandle, slot: str, job_id: int, job: dict[str, Any], ranks: "_Ranks") -> None:
+    """Run one job; a failing one is reported and must not take the warm group with it."""
+    superseded = threading.Event()
+    finished = threading.Event()
+    if ranks.rank == 0:
+        watcher = threading.Thread(
+            target=_watch, args=(broker, slot, job_id, superseded, finished), daemon=True
+        )
+        watcher.start()
+
+    def push(result: dict[str, Any]) -> None:
+        if ranks.rank == 0 and not ray.get(broker.push.remote(slot, job_id, result)):
+            superseded.set()
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    context = JobContext(
+        rank=ranks.rank,
+        workers=ranks.size,
+        device=device,
+        push=push,
+        should_stop=lambda: ranks.agree(superseded.is_set()),
+    )
+    try:
+        run_job(job, context)
+    except Exception as error:
+        push({"kind": "failed", "reason": _reason(error), "trace": traceback.format_exc(limit=20)})
+        if ranks.size > 1:
+            # The other ranks may wait in a collective: let Ray Train restart the group as a whole.
+            raise
+    finally:
+        finished.set()
+
+
+def _watch(
+    broker: ActorHandle, slot: str, job_id: int, superseded: threading.Event, finished: threading.Event
+) -> None:
+    while not finished.is_set():
+        if ray.get(broker.wait_superseded.remote(slot, job_id)):
+            superseded.set()
+            return
+
+
+def _reason(error: Exception) -> str:
+    text = " ".join(str(error).split()) or type(error).__name__
+    return f"{type(error).__name__}: {text}"[:400]
+
+
+class _Ranks:
+    """What all ranks of a group must do alike, decided by rank 0."""
+
+    def __init__(self, rank: int, size: int) -> None:
+        self.rank, self.size = rank, size
+        # Control messages go over gloo, which needs no GPU and does not mix with NCCL's streams.
+        self._group = dist.new_group(backend="gloo") if size > 1 else None
+
+    def share(self, produce: Callable[[], Any]) -> Any:
+        """Rank 0's value on every rank."""
+        if self.size == 1:
+            return produce()
+        box = [produce() if self.rank == 0 else None]
+        dist.broadcast_object_list(box, src=0, group=self._group)
+        return box[0]
+
+    def agree(self, flag: bool) -> bool:
+        """Rank 0's flag on every rank."""
+        if self.size == 1:
+            return flag
+        box = torch.tensor([int(flag)])
+        dist.broadcast(box, src=0, group=self._group)
+        return bool(box.item())
+
+
+__all__ = ["LeaseLostError", "worker_loop"]
