@@ -55,6 +55,26 @@ class BigModelRecord:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SearchStart:
+    """What is known of a search before its first trial: enough to open its page in a tracking store.
+
+    ``config`` is the resolved experiment, flat (dotted key → value or text of its distribution);
+    ``config_yaml`` the same as the user may run it again, ``command`` the line that does so.
+    ``dataset_digest`` identifies the images and labels. ``full_budget`` is one student's epochs.
+    """
+
+    name: str
+    dataset: str
+    seed: int
+    classes: int
+    full_budget: int = 0
+    config: dict[str, Any] = field(default_factory=dict)
+    config_yaml: str = ""
+    command: str = ""
+    dataset_digest: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
 class FrontMember:
     """A trial on the front, with its test figures (measured once, after the search).
 

@@ -1,1 +1,22 @@
-"""MLflow, summary.json and the Pareto report."""
+"""What a search leaves for people: MLflow through a spool, ``summary.json``, the Pareto report.
+
+The names below are what the rest of the package uses. Importing them brings neither MLflow nor a
+plotting library; those wait until something is written.
+"""
+
+from tkd_search.tracking.address import StoreIds
+from tkd_search.tracking.spool import DiskFullError
+from tkd_search.tracking.summary import read_summary, write_summary
+from tkd_search.tracking.tracker import Leftover, MlflowTracker, NullTracker, Tracker, open_tracker
+
+__all__ = [
+    "DiskFullError",
+    "Leftover",
+    "MlflowTracker",
+    "NullTracker",
+    "StoreIds",
+    "Tracker",
+    "open_tracker",
+    "read_summary",
+    "write_summary",
+]

@@ -1,0 +1,47 @@
+"""Tracking URIs: the default, relative files made absolute, passwords left out of what is shown."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit, urlunsplit
+
+DEFAULT_URI = "sqlite:///mlflow.db"
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoreIds:
+    """Where a tracking store keeps a search; empty strings as long as that is unknown."""
+
+    tracking_uri: str = ""
+    experiment_id: str = ""
+    parent_run_id: str = ""
+
+
+def absolute_uri(uri: str = "") -> str:
+    """The URI with its file, if it is one, made absolute; '' becomes the environment's or the default."""
+    uri = uri or os.environ.get("MLFLOW_TRACKING_URI", "") or DEFAULT_URI
+    if not uri.startswith("sqlite:///"):
+        return uri
+    return f"sqlite:///{Path(uri.removeprefix('sqlite:///')).absolute()}"
+
+
+def public_uri(uri: str) -> str:
+    """The URI without user name and password: what summaries and messages may show."""
+    parts = urlsplit(uri)
+    if "@" not in parts.netloc:
+        return uri
+    return urlunsplit(parts._replace(netloc=parts.netloc.rsplit("@", 1)[1]))
+
+
+def working_folder(uri: str) -> Path:
+    """Where MLflow is to run: beside a sqlite file, so that its ``mlruns`` lie there as well."""
+    if uri.startswith("sqlite:///"):
+        return Path(uri.removeprefix("sqlite:///")).parent
+    return Path.cwd()
+
+
+def run_url(uri: str, experiment_id: str, run_id: str) -> str:
+    """The page of a run in MLflow's user interface; '' where the store has none of its own."""
+    if not uri.startswith(("http://", "https://")) or not run_id:
+        return ""
+    return f"{uri.rstrip('/')}/#/experiments/{experiment_id}/runs/{run_id}"

@@ -1,0 +1,128 @@
+"""A search's first and last page in MLflow: configuration and versions, then pictures and models."""
+
+import contextlib
+import importlib.metadata
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import mlflow.exceptions
+from mlflow.entities import Metric, RunTag
+
+from tkd_search.records import FrontMember
+from tkd_search.tracking.description import describe
+from tkd_search.tracking.layout import (
+    PARENT,
+    TAG_PARETO,
+    TAG_SEARCH,
+    TAG_SEARCH_ID,
+    TAG_STATE,
+    TAG_TRIAL,
+    search_status,
+)
+from tkd_search.tracking.mlflow_store import MlflowStore
+from tkd_search.tracking.plain import from_plain
+from tkd_search.tracking.spool import Event
+
+REPORT_FILES = ("summary.json", "pareto.csv", "pareto.html", "pareto.png", "record.json")
+
+
+def write_opening(store: MlflowStore) -> None:
+    """Artifacts that make the search repeatable: its configuration, the versions, the commit."""
+    parent = store.run(PARENT)
+    store.text(parent, "config.yaml", store.search.config_yaml)
+    store.text(parent, "constraints.txt", installed_versions())
+    if commit := git_commit():
+        store.log(parent, tags=[RunTag("mlflow.source.git.commit", commit)])
+    store.dataset()
+
+
+def write_ending(store: MlflowStore, event: Event) -> None:
+    """The search's pictures and figures, its front's tags, files and registered models, its status."""
+    folder, record = Path(event.data["folder"]), event.data["record"]
+    front = [from_plain(FrontMember, member) for member in record["front"]]
+    store.reconcile()
+    parent = store.run(PARENT)
+    store.files(parent, [folder / name for name in REPORT_FILES if (folder / name).exists()])
+    mark_front(store, {member.trial_id for member in front})
+    for member in front:
+        write_member(store, member, folder, event.time)
+    _close(store, parent, event)
+
+
+def _close(store: MlflowStore, parent: str, event: Event) -> None:
+    record = event.data["record"]
+    status = search_status(record["status"])
+    text = describe(record, store.search.command, parent)
+    tags = [RunTag("mlflow.note.content", text), RunTag(TAG_STATE, record["status"])]
+    figures = {"final_hypervolume": record["hypervolume"], "wall_seconds": record["wall_seconds"]}
+    metrics = [Metric(key, value, event.time, 0) for key, value in figures.items()]
+    store.log(parent, tags=tags, metrics=metrics)
+    if status != "RUNNING":
+        store.client.set_terminated(parent, status, event.time)
+
+
+def mark_front(store: MlflowStore, members: set[str]) -> None:
+    """Tag ``pareto`` = 'true' on exactly these trials: an extended search may have pushed some off."""
+    for trial_id, run in store.children().items():
+        marked = run.data.tags.get(TAG_PARETO) == "true"
+        if trial_id in members and not marked:
+            store.client.set_tag(run.info.run_id, TAG_PARETO, "true")
+        elif marked and trial_id not in members:
+            store.client.set_tag(run.info.run_id, TAG_PARETO, "false")
+
+
+def write_member(store: MlflowStore, member: FrontMember, folder: Path, time: int) -> None:
+    """One front member: test figures, the files that ship, one registered model with one version."""
+    run_id = store.run(member.trial_id)
+    figures = {"test_accuracy": member.test_accuracy, "retention": member.retention, "ratio": member.ratio}
+    figures |= {f"latency_ms.batch_{size}": value for size, value in member.latency_ms.items()}
+    store.log(run_id, metrics=[Metric(key, value, time, 0) for key, value in figures.items()])
+    files = sorted(path for path in (folder / member.path).glob("*") if path.is_file()) if member.path else []
+    store.files(run_id, files, "model")
+    if files:
+        register(store, member, run_id)
+
+
+def register(store: MlflowStore, member: FrontMember, run_id: str) -> None:
+    """The member's registered model, ``<search>-<trial>``, with exactly one version from this run."""
+    name = f"{store.search.name}-{member.trial_id}"
+    with contextlib.suppress(mlflow.exceptions.MlflowException):
+        # Registered before, by this search or by one of the same name; a store that is down says so below.
+        store.client.create_registered_model(name, {TAG_SEARCH: store.search.name})
+    versions = [
+        version
+        for version in store.client.search_model_versions(f"name='{name}'")
+        if version.tags.get(TAG_SEARCH_ID) == store.search_id
+    ]
+    versions.sort(key=lambda version: int(version.version))
+    for extra in versions[1:]:
+        store.client.delete_model_version(name, extra.version)
+    if not versions:
+        tags = {TAG_SEARCH_ID: store.search_id, TAG_TRIAL: member.trial_id}
+        text = (
+            f"{member.student}: {member.bytes:,} bytes ({member.ratio:.1%} of the big model), test accuracy "
+            f"{member.test_accuracy:.2%} ({member.retention:.1%} kept)"
+        )
+        store.client.create_model_version(name, _artifact(store, run_id), run_id, tags, None, text)
+
+
+def _artifact(store: MlflowStore, run_id: str) -> str:
+    run: Any = store.client.get_run(run_id)
+    return f"{run.info.artifact_uri}/model"
+
+
+def installed_versions() -> str:
+    """Every installed distribution as ``name==version``, one a line, as pip's ``-c`` reads it."""
+    found = {(one.metadata["Name"] or "", one.version) for one in importlib.metadata.distributions()}
+    return "".join(f"{name}=={version}\n" for name, version in sorted(found) if name)
+
+
+def git_commit() -> str:
+    """The commit of the code that runs, with ``-dirty`` where files differ; '' outside a checkout."""
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--abbrev=40", "--dirty"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout.strip() if done.returncode == 0 else ""

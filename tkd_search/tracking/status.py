@@ -1,0 +1,41 @@
+"""What the writer process says of itself, in a file beside the spool."""
+
+import json
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tkd_search.tracking.address import StoreIds
+from tkd_search.tracking.plain import from_plain, to_plain
+from tkd_search.tracking.spool import write_json
+
+STATUS_FILE = "writer.json"
+REFUSED_FILE = "refused.jsonl"
+
+
+@dataclass(frozen=True, kw_only=True)
+class WriterStatus:
+    """One writer's state.
+
+    ``error`` is why the store does not take events right now ('' when it does); ``refused`` counts
+    entries it will never take (kept in ``refused.jsonl``); ``target`` names the store.
+    """
+
+    target: str = ""
+    ids: StoreIds = field(default_factory=StoreIds)
+    error: str = ""
+    refused: int = 0
+    pid: int = 0
+
+
+def read_status(folder: Path) -> WriterStatus:
+    """The writer's last word; an empty status where there is none."""
+    try:
+        return from_plain(WriterStatus, json.loads((folder / STATUS_FILE).read_text()))
+    except (OSError, ValueError, TypeError):
+        return WriterStatus()
+
+
+def write_status(folder: Path, status: WriterStatus) -> None:
+    """Replace the status atomically."""
+    write_json(folder / STATUS_FILE, {**to_plain(status), "pid": os.getpid()})

@@ -1,0 +1,324 @@
+"""What a search tells about itself, and to whom: the Tracker protocol and its two implementations.
+
+``NullTracker`` forgets everything. ``MlflowTracker`` appends to a spool (microseconds) and keeps one
+writer **process** running that carries the spool into MLflow. A process and not a thread, because
+MLflow costs seconds of Python: importing it, building a new database, SQLAlchemy on every call. In a
+thread all that would hold the driver's interpreter lock while trials wait for their next command, and
+importing a large library beside the driver's own imports invites half-initialised modules. A process
+runs at low priority, keeps MLflow's noise out of the terminal, may be killed at any time (it is started
+again and nothing is lost), and outlives a killed driver just long enough to write what was spooled.
+"""
+
+import json
+import logging
+import os
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, Protocol
+
+from tkd_search.records import BigModelRecord, EpochRecord, SearchRecord, SearchStart, TrialRecord
+from tkd_search.tracking.address import StoreIds, absolute_uri, public_uri, working_folder
+from tkd_search.tracking.plain import to_plain
+from tkd_search.tracking.spool import Spool, all_events, read_acknowledged, write_json
+from tkd_search.tracking.status import WriterStatus, read_status
+
+_log = logging.getLogger(__name__)
+_WATCH_SECONDS = 1.0
+_RESTART_SECONDS = 5.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Leftover:
+    """What a tracking store did not get when its tracker closed: ``events`` still spooled, and why."""
+
+    events: int = 0
+    reason: str = ""
+    hint: str = ""
+    refused: int = 0
+
+    def __str__(self) -> str:
+        """One or two sentences for the terminal; empty where nothing is left."""
+        left = (
+            f"{self.events} tracking events are still spooled ({self.reason}). {self.hint}"
+            if self.events
+            else ""
+        )
+        refused = (
+            f"The tracking store refused {self.refused} entries; see refused.jsonl." if self.refused else ""
+        )
+        return " ".join(part for part in (left, refused) if part)
+
+
+class Tracker(Protocol):
+    """Told of a search as it happens, by one process; no call waits for anything but a local file.
+
+    Every call may be repeated after a crash: an epoch or a trial told twice is recorded once.
+    """
+
+    def search_started(self, search: SearchStart) -> None:
+        """First of all, also when a search is resumed."""
+
+    def big_model(self, record: BigModelRecord) -> None:
+        """F's figures, before the first trial."""
+
+    def trial_started(
+        self, trial_id: str, student: str, params: Mapping[str, Any], bytes: int, parameters: int
+    ) -> None:
+        """A trial begins or goes on; ``params`` flat, dotted key → value."""
+
+    def epoch(self, trial_id: str, record: EpochRecord) -> None:
+        """One epoch of a trial is done; the first record of an epoch counts."""
+
+    def trial_ended(self, record: TrialRecord) -> None:
+        """A trial is complete, stopped or failed."""
+
+    def progress(self, step: int, figures: Mapping[str, float]) -> None:
+        """The search's own figures (hypervolume, front_size, epochs_spent) after trial number ``step``."""
+
+    def search_ended(self, record: SearchRecord, folder: Path) -> None:
+        """The search is over or interrupted; ``folder`` holds its summary, pictures and students."""
+
+    def ids(self) -> StoreIds:
+        """Where the store keeps the search; empty strings as long as it has not answered."""
+
+    def close(self, timeout: float = 30.0) -> Leftover:
+        """Wait up to ``timeout`` seconds until all is stored; never raises for a store that is down."""
+
+
+class NullTracker:
+    """A tracker that forgets everything."""
+
+    def search_started(self, search: SearchStart) -> None:
+        """Forget it."""
+
+    def big_model(self, record: BigModelRecord) -> None:
+        """Forget it."""
+
+    def trial_started(
+        self, trial_id: str, student: str, params: Mapping[str, Any], bytes: int, parameters: int
+    ) -> None:
+        """Forget it."""
+
+    def epoch(self, trial_id: str, record: EpochRecord) -> None:
+        """Forget it."""
+
+    def trial_ended(self, record: TrialRecord) -> None:
+        """Forget it."""
+
+    def progress(self, step: int, figures: Mapping[str, float]) -> None:
+        """Forget it."""
+
+    def search_ended(self, record: SearchRecord, folder: Path) -> None:
+        """Forget it."""
+
+    def ids(self) -> StoreIds:
+        """There is no store."""
+        return StoreIds()
+
+    def close(self, timeout: float = 30.0) -> Leftover:
+        """Nothing is ever left."""
+        return Leftover()
+
+
+class MlflowTracker:
+    """Spools every call under ``folder/tracking`` and keeps a writer process draining it into MLflow.
+
+    Args:
+        uri: an MLflow tracking URI; relative sqlite files are taken from the working directory.
+        folder: the run's folder; the spool in it identifies the search, so a search that is started
+            again there goes on in the same MLflow runs.
+
+    Raises:
+        DiskFullError: from any call that finds no room for its event.
+    """
+
+    def __init__(self, uri: str, folder: Path) -> None:
+        self.uri = absolute_uri(uri)
+        self.folder = folder.absolute() / "tracking"
+        self._spool = Spool(self.folder)
+        self._search_id = _identity(self.folder)
+        self._epochs = _known_epochs(self._spool)
+        self._writer: subprocess.Popen[bytes] | None = None
+        self._watched = self._started = -1e9
+        self._told = ""
+
+    def search_started(self, search: SearchStart) -> None:
+        """Open the search's page, or open it again."""
+        self._append("search_started", {"search_id": self._search_id, "search": to_plain(search)})
+
+    def big_model(self, record: BigModelRecord) -> None:
+        """Record F's figures."""
+        self._append("big_model", to_plain(record))
+
+    def trial_started(
+        self, trial_id: str, student: str, params: Mapping[str, Any], bytes: int, parameters: int
+    ) -> None:
+        """Open a trial's page, or open it again."""
+        self._append(
+            "trial_started",
+            {
+                "trial_id": trial_id,
+                "student": student,
+                "params": to_plain(params),
+                "bytes": bytes,
+                "parameters": parameters,
+            },
+        )
+
+    def epoch(self, trial_id: str, record: EpochRecord) -> None:
+        """Record one epoch; one that is known already (a trial resumed from an older state) is dropped."""
+        if record.epoch > self._epochs.get(trial_id, 0):
+            self._append("epoch", {"trial_id": trial_id, "record": to_plain(record)})
+            self._epochs[trial_id] = record.epoch
+
+    def trial_ended(self, record: TrialRecord) -> None:
+        """Record a trial's end; its epochs have been told before."""
+        kept = ("trial_id", "state", "reason", "seconds")
+        self._append("trial_ended", {key: to_plain(getattr(record, key)) for key in kept})
+
+    def progress(self, step: int, figures: Mapping[str, float]) -> None:
+        """Record the search's own figures."""
+        self._append("progress", {"step": step, "figures": to_plain(figures)})
+
+    def search_ended(self, record: SearchRecord, folder: Path) -> None:
+        """Record the end; the files are read from ``folder`` when the writer gets there."""
+        plain = {key: value for key, value in to_plain(record).items() if key not in ("trials", "history")}
+        self._append("search_ended", {"folder": str(folder.absolute()), "record": plain})
+
+    def ids(self) -> StoreIds:
+        """Where MLflow keeps the search, as far as the writer knows."""
+        status = read_status(self.folder)
+        same = status.target == public_uri(self.uri)
+        return status.ids if same else StoreIds(tracking_uri=public_uri(self.uri))
+
+    def close(self, timeout: float = 30.0) -> Leftover:
+        """Let the writer finish, at most ``timeout`` seconds, and say what it leaves in the spool."""
+        total = len(self._spool)
+        self._spool.close()
+        if total and self._missing(total):
+            self._finish(timeout)
+        return self._leftover(total)
+
+    def _finish(self, timeout: float) -> None:
+        deadline = time.monotonic() + timeout
+        while (left := deadline - time.monotonic()) > 0:
+            writer = self._alive() or self._start()
+            tell(writer, left)
+            try:
+                writer.wait(left + 2)
+            except subprocess.TimeoutExpired:
+                writer.kill()
+                writer.wait()
+            if writer.returncode in (0, 3):
+                return
+            time.sleep(min(0.5, left))
+
+    def _missing(self, total: int) -> int:
+        return total - 1 - read_acknowledged(self.folder, public_uri(self.uri)).sequence
+
+    def _leftover(self, total: int) -> Leftover:
+        status = read_status(self.folder)
+        missing = self._missing(total) if total else 0
+        hint = (
+            "They are written when the same search is started again, or by "
+            f"`python -m tkd_search report {self.folder.parent}`."
+        )
+        return Leftover(
+            events=missing,
+            reason=status.error or "the store did not finish in time" if missing else "",
+            hint=hint if missing else "",
+            refused=status.refused,
+        )
+
+    def _append(self, kind: str, data: dict[str, Any]) -> None:
+        self._spool.append(kind, data)
+        now = time.monotonic()
+        if now - self._watched >= _WATCH_SECONDS:
+            self._watched = now
+            self._watch(now)
+
+    def _watch(self, now: float) -> None:
+        if self._alive() is None and now - self._started >= _RESTART_SECONDS:
+            try:
+                self._start()
+            except OSError as error:  # no memory or no process left: tracking waits, the search goes on
+                _log.warning("The tracking writer does not start: %s. The search goes on.", error)
+        status: WriterStatus = read_status(self.folder)
+        if status.error and status.error != self._told:
+            _log.warning("The tracking store waits: %s. The search goes on.", status.error)
+        self._told = status.error
+
+    def _alive(self) -> subprocess.Popen[bytes] | None:
+        return self._writer if self._writer is not None and self._writer.poll() is None else None
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        self._started = time.monotonic()
+        self._writer = start_writer(self.uri, self.folder)
+        return self._writer
+
+
+def start_writer(uri: str, folder: Path) -> subprocess.Popen[bytes]:
+    """Start the process that drains ``folder``'s spool into the store at ``uri``.
+
+    It ends when :func:`tell` says so or its standard input closes (the driver died), in a session of
+    its own so that Ctrl-C does not reach it; its output goes to ``folder/writer.log``. The address
+    travels by environment variable: a command line with a password in it would be public.
+    """
+    package = str(Path(__file__).parents[2])
+    paths = [package, *filter(None, [os.environ.get("PYTHONPATH")])]
+    with (folder / "writer.log").open("ab") as log:
+        return subprocess.Popen(
+            [sys.executable, "-m", "tkd_search.tracking.mlflow_writer", str(folder)],
+            stdin=subprocess.PIPE,
+            stdout=log,
+            stderr=log,
+            env={**os.environ, "TKD_TRACKING_URI": uri, "PYTHONPATH": os.pathsep.join(paths)},
+            cwd=working_folder(uri),
+            start_new_session=True,
+        )
+
+
+def tell(writer: subprocess.Popen[bytes], seconds: float) -> None:
+    """Ask a writer to store what is spooled within ``seconds`` and to end."""
+    pipe: IO[bytes] | None = writer.stdin
+    try:
+        if pipe is not None and not pipe.closed:
+            pipe.write(f"{seconds}\n".encode())
+            pipe.close()
+    except BrokenPipeError:
+        pass  # it has just died; whoever asks looks at its return code
+
+
+def open_tracker(uri: str, folder: Path) -> Tracker:
+    """The tracker for a tracking URI.
+
+    Args:
+        uri: anything MLflow takes (``sqlite:///mlflow.db``, ``http://…``, ``postgresql://…``); '' is
+            MLFLOW_TRACKING_URI or else ``sqlite:///mlflow.db`` in the working directory; 'none' tracks
+            nothing.
+        folder: the run's folder, ``runs/<name>``.
+    """
+    return NullTracker() if uri.lower() in ("none", "off") else MlflowTracker(uri, folder)
+
+
+def _identity(folder: Path) -> str:
+    path = folder / "identity.json"
+    try:
+        return str(json.loads(path.read_text())["search_id"])
+    except (OSError, ValueError, KeyError):
+        write_json(path, {"search_id": uuid.uuid4().hex}, durable=True)
+        return str(json.loads(path.read_text())["search_id"])
+
+
+def _known_epochs(spool: Spool) -> dict[str, int]:
+    known: dict[str, int] = {}
+    for event in all_events(spool.path):
+        if event.kind == "epoch":
+            trial = event.data["trial_id"]
+            known[trial] = max(known.get(trial, 0), int(event.data["record"]["epoch"]))
+    return known
