@@ -1,0 +1,129 @@
+"""The rung rules: the conformance suite for each, and what each promises beyond it."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from tests.search.rung_conformance import RungRuleConformance, rungs
+from tkd_search.search.rungs import (
+    Continue,
+    Never,
+    RungRecord,
+    SingleObjective,
+    Stop,
+    Stratified,
+    make_rule,
+    nearest_in_size,
+    on_front,
+    rung_levels,
+)
+
+
+def record(i, size, accuracy, epoch=3):
+    return RungRecord(trial_id=f"t{i:04d}", epoch=epoch, bytes=size, accuracy=accuracy)
+
+
+class TestNever(RungRuleConformance):
+    def make_rule(self):
+        return make_rule("never", full_budget=self.full_budget, classes=self.classes)
+
+    @given(st.data())
+    def test_nobody_is_stopped(self, data):
+        assert self.make_rule().decide(*data.draw(rungs((3,)))) == Continue()
+
+
+class TestSingleObjective(RungRuleConformance):
+    def make_rule(self):
+        return make_rule("single_objective", full_budget=self.full_budget, classes=self.classes)
+
+    def test_the_best_third_goes_on(self):
+        records = [record(i, 1000, i / 10) for i in range(8)]
+        kept = [
+            accuracy
+            for accuracy in np.arange(0, 0.8, 0.05)
+            if self.make_rule().decide(records, record(9, 1000, float(accuracy))) == Continue()
+        ]
+        assert min(kept) == pytest.approx(0.5)
+
+
+class TestStratified(RungRuleConformance):
+    def make_rule(self):
+        return make_rule("stratified", full_budget=self.full_budget, classes=self.classes)
+
+    @given(st.data())
+    def test_front_is_never_stopped_above_the_floor(self, data):
+        records, newcomer = data.draw(rungs(self.levels()))
+        rule = self.make_rule()
+        assume(newcomer.accuracy >= rule.floor and on_front(records, newcomer))
+        assert rule.decide(records, newcomer) == Continue()
+
+    @given(st.data())
+    def test_anyone_below_the_floor_is_stopped_once_someone_is_above(self, data):
+        records, newcomer = data.draw(rungs(self.levels()))
+        rule = self.make_rule()
+        assume(any(r.accuracy >= rule.floor for r in records))
+        low = dataclasses.replace(newcomer, bytes=1, accuracy=rule.floor - 0.01)
+        assert isinstance(rule.decide(records, low), Stop)
+
+    @given(st.data(), st.floats(0.5, 1.0))
+    def test_far_away_sizes_do_not_judge(self, data, accuracy):
+        """Large accurate students, however many, cannot stop a small one that is good for its size."""
+        small = [record(i, 1000 + i, 0.3 + 0.01 * i) for i in range(12)]
+        large = [record(100 + i, 10**6 + i, accuracy) for i in range(data.draw(st.integers(0, 30)))]
+        newcomer = record(999, 1100, 0.4)
+        rule = dataclasses.replace(self.make_rule(), stratum=12)
+        assert rule.decide(small + large, newcomer) == rule.decide(small, newcomer) == Continue()
+
+    def test_reason_is_a_sentence_with_the_figures(self):
+        records = [record(i, 1000, 0.5 + i / 100) for i in range(20)]
+        decision = self.make_rule().decide(records, record(99, 1000, 0.5))
+        assert isinstance(decision, Stop)
+        assert "50.0% after 3 epochs is 20. of 21 of its size" in decision.reason
+
+    def test_wrong_settings_are_refused(self):
+        with pytest.raises(ValueError, match="2 rungs"):
+            Stratified(levels=(3, 9), keep=(0.5,), floor=0.1)
+        with pytest.raises(ValueError, match="allowed"):
+            Stratified(levels=(3,), keep=(1.5,), floor=0.1)
+
+
+def test_all_below_the_floor_is_no_reason_to_stop_everybody():
+    rule = make_rule("stratified", full_budget=27, classes=200)
+    records = [record(i, 1000 + i, 0.005) for i in range(30)]
+    assert rule.decide(records, record(99, 900, 0.006)) == Continue()
+
+
+@given(st.integers(1, 500))
+def test_levels_of_any_budget(full_budget):
+    levels = rung_levels(full_budget)
+    assert list(levels) == sorted(set(levels))
+    assert all(0 < level < full_budget for level in levels)
+    rule = make_rule("stratified", full_budget=full_budget, classes=10)
+    assert rule.levels == levels
+
+
+def test_levels_of_the_default_budget():
+    assert rung_levels(27) == (3, 9)
+
+
+def test_neighbours_are_nearest_in_log_size_with_ties():
+    records = [record(0, 100, 0.1), record(1, 400, 0.1), record(2, 2000, 0.1), record(3, 100, 0.2)]
+    found = nearest_in_size(records, record(9, 200, 0.5), 1)
+    assert {r.trial_id for r in found} == {"t0000", "t0001", "t0003"}
+
+
+def test_rules_by_name_and_by_import_path():
+    assert make_rule("never", full_budget=9, classes=2) == Never()
+    path = "tkd_search.search.rungs:SingleObjective"
+    assert make_rule(path, full_budget=9, classes=2, options={"eta": 2.0}) == SingleObjective(
+        levels=(1, 3), eta=2.0
+    )
+    with pytest.raises(ValueError, match="known: never"):
+        make_rule("asha", full_budget=9, classes=2)
+    with pytest.raises(ValueError, match="eta_max"):
+        make_rule("single_objective", full_budget=9, classes=2, options={"eta_max": 2})
+    with pytest.raises(ValueError, match="no_such"):
+        make_rule("no_such_module:Rule", full_budget=9, classes=2)

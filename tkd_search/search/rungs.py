@@ -1,0 +1,241 @@
+"""Who is stopped early: frozen records in, a decision out.
+
+A rung is a number of epochs at which trials are compared. A rule sees what was recorded at that rung and
+one newcomer, and answers; it holds no state, so replaying the records in the order in which they came
+reproduces every decision. Rules must keep the promises of ``tests/search/rung_conformance.py``: the answer
+does not depend on the order of the records, and a newcomer that dominates every record goes on.
+"""
+
+import importlib
+import inspect
+import math
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+FIRST_RUNGS = (1 / 9, 1 / 3)
+"""Shares of the full budget; before 1/9 the ranks say little about the end (DESIGN section 4)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RungRecord:
+    """What a trial had reached at a rung: validation accuracy in [0, 1] after ``epoch`` epochs (from 1)."""
+
+    trial_id: str
+    epoch: int
+    bytes: int
+    accuracy: float
+
+
+@dataclass(frozen=True)
+class Continue:
+    """The trial goes on."""
+
+
+@dataclass(frozen=True)
+class Stop:
+    """The trial ends here; ``reason`` is a sentence for the user."""
+
+    reason: str
+
+
+Decision = Continue | Stop
+
+
+@runtime_checkable
+class RungRule(Protocol):
+    """Decides at each rung; a frozen value.
+
+    ``levels`` are the epochs of the rungs, ascending, each below the full budget.
+    """
+
+    @property
+    def levels(self) -> tuple[int, ...]:
+        """Epochs at which trials are compared."""
+
+    def decide(self, records: Collection[RungRecord], newcomer: RungRecord) -> Decision:
+        """Whether the newcomer goes on, given the other records at its rung (any order, itself excluded)."""
+
+
+def rung_levels(full_budget: int, shares: Sequence[float] = FIRST_RUNGS) -> tuple[int, ...]:
+    """Epochs of the rungs: each share of the budget, rounded, in [1, full_budget), ascending, no doubles."""
+    epochs = {max(1, round(share * full_budget)) for share in shares}
+    return tuple(sorted(epoch for epoch in epochs if epoch < full_budget))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Never:
+    """Nobody is stopped: every trial has the full budget."""
+
+    levels: tuple[int, ...] = ()
+
+    def decide(self, records: Collection[RungRecord], newcomer: RungRecord) -> Decision:
+        """Always :class:`Continue`."""
+        return Continue()
+
+    @classmethod
+    def build(cls, *, full_budget: int, classes: int) -> "Never":
+        """The rule for a budget in epochs and a number of classes."""
+        return cls()
+
+
+@dataclass(frozen=True, kw_only=True)
+class SingleObjective:
+    """Plain asynchronous halving on accuracy, whatever the size (Li et al. 2020): a control.
+
+    The best 1/η of a rung go on. It starves small students, which is why it is not the default.
+    """
+
+    levels: tuple[int, ...]
+    eta: float = 3.0
+
+    def decide(self, records: Collection[RungRecord], newcomer: RungRecord) -> Decision:
+        """Stop unless fewer than 1/η of the rung (the newcomer counted) are more accurate."""
+        accuracies = [record.accuracy for record in records if math.isfinite(record.accuracy)]
+        better = sum(accuracy > newcomer.accuracy for accuracy in accuracies)
+        kept = max(1, math.floor((len(accuracies) + 1) / self.eta))
+        if len(accuracies) + 1 < self.eta or better < kept:
+            return Continue()
+        return Stop(
+            f"{newcomer.accuracy:.1%} after {newcomer.epoch} epochs is {better + 1}. of "
+            f"{len(accuracies) + 1}; the best {kept} go on"
+        )
+
+    @classmethod
+    def build(cls, *, full_budget: int, classes: int, eta: float = 3.0) -> "SingleObjective":
+        """The rule for a budget in epochs and a number of classes."""
+        return cls(levels=rung_levels(full_budget), eta=eta)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stratified:
+    """Like with like: a trial is ranked by accuracy among the records nearest to it in log(bytes).
+
+    In this order:
+
+    1. Below the accuracy ``floor`` a trial is stopped as soon as any record at the rung is above it
+       (otherwise the smallest student, which nothing can dominate, would never stop).
+    2. Until a rung holds ``min_records`` others, nobody else is stopped.
+    3. On the rung's front, a trial goes on.
+    4. Else it goes on within the best share ``keep`` of its stratum: the ``stratum`` records nearest in
+       log(bytes) (and any as near as the farthest of them), the newcomer counted.
+
+    Attributes:
+        levels: epochs of the rungs.
+        keep: share of a stratum that goes on, one per level (1/η).
+        floor: accuracy in [0, 1] below which nobody is protected.
+        stratum: number of neighbours in size.
+        min_records: records needed before ranks count.
+    """
+
+    levels: tuple[int, ...]
+    keep: tuple[float, ...]
+    floor: float
+    stratum: int = 12
+    min_records: int = 6
+
+    def __post_init__(self) -> None:
+        if len(self.keep) != len(self.levels):
+            raise ValueError(f"keep has {len(self.keep)} shares for {len(self.levels)} rungs {self.levels}")
+        if not all(0 < share <= 1 for share in self.keep):
+            raise ValueError(f"keep = {self.keep}; allowed: shares > 0, ≤ 1")
+
+    def decide(self, records: Collection[RungRecord], newcomer: RungRecord) -> Decision:
+        """Stop below the floor, or when neither on the rung's front nor among the best of its size."""
+        known = [record for record in records if math.isfinite(record.accuracy)]
+        if newcomer.accuracy < self.floor and any(record.accuracy >= self.floor for record in known):
+            return Stop(
+                f"{newcomer.accuracy:.1%} after {newcomer.epoch} epochs is below the floor "
+                f"of {self.floor:.1%}"
+            )
+        if len(known) < self.min_records or on_front(known, newcomer):
+            return Continue()
+        share = self.keep[self.levels.index(newcomer.epoch)]
+        rivals = nearest_in_size(known, newcomer, self.stratum)
+        better = sum(rival.accuracy > newcomer.accuracy for rival in rivals)
+        kept = share * (len(rivals) + 1)
+        if better < kept:
+            return Continue()
+        return Stop(
+            f"{newcomer.accuracy:.1%} after {newcomer.epoch} epochs is {better + 1}. of {len(rivals) + 1} "
+            f"of its size; the best {share:.0%} go on"
+        )
+
+    @classmethod
+    def build(
+        cls,
+        *,
+        full_budget: int,
+        classes: int,
+        keep: Sequence[float] = (0.6, 0.4),
+        margin: float = 0.05,
+        stratum: int = 12,
+        min_records: int = 6,
+        shares: Sequence[float] = FIRST_RUNGS,
+    ) -> "Stratified":
+        """The rule for a budget in epochs and a number of classes; ``floor`` = chance + margin."""
+        levels = rung_levels(full_budget, shares)
+        floor = 1 / classes + margin * (1 - 1 / classes)
+        return cls(
+            levels=levels,
+            keep=tuple(keep)[len(keep) - len(levels) :] if levels else (),
+            floor=floor,
+            stratum=stratum,
+            min_records=min_records,
+        )
+
+
+def on_front(records: Collection[RungRecord], newcomer: RungRecord) -> bool:
+    """Whether no record is at least as small and as accurate as the newcomer, and better in one."""
+    size, accuracy = newcomer.bytes, newcomer.accuracy
+    return not any(
+        r.bytes <= size and r.accuracy >= accuracy and (r.bytes < size or r.accuracy > accuracy)
+        for r in records
+    )
+
+
+def nearest_in_size(
+    records: Collection[RungRecord], newcomer: RungRecord, count: int
+) -> tuple[RungRecord, ...]:
+    """The ``count`` records nearest in log(bytes), with all that are as near as the farthest of them."""
+    if len(records) <= count:
+        return tuple(records)
+    distances = [abs(math.log(record.bytes / newcomer.bytes)) for record in records]
+    radius = sorted(distances)[count - 1] * (1 + 1e-12)
+    return tuple(r for r, distance in zip(records, distances, strict=True) if distance <= radius)
+
+
+RULES: Mapping[str, Callable[..., RungRule]] = {
+    "never": Never.build,
+    "single_objective": SingleObjective.build,
+    "stratified": Stratified.build,
+}
+
+
+def make_rule(
+    name: str, *, full_budget: int, classes: int, options: Mapping[str, Any] | None = None
+) -> RungRule:
+    """A rule by name or by import path ``package.module:Class``.
+
+    A class is built by its ``build(full_budget=…, classes=…, **options)`` where it has one, else called so.
+
+    Raises:
+        ValueError: unknown name, nothing at the import path, or options that the rule does not take.
+    """
+    build = RULES.get(name) or _imported(name)
+    try:
+        inspect.signature(build).bind(full_budget=full_budget, classes=classes, **(options or {}))
+    except TypeError as error:
+        raise ValueError(f"rule {name}: {error}") from error
+    return build(full_budget=full_budget, classes=classes, **(options or {}))
+
+
+def _imported(path: str) -> Callable[..., RungRule]:
+    module, _, attribute = path.partition(":")
+    if not attribute:
+        raise ValueError(f"unknown rule {path!r}; known: {', '.join(RULES)}, or package.module:Class")
+    try:
+        found = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"rule {path!r}: {error}") from error
+    return getattr(found, "build", found)
