@@ -15,7 +15,8 @@ def describe(record: Mapping[str, Any], command: str, parent_run_id: str) -> str
     big = record["big_model"]
     lines = [
         f"**{record['name']}** compresses {big['name']} on {record['dataset']}: "
-        f"{len(record['front'])} students on the front, hypervolume {record['hypervolume']:.4f}, {record['wall_seconds']:.0f} s.",
+        f"{len(record['front'])} students on the front, hypervolume {record['hypervolume']:.4f}, "
+        f"{record['wall_seconds']:.0f} s.",
         "",
         f"Big model: {human_bytes(big['bytes'])}, {big['parameters']:,} parameters, validation accuracy "
         f"{_percent(big['val_accuracy'])}, test accuracy {_percent(big['test_accuracy'])}.",

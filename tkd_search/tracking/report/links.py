@@ -1,0 +1,34 @@
+"""Where a click on a trial leads: its page in the tracking store, where that has pages."""
+
+import json
+from pathlib import Path
+from urllib.parse import quote
+
+from tkd_search.records import SearchRecord
+from tkd_search.tracking.address import run_url
+from tkd_search.tracking.layout import TAG_TRIAL
+
+RUNS_FILE = "runs.json"
+
+
+def trial_links(record: SearchRecord, tracking: Path) -> dict[str, str]:
+    """Trial identifier → address; empty where the tracking URI is no http address.
+
+    The writer notes each trial's run in ``tracking/runs.json``; a trial that is not in there yet leads
+    to the experiment's list, filtered to it.
+    """
+    uri = record.tracking_uri
+    if not uri.startswith(("http://", "https://")) or not record.experiment_id:
+        return {}
+    try:
+        runs = json.loads((tracking / RUNS_FILE).read_text())
+    except (OSError, ValueError):
+        runs = {}
+    runs = runs.get(record.parent_run_id, {}) if isinstance(runs, dict) else {}
+    links = {}
+    for trial in record.trials:
+        search = quote(f"tags.`{TAG_TRIAL}` = '{trial.trial_id}'")
+        listed = f"{uri.rstrip('/')}/#/experiments/{record.experiment_id}/runs?searchFilter={search}"
+        run = runs.get(trial.trial_id, "")
+        links[trial.trial_id] = run_url(uri, record.experiment_id, run) or listed
+    return links
