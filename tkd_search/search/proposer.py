@@ -1,0 +1,149 @@
+"""From what a study knows to the next configuration: start points, then a sampler over a bounded view."""
+
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import optuna
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial, TrialState
+
+from tkd_search.search.fidelity import LEARNING, Lessons
+from tkd_search.search.pareto import BYTES_AND_ACCURACY, nondominated_mask
+from tkd_search.search.samplers import DESIGNS, SamplerFactory, design_point, make_sampler
+from tkd_search.search.seeds import child_seed
+from tkd_search.search.space import Space
+from tkd_search.search.trials import StudyTrial, to_optuna
+from tkd_search.search.view_storage import ViewStorage
+
+HISTORY_CAP = 1_000
+"""Most recent trials that a sampler learns from, beside the front: its time grows with their number."""
+
+Learning = Callable[[Sequence[StudyTrial], Sequence[int], int], Lessons]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProposerSettings:
+    """How configurations are proposed.
+
+    Attributes:
+        sampler: tpe, nsga2, gp, random, qmc, or package.module:Class.
+        options: further arguments of the sampler's constructor.
+        startup: trials that must have taught something before the model is asked; quasi-random until then.
+        learning: full, highest_rung or extrapolated (see ``fidelity``).
+        cap: most recent trials that the sampler sees, beside the front.
+    """
+
+    sampler: str = "tpe"
+    options: Mapping[str, Any] = field(default_factory=dict)
+    startup: int = 20
+    learning: str = "extrapolated"
+    cap: int = HISTORY_CAP
+
+    def __post_init__(self) -> None:
+        if self.learning not in LEARNING:
+            raise ValueError(f"learning = {self.learning!r}; allowed: {', '.join(LEARNING)}")
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """A flat configuration, and what the sampler noted on it for itself."""
+
+    config: dict[str, Any]
+    system: dict[str, Any] = field(default_factory=dict)
+
+
+class Proposer:
+    """Proposes configurations of a space; each depends on the seed, the trial's number and the history.
+
+    Args:
+        space: the searched leaves.
+        settings: sampler, start and learning.
+        seed: root seed.
+        levels: epochs of the rungs.
+        full_budget: epochs of a whole trial.
+    """
+
+    def __init__(
+        self,
+        space: Space,
+        settings: ProposerSettings,
+        *,
+        seed: int,
+        levels: Sequence[int],
+        full_budget: int,
+    ) -> None:
+        self._space, self._settings, self._seed = space, settings, seed
+        self._levels, self._full_budget = tuple(levels), full_budget
+        self._storage = ViewStorage([StudyDirection.MINIMIZE, StudyDirection.MAXIMIZE])
+        self._factory: SamplerFactory | None = None
+        if settings.sampler not in DESIGNS:
+            self._factory = make_sampler(settings.sampler, settings.options)
+        self._frozen: dict[int, FrozenTrial] = {}
+
+    def propose(
+        self, number: int, trials: Sequence[StudyTrial], given: Mapping[str, Any] | None = None
+    ) -> Proposal:
+        """The configuration of trial ``number``.
+
+        Args:
+            number: position in the study, from 0.
+            trials: all that is known, in order of their numbers (earlier studies' are negative).
+            given: values fixed beforehand; a configuration that is given in part is completed by a
+                quasi-random point.
+        """
+        if self._factory is None or given is not None:
+            return self._design(self._settings.sampler if given is None else "qmc", number, given)
+        lessons = LEARNING[self._settings.learning](trials, self._levels, self._full_budget)
+        if len(lessons) < self._settings.startup:
+            return self._design("qmc", number, None)
+        self._storage.show(self._view(trials, lessons), number)
+        return self._ask(self._factory(child_seed(self._seed, "sampler", number)))
+
+    def _design(self, name: str, number: int, given: Mapping[str, Any] | None) -> Proposal:
+        seed = child_seed(self._seed, "design")
+        point = design_point(name, number, len(self._space.leaves), seed)
+        return Proposal(self._space.at(point.tolist(), given))
+
+    def _ask(self, sampler: optuna.samplers.BaseSampler) -> Proposal:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            study = optuna.load_study(study_name="view", storage=self._storage, sampler=sampler)
+            trial = study.ask()
+            config = self._space.suggest(trial)
+        return Proposal(config, dict(self._storage.get_trial(trial._trial_id).system_attrs))
+
+    def _view(self, trials: Sequence[StudyTrial], lessons: Lessons) -> list[FrozenTrial]:
+        """Running trials without values, the front and the latest of those that teach, oldest first."""
+        teaching = [t for t in trials if t.number in lessons and t.bytes]
+        kept = {t.number for t in teaching[-self._settings.cap :]}
+        if len(teaching) > self._settings.cap:
+            # What stopped trials are expected to reach must not crowd out what was really reached.
+            kept |= _front(teaching, lessons) | _front(
+                [t for t in teaching if t.state == "complete"], lessons
+            )
+        shown = [t for t in trials if t.number in kept or (t.state == "running" and t.number not in lessons)]
+        frozen = [self._freeze(t, lessons.get(t.number)) for t in shown]
+        self._frozen = {trial.number: trial for trial in frozen}
+        return frozen
+
+    def _freeze(self, trial: StudyTrial, accuracy: float | None) -> FrozenTrial:
+        """The trial as the sampler sees it: log10(bytes) and a comparable accuracy, or still running."""
+        frozen = self._frozen.get(trial.number)
+        if frozen is None:
+            frozen = to_optuna(trial, self._space)
+            frozen._trial_id = trial.number
+        if accuracy is None or trial.bytes is None:
+            frozen.state, frozen.values = TrialState.RUNNING, None
+        else:
+            frozen.state = TrialState.COMPLETE
+            frozen.values = [float(np.log10(trial.bytes)), accuracy]
+        return frozen
+
+
+def _front(trials: Sequence[StudyTrial], lessons: Lessons) -> set[int]:
+    points = np.array([[t.bytes or 0, lessons[t.number]] for t in trials])
+    mask = nondominated_mask(points, BYTES_AND_ACCURACY)
+    return {t.number for t, on_front in zip(trials, mask, strict=True) if on_front}

@@ -1,0 +1,304 @@
+"""The study is the truth: every trial, its records at the rungs and its end, on durable storage.
+
+Optuna's storage holds it (two objectives: bytes minimised, validation accuracy maximised), so Optuna's
+own tools can read it. A trial with the full budget is COMPLETE, a stopped one PRUNED (its figures kept in
+an attribute), a broken one FAIL. Rung records live on the trials, so the rungs are derived from them;
+replaying them through the pure rule reproduces every stop.
+"""
+
+import dataclasses
+import math
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.storages import BaseStorage
+from optuna.study import StudyDirection
+
+from tkd_search.records import TrialState
+from tkd_search.search.pareto import BYTES_AND_ACCURACY, nondominated_mask
+from tkd_search.search.proposer import Proposer, ProposerSettings
+from tkd_search.search.rungs import Continue, Decision, RungRecord, RungRule, Stop
+from tkd_search.search.space import Space
+from tkd_search.search.storage import open_storage
+from tkd_search.search.trials import OPTUNA_STATES, PROGRESS, StudyTrial, from_optuna, to_optuna
+
+_DIRECTIONS = [StudyDirection.MINIMIZE, StudyDirection.MAXIMIZE]
+
+
+@dataclass(frozen=True)
+class Suggestion:
+    """A trial to run: its name, its number and its flat configuration (active searched leaves)."""
+
+    trial_id: str
+    number: int
+    config: Mapping[str, Any]
+
+
+class SearchStudy:
+    """Asks for trials, takes their reports, decides at rungs and remembers everything.
+
+    All of the storage is mirrored in memory and written through; one process at a time may hold a study
+    (the driver's lock sees to that). Not safe for threads.
+    """
+
+    def __init__(
+        self,
+        storage: BaseStorage,
+        study_id: int,
+        *,
+        space: Space,
+        rule: RungRule,
+        proposer: Proposer,
+        enqueue: Sequence[Mapping[str, Any]] = (),
+        earlier: Sequence[StudyTrial] = (),
+    ) -> None:
+        """Use :meth:`open`."""
+        self._storage, self._study_id = storage, study_id
+        self._space, self._rule, self._proposer = space, rule, proposer
+        self._enqueue = tuple(enqueue)
+        self._earlier = _renumbered(earlier, space)
+        remembered = storage.get_all_trials(study_id, deepcopy=False)
+        self._trials = {trial.trial_id: trial for trial in map(from_optuna, remembered)}
+        self._rungs = _rungs(self._trials.values())
+        self._arrivals = sum(len(records) for records in self._rungs.values())
+        self._end_decided_trials()
+
+    @classmethod
+    def open(
+        cls,
+        name: str,
+        storage: str | Path | BaseStorage | None,
+        *,
+        space: Space,
+        rule: RungRule,
+        full_budget: int,
+        seed: int = 0,
+        proposer: ProposerSettings | None = None,
+        enqueue: Sequence[Mapping[str, Any]] = (),
+        earlier: Sequence[StudyTrial] = (),
+    ) -> "SearchStudy":
+        """Begin a study, or go on with the one of that name.
+
+        Args:
+            name: name of the study in the storage.
+            storage: path of a journal file, an Optuna URL, an open storage, or None for memory.
+            space: the searched leaves.
+            rule: who is stopped at the rungs.
+            full_budget: epochs of a whole trial.
+            seed: root seed of all suggestions.
+            proposer: sampler, start points and learning.
+            enqueue: configurations tried first, in this order; leaves that one leaves out are filled from
+                a quasi-random point.
+            earlier: trials of earlier studies to learn from (see :func:`earlier_trials`).
+
+        Raises:
+            ValueError: unknown sampler, or a value in ``enqueue`` outside the space.
+        """
+        _check_enqueued(enqueue, space)
+        opened = storage if isinstance(storage, BaseStorage) else open_storage(storage)
+        proposing = Proposer(
+            space, proposer or ProposerSettings(), seed=seed, levels=rule.levels, full_budget=full_budget
+        )
+        return cls(
+            opened,
+            _create_or_load(opened, name),
+            space=space,
+            rule=rule,
+            proposer=proposing,
+            enqueue=enqueue,
+            earlier=earlier,
+        )
+
+    def ask(self) -> Suggestion:
+        """Begin a new trial: enqueued configurations first, then start points, then the sampler's."""
+        number = len(self._trials)
+        given = self._enqueue[number] if number < len(self._enqueue) else None
+        proposal = self._proposer.propose(number, [*self._earlier, *self._trials.values()], given)
+        trial = StudyTrial(number=number, storage_id=-1, config=proposal.config, system=proposal.system)
+        storage_id = self._storage.create_new_trial(self._study_id, to_optuna(trial, self._space))
+        trial = dataclasses.replace(trial, storage_id=storage_id)
+        self._trials[trial.trial_id] = trial
+        return Suggestion(trial.trial_id, number, trial.config)
+
+    def report(self, record: RungRecord) -> Decision:
+        """Take a trial's validation accuracy after an epoch, and decide where that epoch is a rung.
+
+        Every epoch may be reported; what is reported twice (a trial that went on from a checkpoint) is
+        taken once, with the same answer. An accuracy that is not a number answers :class:`Stop`, after
+        which :meth:`prune` counts the trial as failed.
+
+        Raises:
+            KeyError: no such trial.
+        """
+        trial = self._trials[record.trial_id]
+        if trial.state != "running":
+            return Stop(trial.reason or f"the trial is {trial.state}")
+        if not math.isfinite(record.accuracy):
+            self._put(dataclasses.replace(trial, reason="validation accuracy is not a number"))
+            return Stop("validation accuracy is not a number")
+        known = trial.record_at(record.epoch)
+        if known is not None:
+            return self._replay(known)
+        curve = {**trial.curve, record.epoch: record.accuracy}
+        trial = self._put(dataclasses.replace(trial, bytes=record.bytes, curve=curve))
+        return self._decide(trial, record) if record.epoch in self._rule.levels else Continue()
+
+    def complete(self, trial_id: str, *, bytes: int | None = None, accuracy: float | None = None) -> None:
+        """End a trial that had the full budget; its values are the last reported ones unless given."""
+        trial = self._trials[trial_id]
+        size = trial.bytes if bytes is None else bytes
+        value = trial.accuracy if accuracy is None else accuracy
+        if size is None or not math.isfinite(value):
+            self.fail(trial_id, "no finite validation accuracy at the end")
+            return
+        epoch = max(trial.epochs, 1)
+        trial = dataclasses.replace(trial, bytes=size, curve={**trial.curve, epoch: value})
+        self._end(trial, "complete", "", (float(size), value))
+
+    def prune(self, trial_id: str, reason: str) -> None:
+        """End a trial that was stopped early; its values stay as attributes."""
+        trial = self._trials[trial_id]
+        if trial.reason == "validation accuracy is not a number":
+            self.fail(trial_id, trial.reason)
+        else:
+            self._end(trial, "stopped", reason)
+
+    def fail(self, trial_id: str, reason: str) -> None:
+        """End a trial that broke: NaN, a crash past its retries."""
+        self._end(self._trials[trial_id], "failed", reason)
+
+    def unfinished(self) -> tuple[Suggestion, ...]:
+        """Trials that began and did not end, for a driver that resumes; they keep their numbers."""
+        return tuple(Suggestion(t.trial_id, t.number, t.config) for t in self.trials("running"))
+
+    def records(self, epoch: int) -> tuple[RungRecord, ...]:
+        """What was recorded at a rung, in order of arrival."""
+        return tuple(self._rungs.get(epoch, ()))
+
+    def trials(self, *states: TrialState) -> tuple[StudyTrial, ...]:
+        """Trials by number, those in the given states or all."""
+        return tuple(t for t in self._trials.values() if not states or t.state in states)
+
+    def trial(self, trial_id: str) -> StudyTrial:
+        """One trial.
+
+        Raises:
+            KeyError: no such trial.
+        """
+        return self._trials[trial_id]
+
+    @property
+    def epochs_spent(self) -> int:
+        """Epochs trained by all trials together, as far as they were reported."""
+        return sum(trial.epochs for trial in self._trials.values())
+
+    def front(self) -> tuple[StudyTrial, ...]:
+        """Trials with the full budget that no other beats in both bytes and accuracy, smallest first."""
+        complete = self.trials("complete")
+        mask = nondominated_mask([[t.bytes or 0, t.accuracy] for t in complete], BYTES_AND_ACCURACY)
+        front = [trial for trial, kept in zip(complete, mask, strict=True) if kept]
+        return tuple(sorted(front, key=lambda trial: trial.bytes or 0))
+
+    def _decide(self, trial: StudyTrial, record: RungRecord) -> Decision:
+        before = self._rungs.setdefault(record.epoch, [])
+        decision = self._rule.decide(before, record)
+        before.append(record)
+        arrivals = {**trial.arrivals, record.epoch: self._arrivals}
+        self._arrivals += 1
+        self._write(self._put(dataclasses.replace(trial, arrivals=arrivals)))
+        return decision
+
+    def _replay(self, record: RungRecord) -> Decision:
+        """The decision that was made when this record arrived."""
+        records = self._rungs[record.epoch]
+        return self._rule.decide(records[: records.index(record)], record)
+
+    def _end_decided_trials(self) -> None:
+        """Stop what the rule had stopped when the last driver died before it could say so."""
+        for trial in self.trials("running"):
+            last = trial.record_at(max(trial.arrivals, default=0))
+            decision = self._replay(last) if last is not None else Continue()
+            if isinstance(decision, Stop):
+                self.prune(trial.trial_id, decision.reason)
+
+    def _end(
+        self, trial: StudyTrial, state: TrialState, reason: str, values: tuple[float, float] | None = None
+    ) -> None:
+        """Tell the storage once; a trial that has ended stays as it ended."""
+        if self._trials[trial.trial_id].state != "running":
+            return
+        trial = dataclasses.replace(trial, reason=reason)
+        self._write(trial)
+        self._storage.set_trial_state_values(trial.storage_id, OPTUNA_STATES[state], values)
+        self._put(dataclasses.replace(trial, state=state))
+
+    def _write(self, trial: StudyTrial) -> None:
+        self._storage.set_trial_user_attr(trial.storage_id, PROGRESS, trial.progress())
+
+    def _put(self, trial: StudyTrial) -> StudyTrial:
+        self._trials[trial.trial_id] = trial
+        return trial
+
+
+def earlier_trials(storage: str | Path | BaseStorage, name: str | None = None) -> tuple[StudyTrial, ...]:
+    """The trials of an earlier study, to learn from.
+
+    They should come from the same data set and big model: their accuracies are taken at face value.
+
+    Args:
+        storage: path of a journal file, an Optuna URL, or an open storage.
+        name: name of the study; None where the storage holds just one.
+
+    Raises:
+        ValueError: no such study, or several and no name.
+    """
+    opened = storage if isinstance(storage, BaseStorage) else open_storage(storage)
+    names = [study.study_name for study in opened.get_all_studies()]
+    if name is None and len(names) == 1:
+        name = names[0]
+    if name not in names:
+        raise ValueError(f"no study {name!r} in {storage}; there: {', '.join(names) or 'none'}")
+    study_id = opened.get_study_id_from_name(name)
+    return tuple(map(from_optuna, opened.get_all_trials(study_id, deepcopy=False)))
+
+
+def _create_or_load(storage: BaseStorage, name: str) -> int:
+    optuna.logging.set_verbosity(optuna.logging.WARNING)  # the search has its own voice
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        study = optuna.create_study(
+            storage=storage, study_name=name, directions=_DIRECTIONS, load_if_exists=True
+        )
+        if study.metric_names is None:
+            study.set_metric_names(["bytes", "val_accuracy"])
+    return storage.get_study_id_from_name(name)
+
+
+def _check_enqueued(enqueue: Sequence[Mapping[str, Any]], space: Space) -> None:
+    for i, config in enumerate(enqueue):
+        for leaf, value in config.items():
+            if leaf not in space.leaves or not space.leaves[leaf].contains(value):
+                allowed = space.leaves[leaf] if leaf in space.leaves else f"one of {', '.join(space.leaves)}"
+                raise ValueError(f"enqueue.{i}.{leaf} = {value!r}; allowed: {allowed}")
+
+
+def _renumbered(earlier: Sequence[StudyTrial], space: Space) -> tuple[StudyTrial, ...]:
+    """Earlier trials that this space contains, numbered … −2, −1 so that they come before its own."""
+    fitting = [t for t in earlier if t.state in ("complete", "stopped") and space.contains(t.config)]
+    return tuple(dataclasses.replace(t, number=i - len(fitting)) for i, t in enumerate(fitting))
+
+
+def _rungs(trials: Iterable[StudyTrial]) -> dict[int, list[RungRecord]]:
+    arrived = sorted(
+        (position, epoch, trial) for trial in trials for epoch, position in trial.arrivals.items()
+    )
+    rungs: dict[int, list[RungRecord]] = {}
+    for _, epoch, trial in arrived:
+        record = trial.record_at(epoch)
+        if record is not None:
+            rungs.setdefault(epoch, []).append(record)
+    return rungs
