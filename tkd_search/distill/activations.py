@@ -1,0 +1,117 @@
+"""Parametric activations φ_θ of the generated teachers, with their slopes in θ in closed form.
+
+Every kind maps features y [K, B, P] and parameters θ [K, q] to φ [K, B, P]; ``slope`` is ∂φ/∂θ
+[K, B, P, q], needed without double backward by the gradient reward (docs/method.md, equation 7).
+New kinds join ``ACTIVATIONS`` and inherit the conformance suite in tests/distill.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+_LOG2 = math.log(2)
+
+
+@dataclass(frozen=True)
+class Activation:
+    """One kind of activation.
+
+    ``value(y, θ)`` and ``slope(y, θ)`` as above; ``start(θ0)`` are the initial parameters (length q).
+    """
+
+    value: Callable[[Tensor, Tensor], Tensor]
+    slope: Callable[[Tensor, Tensor], Tensor]
+    start: Callable[[float], tuple[float, ...]]
+
+    @property
+    def size(self) -> int:
+        """Number q of parameters of one activation."""
+        return len(self.start(1.0))
+
+
+def _at(theta: Tensor, i: int) -> Tensor:
+    return theta[:, i, None, None]
+
+
+def _swish(y: Tensor, theta: Tensor) -> Tensor:
+    return y * torch.sigmoid(_at(theta, 0) * y)
+
+
+def _swish_slope(y: Tensor, theta: Tensor) -> Tensor:
+    gate = torch.sigmoid(_at(theta, 0) * y)
+    return (y * y * gate * (1 - gate))[..., None]
+
+
+def _prelu(y: Tensor, theta: Tensor) -> Tensor:
+    return F.relu(y) - _at(theta, 0) * F.relu(-y)
+
+
+def _prelu_slope(y: Tensor, theta: Tensor) -> Tensor:
+    return -F.relu(-y)[..., None]
+
+
+def _softplus(y: Tensor, theta: Tensor) -> Tensor:
+    b = F.softplus(_at(theta, 0)) + 0.1
+    return (F.softplus(b * y) - _LOG2) / b
+
+
+def _softplus_slope(y: Tensor, theta: Tensor) -> Tensor:
+    b = F.softplus(_at(theta, 0)) + 0.1
+    by_b = (y * torch.sigmoid(b * y) - (F.softplus(b * y) - _LOG2) / b) / b
+    return (by_b * torch.sigmoid(_at(theta, 0)))[..., None]
+
+
+def _pelu_ab(theta: Tensor) -> tuple[Tensor, Tensor]:
+    return F.softplus(_at(theta, 0)) + 0.05, F.softplus(_at(theta, 1)) + 0.05
+
+
+def _pelu(y: Tensor, theta: Tensor) -> Tensor:
+    a, b = _pelu_ab(theta)
+    return F.relu(y) * (a / b) + a * torch.expm1(-F.relu(-y) / b)
+
+
+def _pelu_slope(y: Tensor, theta: Tensor) -> Tensor:
+    a, b = _pelu_ab(theta)
+    up, down = F.relu(y), F.relu(-y)
+    by_a = up / b + torch.expm1(-down / b)
+    by_b = (a / b.square()) * (down * torch.exp(-down / b) - up)
+    return torch.stack([by_a * torch.sigmoid(_at(theta, 0)), by_b * torch.sigmoid(_at(theta, 1))], -1)
+
+
+def _rational(y: Tensor, theta: Tensor) -> Tensor:
+    top = _at(theta, 0) + (_at(theta, 1) + _at(theta, 2) * y) * y
+    return top / (1 + (_at(theta, 3) * y).abs())
+
+
+def _rational_slope(y: Tensor, theta: Tensor) -> Tensor:
+    bottom = 1 + (_at(theta, 3) * y).abs()
+    by_bottom = -_rational(y, theta) / bottom * y.abs() * torch.sign(_at(theta, 3))
+    return torch.stack([1 / bottom, y / bottom, y * y / bottom, by_bottom], -1)
+
+
+def _identity(y: Tensor, theta: Tensor) -> Tensor:
+    return y
+
+
+def _relu(y: Tensor, theta: Tensor) -> Tensor:
+    return F.relu(y)
+
+
+def _no_slope(y: Tensor, theta: Tensor) -> Tensor:
+    return torch.zeros_like(y)[..., None]
+
+
+ACTIVATIONS: dict[str, Activation] = {
+    "swish": Activation(_swish, _swish_slope, lambda t: (t,)),
+    "prelu": Activation(_prelu, _prelu_slope, lambda t: (t / 4,)),
+    "softplus": Activation(_softplus, _softplus_slope, lambda t: (t,)),
+    "pelu": Activation(_pelu, _pelu_slope, lambda t: (t, t)),
+    "rational": Activation(_rational, _rational_slope, lambda t: (0.0, t, 0.2 * t, 0.5)),
+    "identity": Activation(_identity, _no_slope, lambda t: (t,)),
+    "relu": Activation(_relu, _no_slope, lambda t: (t,)),
+}
+"""Kinds by name; ``identity`` and ``relu`` are controls, blind to θ."""

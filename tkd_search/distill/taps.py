@@ -1,0 +1,180 @@
+"""Taps: named places in a big model whose activations are read, found by pattern or by themselves."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from tkd_search.distill.stages import stage_ends
+from tkd_search.distill.types import logits_of
+from tkd_search.errors import UserError
+
+LOGITS = "logits"
+"""Name of the tap on the model's output."""
+MOST_AUTO_TAPS = 16
+
+
+@dataclass(frozen=True)
+class Tap:
+    """One tap: its module's dotted name, channels C_i, whether it has places, and which big model."""
+
+    name: str
+    channels: int
+    spatial: bool
+    model: int = 0
+
+    @property
+    def label(self) -> str:
+        """A name that is unique over several big models: ``layer3.1`` or ``1:layer3.1``."""
+        return f"{self.model}:{self.name}" if self.model else self.name
+
+
+def as_map(output: object) -> Tensor | None:
+    """The activation in a module's output as [B, C], [B, T, C] or [B, C, H, W]; None where there is none.
+
+    A 4-D activation whose first two inner sizes agree and whose last two do not is taken as [B, H, W, C]
+    (Swin) and turned.
+    """
+    if isinstance(output, tuple | list) and output:
+        output = output[0]
+    if not isinstance(output, Tensor) or not output.is_floating_point() or not 2 <= output.dim() <= 4:
+        return None
+    if output.dim() == 4 and output.shape[1] == output.shape[2] != output.shape[3]:
+        return output.permute(0, 3, 1, 2)
+    return output
+
+
+def pooled(activation: Tensor) -> Tensor:
+    """[B, C]: the mean over places [B, C, H, W] or tokens [B, T, C]; vectors as they are."""
+    if activation.dim() == 4:
+        return activation.mean((2, 3))
+    return activation.mean(1) if activation.dim() == 3 else activation
+
+
+def cells(activation: Tensor, grid: int) -> Tensor:
+    """[B, C, grid²]: a map [B, C, H, W] averaged within the cells of a grid."""
+    return F.adaptive_avg_pool2d(activation, grid).flatten(2)
+
+
+class TapReader:
+    """Reads taps while a model runs; hooks pool at once, so later in-place changes do no harm.
+
+    Args:
+        model: the big model; must be in the mode it shall run in.
+        taps: taps of this model; ``logits`` is its output.
+        grid: cells per side to read of spatial taps; 0 for none.
+
+    Use as a context manager or call ``close``: hooks stay registered until then.
+    """
+
+    def __init__(self, model: nn.Module, taps: Sequence[Tap], grid: int = 0) -> None:
+        self._model, self._taps, self._grid = model, tuple(taps), grid
+        self._seen: dict[str, tuple[Tensor, Tensor | None]] = {}
+        modules = dict(model.named_modules())
+        self._handles = [
+            modules[tap.name].register_forward_hook(self._hook(tap)) for tap in taps if tap.name != LOGITS
+        ]
+
+    def _hook(self, tap: Tap):  # type: ignore[no-untyped-def]
+        def read(module: nn.Module, args: object, output: object) -> None:
+            activation = as_map(output)
+            if activation is not None:
+                of_cells = cells(activation, self._grid) if self._grid and tap.spatial else None
+                self._seen[tap.name] = pooled(activation), of_cells
+
+        return read
+
+    def __call__(self, images: Tensor) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+        """Run the model on images [B, C, H, W].
+
+        Returns:
+            Logits [B, c]; per tap its pooled feature [B, C_i]; per spatial tap its cells [B, C_i, G²]
+            (empty where ``grid`` is 0). All float32.
+        """
+        self._seen.clear()
+        logits = logits_of(self._model(images)).float()
+        self._seen[LOGITS] = logits, None
+        found = [self._seen[tap.name] for tap in self._taps]
+        self._seen = {}
+        return logits, [feature.float() for feature, _ in found], [c.float() for _, c in found if c is not None]
+
+    def close(self) -> None:
+        """Take the hooks out of the model."""
+        for handle in self._handles:
+            handle.remove()
+
+    def __enter__(self) -> "TapReader":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+
+@torch.no_grad()
+def _shapes(model: nn.Module, example: Tensor) -> dict[str, tuple[int, ...]]:
+    """Output shapes of all modules that return an activation, by name, in order of execution."""
+    found: dict[str, tuple[int, ...]] = {}
+
+    def hook(name: str):  # type: ignore[no-untyped-def]
+        def read(module: nn.Module, args: object, output: object) -> None:
+            activation = as_map(output)
+            if activation is not None:
+                found.pop(name, None)
+                found[name] = tuple(activation.shape)
+
+        return read
+
+    handles = [m.register_forward_hook(hook(name)) for name, m in model.named_modules() if name]
+    training = model.training
+    try:
+        model.eval()
+        found[LOGITS] = tuple(logits_of(model(example)).shape)
+    finally:
+        model.train(training)
+        for handle in handles:
+            handle.remove()
+    return found
+
+
+def _matches(name: str, pattern: str) -> bool:
+    """A pattern may name modules of the network inside a wrapper's ``model`` without that prefix."""
+    return fnmatchcase(name, pattern) or fnmatchcase(re.sub(r"^(model|module)\.", "", name), pattern)
+
+
+def find_taps(model: nn.Module, patterns: Sequence[str], example: Tensor, *, index: int = 0) -> tuple[Tap, ...]:
+    """The taps of a model, in order of execution; the logits are always the last.
+
+    Args:
+        model: any classifier; run once in eval mode, its mode is restored.
+        patterns: module names or fnmatch patterns; ``auto`` stands for the ends of stages, thinned evenly
+            to 16 with the logits.
+        example: images [B, C, H, W] to run, B ≥ 1.
+        index: position of the model among several big models.
+
+    Raises:
+        UserError: a pattern matches no module that returns an activation.
+    """
+    shapes = _shapes(model, example)
+    logits = shapes.pop(LOGITS)
+    chosen: set[str] = set()
+    for pattern in patterns:
+        if pattern == LOGITS:
+            continue
+        if pattern == "auto":
+            chosen |= set(stage_ends(model, shapes, most=MOST_AUTO_TAPS - 1))
+            continue
+        matched = {name for name in shapes if _matches(name, pattern)}
+        if not matched:
+            near = ", ".join(list(shapes)[:12])
+            raise UserError("bank.taps", repr(pattern), f"names or patterns of modules, or auto; such as {near}")
+        chosen |= matched
+    taps = [
+        Tap(name, shape[-1] if len(shape) == 3 else shape[1], len(shape) == 4 and min(shape[2:]) > 1, index)
+        for name, shape in shapes.items()
+        if name in chosen
+    ]
+    return (*taps, Tap(LOGITS, logits[1], False, index))

@@ -1,0 +1,81 @@
+"""What the method asks of a student and of the data, as types alone.
+
+Shape letters used throughout the package: B rows of a batch, c classes, M taps, n candidates, K selected
+teachers, P banked width of a tap, d penultimate width of the student, q parameters of an activation,
+G cells per side, A views, N training images, R = A·N bank rows.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+
+class StudentOutput(NamedTuple):
+    """What a student says about a batch.
+
+    ``logits`` z [B, c]; ``features`` h [B, d], the penultimate features; ``maps`` [B, d, H', W'], whose
+    mean over places is h, or None where the network has none.
+    """
+
+    logits: Tensor
+    features: Tensor
+    maps: Tensor | None = None
+
+
+@runtime_checkable
+class StudentLike(Protocol):
+    """A network that can be distilled into; a ``torch.nn.Module`` with two things more."""
+
+    feature_width: int
+    """Width d of the penultimate features."""
+
+    def __call__(self, images: Tensor) -> StudentOutput:
+        """Logits, features and maps of normalised images [B, C, H, W]."""
+        ...
+
+    def classify(self, features: Tensor) -> Tensor:
+        """The last layer alone: features [..., d] → logits [..., c]."""
+        ...
+
+
+class ViewSource(Protocol):
+    """Training images in deterministic views: the same (index, view) is the same image, always."""
+
+    labels: Tensor
+    """int64 [N]."""
+    views: int
+    """Number of fixed views A ≥ 1; 0 where views are drawn freely and ids are arbitrary seeds ≥ 0."""
+
+    def __len__(self) -> int:
+        """Number of training images N."""
+        ...
+
+    def batch(self, index: Tensor, view: Tensor) -> Tensor:
+        """Normalised float32 images [B, C, H, W] for ``index`` [B] in [0, N) and ``view`` [B]."""
+        ...
+
+
+StopSignal = Callable[[], bool]
+
+
+def never() -> bool:
+    """The stop signal that never stops."""
+    return False
+
+
+def logits_of(output: object) -> Tensor:
+    """The logits [B, c] in whatever a classifier returned: a tensor, a StudentOutput or a tuple."""
+    if isinstance(output, Tensor):
+        return output
+    if hasattr(output, "logits"):
+        return output.logits
+    if isinstance(output, tuple | list) and output and isinstance(output[0], Tensor):
+        return output[0]
+    raise TypeError(f"a classifier must return logits [B, c]; found {type(output).__name__}")
+
+
+def channels_last(images: Tensor) -> Tensor:
+    """Images [B, C, H, W] in the memory format in which convolutions are fastest; others unchanged."""
+    return images.contiguous(memory_format=torch.channels_last) if images.dim() == 4 else images
