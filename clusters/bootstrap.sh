@@ -1,0 +1,111 @@
+#!/usr/bin/env bash
+# Makes this host ready for a cluster of tkd_search: token, pinned environment, database and settings.
+#   bash bootstrap.sh head|worker        run by `ray up`; run it again at any time
+# From the environment (or ~/.tkd/settings, which is sourced where it exists):
+#   TKD_VENV=/path      use this environment as it is; default: make ~/tkd_search/.venv, pinned by constraints.txt
+#   TKD_DATABASE=uri    SQLAlchemy URI of MLflow's database; default: a PostgreSQL on the head, sqlite where there is none
+#   TKD_STORAGE=uri     default: metadata.storage of the cluster file
+set -euo pipefail
+role=${1:-}
+case $role in head|worker) ;; *) sed -n '2,8p' "$0" >&2; exit 2 ;; esac
+state=${TKD_STATE:-$HOME/.tkd}
+source_folder=$HOME/tkd_search
+umask 077
+mkdir -p "$state" "$HOME/.ray"
+# shellcheck disable=SC1091
+if [ -f "$state/settings" ]; then . "$state/settings"; fi
+say() { echo "bootstrap.sh: $*" >&2; }
+as_root() { if [ "$(id -u)" = 0 ]; then "$@"; else sudo -n "$@"; fi; }
+apt_install() {
+  as_root env DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=600 -qq update &&
+    as_root env DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=600 -qq install -y "$@" > /dev/null
+}
+
+# A head without its token would start open to everyone on the network: refuse.
+if [ ! -s "$HOME/.ray/auth_token" ]; then
+  say "no token in ~/.ray/auth_token. On your own machine: ray get-auth-token --generate, then ray up again"
+  exit 1
+fi
+chmod 700 "$HOME/.ray"
+chmod 600 "$HOME/.ray/auth_token"
+
+install_environment() {
+  local stamp wanted
+  wanted=$(cd "$source_folder" && sha256sum constraints.txt pyproject.toml setup.sh)
+  stamp=$state/installed
+  if [ -x "$source_folder/.venv/bin/ray" ] && [ "$(cat "$stamp" 2> /dev/null)" = "$wanted" ]; then return; fi
+  if ! python3 -c 'import ensurepip, sys; sys.exit(sys.version_info < (3, 11))' 2> /dev/null; then
+    apt_install python3-venv
+  fi
+  # Half the download where there is no GPU: PyTorch's CPU build has the same version with the suffix +cpu.
+  if ! nvidia-smi > /dev/null 2>&1; then
+    export PIP_EXTRA_INDEX_URL=${PIP_EXTRA_INDEX_URL:-https://download.pytorch.org/whl/cpu}
+  fi
+  (umask 022; bash "$source_folder/setup.sh" --cluster)
+  printf '%s\n' "$wanted" > "$stamp"
+}
+if [ -z "${TKD_VENV:-}" ]; then
+  install_environment
+  TKD_VENV=$source_folder/.venv
+fi
+[ -x "$TKD_VENV/bin/ray" ] || { say "no Ray in $TKD_VENV; unset TKD_VENV to have one installed"; exit 1; }
+python=$TKD_VENV/bin/python
+
+secret() {  # secret FILE: made once, kept
+  [ -s "$1" ] || "$python" -c 'import secrets; print(secrets.token_urlsafe(24))' > "$1"
+  cat "$1"
+}
+
+# The cluster's database: MLflow's runs and the search's studies, reachable from this host alone.
+postgres_uri() {
+  local password
+  command -v psql > /dev/null && ls /usr/lib/postgresql/*/bin/postgres > /dev/null 2>&1 || apt_install postgresql || return 1
+  as_root systemctl start postgresql 2> /dev/null || true
+  if ! as_root runuser -u postgres -- psql -qtc 'select 1' > /dev/null 2>&1; then
+    pg_lsclusters -h | while read -r version name _; do as_root pg_ctlcluster "$version" "$name" start || true; done
+  fi
+  password=$(secret "$state/postgres_password")
+  as_root runuser -u postgres -- psql -q -v ON_ERROR_STOP=1 > /dev/null <<SQL || return 1
+DO \$\$ BEGIN
+  IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'tkd') THEN CREATE ROLE tkd LOGIN; END IF;
+END \$\$;
+ALTER ROLE tkd PASSWORD '$password';
+SELECT 'CREATE DATABASE mlflow OWNER tkd' WHERE NOT EXISTS (SELECT FROM pg_database WHERE datname = 'mlflow') \gexec
+SELECT 'CREATE DATABASE studies OWNER tkd' WHERE NOT EXISTS (SELECT FROM pg_database WHERE datname = 'studies') \gexec
+SQL
+  echo "postgresql://tkd:$password@127.0.0.1:5432/mlflow"
+}
+
+storage=${TKD_STORAGE:-}
+if [ "$role" = head ]; then
+  if [ -z "$storage" ] && [ -f "$HOME/ray_bootstrap_config.yaml" ]; then
+    storage=$("$python" -c '
+import sys, yaml
+print((yaml.safe_load(open(sys.argv[1])).get("metadata") or {}).get("storage") or "")' "$HOME/ray_bootstrap_config.yaml")
+  fi
+  if [ -z "${TKD_DATABASE:-}" ]; then
+    TKD_DATABASE=$(postgres_uri) || {
+      say "no PostgreSQL to be had: MLflow uses a sqlite file, fine for one search at a time"
+      TKD_DATABASE=sqlite:///$state/mlflow.db
+    }
+  fi
+fi
+
+{
+  echo "export PATH=$TKD_VENV/bin:\$PATH RAY_AUTH_MODE=token TKD_STATE=$state"
+  if [ -n "$storage" ]; then echo "export TKD_STORAGE=$storage"; fi
+  if [ "$role" = head ]; then
+    echo "export TKD_DATABASE=$TKD_DATABASE TKD_CLUSTER_FILE=$HOME/ray_bootstrap_config.yaml"
+    case $TKD_DATABASE in */mlflow) echo "export TKD_STUDIES=${TKD_DATABASE%/mlflow}/studies" ;; esac
+    echo "export MLFLOW_TRACKING_URI=http://127.0.0.1:5000 MLFLOW_TRACKING_USERNAME=admin"
+    echo "export MLFLOW_TRACKING_PASSWORD=$(secret "$state/mlflow_password")"
+  fi
+} > "$state/env.new"
+mv "$state/env.new" "$state/env"
+
+# Whoever logs in on the head (`ray attach`) finds the environment and joins this cluster with a plain command;
+# `$-` holds a c in the shells of Ray's own commands, which must not.
+if [ "$role" = head ] && ! grep -qsF '# tkd_search' "$HOME/.bashrc"; then
+  echo "case \$- in *c*) ;; *) . $state/env; export RAY_ADDRESS=auto; cd $source_folder ;; esac  # tkd_search" >> "$HOME/.bashrc"
+fi
+say "$role ready: $("$TKD_VENV/bin/ray" --version)"

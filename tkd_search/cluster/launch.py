@@ -1,0 +1,189 @@
+"""``run --cluster FILE``: what a user would otherwise type to run a search on a cluster that is up.
+
+Find the head, open the tunnels, submit the run as a Ray job with the code and the token, pass on what it
+writes. Ctrl-C leaves the search running; the same command attaches again.
+"""
+
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from tkd_search.cluster import jobs
+from tkd_search.cluster.file import ClusterFile, read_cluster_file
+from tkd_search.cluster.head import KubernetesHead, SshHead, find_head
+from tkd_search.cluster.staging import option, overrides, stage, without_option
+from tkd_search.cluster.tunnels import Forward, Tunnel, free_port
+from tkd_search.cluster.upload import local_data, send_data
+from tkd_search.errors import UserError
+
+DASHBOARD_PORT, MLFLOW_PORT = 8265, 5000
+_RUNS = "${TKD_STATE:-$HOME/.tkd}/runs"
+_RECONNECTS = 20
+DETACHED = 130
+
+
+def run_on_cluster(cluster_file: Path, argv: Sequence[str], name: str) -> int:
+    """Run a search on a cluster and follow it.
+
+    Args:
+        cluster_file: what ``ray up`` or ``kubectl apply`` was given.
+        argv: arguments of ``python -m tkd_search.run`` (``--cluster`` among them or not).
+        name: the run's name; a job of that name that still runs is attached to.
+
+    Returns:
+        The exit code of the search; 130 where the user detached.
+
+    Raises:
+        UserError: where the cluster cannot be reached or the request is wrong.
+    """
+    file = read_cluster_file(cluster_file)
+    file.require_filled()
+    head = find_head(file)
+    _use_token(head)
+    forwards = (
+        Forward(free_port(DASHBOARD_PORT), DASHBOARD_PORT),
+        Forward(free_port(MLFLOW_PORT), MLFLOW_PORT),
+    )
+    with Tunnel(head.tunnel_command(forwards), [forwards[0].local]) as tunnel:
+        client = _client(forwards[0].local)
+        job_id = _attach_or_submit(client, head, file, argv, name)
+        _say(f"dashboard  http://127.0.0.1:{forwards[0].local}   (this command keeps the tunnels open)")
+        _say(f"MLflow     http://127.0.0.1:{forwards[1].local}   {_mlflow_login(head)}")
+        try:
+            _follow(client, tunnel, job_id)
+        except KeyboardInterrupt:
+            _say_detached(file, head, name, job_id, forwards)
+            return DETACHED
+        return _finish(client, head, job_id, Path(option(argv, "--output") or "runs") / name)
+
+
+def _use_token(head: SshHead | KubernetesHead) -> None:
+    token = head.token()
+    if not token:
+        raise UserError(
+            "--cluster", "no Ray token on this machine", "the token that the cluster was started with",
+            "ray get-auth-token --generate, then `ray up` again so that the cluster has it too",
+        )  # fmt: skip
+    # Ray's client ignores the token's file unless the mode says so.
+    os.environ["RAY_AUTH_MODE"] = "token"
+    os.environ["RAY_AUTH_TOKEN"] = token
+
+
+def _client(port: int) -> Any:
+    try:
+        from ray.job_submission import JobSubmissionClient
+
+        return JobSubmissionClient(f"http://127.0.0.1:{port}")
+    except ImportError as error:
+        raise UserError(
+            "--cluster", f"a missing package: {error}", "the extra `cluster`", "./setup.sh --cluster"
+        ) from error
+    except (ConnectionError, RuntimeError) as error:
+        words = str(error).strip().splitlines()
+        raise UserError(
+            "--cluster", f"no answer or a refusal: {words[0] if words else error}", "the cluster's own token",
+            "is ~/.ray/auth_token the one the cluster was started with? `ray up` copies it",
+        ) from error  # fmt: skip
+
+
+def _attach_or_submit(
+    client: Any, head: SshHead | KubernetesHead, file: ClusterFile, argv: Sequence[str], name: str
+) -> str:
+    known = jobs.list_jobs(client)
+    running = jobs.active_job(name, known)
+    if running is not None:
+        _say(f"{name} is running as job {running.id}: attached")
+        return running.id
+    arguments = without_option(without_option(without_option(argv, "--cluster"), "--address"), "--output")
+    settings = {"output": _RUNS}
+    given = overrides(argv)
+    data = local_data(arguments)
+    if data is not None and isinstance(head, SshHead):
+        settings["data.path"] = send_data(head, data, _say)
+    if file.storage and "storage" not in given:
+        settings["storage"] = file.storage
+    if "tracking.uri" not in given:
+        settings["tracking.uri"] = f"http://127.0.0.1:{MLFLOW_PORT}"
+    if option(arguments, "--name") is None:
+        arguments += ["--name", name]
+    job_id = jobs.next_job_id(name, known)
+    with tempfile.TemporaryDirectory(prefix="tkd-job-") as folder:
+        arguments = stage(Path(folder), arguments)
+        client.submit_job(
+            entrypoint=jobs.entrypoint(arguments, settings),
+            submission_id=job_id,
+            runtime_env={"working_dir": folder},
+            metadata={"tkd_search": name},
+        )
+    _say(f"{name} submitted as job {job_id}")
+    return job_id
+
+
+def _follow(client: Any, tunnel: Tunnel, job_id: str) -> None:
+    """Pass on the job's words until it ends, opening the tunnel again where it breaks."""
+    seen, broken = 0, 0
+    while True:
+        try:
+            seen = jobs.follow(client, job_id, _write, seen)
+            if str(client.get_job_status(job_id)) not in jobs.ACTIVE:
+                return
+            time.sleep(1)
+        except (jobs.FollowError, OSError, RuntimeError) as error:
+            progressed = isinstance(error, jobs.FollowError) and error.seen > seen
+            seen = error.seen if isinstance(error, jobs.FollowError) else seen
+            broken = 1 if progressed else broken + 1
+            if broken > _RECONNECTS:
+                raise UserError(
+                    "--cluster", f"the connection to the head broke {broken} times", "a reachable head",
+                    "the search goes on there; the same command attaches again",
+                ) from error  # fmt: skip
+            time.sleep(min(30, broken))
+            if not tunnel.alive:
+                with suppress(UserError):
+                    tunnel.open()
+
+
+def _finish(client: Any, head: SshHead | KubernetesHead, job_id: str, folder: Path) -> int:
+    info = client.get_job_info(job_id)
+    status = str(info.status)
+    if head.fetch(f"{_RUNS}/{folder.name}", folder):
+        _say(f"results copied to {folder}/")
+    if status == "SUCCEEDED":
+        return 0
+    _say(f"job {job_id}: {status.lower()}. {info.message or ''}".strip())
+    return int(info.driver_exit_code or 1)
+
+
+def _mlflow_login(head: SshHead | KubernetesHead) -> str:
+    script = 'cat "${TKD_STATE:-$HOME/.tkd}/mlflow_password"'
+    return f"user admin, password: {' '.join(head.shell_command(script))}"
+
+
+def _say_detached(
+    file: ClusterFile,
+    head: SshHead | KubernetesHead,
+    name: str,
+    job_id: str,
+    forwards: Sequence[Forward],
+) -> None:
+    _say(f"\ndetached: {name} goes on on the cluster.")
+    _say(f"  attach again:  python -m tkd_search.run --cluster {file.path} --name {name}")
+    if file.provider == "kuberay":
+        _say(f"  stop it:       kubectl exec {getattr(head, 'pod', '')} -- ray job stop {job_id}")
+    else:
+        _say(f"  stop it:       ray exec {file.path} 'RAY_AUTH_MODE=token ray job stop {job_id}'")
+    _say(f"  its pages:     {' '.join(head.tunnel_command(forwards))}")
+
+
+def _write(text: str) -> None:
+    sys.stdout.write(text)
+    sys.stdout.flush()
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)

@@ -1,0 +1,82 @@
+"""What a cluster file may launch at most: arithmetic only, nothing is asked of a provider."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from tkd_search.cluster.file import NodeType, read_cluster_file
+
+
+@dataclass(frozen=True)
+class ClusterLimits:
+    """The nodes that may exist at once: the head, and at most ``max_workers`` of the workers' types."""
+
+    head: NodeType
+    workers: tuple[NodeType, ...]
+    max_workers: int
+
+    def total(self, resource: str) -> float:
+        """The most of a resource (``"CPU"``, ``"GPU"``) that the cluster may have."""
+        amounts = [
+            amount
+            for node in self.workers
+            for amount in [node.resources.get(resource, 0.0)] * min(node.max_count, self.max_workers)
+        ]
+        return self.head.resources.get(resource, 0.0) + sum(sorted(amounts, reverse=True)[: self.max_workers])
+
+    def copies(self, bundle: Mapping[str, float]) -> int:
+        """How many bundles fit at once, each inside one node.
+
+        Args:
+            bundle: resource → amount, such as ``{"CPU": 1, "GPU": 0.25}``; zero amounts ask nothing.
+
+        Raises:
+            ValueError: where the bundle asks nothing at all.
+        """
+        counts = [
+            _copies_in(node.resources, bundle)
+            for node in self.workers
+            for _ in range(min(node.max_count, self.max_workers))
+        ]
+        return _copies_in(self.head.resources, bundle) + sum(sorted(counts, reverse=True)[: self.max_workers])
+
+    def fits(self, bundle: Mapping[str, float]) -> bool:
+        """Whether at least one such bundle fits in one node."""
+        return self.copies(bundle) > 0
+
+    def describe(self) -> str:
+        """One line for messages: the head and the workers with their resources."""
+        parts = [f"head {_resources_text(self.head)}"]
+        parts += [
+            f"≤ {min(node.max_count, self.max_workers)} × {node.name} {_resources_text(node)}"
+            for node in self.workers
+        ]
+        return f"{', '.join(parts)}; at most {self.max_workers} workers in all"
+
+
+def max_cluster_resources(cluster_yaml: Path) -> ClusterLimits | None:
+    """What the cluster may grow to.
+
+    Returns:
+        None where the file does not tell (provider ``local``: Ray finds the resources on the hosts, so the
+        live cluster has to be asked; likewise an instance type without resources that no table knows).
+
+    Raises:
+        UserError: where the file cannot be read.
+    """
+    file = read_cluster_file(cluster_yaml)
+    if file.provider == "local" or any(not node.resources for node in file.workers):
+        return None
+    return ClusterLimits(file.head, file.workers, file.max_workers)
+
+
+def _copies_in(resources: Mapping[str, float], bundle: Mapping[str, float]) -> int:
+    wanted = {name: amount for name, amount in bundle.items() if amount > 0}
+    if not wanted:
+        raise ValueError("a bundle that asks nothing fits any number of times")
+    # A hundredth of Ray's own granularity (1e-4), so that 4 × 0.25 is 1 in spite of rounding.
+    return min(int(resources.get(name, 0.0) / amount + 1e-6) for name, amount in wanted.items())
+
+
+def _resources_text(node: NodeType) -> str:
+    return "{" + ", ".join(f"{name}: {amount:g}" for name, amount in sorted(node.resources.items())) + "}"
