@@ -66,6 +66,10 @@ class MlflowStore:
             tracking_uri=public_uri(self.uri), experiment_id=self.experiment(), parent_run_id=parent
         )
 
+    def known_runs(self) -> dict[str, str]:
+        """Trial identifier → MLflow run, of the trials met since the store was last forgotten."""
+        return {trial: run for trial, run in self._runs.items() if trial != PARENT}
+
     def experiment(self) -> str:
         """The data set's experiment: found by name, restored when it was deleted, made when missing."""
         if not self._experiment:

@@ -36,7 +36,7 @@ from tkd_search.tracking.spool import (
     sync,
     write_acknowledged,
 )
-from tkd_search.tracking.status import REFUSED_FILE, WriterStatus, read_status, write_status
+from tkd_search.tracking.status import REFUSED_FILE, WriterStatus, note_runs, read_status, write_status
 
 _log = logging.getLogger(__name__)
 BATCH_EVENTS = 500
@@ -102,6 +102,7 @@ class Drain:
         self._say(ids=store.ids())
         for change in changes(context, events):
             store.apply(change)
+        note_runs(self.folder, self.status.ids.parent_run_id, store.known_runs())
         for event in events:
             if event.kind == "search_started":
                 write_opening(store)

@@ -10,6 +10,7 @@ from tkd_search.tracking.plain import from_plain, to_plain
 from tkd_search.tracking.spool import write_json
 
 STATUS_FILE = "writer.json"
+RUNS_FILE = "runs.json"
 REFUSED_FILE = "refused.jsonl"
 
 
@@ -39,3 +40,20 @@ def read_status(folder: Path) -> WriterStatus:
 def write_status(folder: Path, status: WriterStatus) -> None:
     """Replace the status atomically."""
     write_json(folder / STATUS_FILE, {**to_plain(status), "pid": os.getpid()})
+
+
+def read_runs(folder: Path) -> dict[str, dict[str, str]]:
+    """Parent run → trial identifier → MLflow run, as far as the writer has met them."""
+    try:
+        plain = json.loads((folder / RUNS_FILE).read_text())
+        return {parent: dict(runs) for parent, runs in plain.items()}
+    except (OSError, ValueError, AttributeError, TypeError):
+        return {}
+
+
+def note_runs(folder: Path, parent: str, runs: dict[str, str]) -> None:
+    """Add to what :func:`read_runs` knows; the report's links need it."""
+    known = read_runs(folder)
+    merged = {**known.get(parent, {}), **runs}
+    if merged != known.get(parent):
+        write_json(folder / RUNS_FILE, {**known, parent: merged})

@@ -181,12 +181,17 @@ def _big_models(figure: Any, records: Sequence[SearchRecord]) -> None:
             )
         )  # fmt: skip
         figure.add_hline(y=big.val_accuracy, line={"color": INK, "width": 1, "dash": "dot"}, opacity=0.5)
-        note = {"font": {"size": 11, "color": MUTED}, "yanchor": "bottom", "y": 0, "xanchor": "left"}
-        figure.add_vline(
-            x=0.1 * big.bytes,
-            line={"color": MUTED, "width": 1, "dash": "dash"},
-            opacity=0.8,
-            annotation={"text": "10 % of the big model", **note},
+        figure.add_vline(x=0.1 * big.bytes, line={"color": MUTED, "width": 1, "dash": "dash"}, opacity=0.8)
+        figure.add_annotation(
+            x=math.log10(0.1 * big.bytes),  # annotations on a logarithmic axis are placed by exponent
+            y=0,
+            yref="paper",
+            text="10 % of the big model",
+            showarrow=False,
+            xanchor="left",
+            yanchor="bottom",
+            xshift=3,
+            font={"size": 11, "color": MUTED},
         )
 
 
@@ -202,7 +207,7 @@ def importance_chart(found: Importances) -> Any:
         hovertemplate="%{y}: %{x:.1%}<extra></extra>",
     )
     figure = _layout(go.Figure(bar), 90 + 24 * len(ranking), showlegend=False, bargap=0.45)
-    figure.update_xaxes(tickformat=".0%", rangemode="tozero")
+    figure.update_xaxes(tickformat=".2~%", rangemode="tozero")
     figure.update_yaxes(gridcolor="rgba(0,0,0,0)", ticksuffix="  ")
     return figure
 
@@ -225,7 +230,7 @@ def taps_chart(record: SearchRecord) -> Any | None:
                      marker={"color": SERIES[0], "size": 9, "line": {"color": "white", "width": 1}},
                      customdata=hover_text, hovertemplate=template)  # fmt: skip
     figure = _layout(go.Figure([bar, dot]), 110 + 24 * len(shares), bargap=0.45)
-    figure.update_xaxes(tickformat=".0%", rangemode="tozero")
+    figure.update_xaxes(tickformat=".2~%", rangemode="tozero")
     figure.update_yaxes(gridcolor="rgba(0,0,0,0)", ticksuffix="  ")
     return figure
 

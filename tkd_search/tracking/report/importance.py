@@ -1,10 +1,10 @@
 """What mattered: how much each searched setting says about accuracy at a given size.
 
-A random forest predicts a trial's validation accuracy from its settings **and** from its size and its
-number of epochs. A setting's importance is how much of the explained variance goes when the setting is
-shuffled in held-out trials (Breiman 2001; the importance is measured on folds the forest has not seen).
-Size and epochs stay as they are, so a setting that only makes the student larger, or only was unlucky
-to be stopped early, gets no credit for it.
+Every trial is compared with its equals: at the last epoch it reached, among all trials that reached that
+epoch, is it above or below what is usual for its size (a parabola in log bytes), in standard deviations?
+So neither a setting that only makes students larger nor being stopped early earns credit or blame. A
+random forest then predicts that figure from the settings, and a setting's importance is the share of
+its variance that is lost when the setting is shuffled in held-out trials (Breiman 2001).
 """
 
 import math
@@ -20,11 +20,12 @@ from tkd_search.tracking.report.figures import shown_trials
 LEAST_TRIALS = 12
 _FOLDS = 5
 _REPEATS = 10
+_CLIP = 3.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Importance:
-    """``share`` of the variance of held-out accuracy lost without the setting, ± ``error`` over folds."""
+    """``share`` of the variance lost without the setting, ± ``error`` (standard error over folds)."""
 
     name: str
     share: float
@@ -46,39 +47,65 @@ def importances(record: SearchRecord, *, seed: int = 0) -> Importances | None:
     names = sorted({key for trial in trials for key in trial.config if _varies(key, trials)})
     if len(trials) < LEAST_TRIALS or not names:
         return None
-    columns = [np.array([math.log10(max(trial.bytes, 1)) for trial in trials])]
-    columns += [np.array([math.log2(len(trial.epochs)) for trial in trials])]
-    columns += [_encode([trial.config.get(name) for trial in trials]) for name in names]
-    table, accuracy = np.stack(columns, 1), np.array([trial.val_accuracy for trial in trials])
-    explained, shares = _permute(table, accuracy, seed)
+    table = np.stack([_encode([trial.config.get(name) for trial in trials]) for name in names], 1)
+    explained, shares = _permute(table, merit(trials), seed)
     ranking = [
         Importance(
             name=name,
             share=float(shares[:, place].mean()),
             error=float(shares[:, place].std() / math.sqrt(len(shares))),
         )
-        for place, name in enumerate(names, start=2)
+        for place, name in enumerate(names)
     ]
     ranking.sort(key=lambda one: (-one.share, one.name))
     return Importances(explained=explained, ranking=tuple(ranking), trials=len(trials))
 
 
-def _permute(table: Any, accuracy: Any, seed: int) -> tuple[float, Any]:
+def merit(trials: Sequence[TrialRecord]) -> Any:
+    """How far each trial is above what is usual for its size and epoch.
+
+    Returns:
+        float64 [trials], in standard deviations of the trials that reached the same epoch, within ±3.
+    """
+    sizes = np.array([math.log10(max(trial.bytes, 1)) for trial in trials])
+    reached = np.array([len(trial.epochs) for trial in trials])
+    result = np.zeros(len(trials))
+    for epoch in np.unique(reached):
+        peers = reached >= epoch
+        accuracy = np.array(
+            [trial.epochs[epoch - 1].val_accuracy for trial in trials if len(trial.epochs) >= epoch]
+        )
+        rest = _above_usual(sizes[peers], accuracy)
+        spread = max(float(rest.std()), 1e-12)
+        result[reached == epoch] = (rest / spread)[reached[peers] == epoch]
+    return np.clip(result, -_CLIP, _CLIP)
+
+
+def _above_usual(sizes: Any, accuracy: Any) -> Any:
+    """Accuracy minus a parabola in size (a line or a mean where trials or sizes are few)."""
+    kinds = len(np.unique(sizes))
+    degree = 0 if kinds < 4 or len(sizes) < 6 else 1 if len(sizes) < 15 else 2
+    middle = sizes - sizes.mean()
+    usual = np.polynomial.polynomial.polyfit(middle, accuracy, degree)
+    return accuracy - np.polynomial.polynomial.polyval(middle, usual)
+
+
+def _permute(table: Any, response: Any, seed: int) -> tuple[float, Any]:
     """Held-out R² and, per fold, the R² lost by shuffling each column: (float, array [folds, columns])."""
     from sklearn.ensemble import RandomForestRegressor
     from sklearn.inspection import permutation_importance
     from sklearn.model_selection import KFold
 
-    spread = max(float(accuracy.var()), 1e-12)
-    lost, error = [], np.zeros(len(accuracy))
+    spread = max(float(response.var()), 1e-12)
+    lost, error = [], np.zeros(len(response))
     for fold, (train, held) in enumerate(KFold(_FOLDS, shuffle=True, random_state=seed).split(table)):
         forest = RandomForestRegressor(60, min_samples_leaf=2, random_state=seed + fold, n_jobs=1)
-        forest.fit(table[train], accuracy[train])
-        error[held] = accuracy[held] - forest.predict(table[held])
+        forest.fit(table[train], response[train])
+        error[held] = response[held] - forest.predict(table[held])
         shuffled = permutation_importance(
             forest,
             table[held],
-            accuracy[held],
+            response[held],
             scoring="neg_mean_squared_error",
             n_repeats=_REPEATS,
             random_state=seed,

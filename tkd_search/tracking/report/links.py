@@ -1,14 +1,12 @@
 """Where a click on a trial leads: its page in the tracking store, where that has pages."""
 
-import json
 from pathlib import Path
 from urllib.parse import quote
 
 from tkd_search.records import SearchRecord
 from tkd_search.tracking.address import run_url
 from tkd_search.tracking.layout import TAG_TRIAL
-
-RUNS_FILE = "runs.json"
+from tkd_search.tracking.status import read_runs
 
 
 def trial_links(record: SearchRecord, tracking: Path) -> dict[str, str]:
@@ -20,11 +18,7 @@ def trial_links(record: SearchRecord, tracking: Path) -> dict[str, str]:
     uri = record.tracking_uri
     if not uri.startswith(("http://", "https://")) or not record.experiment_id:
         return {}
-    try:
-        runs = json.loads((tracking / RUNS_FILE).read_text())
-    except (OSError, ValueError):
-        runs = {}
-    runs = runs.get(record.parent_run_id, {}) if isinstance(runs, dict) else {}
+    runs = read_runs(tracking).get(record.parent_run_id, {})
     links = {}
     for trial in record.trials:
         search = quote(f"tags.`{TAG_TRIAL}` = '{trial.trial_id}'")

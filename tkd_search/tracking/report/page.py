@@ -21,7 +21,7 @@ body {{ margin: 0; background: #fff; color: {INK};
 main {{ max-width: 1120px; margin: 0 auto; padding: 36px 28px 64px; }}
 h1 {{ font-size: 24px; font-weight: 650; margin: 0 0 4px; letter-spacing: -.01em; }}
 h2 {{ font-size: 16px; font-weight: 650; margin: 0 0 2px; }}
-p {{ margin: 0 0 8px; max-width: 78ch; }}
+p {{ margin: 0 0 8px; max-width: 100ch; }}
 .muted, .note {{ color: {MUTED}; }}
 .note {{ font-size: 13px; }}
 .figures {{ display: flex; flex-wrap: wrap; gap: 8px 36px; margin: 18px 0 22px; padding: 0;
@@ -29,7 +29,8 @@ p {{ margin: 0 0 8px; max-width: 78ch; }}
 .figures b {{ display: block; font-size: 21px; font-weight: 620; font-variant-numeric: tabular-nums; }}
 .figures span {{ color: {MUTED}; font-size: 13px; }}
 section {{ margin-top: 34px; }}
-.two {{ display: grid; grid-template-columns: repeat(auto-fit, minmax(440px, 1fr)); gap: 36px 40px; }}
+.two {{ display: grid; grid-template-columns: repeat(2, minmax(0, 1fr)); gap: 36px 40px;
+  margin-top: 38px; }}
 .two section {{ margin: 0; min-width: 0; }}
 .scroll {{ overflow-x: auto; }}
 table {{ border-collapse: collapse; width: 100%; font-size: 13.5px; font-variant-numeric: tabular-nums; }}
@@ -38,7 +39,7 @@ th {{ text-align: right; font-weight: 500; color: {MUTED}; border-bottom: 1px so
 td {{ text-align: right; border-bottom: 1px solid {RULE}; padding: 6px 10px; white-space: nowrap; }}
 th.l, td.l {{ text-align: left; }}
 a {{ color: #0b5fa5; text-decoration: none; }} a:hover {{ text-decoration: underline; }}
-@media (max-width: 560px) {{ .two {{ grid-template-columns: 1fr; }} main {{ padding: 20px 14px; }} }}
+@media (max-width: 860px) {{ .two {{ grid-template-columns: 1fr; }} main {{ padding: 20px 14px; }} }}
 @media print {{ section {{ break-inside: avoid; }} }}
 """
 _CLICK = """
@@ -146,11 +147,11 @@ def _importance(record: SearchRecord, suffix: str) -> str:
     found = importances(record)
     if found is None:
         return f"<section><h2>{html.escape(title)}</h2><p class='note'>Too few trials to tell.</p></section>"
-    trust = "" if found.explained > 0.3 else " That is little: read the ranking as a hint at most."
+    trust = "" if found.explained > 0.2 else " That is little: take the ranking as a hint at most."
     text = (
-        "Share of the variance of accuracy that is lost when a setting is shuffled in held-out trials, size "
-        f"and epochs kept; ± standard error over folds. The forest explains {max(found.explained, 0):.0%} of "
-        f"{found.trials} trials.{trust}"
+        "For each trial: is it above what is usual for its size, at the epoch it reached? Share of that "
+        "figure's variance that is lost when a setting is shuffled in held-out trials, ± standard error. All "
+        f"settings together explain {max(found.explained, 0):.0%}, over {found.trials} trials.{trust}"
     )
     return _section(title, text, charts.importance_chart(found), f"importance-{record.name}")
 
@@ -183,6 +184,7 @@ def _plot(figure: Any, name: str, *, script: bool = False, click: bool = False) 
             post_script=_CLICK if click else None,
             config={
                 "displaylogo": False,
+                "displayModeBar": "hover" if script else False,
                 "responsive": True,
                 "scrollZoom": False,
                 "modeBarButtonsToRemove": ["select2d", "lasso2d", "autoScale2d"],

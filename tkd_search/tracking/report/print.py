@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from tkd_search.tracking.report.style import FAINT, INK, MARKERS, MUTED, RULE, S
 
 DPI = 200
 MOST_LABELS = 9
+_HALO = {"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 0.8}
 
 
 def write_print(records: Sequence[SearchRecord], path: Path) -> Path:
@@ -159,11 +161,14 @@ def _legend(axes: Any) -> None:
 
 def _label(axes: Any, records: Sequence[SearchRecord]) -> None:
     """Name the members of the fronts; those for whose name there is no room stay without one."""
-    members = [member for record in records for member in some_members(front_by_size(record))]
+    most = MOST_LABELS if len(records) == 1 else 4
+    members = [member for record in records for member in some_members(front_by_size(record), most)]
     texts = [label_text(member) for member in members]
     renderer = axes.figure.canvas.get_renderer()
     scale = DPI / 100
-    drawn = [axes.text(0, 0, text, fontsize=7.2, color=INK, zorder=6, transform=None) for text in texts]
+    drawn = [
+        axes.text(0, 0, text, fontsize=7.2, color=INK, zorder=3, transform=None, bbox=_HALO) for text in texts
+    ]
     sizes = [(extent.width, extent.height) for extent in (one.get_window_extent(renderer) for one in drawn)]
     anchors = [tuple(axes.transData.transform((one.bytes, one.val_accuracy))) for one in members]
     placed = place_labels(
@@ -194,17 +199,26 @@ def _obstacles(axes: Any, records: Sequence[SearchRecord], scale: float) -> list
     radius = 4 * scale
     pixels = [axes.transData.transform(point) for point in points]
     boxes = [Box(x - radius, y - radius, x + radius, y + radius) for x, y in pixels]
-    return boxes + [
-        Box(*text.get_window_extent().extents) for text in axes.texts if text.get_text()[:2] == "10"
-    ]
+    lines = [box for record in records for box in _steps(axes, record)]
+    notes = [Box(*text.get_window_extent().extents) for text in axes.texts if text.get_text()[:2] == "10"]
+    return boxes + lines + notes
 
 
-def some_members(members: Sequence[FrontMember]) -> list[FrontMember]:
-    """At most nine members to name: both ends and evenly between."""
-    if len(members) <= MOST_LABELS:
+def _steps(axes: Any, record: SearchRecord) -> list[Box]:
+    """The front's line as thin boxes: across from each member to the next one's size, then up."""
+    pixels = [axes.transData.transform((one.bytes, one.val_accuracy)) for one in front_by_size(record)]
+    boxes = []
+    for (x, y), (then_x, then_y) in pairwise(pixels):
+        boxes += [Box(x, y - 2, then_x, y + 2), Box(then_x - 2, min(y, then_y), then_x + 2, max(y, then_y))]
+    return boxes
+
+
+def some_members(members: Sequence[FrontMember], most: int = MOST_LABELS) -> list[FrontMember]:
+    """At most ``most`` (≥ 2) members to name: both ends and evenly between."""
+    if len(members) <= most:
         return list(members)
-    step = (len(members) - 1) / (MOST_LABELS - 1)
-    return [members[round(place * step)] for place in range(MOST_LABELS)]
+    step = (len(members) - 1) / (most - 1)
+    return [members[round(place * step)] for place in range(most)]
 
 
 def label_text(member: FrontMember) -> str:
