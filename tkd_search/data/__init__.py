@@ -1,1 +1,17 @@
 """Data sets → train / validation / test, deterministic augmented views, and the bank on disk."""
+
+from tkd_search.data.load import load_data, resolved_augmentation
+from tkd_search.data.settings import DataSettings
+from tkd_search.data.types import DataBundle, ImageStore, Split
+from tkd_search.data.views import AugmentedViews, plain_batches
+
+__all__ = [
+    "AugmentedViews",
+    "DataBundle",
+    "DataSettings",
+    "ImageStore",
+    "Split",
+    "load_data",
+    "plain_batches",
+    "resolved_augmentation",
+]

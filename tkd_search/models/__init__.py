@@ -1,1 +1,28 @@
-"""Big models and students by name, their size and latency, and loading weights safely."""
+"""Big models and students by name, their size and latency, and loading weights safely.
+
+The functions are imported on first use, because torchvision takes a second to import.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tkd_search.models.factory import build_big_model, build_student
+    from tkd_search.models.size import model_bytes, model_parameters
+    from tkd_search.models.student import Student
+
+_HOMES = {
+    "build_big_model": "factory",
+    "build_student": "factory",
+    "Student": "student",
+    "model_bytes": "size",
+    "model_parameters": "size",
+}
+
+__all__ = ["Student", "build_big_model", "build_student", "model_bytes", "model_parameters"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)

@@ -1,0 +1,132 @@
+"""From what a reader found to a finished bundle: splits, limit, size, statistics, digest."""
+
+import hashlib
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from tkd_search.data.raw import RawData
+from tkd_search.data.settings import DataSettings
+from tkd_search.data.splits import held_out, limited
+from tkd_search.data.types import DataBundle, ImageStore, Split
+from tkd_search.distill.seeds import child_seed
+from tkd_search.errors import UserError
+
+_CHUNK = 2048
+_STATISTICS_SAMPLE = 8192
+
+
+def assemble(raw: RawData, settings: DataSettings) -> DataBundle:
+    """Split, limit and resize; then measure.
+
+    Test and validation are held out of the training part where the set has none, stratified by class. The
+    limit is applied last: validation and test do not depend on it.
+
+    Raises:
+        UserError: too few classes or images to split.
+    """
+    _check(raw, settings)
+    train, test = _part(raw.train, raw.test, settings.test, settings, "test")
+    train, validation = _part(train, raw.validation, settings.validation, settings, "validation")
+    if settings.train_limit is not None:
+        chosen = limited(train.labels, settings.train_limit, child_seed(settings.split_seed, "limit"))
+        train = subset(train, chosen)
+    train, validation, test = (_sized(split, settings.size) for split in (train, validation, test))
+    mean, std = statistics(train.images)
+    bundle = DataBundle(settings.name, train, validation, test, raw.classes, mean, std, digest="")
+    return replace(bundle, digest=digest(bundle))
+
+
+def subset(split: Split, positions: Tensor) -> Split:
+    """The images at ``positions`` [n], in that order; a streamed store stays streamed."""
+    images = split.images
+    chosen = images[positions] if isinstance(images, Tensor) else images.subset(positions)  # type: ignore[attr-defined]
+    return Split(chosen, split.labels[positions])
+
+
+def statistics(images: ImageStore) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation per plane, of pixel values in [0, 1].
+
+    Exact for tensors; of 8,192 evenly spaced images for a streamed store.
+    """
+    count = len(images)
+    if not isinstance(images, Tensor) and count > _STATISTICS_SAMPLE:
+        positions = torch.linspace(0, count - 1, _STATISTICS_SAMPLE).long()
+    else:
+        positions = torch.arange(count)
+    total = squares = torch.zeros(1, dtype=torch.float64)
+    pixels = 0
+    for chunk in positions.split(_CHUNK):
+        part = images[chunk].double() / 255
+        total = total + part.sum((0, 2, 3))
+        squares = squares + part.square().sum((0, 2, 3))
+        pixels += part.shape[0] * part.shape[2] * part.shape[3]
+    mean = total / pixels
+    std = (squares / pixels - mean.square()).clamp_min(0).sqrt()
+    # A plane without contrast would divide by zero.
+    std = torch.where(std < 1e-3, torch.ones_like(std), std)
+    return tuple(mean.tolist()), tuple(std.tolist())
+
+
+def digest(bundle: DataBundle) -> str:
+    """A hash of all images and labels of all splits; a streamed store counts by its file names and sizes."""
+    state = hashlib.blake2b(digest_size=16)
+    state.update("|".join(bundle.classes).encode())
+    for name, split in bundle.splits().items():
+        images = split.images
+        state.update(f"{name}:{len(split)}".encode())
+        if isinstance(images, Tensor):
+            state.update(str(tuple(images.shape)).encode())
+            state.update(images.contiguous().numpy().data)
+        else:
+            state.update(images.fingerprint().encode())  # type: ignore[attr-defined]
+        state.update(split.labels.contiguous().numpy().data)
+    return state.hexdigest()
+
+
+def resize(images: Tensor, size: int) -> Tensor:
+    """uint8 [N, C, H, W] → uint8 [N, C, size, size], bilinear with antialiasing."""
+    if images.shape[-2:] == (size, size):
+        return images
+    made = torch.empty(*images.shape[:2], size, size, dtype=torch.uint8)
+    for start in range(0, len(images), _CHUNK):
+        part = images[start : start + _CHUNK].float()
+        scaled = interpolate(part, (size, size), mode="bilinear", antialias=True, align_corners=False)
+        made[start : start + _CHUNK] = scaled.round_().clamp_(0, 255).to(torch.uint8)
+    return made
+
+
+def _sized(split: Split, size: int | None) -> Split:
+    if size is None or not isinstance(split.images, Tensor):
+        return split
+    return Split(resize(split.images, size), split.labels)
+
+
+def _part(
+    train: Split, given: Split | None, share: float, settings: DataSettings, name: str
+) -> tuple[Split, Split]:
+    if given is not None:
+        return train, given
+    kept, held = held_out(train.labels, share, child_seed(settings.split_seed, name))
+    return subset(train, kept), subset(train, held)
+
+
+def _check(raw: RawData, settings: DataSettings) -> None:
+    where = f"data.path = {settings.path}" if settings.path else f"data.name = {settings.name}"
+    if len(raw.classes) < 2:
+        raise UserError(where, f"{len(raw.classes)} class(es)", "at least 2 classes")
+    counts = torch.bincount(raw.train.labels, minlength=len(raw.classes))
+    least = 1 + (raw.test is None) + (raw.validation is None)
+    if int(counts.min()) < least:
+        name = raw.classes[int(counts.argmin())]
+        raise UserError(
+            where,
+            f"{int(counts.min())} training image(s) of class {name!r}",
+            f"at least {least} of every class, so that each part of the split has one",
+        )
+    if settings.train_limit is not None and settings.train_limit < len(raw.classes):
+        raise UserError(
+            "data.train_limit", str(settings.train_limit), f"≥ {len(raw.classes)}, one image of every class"
+        )

@@ -1,0 +1,63 @@
+"""Stratified splits by seed: which images train, which are held out."""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+def held_out(labels: Tensor, share: float, seed: int) -> tuple[Tensor, Tensor]:
+    """Split positions into (kept, held out), the same share of every class.
+
+    Args:
+        labels: int64 [N].
+        share: share held out, in (0, 1); of every class at least one image is held out and one is kept, where
+            it has two.
+        seed: the split is a pure function of ``labels``, ``share`` and ``seed``.
+
+    Returns:
+        Two sorted int64 tensors of positions.
+    """
+    kept, held = [], []
+    for positions in _shuffled_classes(labels, seed):
+        count = min(max(round(len(positions) * share), 1), max(len(positions) - 1, 0))
+        held.append(positions[:count])
+        kept.append(positions[count:])
+    return _joined(kept), _joined(held)
+
+
+def limited(labels: Tensor, limit: int, seed: int) -> Tensor:
+    """Sorted positions of at most ``limit`` images, as many of every class as the classes allow.
+
+    The classes are filled evenly (water-filling): a class too small for its share leaves the rest to others.
+    Smaller limits are subsets of larger ones up to rounding, since every class is drawn in one fixed order.
+    """
+    groups = _shuffled_classes(labels, seed)
+    counts = _even_counts([len(group) for group in groups], limit)
+    return _joined([group[:count] for group, count in zip(groups, counts, strict=True)])
+
+
+def _even_counts(sizes: list[int], limit: int) -> list[int]:
+    counts, left = [0] * len(sizes), min(limit, sum(sizes))
+    while left > 0:
+        open_classes = [i for i, size in enumerate(sizes) if counts[i] < size]
+        share = max(left // len(open_classes), 1)
+        for i in open_classes[:left]:
+            taken = min(share, sizes[i] - counts[i], left)
+            counts[i] += taken
+            left -= taken
+    return counts
+
+
+def _shuffled_classes(labels: Tensor, seed: int) -> list[np.ndarray]:
+    """Positions of every class in a fixed random order of its own (numpy's, stable across torch versions)."""
+    array = labels.numpy()
+    return [
+        np.random.default_rng([seed, int(label)]).permutation(np.flatnonzero(array == label))
+        for label in np.unique(array)
+    ]
+
+
+def _joined(parts: list[np.ndarray]) -> Tensor:
+    if not parts:
+        return torch.empty(0, dtype=torch.int64)
+    return torch.from_numpy(np.sort(np.concatenate(parts)).astype(np.int64))

@@ -1,0 +1,79 @@
+"""What every data set becomes: three splits of uint8 images with labels, and what is known of them.
+
+Shape letters: N images, C planes, H × W pixels, c classes.
+"""
+
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+
+@runtime_checkable
+class ImageStore(Protocol):
+    """Images by number: a uint8 tensor [N, C, H, W], or something that decodes or maps them on access."""
+
+    def __len__(self) -> int:
+        """Number of images N."""
+        ...
+
+    def __getitem__(self, index: Tensor) -> Tensor:
+        """uint8 [B, C, H, W] for an int64 ``index`` [B]."""
+        ...
+
+
+@dataclass(frozen=True)
+class Split:
+    """Images and their labels: ``images`` as :class:`ImageStore`, ``labels`` int64 [N]."""
+
+    images: ImageStore
+    labels: Tensor
+
+    def __post_init__(self) -> None:
+        if len(self.images) != len(self.labels):
+            raise ValueError(f"{len(self.images)} images but {len(self.labels)} labels")
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+@dataclass(frozen=True)
+class DataBundle:
+    """A data set ready to use.
+
+    ``mean`` and ``std`` are per plane, of pixel values in [0, 1], over the training split; ``classes`` are
+    the names of the labels 0 to c − 1; ``digest`` is a hash of all images, labels and splits.
+    """
+
+    name: str
+    train: Split
+    validation: Split
+    test: Split
+    classes: tuple[str, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    digest: str
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes c."""
+        return len(self.classes)
+
+    @property
+    def channels(self) -> int:
+        """Planes of an image: 1 grey, 3 colour."""
+        return int(self._one_image().shape[1])
+
+    @property
+    def size(self) -> int:
+        """Side of the square images in pixels."""
+        return int(self._one_image().shape[-1])
+
+    def splits(self) -> dict[str, Split]:
+        """The three splits by name."""
+        return {"train": self.train, "validation": self.validation, "test": self.test}
+
+    def _one_image(self) -> Tensor:
+        images = self.train.images
+        return images[:1] if isinstance(images, Tensor) else images[torch.zeros(1, dtype=torch.int64)]

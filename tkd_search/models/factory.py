@@ -1,0 +1,136 @@
+"""Big models and students from their settings: torchvision's names, or any ``package.module:function``."""
+
+import difflib
+import importlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torch import nn
+
+from tkd_search.errors import UserError
+from tkd_search.models.families import Request, family_of, torchvision_names
+from tkd_search.models.settings import BigModelSettings, StudentSettings
+from tkd_search.models.strides import wants_small_stem
+from tkd_search.models.student import Student
+
+STEMS = ("auto", "small", "original")
+
+
+def build_big_model(settings: BigModelSettings, *, classes: int, channels: int, size: int) -> Student:
+    """The big model F, with ``settings.weights`` loaded where there are any, random otherwise.
+
+    Args:
+        settings: name, width, stem, weights, further arguments.
+        classes: number of classes c.
+        channels: planes of the images.
+        size: side of the images in pixels.
+
+    Raises:
+        UserError: unknown name, wrong arguments, or weights that do not fit.
+    """
+    request = _request(settings, "big_model", classes, channels, size)
+    net = build_network(request, "big_model")
+    if settings.weights is not None:
+        from tkd_search.models.weights import load_named_weights
+
+        load_named_weights(net, settings.weights, name=settings.name, classes=classes)
+    return Student(net, (channels, size, size))
+
+
+def build_student(settings: StudentSettings, *, classes: int, channels: int, size: int) -> Student:
+    """A student with random weights; arguments and errors as :func:`build_big_model`."""
+    request = _request(settings, "student", classes, channels, size, depth=settings.depth)
+    return Student(build_network(request, "student"), (channels, size, size))
+
+
+def build_network(request: Request, where: str) -> nn.Module:
+    """The plain network of a request; ``where`` is the section of the configuration that errors name."""
+    build = _imported(request, where) if ":" in request.name else _torchvision(request, where)
+    try:
+        net = build()
+    except UserError:
+        raise
+    except (TypeError, ValueError, AssertionError) as error:
+        raise UserError(
+            f"{where}.args",
+            f"{dict(request.args)!r}: {error}",
+            f"arguments that {request.name} takes for {request.channels} × {request.size} × {request.size} images",
+        ) from error
+    if not isinstance(net, nn.Module):
+        raise UserError(f"{where}.name", f"{request.name} returned {type(net).__name__}", "a torch.nn.Module")
+    return net
+
+
+def _request(
+    settings: BigModelSettings | StudentSettings,
+    where: str,
+    classes: int,
+    channels: int,
+    size: int,
+    depth: float = 1.0,
+) -> Request:
+    if settings.stem not in STEMS:
+        raise UserError(f"{where}.stem", repr(settings.stem), " | ".join(STEMS))
+    return Request(
+        name=settings.name,
+        classes=classes,
+        channels=channels,
+        size=size,
+        width=settings.width,
+        depth=depth,
+        small=wants_small_stem(settings.stem, size),
+        args=settings.args,
+    )
+
+
+def _torchvision(request: Request, where: str) -> Callable[[], nn.Module]:
+    names = torchvision_names()
+    if request.name not in names:
+        near = difflib.get_close_matches(request.name, names, n=3)
+        raise UserError(
+            f"{where}.name",
+            repr(request.name),
+            "a classifier of torchvision.models, or package.module:function",
+            f"nearest: {', '.join(near)}" if near else "",
+        )
+    family = family_of(request.name)
+    for knob, varies, value in (
+        ("width", family.width, request.width),
+        ("depth", family.depth, request.depth),
+    ):
+        if not varies and value != 1.0 and where == "big_model":
+            raise UserError(f"{where}.{knob}", f"{value:g}", f"1: {request.name} has no {knob} here")
+    return lambda: family.build(request)
+
+
+def _imported(request: Request, where: str) -> Callable[[], nn.Module]:
+    """A user's own function; it is called with ``num_classes`` and its own arguments alone."""
+    function = import_path(request.name, f"{where}.name")
+    return lambda: function(**_own_arguments(request))
+
+
+def _own_arguments(request: Request) -> Mapping[str, Any]:
+    return {"num_classes": request.classes, **request.args}
+
+
+def import_path(path: str, where: str) -> Callable[..., Any]:
+    """What ``package.module:function`` names.
+
+    Raises:
+        UserError: no such module, or no such callable in it.
+    """
+    module_name, _, attribute = path.partition(":")
+    try:
+        found: Any = importlib.import_module(module_name)
+    except ImportError as error:
+        raise UserError(
+            where,
+            f"{path!r}: {error}",
+            "package.module:function that Python can import",
+            "install the package, or run from the folder that holds the module",
+        ) from error
+    for part in attribute.split("."):
+        found = getattr(found, part, None)
+    if not callable(found):
+        raise UserError(where, f"{path!r}: {module_name} has no callable {attribute!r}", "package.module:function")
+    return found

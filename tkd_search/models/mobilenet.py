@@ -1,0 +1,64 @@
+"""torchvision's MobileNetV2 and V3 with any width, and with strides for small images."""
+
+from collections.abc import Sequence
+
+from torch import nn
+
+from tkd_search.models.strides import fit_strides
+from tkd_search.models.torchvision_compat import torchvision
+
+LAST_CHANNELS = 1280
+_CONV = torchvision.ops.misc.Conv2dNormActivation
+
+
+def divisible(channels: float, multiple: int = 8) -> int:
+    """``channels`` rounded to a multiple, at least one of it (the rule of MobileNet's own code, 90 % floor)."""
+    rounded = max(multiple, int(channels + multiple / 2) // multiple * multiple)
+    return rounded + multiple if rounded < 0.9 * channels else rounded
+
+
+def mobilenet_v2(
+    *,
+    num_classes: int,
+    width: float = 1.0,
+    size: int = 224,
+    small: bool = False,
+    last_channels: int | None = None,
+    stride_order: Sequence[int] | None = None,
+    dropout: float = 0.2,
+    round_nearest: int = 8,
+) -> nn.Module:
+    """MobileNetV2 (Sandler et al. 2018): torchvision's class.
+
+    Args:
+        num_classes: c.
+        width: multiplier of all channels. For ``small`` also of the last 1280, which torchvision never
+            scales below 1: at width 0.1 they would be most of the bytes.
+        size: side of the images.
+        small: fit the strides to ``size``.
+        last_channels: channels of the last convolution, d; default as said above.
+        stride_order: which of the five strides to keep first (positions 0 to 4); default for small: the
+            earliest, which is fastest.
+        dropout: before the classifier.
+        round_nearest: channels are multiples of this.
+    """
+    net = torchvision.models.MobileNetV2(
+        num_classes=num_classes, width_mult=width, dropout=dropout, round_nearest=round_nearest
+    )
+    if small and last_channels is None:
+        last_channels = divisible(LAST_CHANNELS * min(1.0, width), round_nearest)
+    if last_channels is not None and last_channels != net.last_channel:
+        _narrow_tail(net, last_channels)
+    if small:
+        fit_strides(net, size, order=tuple(range(5)) if stride_order is None else stride_order)
+    return net
+
+
+def _narrow_tail(net: nn.Module, channels: int) -> None:
+    """Replace the last convolution and the classifier by ones of ``channels``, initialised like torchvision's."""
+    net.features[-1] = _CONV(net.features[-1][0].in_channels, channels, 1, activation_layer=nn.ReLU6)
+    nn.init.kaiming_normal_(net.features[-1][0].weight, mode="fan_out")
+    net.classifier[-1] = nn.Linear(channels, net.classifier[-1].out_features)
+    nn.init.normal_(net.classifier[-1].weight, 0, 0.01)
+    nn.init.zeros_(net.classifier[-1].bias)
+    net.last_channel = channels
