@@ -52,9 +52,9 @@ def run_trial(study, suggestion=None, until=BUDGET):
     """Run one trial as a driver does; returns the decision that ended it, Continue at the full budget."""
     suggestion = suggestion or study.ask()
     for epoch in range(1, until + 1):
-        decision = study.report(record(suggestion, epoch))
+        decision = study.report(suggestion.trial_id, record(suggestion, epoch))
         if isinstance(decision, Stop):
-            study.prune(suggestion.trial_id, decision.reason)
+            study.prune(suggestion.trial_id, None, decision.reason)
             return decision
     if until == BUDGET:
         study.complete(suggestion.trial_id)
@@ -75,11 +75,11 @@ class TestEnds:
         study = open_study(journal)
         for accuracy in (0.5, 0.6, 0.1):
             suggestion = study.ask()
-            decision = study.report(record(suggestion, 1, accuracy))
+            decision = study.report(suggestion.trial_id, record(suggestion, 1, accuracy))
             if isinstance(decision, Stop):
-                study.prune(suggestion.trial_id, decision.reason)
+                study.prune(suggestion.trial_id, None, decision.reason)
             else:
-                study.complete(suggestion.trial_id, accuracy=accuracy)
+                study.complete(suggestion.trial_id, (1000, accuracy))
         broken = study.ask()
         study.fail(broken.trial_id, "out of memory")
         states = [t.state for t in optuna_trials(journal)]
@@ -88,17 +88,17 @@ class TestEnds:
     def test_values_are_bytes_and_accuracy(self, journal):
         study = open_study(journal)
         suggestion = study.ask()
-        study.report(record(suggestion, 1, 0.25))
+        study.report(suggestion.trial_id, record(suggestion, 1, 0.25))
         study.complete(suggestion.trial_id)
         assert optuna_trials(journal)[0].values == [size_of(suggestion.config), 0.25]
 
     def test_stopped_trials_have_no_values_but_keep_their_figures(self, journal):
         study = open_study(journal)
         first, second = study.ask(), study.ask()
-        study.report(record(first, 1, 0.9))
-        decision = study.report(record(second, 1, 0.1))
+        study.report(first.trial_id, record(first, 1, 0.9))
+        decision = study.report(second.trial_id, record(second, 1, 0.1))
         assert isinstance(decision, Stop)
-        study.prune(second.trial_id, decision.reason)
+        study.prune(second.trial_id, None, decision.reason)
         frozen = optuna_trials(journal)[1]
         assert frozen.values is None
         assert frozen.user_attrs["progress"]["curve"] == {"1": 0.1}
@@ -108,8 +108,8 @@ class TestEnds:
     def test_a_value_that_is_no_number_fails_the_trial(self, value):
         study = open_study()
         suggestion = study.ask()
-        assert isinstance(study.report(record(suggestion, 1, value)), Stop)
-        study.prune(suggestion.trial_id, "stopped")
+        assert isinstance(study.report(suggestion.trial_id, record(suggestion, 1, value)), Stop)
+        study.prune(suggestion.trial_id, None, "stopped")
         assert study.trial(suggestion.trial_id).state == "failed"
 
     def test_a_trial_without_reports_cannot_complete(self):
@@ -121,11 +121,11 @@ class TestEnds:
     def test_the_first_end_counts(self):
         study = open_study()
         suggestion = study.ask()
-        study.report(record(suggestion, 1))
+        study.report(suggestion.trial_id, record(suggestion, 1))
         study.complete(suggestion.trial_id)
         study.fail(suggestion.trial_id, "late crash")
         assert study.trial(suggestion.trial_id).state == "complete"
-        assert isinstance(study.report(record(suggestion, 2)), Stop)
+        assert isinstance(study.report(suggestion.trial_id, record(suggestion, 2)), Stop)
 
     def test_no_trial_is_running_at_the_end(self, journal):
         study = open_study(journal)
@@ -141,7 +141,7 @@ class TestRungs:
         study = open_study(rule=make_rule("stratified", full_budget=BUDGET, classes=10))
         suggestions = [study.ask() for _ in range(5)]
         for i in (3, 0, 4, 1, 2):
-            study.report(record(suggestions[i], 1, 0.5))
+            study.report(suggestions[i].trial_id, record(suggestions[i], 1, 0.5))
         assert [r.trial_id for r in study.records(1)] == ["t0003", "t0000", "t0004", "t0001", "t0002"]
         assert study.records(3) == ()
 
@@ -163,9 +163,9 @@ class TestRungs:
     def test_a_record_counts_once_with_the_same_answer(self):
         study = open_study()
         first, second = study.ask(), study.ask()
-        study.report(record(first, 1, 0.9))
-        stop = study.report(record(second, 1, 0.1))
-        again = study.report(record(second, 1, 0.95))
+        study.report(first.trial_id, record(first, 1, 0.9))
+        stop = study.report(second.trial_id, record(second, 1, 0.1))
+        again = study.report(second.trial_id, record(second, 1, 0.95))
         assert isinstance(stop, Stop)
         assert again == stop
         assert [r.accuracy for r in study.records(1)] == [0.9, 0.1]
@@ -176,7 +176,7 @@ class TestRungs:
             suggestion = study.ask()
             before = study.records(1)
             newcomer = record(suggestion, 1)
-            assert study.report(newcomer) == RULE.decide(before, newcomer)
+            assert study.report(suggestion.trial_id, newcomer) == RULE.decide(before, newcomer)
 
 
 class TestResume:
@@ -203,15 +203,27 @@ class TestResume:
         run_trial(again, again.unfinished()[0])
         assert len(optuna_trials(journal)) == 3
 
-    def test_a_stop_that_was_decided_but_not_told_is_told(self, journal):
+    def test_a_stop_that_was_decided_but_not_told_is_known(self, journal):
         study = open_study(journal)
         first, second = study.ask(), study.ask()
-        study.report(record(first, 1, 0.9))
-        stop = study.report(record(second, 1, 0.1))
+        study.report(first.trial_id, record(first, 1, 0.9))
+        stop = study.report(second.trial_id, record(second, 1, 0.1))
         assert isinstance(stop, Stop)  # and the driver dies here
         again = open_study(journal)
-        assert [s.trial_id for s in again.unfinished()] == [first.trial_id]
-        assert again.trial(second.trial_id).reason == stop.reason
+        assert [(s.trial_id, s.stop) for s in again.unfinished()] == [
+            (first.trial_id, None),
+            (second.trial_id, stop),
+        ]
+
+    def test_final_values_do_not_touch_the_rungs(self, journal):
+        study = open_study(journal)
+        suggestion = study.ask()
+        study.report(suggestion.trial_id, record(suggestion, 3, 0.4))
+        study.complete(suggestion.trial_id, (5000, 0.8))
+        again = open_study(journal)
+        assert [r.accuracy for r in again.records(3)] == [0.4]
+        assert again.trials()[0].curve == {3: 0.4, BUDGET: 0.8}
+        assert again.records() == again.records(3)
 
     def test_suggestions_go_on_as_if_never_interrupted(self, journal, tmp_path):
         settings = ProposerSettings(startup=4)

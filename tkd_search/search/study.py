@@ -21,21 +21,31 @@ from optuna.study import StudyDirection
 from tkd_search.records import TrialState
 from tkd_search.search.pareto import BYTES_AND_ACCURACY, nondominated_mask
 from tkd_search.search.proposer import Proposer, ProposerSettings
-from tkd_search.search.rungs import Continue, Decision, RungRecord, RungRule, Stop
+from tkd_search.search.rungs import Continue, Decision, Never, RungRecord, RungRule, Stop
 from tkd_search.search.space import Space
 from tkd_search.search.storage import open_storage
 from tkd_search.search.trials import OPTUNA_STATES, PROGRESS, StudyTrial, from_optuna, to_optuna
 
+_NOT_A_NUMBER = "validation accuracy is not a number"
 _DIRECTIONS = [StudyDirection.MINIMIZE, StudyDirection.MAXIMIZE]
 
 
 @dataclass(frozen=True)
 class Suggestion:
-    """A trial to run: its name, its number and its flat configuration (active searched leaves)."""
+    """A trial to run.
+
+    Attributes:
+        trial_id: its name, such as ``t0007``.
+        number: its position in the study, from 0.
+        config: flat configuration, active searched leaves only.
+        stop: of an unfinished trial alone: the rule's verdict, where the last driver died before it could
+            end the trial. Such a trial is to be pruned with this reason, not run.
+    """
 
     trial_id: str
     number: int
     config: Mapping[str, Any]
+    stop: Stop | None = None
 
 
 class SearchStudy:
@@ -52,6 +62,7 @@ class SearchStudy:
         *,
         space: Space,
         rule: RungRule,
+        full_budget: int,
         proposer: Proposer,
         enqueue: Sequence[Mapping[str, Any]] = (),
         earlier: Sequence[StudyTrial] = (),
@@ -59,13 +70,13 @@ class SearchStudy:
         """Use :meth:`open`."""
         self._storage, self._study_id = storage, study_id
         self._space, self._rule, self._proposer = space, rule, proposer
+        self._full_budget = full_budget
         self._enqueue = tuple(enqueue)
         self._earlier = _renumbered(earlier, space)
         remembered = storage.get_all_trials(study_id, deepcopy=False)
         self._trials = {trial.trial_id: trial for trial in map(from_optuna, remembered)}
         self._rungs = _rungs(self._trials.values())
         self._arrivals = sum(len(records) for records in self._rungs.values())
-        self._end_decided_trials()
 
     @classmethod
     def open(
@@ -74,8 +85,8 @@ class SearchStudy:
         storage: str | Path | BaseStorage | None,
         *,
         space: Space,
-        rule: RungRule,
         full_budget: int,
+        rule: RungRule | None = None,
         seed: int = 0,
         proposer: ProposerSettings | None = None,
         enqueue: Sequence[Mapping[str, Any]] = (),
@@ -87,8 +98,8 @@ class SearchStudy:
             name: name of the study in the storage.
             storage: path of a journal file, an Optuna URL, an open storage, or None for memory.
             space: the searched leaves.
-            rule: who is stopped at the rungs.
             full_budget: epochs of a whole trial.
+            rule: who is stopped at the rungs; nobody without one.
             seed: root seed of all suggestions.
             proposer: sampler, start points and learning.
             enqueue: configurations tried first, in this order; leaves that one leaves out are filled from
@@ -100,6 +111,7 @@ class SearchStudy:
         """
         _check_enqueued(enqueue, space)
         opened = storage if isinstance(storage, BaseStorage) else open_storage(storage)
+        rule = rule or Never()
         proposing = Proposer(
             space, proposer or ProposerSettings(), seed=seed, levels=rule.levels, full_budget=full_budget
         )
@@ -108,6 +120,7 @@ class SearchStudy:
             _create_or_load(opened, name),
             space=space,
             rule=rule,
+            full_budget=full_budget,
             proposer=proposing,
             enqueue=enqueue,
             earlier=earlier,
@@ -124,22 +137,22 @@ class SearchStudy:
         self._trials[trial.trial_id] = trial
         return Suggestion(trial.trial_id, number, trial.config)
 
-    def report(self, record: RungRecord) -> Decision:
+    def report(self, trial_id: str, record: RungRecord) -> Decision:
         """Take a trial's validation accuracy after an epoch, and decide where that epoch is a rung.
 
-        Every epoch may be reported; what is reported twice (a trial that went on from a checkpoint) is
-        taken once, with the same answer. An accuracy that is not a number answers :class:`Stop`, after
-        which :meth:`prune` counts the trial as failed.
+        Any epoch may be reported, those of the rungs must be. What is reported twice (a trial that went on
+        from a checkpoint) is taken once, with the same answer. An accuracy that is not a number answers
+        :class:`Stop`, after which :meth:`prune` counts the trial as failed.
 
         Raises:
             KeyError: no such trial.
         """
-        trial = self._trials[record.trial_id]
+        trial = self._trials[trial_id]
         if trial.state != "running":
             return Stop(trial.reason or f"the trial is {trial.state}")
         if not math.isfinite(record.accuracy):
-            self._put(dataclasses.replace(trial, reason="validation accuracy is not a number"))
-            return Stop("validation accuracy is not a number")
+            self._put(dataclasses.replace(trial, reason=_NOT_A_NUMBER))
+            return Stop(_NOT_A_NUMBER)
         known = trial.record_at(record.epoch)
         if known is not None:
             return self._replay(known)
@@ -147,25 +160,37 @@ class SearchStudy:
         trial = self._put(dataclasses.replace(trial, bytes=record.bytes, curve=curve))
         return self._decide(trial, record) if record.epoch in self._rule.levels else Continue()
 
-    def complete(self, trial_id: str, *, bytes: int | None = None, accuracy: float | None = None) -> None:
-        """End a trial that had the full budget; its values are the last reported ones unless given."""
+    def complete(self, trial_id: str, values: tuple[float, float] | None = None) -> None:
+        """End a trial that had the full budget.
+
+        Args:
+            trial_id: its name.
+            values: (bytes, validation accuracy at the full budget); the last reported ones unless given.
+        """
         trial = self._trials[trial_id]
-        size = trial.bytes if bytes is None else bytes
-        value = trial.accuracy if accuracy is None else accuracy
-        if size is None or not math.isfinite(value):
+        size, accuracy = values or (trial.bytes or 0, trial.accuracy)
+        if size <= 0 or not math.isfinite(accuracy):
             self.fail(trial_id, "no finite validation accuracy at the end")
             return
-        epoch = max(trial.epochs, 1)
-        trial = dataclasses.replace(trial, bytes=size, curve={**trial.curve, epoch: value})
-        self._end(trial, "complete", "", (float(size), value))
+        curve = {**trial.curve, self._full_budget: accuracy}
+        trial = dataclasses.replace(trial, bytes=int(size), curve=curve)
+        self._end(trial, "complete", "", (float(size), accuracy))
 
-    def prune(self, trial_id: str, reason: str) -> None:
-        """End a trial that was stopped early; its values stay as attributes."""
+    def prune(self, trial_id: str, values: tuple[float, float] | None, reason: str) -> None:
+        """End a trial that was stopped early; its figures stay as attributes.
+
+        Args:
+            trial_id: its name.
+            values: (bytes, last validation accuracy), where nothing was reported; else not needed.
+            reason: why, for the user.
+        """
         trial = self._trials[trial_id]
-        if trial.reason == "validation accuracy is not a number":
+        if trial.reason == _NOT_A_NUMBER:
             self.fail(trial_id, trial.reason)
-        else:
-            self._end(trial, "stopped", reason)
+            return
+        if trial.bytes is None and values is not None:
+            trial = dataclasses.replace(trial, bytes=int(values[0]))
+        self._end(trial, "stopped", reason)
 
     def fail(self, trial_id: str, reason: str) -> None:
         """End a trial that broke: NaN, a crash past its retries."""
@@ -173,11 +198,15 @@ class SearchStudy:
 
     def unfinished(self) -> tuple[Suggestion, ...]:
         """Trials that began and did not end, for a driver that resumes; they keep their numbers."""
-        return tuple(Suggestion(t.trial_id, t.number, t.config) for t in self.trials("running"))
+        return tuple(
+            Suggestion(t.trial_id, t.number, t.config, self._verdict(t)) for t in self.trials("running")
+        )
 
-    def records(self, epoch: int) -> tuple[RungRecord, ...]:
-        """What was recorded at a rung, in order of arrival."""
-        return tuple(self._rungs.get(epoch, ()))
+    def records(self, epoch: int | None = None) -> tuple[RungRecord, ...]:
+        """What was recorded at a rung in order of arrival; at every rung, lowest first, where none is given."""
+        if epoch is not None:
+            return tuple(self._rungs.get(epoch, ()))
+        return tuple(record for level in sorted(self._rungs) for record in self._rungs[level])
 
     def trials(self, *states: TrialState) -> tuple[StudyTrial, ...]:
         """Trials by number, those in the given states or all."""
@@ -217,13 +246,11 @@ class SearchStudy:
         records = self._rungs[record.epoch]
         return self._rule.decide(records[: records.index(record)], record)
 
-    def _end_decided_trials(self) -> None:
-        """Stop what the rule had stopped when the last driver died before it could say so."""
-        for trial in self.trials("running"):
-            last = trial.record_at(max(trial.arrivals, default=0))
-            decision = self._replay(last) if last is not None else Continue()
-            if isinstance(decision, Stop):
-                self.prune(trial.trial_id, decision.reason)
+    def _verdict(self, trial: StudyTrial) -> Stop | None:
+        """What the rule said at the trial's last rung, if that was to stop."""
+        last = trial.record_at(max(trial.arrivals, default=0))
+        decision = self._replay(last) if last is not None else Continue()
+        return decision if isinstance(decision, Stop) else None
 
     def _end(
         self, trial: StudyTrial, state: TrialState, reason: str, values: tuple[float, float] | None = None

@@ -1,0 +1,1 @@
+"""Recorded learning curves, a black box fitted on them, and searches replayed in virtual time."""

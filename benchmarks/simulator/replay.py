@@ -1,0 +1,218 @@
+"""A whole search in virtual time, by the study, rule and sampler code of the real one.
+
+``slots`` trials run at once; an epoch takes one unit of time, give or take a little per trial so that
+they do not march in step. Only the training is replaced, by a black box.
+"""
+
+import heapq
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.simulator.surrogate import BlackBox, Outcome
+from tkd_search.search.pareto import BYTES_AND_ACCURACY, nondominated_mask, normalised_hypervolume
+from tkd_search.search.rungs import RungRecord, Stop
+from tkd_search.search.study import SearchStudy, Suggestion
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Replay:
+    """What a simulated search did.
+
+    Attributes:
+        epochs: epochs spent when each whole trial ended [k], ascending.
+        hypervolume: normalised hypervolume of the whole trials after each of them [k].
+        epochs_spent: epochs of all trials.
+        trials: number of trials begun.
+        stopped: number of trials stopped early.
+        regret_stops: members of the full-information front that were stopped, ÷ its size.
+        lost_hypervolume: full-information hypervolume of all trials less that of the whole ones.
+        ask_seconds: wall seconds of each suggestion.
+        decide_seconds: wall seconds of each report (rule and bookkeeping).
+    """
+
+    epochs: NDArray[np.int64]
+    hypervolume: NDArray[np.float64]
+    epochs_spent: int
+    trials: int
+    stopped: int
+    regret_stops: float
+    lost_hypervolume: float
+    ask_seconds: Sequence[float]
+    decide_seconds: Sequence[float]
+
+    def at(self, epochs: float) -> float:
+        """Hypervolume once this many epochs were spent."""
+        reached = np.searchsorted(self.epochs, epochs, side="right")
+        return float(self.hypervolume[reached - 1]) if reached else 0.0
+
+    def epochs_to(self, hypervolume: float) -> float:
+        """Epochs spent when the hypervolume was first reached; inf if never."""
+        reached = np.flatnonzero(self.hypervolume >= hypervolume)
+        return float(self.epochs[reached[0]]) if reached.size else float("inf")
+
+
+@dataclass
+class _Running:
+    suggestion: Suggestion
+    outcome: Outcome
+    pace: float
+    epoch: int = 0
+
+
+class Simulation:
+    """One search over a black box; see :func:`simulate`."""
+
+    def __init__(
+        self,
+        study: SearchStudy,
+        black_box: BlackBox,
+        *,
+        full_budget: int,
+        slots: int,
+        max_epochs: int | None,
+        max_trials: int | None,
+        seed: int,
+    ) -> None:
+        self.study, self.black_box, self.full_budget = study, black_box, full_budget
+        self._slots, self._max_epochs, self._max_trials = slots, max_epochs, max_trials
+        self._rng = np.random.default_rng([seed, 7])
+        self._queue: list[tuple[float, int]] = []
+        self._running: dict[int, _Running] = {}
+        self.outcomes: dict[str, Outcome] = {}
+        self.epochs_spent = 0
+        self.whole: list[tuple[int, str]] = []
+        self.ask_seconds: list[float] = []
+        self.decide_seconds: list[float] = []
+
+    def run(self) -> None:
+        """Begin as many trials as there are slots, then serve events until the budget is spent."""
+        while len(self._running) < self._slots and self._begin(0.0):
+            pass
+        while self._queue:
+            now, number = heapq.heappop(self._queue)
+            if self._epoch(self._running[number]):
+                heapq.heappush(self._queue, (now + self._running[number].pace, number))
+            else:
+                del self._running[number]
+                self._begin(now)
+
+    def _begin(self, now: float) -> bool:
+        if self._max_epochs is not None and self.epochs_spent >= self._max_epochs:
+            return False
+        if self._max_trials is not None and len(self.outcomes) >= self._max_trials:
+            return False
+        suggestion = _timed(self.study.ask, self.ask_seconds)
+        outcome = self.black_box.evaluate(suggestion.config)
+        self.outcomes[suggestion.trial_id] = outcome
+        pace = float(self._rng.uniform(0.8, 1.2))
+        self._running[suggestion.number] = _Running(suggestion, outcome, pace)
+        heapq.heappush(self._queue, (now + pace, suggestion.number))
+        return True
+
+    def _epoch(self, running: _Running) -> bool:
+        """One epoch of one trial; whether it goes on."""
+        running.epoch += 1
+        self.epochs_spent += 1
+        trial_id = running.suggestion.trial_id
+        record = RungRecord(
+            trial_id=trial_id,
+            epoch=running.epoch,
+            bytes=running.outcome.bytes,
+            accuracy=float(running.outcome.accuracy[running.epoch - 1]),
+        )
+        decision = _timed(lambda: self.study.report(trial_id, record), self.decide_seconds)
+        if running.epoch >= self.full_budget:
+            self.study.complete(trial_id)
+            self.whole.append((self.epochs_spent, trial_id))
+            return False
+        if isinstance(decision, Stop):
+            self.study.prune(trial_id, None, decision.reason)
+            return False
+        return True
+
+
+def simulate(
+    study: SearchStudy,
+    black_box: BlackBox,
+    *,
+    full_budget: int,
+    classes: int,
+    big_model_bytes: float,
+    slots: int = 8,
+    max_epochs: int | None = None,
+    max_trials: int | None = None,
+    seed: int = 0,
+) -> Replay:
+    """Run a search until no trial may begin any more and all have ended.
+
+    Args:
+        study: the study that asks, decides and remembers.
+        black_box: what training would show.
+        full_budget: epochs of a whole trial.
+        classes: number of classes, for the hypervolume.
+        big_model_bytes: bytes of the big model, for the hypervolume.
+        slots: trials at once.
+        max_epochs: no trial begins once this many epochs are spent.
+        max_trials: no more trials than this.
+        seed: seed of the trials' pace.
+    """
+    simulation = Simulation(
+        study,
+        black_box,
+        full_budget=full_budget,
+        slots=slots,
+        max_epochs=max_epochs,
+        max_trials=max_trials,
+        seed=seed,
+    )
+    simulation.run()
+    return _summarise(simulation, classes=classes, big_model_bytes=big_model_bytes)
+
+
+def _summarise(simulation: Simulation, *, classes: int, big_model_bytes: float) -> Replay:
+    outcomes = simulation.outcomes
+    stopped = {trial.trial_id for trial in simulation.study.trials("stopped")}
+
+    def volume(ids: Sequence[str]) -> float:
+        return normalised_hypervolume(
+            [outcomes[i].bytes for i in ids],
+            [outcomes[i].accuracy[-1] for i in ids],
+            big_model_bytes=big_model_bytes,
+            classes=classes,
+        )
+
+    whole = [trial_id for _, trial_id in simulation.whole]
+    return Replay(
+        epochs=np.array([epochs for epochs, _ in simulation.whole], dtype=np.int64),
+        hypervolume=np.array([volume(whole[: i + 1]) for i in range(len(whole))]),
+        epochs_spent=simulation.epochs_spent,
+        trials=len(outcomes),
+        stopped=len(stopped),
+        regret_stops=_regret(outcomes, stopped),
+        lost_hypervolume=volume(list(outcomes)) - volume(whole),
+        ask_seconds=simulation.ask_seconds,
+        decide_seconds=simulation.decide_seconds,
+    )
+
+
+def _regret(outcomes: dict[str, Outcome], stopped: set[str]) -> float:
+    """Stopped members of the front of all trials, had each run to the end, ÷ size of that front."""
+    ids = list(outcomes)
+    points = [[outcomes[i].bytes, outcomes[i].accuracy[-1]] for i in ids]
+    front = nondominated_mask(points, BYTES_AND_ACCURACY)
+    members = [i for i, on_front in zip(ids, front, strict=True) if on_front]
+    return sum(i in stopped for i in members) / max(len(members), 1)
+
+
+def _timed(call: Callable[[], T], seconds: list[float]) -> T:
+    begin = time.perf_counter()
+    result = call()
+    seconds.append(time.perf_counter() - begin)
+    return result

@@ -1,0 +1,180 @@
+"""The black box of a simulated search: what a configuration's learning curve would be.
+
+Samplers propose points that no table holds. So extremely randomised trees are fitted on the recording,
+one output per epoch, the same for all searchers. What trees cannot explain (seeds, small validation sets)
+comes back as the residual curve of a recorded configuration that was predicted to do about as well, drawn
+once per configuration: whole curves, because what an early rung says about the end lives in them.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.ensemble import ExtraTreesRegressor
+from sklearn.model_selection import KFold, cross_val_predict
+
+from benchmarks.simulator.curves import Curves
+from tkd_search.search.fidelity import rank_correlation
+from tkd_search.search.space import Choice, Distribution, IntDistribution, Space
+
+Array = NDArray[np.float64]
+_NEIGHBOURS = 25
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a trial of a configuration would show: bytes, and validation accuracy by epoch [E]."""
+
+    bytes: int
+    accuracy: Array
+
+
+class BlackBox(Protocol):
+    """Evaluates configurations; the same configuration gives the same outcome."""
+
+    def evaluate(self, config: Mapping[str, Any]) -> Outcome:
+        """The whole curve of one configuration."""
+
+
+def encode(space: Space, config: Mapping[str, Any]) -> Array:
+    """A configuration as numbers in about [0, 1]: quantiles, one column per option, −1 where inactive."""
+    cells: list[float] = []
+    for leaf in space.order:
+        distribution = space.leaves[leaf]
+        if isinstance(distribution, Choice):
+            cells.extend(float(leaf in config and config[leaf] == option) for option in distribution.options)
+        else:
+            cells.append(quantile(distribution, config[leaf]) if leaf in config else -1.0)
+    return np.array(cells)
+
+
+def quantile(distribution: Distribution, value: float) -> float:
+    """Where a number lies in its range, in [0, 1]."""
+    if isinstance(distribution, Choice):
+        raise TypeError("options have no order")
+    low, high, at = float(distribution.low), float(distribution.high), float(value)
+    if distribution.log and isinstance(distribution, IntDistribution):
+        low, high = low - 0.5, high + 0.5
+    if distribution.log:
+        low, high, at = np.log(low), np.log(high), np.log(at)
+    return float((at - low) / (high - low)) if high > low else 0.5
+
+
+@dataclass(frozen=True)
+class Fidelity:
+    """How good the black box is on configurations it did not see (5 folds), at some epochs."""
+
+    r_squared: Mapping[int, float]
+    rank_correlation: Mapping[int, float]
+
+    def __str__(self) -> str:
+        parts = (
+            f"epoch {epoch}: R² {share:.2f}, rank correlation {self.rank_correlation[epoch]:.2f}"
+            for epoch, share in self.r_squared.items()
+        )
+        return "; ".join(parts)
+
+
+class Surrogate:
+    """Trees over a recording.
+
+    Args:
+        curves: the recording.
+        seed: seed of the trees and of the residuals; it stays the same for all searchers and their seeds.
+        size_of: exact bytes of a configuration; by default the recorded student that is nearest in its
+            ``student.*`` leaves.
+        trees: number of trees.
+        noise: scale of the residuals, 1 for as recorded, 0 for none.
+    """
+
+    def __init__(
+        self,
+        curves: Curves,
+        *,
+        seed: int = 0,
+        size_of: Callable[[Mapping[str, Any]], int] | None = None,
+        trees: int = 100,
+        noise: float = 1.0,
+    ) -> None:
+        self._curves, self._seed, self._noise = curves, seed, noise
+        self._size_of = size_of or _NearestSize(curves)
+        self._forest = ExtraTreesRegressor(
+            trees, min_samples_leaf=2, max_features=0.5, random_state=seed, n_jobs=1
+        )
+        self._inputs = np.array([encode(curves.space, config) for config in curves.configs])
+        self._held_out = self._predict_held_out()
+        self._forest.fit(self._inputs, curves.accuracy)
+        self._known: dict[str, Outcome] = {}
+
+    def evaluate(self, config: Mapping[str, Any]) -> Outcome:
+        """The curve of one configuration: the trees' prediction and a residual curve, clipped to [0, 1]."""
+        key = json.dumps(config, sort_keys=True, default=str)
+        if key not in self._known:
+            predicted = self._forest.predict(encode(self._curves.space, config)[None])[0]
+            residual = self._residual(predicted, key)
+            accuracy = np.clip(predicted + self._noise * residual, 0.0, 1.0)
+            self._known[key] = Outcome(int(self._size_of(config)), accuracy)
+        return self._known[key]
+
+    @cached_property
+    def fidelity(self) -> Fidelity:
+        """Held-out quality at 1/9, 1/3 and all of the budget."""
+        truth, epochs = self._curves.accuracy, self._curves.epochs
+        shown = sorted({max(1, round(epochs / 9)), max(1, round(epochs / 3)), epochs})
+        errors = ((truth - self._held_out) ** 2).sum(axis=0)
+        spread = ((truth - truth.mean(axis=0)) ** 2).sum(axis=0)
+        return Fidelity(
+            {e: float(1 - errors[e - 1] / max(spread[e - 1], 1e-12)) for e in shown},
+            {e: rank_correlation(truth[:, e - 1].tolist(), self._held_out[:, e - 1].tolist()) for e in shown},
+        )
+
+    def _predict_held_out(self) -> Array:
+        folds = KFold(min(5, len(self._curves)), shuffle=True, random_state=self._seed)
+        predicted = cross_val_predict(self._forest, self._inputs, self._curves.accuracy, cv=folds)
+        return np.asarray(predicted).reshape(self._curves.accuracy.shape)
+
+    def _residual(self, predicted: Array, key: str) -> Array:
+        """The residual curve of one of the recorded configurations that were predicted to end alike."""
+        distance = np.abs(self._held_out[:, -1] - predicted[-1])
+        near = np.argsort(distance, kind="stable")[:_NEIGHBOURS]
+        digest = hashlib.sha256(f"{self._seed}/{key}".encode()).digest()
+        chosen = near[int.from_bytes(digest[:4], "big") % len(near)]
+        return np.asarray(self._curves.accuracy[chosen] - self._held_out[chosen])
+
+
+class Table:
+    """The recorded rows alone: a configuration stands for the nearest recorded one."""
+
+    def __init__(self, curves: Curves) -> None:
+        self._curves = curves
+        self._inputs = np.array([encode(curves.space, config) for config in curves.configs])
+
+    def nearest(self, config: Mapping[str, Any], without: frozenset[int] = frozenset()) -> int:
+        """Index of the recorded configuration nearest in encoded distance, some left out."""
+        distance = np.abs(self._inputs - encode(self._curves.space, config)).sum(axis=1)
+        distance[list(without)] = np.inf
+        return int(distance.argmin())
+
+    def evaluate(self, config: Mapping[str, Any]) -> Outcome:
+        """The recorded curve of the nearest configuration (itself, where it was recorded)."""
+        row = self.nearest(config)
+        return Outcome(int(self._curves.bytes[row]), self._curves.accuracy[row])
+
+
+class _NearestSize:
+    """Bytes of the recorded student that is nearest in the leaves that decide its size."""
+
+    def __init__(self, curves: Curves) -> None:
+        leaves = {k: d for k, d in curves.space.leaves.items() if k.startswith("student.")}
+        self._space = Space(leaves or curves.space.leaves)
+        self._inputs = np.array([encode(self._space, config) for config in curves.configs])
+        self._bytes = curves.bytes
+
+    def __call__(self, config: Mapping[str, Any]) -> int:
+        distance = np.abs(self._inputs - encode(self._space, config)).sum(axis=1)
+        return int(self._bytes[distance.argmin()])
