@@ -122,6 +122,23 @@ class Config:
             )
         return Settings(seed=tree["seed"], **parts)
 
+    def enqueued(self) -> tuple[dict[str, Any], ...]:
+        """The configurations to try first, as far as this space allows.
+
+        A leaf that is fixed (by ``--set``, say) or whose range excludes the value is left to the sampler;
+        entries that become equal are tried once.
+        """
+        points: list[dict[str, Any]] = []
+        for wish in self.settings().search.enqueue:
+            point = {
+                key: value
+                for key, value in wish.items()
+                if key in self.space.leaves and self.space.leaves[key].contains(value)
+            }
+            if point and point not in points:
+                points.append(point)
+        return tuple(points)
+
     def to_yaml(self) -> str:
         """The resolved tree, as a file that reproduces this experiment."""
         return yaml.safe_dump(copy.deepcopy(dict(self.tree)), sort_keys=False, allow_unicode=True)
@@ -309,7 +326,9 @@ def _at_point(tree: Mapping[str, Any], space: Space, point: Mapping[str, Any]) -
             node.pop(leaf)
     unknown = set(point) - set(space.leaves)
     if unknown:
-        raise UserError(sorted(unknown)[0], "a value for a leaf that is not searched", ", ".join(space.leaves))
+        raise UserError(
+            sorted(unknown)[0], "a value for a leaf that is not searched", ", ".join(space.leaves)
+        )
     return plain
 
 
@@ -332,10 +351,10 @@ def _check_together(config: Config) -> None:
             f"{batch} over {workers} workers",
             "at least 2 rows per worker (resources.workers_per_trial)",
         )
+    known = flatten(config.tree)
     for i, point in enumerate(settings.search.enqueue):
-        for key, value in point.items():
-            if key not in config.space.leaves:
-                known = ", ".join(config.space.leaves) or "nothing: no leaf holds a distribution"
-                raise UserError(f"search.enqueue.{i}.{key}", f"{value!r} for a leaf not searched", known)
-            if not config.space.leaves[key].contains(value):
-                raise UserError(f"search.enqueue.{i}.{key}", f"{value!r}", f"{config.space.leaves[key]}")
+        for key in point:
+            if key not in known:
+                nearest = difflib.get_close_matches(key, known, 1, cutoff=0.5)
+                hint = f"did you mean {nearest[0]}?" if nearest else ""
+                raise UserError(f"search.enqueue.{i}.{key}", "an unknown key", "dotted keys of leaves", hint)

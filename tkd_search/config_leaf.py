@@ -8,7 +8,13 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 from pydantic import Field, TypeAdapter, ValidationError
 
 from tkd_search.errors import UserError
-from tkd_search.search.space import Choice, Distribution, FloatDistribution, IntDistribution, parse_distribution
+from tkd_search.search.space import (
+    Choice,
+    Distribution,
+    FloatDistribution,
+    IntDistribution,
+    parse_distribution,
+)
 from tkd_search.setting import bounds_text
 
 _KINDS = ("float", "int", "choice")
@@ -67,7 +73,9 @@ def _distribution(value: Any, path: str, field: "dataclasses.Field[Any]") -> Dis
         return parse_distribution(value)
     except ValueError as error:
         raise UserError(
-            path, f"{value!r}: {error}", "{float: [low, high], log: true}, {int: [low, high]}, {choice: [a, b]}"
+            path,
+            f"{value!r}: {error}",
+            "{float: [low, high], log: true}, {int: [low, high]}, {choice: [a, b]}",
         ) from error
 
 

@@ -30,10 +30,12 @@ class Broker:
         self._changed = asyncio.Condition()
 
     async def attach(self, slot: str, info: dict[str, Any]) -> None:
+        """A group came up."""
         self._boxes.attach(slot, info)
         await self._notify()
 
     async def take(self, slot: str, after: int) -> tuple[int, dict[str, Any]] | None:
+        """The next job for a group, None after one long poll without."""
         return await self._wait(lambda: self._boxes.take(slot, after), POLL_SECONDS)
 
     async def push(self, slot: str, job_id: int, result: dict[str, Any]) -> bool:
@@ -48,17 +50,18 @@ class Broker:
 
     async def wait_superseded(self, slot: str, job_id: int) -> bool:
         """True as soon as the job is superseded, False after one long poll."""
-        return bool(
-            await self._wait(lambda: self._boxes.superseded(slot, job_id) or None, POLL_SECONDS)
-        )
+        return bool(await self._wait(lambda: self._boxes.superseded(slot, job_id) or None, POLL_SECONDS))
 
     async def lease(self, holder: str, timeout: float) -> Lease | None:
+        """A free slot, waited for; None where none became free in time."""
         return await self._wait(lambda: self._boxes.lease(holder, time.monotonic()), timeout, every=1.0)
 
     async def beat(self, lease: Lease) -> bool:
+        """Renew a lease; False where it is lost."""
         return self._boxes.beat(lease, time.monotonic())
 
     async def release(self, lease: Lease) -> None:
+        """Give a slot back."""
         self._boxes.release(lease)
         await self._notify()
 
@@ -81,18 +84,22 @@ class Broker:
         return True, result
 
     async def withdraw(self, lease: Lease) -> None:
+        """Stop the job of a slot."""
         self._boxes.withdraw(lease)
         await self._notify()
 
     async def retire(self, slot: str) -> None:
+        """Ask a slot to end once nobody holds it."""
         self._boxes.retire(slot)
         await self._notify()
 
     async def forget(self, slot: str) -> None:
+        """A group is gone for good."""
         self._boxes.forget(slot)
         await self._notify()
 
     async def overview(self) -> dict[str, dict[str, Any]]:
+        """State of every slot."""
         self._boxes.expire(time.monotonic())
         return self._boxes.overview()
 

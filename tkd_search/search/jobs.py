@@ -1,4 +1,4 @@
-"""What a warm worker group can be asked to do: train the big model, compute the bank, train a student, test the front.
+"""What a warm worker group can be asked to do: train F, compute the bank, train a student, test the front.
 
 A job is a plain dictionary with a ``kind``; its results are pushed as plain dictionaries too, so that
 broker, Tune and the study never see a tensor. Whatever a job leaves on disk is written atomically.
@@ -6,7 +6,6 @@ broker, Tune and the study never see a tensor. Whatever a job leaves on disk is 
 
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -29,28 +28,10 @@ from tkd_search.models import (
     save_weights,
 )
 from tkd_search.search.checkpoint import TrialCheckpoint
+from tkd_search.search.job_context import JobContext
 from tkd_search.search.seeds import child_seed
 
 EVAL_BATCH = 512
-
-
-@dataclass(frozen=True)
-class JobContext:
-    """What a job may use of the group it runs on.
-
-    Attributes:
-        rank: this worker's rank. workers: how many there are.
-        workers: number of ranks.
-        device: torch device name.
-        push: delivers a result (on rank 0; a no-op on the others), waiting while the mailbox is full.
-        should_stop: the same answer on every rank; True once the job is superseded.
-    """
-
-    rank: int
-    workers: int
-    device: str
-    push: Callable[[dict[str, Any]], None]
-    should_stop: Callable[[], bool]
 
 
 def run_job(job: dict[str, Any], context: JobContext) -> None:
@@ -69,9 +50,7 @@ def train_big_model(job: dict[str, Any], context: JobContext) -> None:
     model_settings = settings.big_models[job["index"]]
     folder = Path(job["folder"])
     torch.manual_seed(child_seed(settings.seed, "big_model", job["index"]))
-    model = build_big_model(
-        model_settings, classes=data.num_classes, channels=data.channels, size=data.size
-    )
+    model = build_big_model(model_settings, classes=data.num_classes, channels=data.channels, size=data.size)
     if model_settings.weights is None:
         train = TrainSettings(
             epochs=model_settings.epochs,

@@ -34,12 +34,20 @@ class WarmPool:
         resources: what one group takes.
         slots: groups to request; those that do not fit yet stay pending and are the autoscaler's demand.
         storage: folder or URI for Ray Train's own bookkeeping.
+        runner: ``package.module:function`` that runs a job.
     """
 
     def __init__(
-        self, broker: ActorHandle, resources: ResourceSettings, slots: int, storage: str | Path
+        self,
+        broker: ActorHandle,
+        resources: ResourceSettings,
+        slots: int,
+        storage: str | Path,
+        *,
+        runner: str = "tkd_search.search.jobs:run_job",
     ) -> None:
         self._broker, self._resources, self._storage = broker, resources, str(storage)
+        self._runner = runner
         self._groups: dict[str, _Group] = {}
         self._started = 0
         self._closing = threading.Event()
@@ -89,7 +97,7 @@ class WarmPool:
         group.thread.start()
 
     def _run(self, slot: str) -> None:
-        trainer = group_trainer(self._broker, slot, self._resources, self._storage)
+        trainer = group_trainer(self._broker, slot, self._resources, self._storage, self._runner)
         try:
             trainer.fit()
         except BaseException as error:
@@ -106,7 +114,9 @@ class WarmPool:
                     self._start()
 
 
-def group_trainer(broker: ActorHandle, slot: str, resources: ResourceSettings, storage: str) -> TorchTrainer:
+def group_trainer(
+    broker: ActorHandle, slot: str, resources: ResourceSettings, storage: str, runner: str
+) -> TorchTrainer:
     """The never-ending Ray Train run behind one slot."""
     per_worker: dict[str, Any] = {"CPU": resources.cpus_per_worker}
     if resources.gpus_per_worker:
@@ -116,6 +126,7 @@ def group_trainer(broker: ActorHandle, slot: str, resources: ResourceSettings, s
         train_loop_config={
             "broker": broker,
             "slot": slot,
+            "runner": runner,
             "threads": max(1, int(resources.cpus_per_worker)),
         },
         scaling_config=ScalingConfig(

@@ -16,8 +16,14 @@ class SearchSettings:
     plateau: int | None = setting(
         None, ge=1, doc="end after this many finished trials without gain in hypervolume", searchable=False
     )
-    sampler: str = setting(
-        "tpe", doc="tpe, nsga2, gp, random, qmc or package.module:Class", searchable=False
+    sampler: str = setting("tpe", doc="tpe, nsga2, gp, random, qmc or package.module:Class", searchable=False)
+    sampler_args: dict[str, Any] = setting(
+        default_factory=dict, doc="further arguments of the sampler", searchable=False
+    )
+    learning: str = setting(
+        "extrapolated",
+        doc="what the sampler learns from stopped trials: extrapolated, highest_rung or full (nothing)",
+        searchable=False,
     )
     startup_trials: int = setting(
         20, ge=0, doc="quasi-random trials before the sampler's model", searchable=False

@@ -18,19 +18,24 @@ STALL_SECONDS = 1800.0
 class SlotTrainable(tune.Trainable):
     """One trial after the other on leased slots (``reuse_actors=True``).
 
-    ``config`` holds ``trial_id`` and ``job`` (the job to post). One step is one epoch. A trial that
-    fails reports ``failed`` with its reason and ends; an exception here is infrastructure and makes Tune
-    try the trial again from its own checkpoint.
+    ``config`` holds ``trial_id``, ``point`` and ``after_epoch``; ``common`` the rest of the job. One step
+    is one epoch. A trial that fails reports ``failed`` with its reason and ends; an exception here is
+    infrastructure and makes Tune try the trial again from its own checkpoint.
     """
 
     @classmethod
     def default_resource_request(cls, config: dict[str, Any]) -> PlacementGroupFactory:
-        """Next to nothing: the worker groups hold the resources."""
-        return PlacementGroupFactory([{"CPU": 0.001}])
+        """A byte: the worker groups hold all the cores, and Tune refuses an empty request."""
+        return PlacementGroupFactory([{"CPU": 0, "memory": 1}])
 
-    def setup(self, config: dict[str, Any], broker: ActorHandle | None = None) -> None:
-        """Lease a slot; Tune calls this once per actor."""
-        self._broker = broker
+    def setup(
+        self,
+        config: dict[str, Any],
+        broker: ActorHandle | None = None,
+        common: dict[str, Any] | None = None,
+    ) -> None:
+        """Take the first trial; Tune calls this once per actor."""
+        self._broker, self._common = broker, common or {}
         self._client: SlotClient | None = None
         self._start(config)
 
@@ -72,7 +77,14 @@ class SlotTrainable(tune.Trainable):
         """Nothing; see :meth:`save_checkpoint`."""
 
     def _start(self, config: dict[str, Any]) -> None:
-        self._trial, self._job = config["trial_id"], config["job"]
+        self._trial = config["trial_id"]
+        self._job = {
+            **self._common,
+            "trial_id": self._trial,
+            "point": config["point"],
+            "after_epoch": config["after_epoch"],
+            "folder": f"{self._common['trials']}/{self._trial}",
+        }
         self._posted = False
         self._last: dict[str, Any] = {"epoch": self._job.get("after_epoch", 0)}
 

@@ -4,6 +4,7 @@ Runs inside Ray Train (``train_loop_per_worker``). Starting a group costs second
 a job costs a tenth of one.
 """
 
+import importlib
 import os
 import threading
 import traceback
@@ -16,20 +17,22 @@ import torch
 import torch.distributed as dist
 from ray.actor import ActorHandle
 
-from tkd_search.search.jobs import JobContext, run_job
-from tkd_search.search.mailbox import LeaseLostError
+from tkd_search.search.job_context import JobContext
 
 
 def worker_loop(config: dict[str, Any]) -> None:
     """Serve jobs until told to exit.
 
     Args:
-        config: ``broker`` (actor handle), ``slot`` (name), ``threads`` (per worker, int).
+        config: ``broker`` (actor handle), ``slot`` (name), ``threads`` (per worker, int), ``runner``
+            (``package.module:function`` that takes a job and a :class:`JobContext`).
     """
     torch.set_num_threads(config["threads"])
     context = ray.train.get_context()
     ranks = _Ranks(context.get_world_rank(), context.get_world_size())
     broker, slot = config["broker"], config["slot"]
+    module, _, function = config["runner"].partition(":")
+    run_job = getattr(importlib.import_module(module), function)
     if ranks.rank == 0:
         info = {"pid": os.getpid(), "node": ray.get_runtime_context().get_node_id(), "workers": ranks.size}
         ray.get(broker.attach.remote(slot, info))
@@ -41,10 +44,17 @@ def worker_loop(config: dict[str, Any]) -> None:
         job_id, job = taken
         if job["kind"] == "exit":
             return
-        _serve(broker, slot, job_id, job, ranks)
+        _serve(run_job, broker, slot, job_id, job, ranks)
 
 
-def _serve(broker: ActorHandle, slot: str, job_id: int, job: dict[str, Any], ranks: "_Ranks") -> None:
+def _serve(
+    run_job: Callable[[dict[str, Any], JobContext], None],
+    broker: ActorHandle,
+    slot: str,
+    job_id: int,
+    job: dict[str, Any],
+    ranks: "_Ranks",
+) -> None:
     """Run one job; a failing one is reported and must not take the warm group with it."""
     superseded = threading.Event()
     finished = threading.Event()
@@ -114,6 +124,3 @@ class _Ranks:
         box = torch.tensor([int(flag)])
         dist.broadcast(box, src=0, group=self._group)
         return bool(box.item())
-
-
-__all__ = ["LeaseLostError", "worker_loop"]

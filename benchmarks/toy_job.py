@@ -1,0 +1,36 @@
+"""A job that trains nothing of interest for a given time: it isolates the cost of orchestration."""
+
+import time
+from typing import Any
+
+import torch
+
+from tkd_search.search.job_context import JobContext
+
+
+def run_toy_job(job: dict[str, Any], context: JobContext) -> None:
+    """Train a linear layer for ``point["seconds"]``, spread over ``epochs`` epochs of ten batches."""
+    point, epochs = job["point"], job["epochs"]
+    if point.get("fail"):
+        raise ValueError("this configuration fails")
+    model = torch.nn.Linear(64, 10)
+    optimiser = torch.optim.SGD(model.parameters(), lr=0.01)
+    for epoch in range(job["after_epoch"] + 1, epochs + 1):
+        for _ in range(10):
+            if context.should_stop():
+                return
+            loss = model(torch.randn(32, 64)).square().mean()
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+            time.sleep(point["seconds"] / epochs / 10)
+        context.push(
+            {
+                "kind": "epoch",
+                "epoch": epoch,
+                "val_accuracy": point.get("accuracy", 0.5) * epoch / epochs,
+                "metrics": {"loss": loss.item()},
+                "last": epoch == epochs,
+            }
+        )
+    context.push({"kind": "done"})

@@ -1,0 +1,100 @@
+"""Leases, fencing and back-pressure of the mailboxes, without Ray and without a clock."""
+
+import pytest
+
+from tkd_search.search.mailbox import LeaseLostError, Mailboxes
+
+
+@pytest.fixture
+def boxes() -> Mailboxes:
+    boxes = Mailboxes(time_to_live=10, ahead=2)
+    boxes.attach("a", {"pid": 1})
+    return boxes
+
+
+def test_a_slot_has_one_holder_at_a_time(boxes):
+    first = boxes.lease("one", 0.0)
+    assert first is not None
+    assert boxes.lease("two", 0.0) is None
+    boxes.release(first)
+    assert boxes.lease("two", 0.0) is not None
+
+
+def test_results_come_back_in_order_and_once(boxes):
+    lease = boxes.lease("one", 0.0)
+    job_id = boxes.post(lease, {"kind": "trial"})
+    assert boxes.take("a", after=-1) == (job_id, {"kind": "trial"})
+    assert boxes.take("a", after=job_id) is None
+    assert [boxes.push("a", job_id, {"epoch": i}) for i in (1, 2)] == ["accepted"] * 2
+    assert [boxes.pull(lease, job_id) for _ in range(3)] == [{"epoch": 1}, {"epoch": 2}, None]
+
+
+def test_a_group_may_not_run_further_ahead_than_allowed(boxes):
+    lease = boxes.lease("one", 0.0)
+    job_id = boxes.post(lease, {})
+    answers = [boxes.push("a", job_id, {"epoch": i}) for i in (1, 2, 3)]
+    assert answers == ["accepted", "accepted", "full"]
+    boxes.pull(lease, job_id)
+    assert boxes.push("a", job_id, {"epoch": 3}) == "accepted"
+
+
+def test_a_new_job_supersedes_the_old_one_at_once(boxes):
+    lease = boxes.lease("one", 0.0)
+    old = boxes.post(lease, {"n": 1})
+    new = boxes.post(lease, {"n": 2})
+    assert boxes.push("a", old, {"epoch": 1}) == "superseded"
+    assert boxes.superseded("a", old)
+    assert boxes.take("a", after=old) == (new, {"n": 2})
+    with pytest.raises(LeaseLostError):
+        boxes.pull(lease, old)
+
+
+def test_a_silent_holder_loses_its_slot_and_cannot_disturb_its_successor(boxes):
+    silent = boxes.lease("silent", 0.0)
+    boxes.post(silent, {"n": 1})
+    successor = boxes.lease("successor", 10.5)
+    job_id = boxes.post(successor, {"n": 2})
+    assert not boxes.beat(silent, 11.0)
+    with pytest.raises(LeaseLostError):
+        boxes.post(silent, {"n": 3})
+    boxes.release(silent)
+    boxes.withdraw(silent)
+    assert boxes.take("a", after=-1) == (job_id, {"n": 2})
+
+
+def test_a_beating_holder_keeps_its_slot(boxes):
+    lease = boxes.lease("one", 0.0)
+    for now in (5.0, 14.0, 23.0):
+        assert boxes.beat(lease, now)
+    assert boxes.lease("two", 25.0) is None
+
+
+def test_a_group_that_comes_up_again_is_handed_its_unfinished_job(boxes):
+    lease = boxes.lease("one", 0.0)
+    job_id = boxes.post(lease, {"n": 1})
+    boxes.take("a", after=-1)
+    boxes.attach("a", {"pid": 2})
+    assert boxes.take("a", after=-1) == (job_id, {"n": 1})
+
+
+def test_a_broker_that_forgot_everything_takes_nothing_of_the_former_for_its_own():
+    before, after = Mailboxes(generation=1), Mailboxes(generation=2)
+    before.attach("a", {})
+    lease = before.lease("one", 0.0)
+    job_id = before.post(lease, {})
+    assert after.take("a", after=job_id) is None  # the group attaches by asking
+    assert after.push("a", job_id, {}) == "superseded"
+    assert not after.beat(lease, 0.0)
+    fresh = after.lease("two", 0.0)
+    assert after.post(fresh, {}) != job_id
+
+
+def test_a_retiring_slot_ends_only_when_nobody_holds_it(boxes):
+    lease = boxes.lease("one", 0.0)
+    job_id = boxes.post(lease, {"kind": "trial"})
+    boxes.retire("a")
+    assert boxes.take("a", after=-1)[0] == job_id
+    assert boxes.take("a", after=job_id) is None
+    boxes.release(lease)
+    assert boxes.take("a", after=job_id)[1] == {"kind": "exit"}
+    assert boxes.lease("two", 0.0) is None

@@ -1,0 +1,48 @@
+"""Arithmetic of slots."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tkd_search.errors import UserError
+from tkd_search.search.preflight import plan_slots
+from tkd_search.search.settings import ResourceSettings
+
+
+def test_slots_fill_the_nodes():
+    resources = ResourceSettings(workers_per_trial=2, cpus_per_worker=1.5)
+    assert plan_slots(resources, [{"CPU": 4}, {"CPU": 2}], trials=100).count == 1
+    assert plan_slots(resources, [{"CPU": 4}, {"CPU": 3}], trials=100).count == 2
+
+
+def test_what_never_fits_is_refused_with_the_sum():
+    with pytest.raises(UserError) as caught:
+        plan_slots(ResourceSettings(workers_per_trial=3), [{"CPU": 2}], trials=1)
+    assert "3 workers × 1 CPU" in str(caught.value)
+    assert "2 CPU" in str(caught.value)
+    assert "at most 2 workers" in str(caught.value)
+
+
+def test_a_fraction_of_a_gpu_is_never_spread_over_two():
+    resources = ResourceSettings(gpus_per_worker=0.6)
+    assert plan_slots(resources, [{"CPU": 16, "GPU": 2}], trials=10).count == 2
+    quarter = ResourceSettings(gpus_per_worker=0.25)
+    assert plan_slots(quarter, [{"CPU": 16, "GPU": 1}], trials=10).count == 4
+    with pytest.raises(UserError, match="GPU"):
+        plan_slots(quarter, [{"CPU": 16}], trials=10)
+
+
+@given(
+    cpus=st.lists(st.integers(1, 64), min_size=1, max_size=5),
+    workers=st.integers(1, 4),
+    limit=st.integers(1, 100),
+)
+def test_never_more_slots_than_cores_trials_or_the_limit(cpus, workers, limit):
+    resources = ResourceSettings(workers_per_trial=workers, max_concurrent=limit)
+    nodes = [{"CPU": float(count)} for count in cpus]
+    if sum(cpus) < workers:
+        with pytest.raises(UserError):
+            plan_slots(resources, nodes, trials=7)
+    else:
+        count = plan_slots(resources, nodes, trials=7).count
+        assert 1 <= count <= min(limit, 7, sum(cpus) // workers)

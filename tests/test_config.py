@@ -1,0 +1,127 @@
+"""The configuration tree: what is refused, with which words, and what a point of the space becomes."""
+
+import pytest
+import yaml
+
+from tkd_search.config import BUDGET_KEYS, CONFIG_FOLDER, differences, load_config, parse_config
+from tkd_search.errors import UserError
+from tkd_search.search.space import Choice, FloatDistribution
+
+
+def minimal(**sections: object) -> dict[str, object]:
+    return {"name": "test", **sections}
+
+
+@pytest.mark.parametrize("file", sorted(CONFIG_FOLDER.glob("*.yaml")), ids=lambda file: file.stem)
+def test_every_shipped_configuration_is_valid_and_says_what_it_is(file):
+    config = load_config(file)
+    assert config.space.leaves
+    assert file.read_text().startswith("# ")
+    assert f"configs/{file.name}" in file.read_text() or file.stem == "digits"
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("method.kk=3", ["method.kk", "unknown key", "method.k"]),
+        ("methd.k=3", ["methd", "did you mean method"]),
+        ("method.k=0", ["method.k", "found 0", "≥ 1"]),
+        ("method.k=abc", ["method.k", "'abc'", "whole number"]),
+        ("method.k=true", ["method.k", "True", "whole number"]),
+        ("method.lam=2", ["method.lam", "found 2", "≤ 1"]),
+        ("method.lam={float: [0.5, 1.5]}", ["method.lam", "1.5", "≤ 1"]),
+        ("student.width={float: [2, 1]}", ["student.width", "low 2 is above high 1"]),
+        ("student.width={float: [0, 1], log: true}", ["student.width", "log scale"]),
+        ("student.width={float: [1], lg: true}", ["student.width", "lg"]),
+        ("method.activation=relux", ["method.activation", "relux", "swish"]),
+        ("method.activation={choice: [swish, relux]}", ["method.activation", "relux"]),
+        ("method.k={float: [1, 3]}", ["method.k", "int"]),
+        ("data.name={choice: [digits]}", ["data.name", "not searched"]),
+        ("seed={int: [0, 3]}", ["seed", "not searched"]),
+        ("method=3", ["method", "mapping"]),
+        ("name=../x", ["name", "../x"]),
+        ("method.k", ["--set", "key.path=value"]),
+        ("search.enqueue=[{method.zz: 1}]", ["search.enqueue.0.method.zz", "unknown"]),
+        ("resources.workers_per_trial=64", ["training.batch_size", "64 workers"]),
+        ("training.epochs=[1", ["--set training.epochs", "YAML"]),
+    ],
+)
+def test_bad_settings_name_path_value_and_what_is_allowed(override, words):
+    with pytest.raises(UserError) as caught:
+        load_config(None, [override])
+    message = str(caught.value)
+    assert caught.value.exit_code == 2
+    for word in words:
+        assert word in message
+
+
+def test_missing_file_names_the_nearest():
+    with pytest.raises(UserError, match=r"configs/digits\.yaml"):
+        load_config("configs/digit.yaml")
+
+
+def test_text_that_is_no_yaml(tmp_path):
+    (tmp_path / "bad.yaml").write_text("a: [1\n")
+    with pytest.raises(UserError, match="not YAML"):
+        load_config(tmp_path / "bad.yaml")
+
+
+def test_numbers_that_yaml_reads_as_text_are_numbers():
+    assert load_config(None, ["training.lr=1e-3"]).settings().training.lr == 1e-3
+
+
+def test_any_searchable_leaf_takes_a_distribution_and_a_point_fills_it():
+    config = parse_config(
+        minimal(
+            student={"name": {"choice": ["mobilenet_v2", "resnet18"]}, "args": {"depth": {"int": [1, 3]}}},
+            training={"lr": {"float": [1e-4, 1e-2], "log": True}},
+        )
+    )
+    assert config.space.leaves["training.lr"] == FloatDistribution(1e-4, 1e-2, True)
+    assert config.space.leaves["student.name"] == Choice(("mobilenet_v2", "resnet18"))
+    settings = config.settings({"student.name": "resnet18", "training.lr": 0.003, "student.args.depth": 2})
+    assert (settings.student.name, settings.training.lr) == ("resnet18", 0.003)
+    assert settings.student.args == {"depth": 2}
+
+
+def test_a_point_outside_its_range_is_refused():
+    with pytest.raises(UserError):
+        load_config().settings({"method.lam": 3.0})
+
+
+def test_leaves_are_searched_only_where_they_matter():
+    config = load_config()
+    conditions = {(c.leaf, c.parent): c.values for c in config.space.conditions}
+    assert conditions["method.k", "method.name"] == ("tkd",)
+    assert "ce" not in conditions["method.tau", "method.name"]
+    assert not any(c.leaf == "student.width" for c in config.space.conditions)
+
+
+def test_fixing_a_leaf_keeps_the_rest_of_the_enqueued_configurations():
+    config = load_config(None, ["method.k=3", "training.lr=0.004"])
+    assert config.enqueued()
+    assert all("method.k" not in point and "training.lr" not in point for point in config.enqueued())
+
+
+def test_the_resolved_file_reproduces_the_experiment():
+    config = load_config(None, ["method.k=3"])
+    again = parse_config(yaml.safe_load(config.to_yaml()))
+    assert again.tree == config.tree
+    assert again.space == config.space
+    assert again.digest() == config.digest()
+
+
+def test_budgets_and_places_do_not_contradict_but_all_else_does():
+    old = load_config()
+    budgets = [f"{key}=99" for key in BUDGET_KEYS]
+    assert differences(old, load_config(None, [*budgets, "data.path=/elsewhere"])) == []
+    assert differences(old, load_config(None, ["seed=1"])) == ["seed: was 0, is 1"]
+    assert load_config(None, budgets).digest() == old.digest()
+    assert load_config(None, ["seed=1"]).digest() != old.digest()
+
+
+def test_several_big_models_and_one_of_them_overridden():
+    tree = minimal(big_model=[{"name": "alexnet"}, {"name": "resnet18"}])
+    assert [m.name for m in parse_config(tree).settings().big_models] == ["alexnet", "resnet18"]
+    with pytest.raises(UserError, match=r"big_model\.1\.epochs"):
+        parse_config(minimal(big_model=[{"name": "alexnet"}, {"epochs": 0}]))

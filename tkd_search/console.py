@@ -1,0 +1,124 @@
+"""What the user sees of a search in the terminal; plain lines where it is no terminal."""
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import rich.console
+from rich.live import Live
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import TimeRemainingColumn
+from rich.table import Table
+
+from tkd_search.records import SearchRecord
+from tkd_search.search.referee import Standing
+
+
+class Console:
+    """Progress bars per stage on a terminal; one line per stage and nothing in between elsewhere."""
+
+    def __init__(self, console: rich.console.Console | None = None) -> None:
+        self.out = console or rich.console.Console(highlight=False, soft_wrap=True)
+        self._bars = Progress(
+            TextColumn("{task.description}", justify="left"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(compact=True),
+            TextColumn("[dim]{task.fields[text]}"),
+            console=self.out,
+        )
+        self._task: TaskID | None = None
+        self._stage = ""
+        self._last_line = ""
+
+    @contextmanager
+    def live(self) -> Iterator[None]:
+        """Draw bars while the block runs."""
+        if not self.out.is_terminal:
+            yield
+            return
+        with Live(self._bars, console=self.out, refresh_per_second=5):
+            yield
+
+    def note(self, text: str) -> None:
+        """One line that stays."""
+        self.out.print(text, markup=False)
+
+    def stage(self, name: str, total: int | None) -> None:
+        """A stage begins; announcing the same one again only sets its total."""
+        if name == self._stage and self._task is not None:
+            self._bars.update(self._task, total=total)
+            return
+        if self._task is not None:
+            task = self._bars.tasks[-1]
+            self._bars.update(self._task, completed=task.total or 1, total=task.total or 1)
+        self._stage = name
+        self._task = self._bars.add_task(name, total=total, text="")
+        if not self.out.is_terminal:
+            self.out.print(f"{name} …", markup=False)
+
+    def advance(self, done: int, text: str = "") -> None:
+        """The stage has done so many steps."""
+        if self._task is not None:
+            self._bars.update(self._task, completed=done, text=text)
+
+    def standing(self, standing: Standing, trials: int) -> None:
+        """Trials running, stopped early and done; the front so far."""
+        done = standing.complete + standing.stopped + standing.failed
+        best = max((trial.val_accuracy for trial in standing.front), default=math.nan)
+        text = (
+            f"{standing.running} running, {standing.stopped} stopped early, {standing.complete} done"
+            + (f", {standing.failed} failed" if standing.failed else "")
+            + f"; front {len(standing.front)}, hypervolume {standing.hypervolume:.3f}"
+            + (f", best {best:.1%}" if standing.front else "")
+        )
+        self.advance(done, text)
+        line = f"  {done}/{trials}: {text}"
+        if not self.out.is_terminal and done and done % 10 == 0 and not line.startswith(self._last_line):
+            self._last_line = f"  {done}/"
+            self.out.print(line, markup=False)
+
+    def front(self, record: SearchRecord, seconds: float | None = None) -> None:
+        """The front as a table, the big model's figures, and what to type next."""
+        big = record.big_model
+        table = Table(
+            title=f"front of {record.name}: {big.name}, {human_bytes(big.bytes)}, test {big.test_accuracy:.2%}"
+        )
+        for column in ("trial", "student", "method", "size", "ratio", "validation", "test", "retention"):
+            table.add_column(column, justify="left" if column in ("trial", "student", "method") else "right")
+        for member in record.front:
+            table.add_row(
+                member.trial_id,
+                member.student,
+                str(member.config.get("method.name", "")),
+                human_bytes(member.bytes),
+                f"{member.ratio:.3f}",
+                f"{member.val_accuracy:.2%}",
+                _share(member.test_accuracy),
+                _share(member.retention),
+            )
+        self.out.print(table)
+        states = [trial.state for trial in record.trials]
+        spent = sum(len(trial.epochs) for trial in record.trials)
+        self.note(
+            f"{len(states)} trials ({states.count('complete')} complete, {states.count('stopped')} stopped early, "
+            f"{states.count('failed')} failed), {spent} epochs, hypervolume {record.hypervolume:.3f}"
+            + (f", {seconds:.0f} s" if seconds is not None else "")
+        )
+        name = record.name
+        self.note(f"  next: mlflow ui --backend-store-uri {record.tracking_uri or 'sqlite:///mlflow.db'}")
+        self.note(f"        python -m tkd_search pick runs/{name} --max-ratio 0.1")
+
+
+def human_bytes(count: float) -> str:
+    """Decimal units: 1 kB is 1,000 bytes."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000 or unit == "GB":
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.3g} {unit}"
+        count /= 1000
+    raise AssertionError
+
+
+def _share(value: float) -> str:
+    return "–" if math.isnan(value) else f"{value:.2%}"

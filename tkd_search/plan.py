@@ -1,0 +1,121 @@
+"""What a search will do, said before it does it."""
+
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from rich.table import Table
+
+from tkd_search.config import Config, Settings
+from tkd_search.console import Console
+from tkd_search.search.preflight import plan_slots
+from tkd_search.search.session import local_nodes
+
+STOPPING_SAVES = 0.45
+"""Share of the epochs that early stopping usually saves on the default experiment (benchmarks/RESULTS.md)."""
+
+
+def nodes_for(address: str | None, cluster: Path | None) -> Sequence[Mapping[str, float]]:
+    """The nodes to plan for: what a cluster file may launch, else this machine."""
+    if cluster is not None:
+        from tkd_search.cluster.resources import max_cluster_nodes
+
+        return max_cluster_nodes(cluster)
+    return local_nodes()
+
+
+def show_plan(
+    config: Config,
+    nodes: Sequence[Mapping[str, float]],
+    console: Console,
+    *,
+    brief: bool = False,
+    cluster: Path | None = None,
+) -> None:
+    """Print data, big model, space and budget; unless ``brief``, the whole space and an estimated time.
+
+    Raises:
+        UserError: the search cannot run: data missing, no room for one trial, K above the candidates.
+    """
+    settings = config.settings()
+    big = ", ".join(f"{m.name} ×{m.width:g}" for m in settings.big_models)
+    student = "{student.name} ×{student.width}".format(student=settings.student)
+    if any(key.startswith("student.") for key in config.space.leaves):
+        student = f"{settings.student.name}, size searched"
+    budget = f"{settings.search.trials} trials of up to {settings.training.epochs} epochs"
+    console.note(f"{config.name}: {big} → {student} on {settings.data.name}")
+    console.note(
+        f"  {budget}; {len(config.space.leaves)} leaves searched by {settings.search.sampler}, "
+        f"rule {settings.search.rule}; results in {config.folder}/"
+    )
+    if brief:
+        return
+    _show_space(config, console)
+    slots = plan_slots(settings.resources, nodes, settings.search.trials)
+    console.note(f"resources: {slots.arithmetic}")
+    _estimate(config, settings, slots.count, console, cluster)
+
+
+def _show_space(config: Config, console: Console) -> None:
+    table = Table(title="search space")
+    for column in ("leaf", "distribution", "only where"):
+        table.add_column(column)
+    for key, distribution in config.space.leaves.items():
+        conditions = [c for c in config.space.conditions if c.leaf == key]
+        where = ", ".join(f"{c.parent} is {' or '.join(map(str, c.values))}" for c in conditions)
+        table.add_row(key, str(distribution), where)
+    console.out.print(table)
+    console.note(config.to_yaml())
+
+
+def _estimate(config: Config, settings: Settings, slots: int, console: Console, cluster: Path | None) -> None:
+    """Time steps of the default student on this machine and multiply."""
+    from tkd_search.data import load_data
+    from tkd_search.search.driver import check_candidates, rung_rule
+
+    data = load_data(settings.data)
+    rung_rule(config, data.num_classes)
+    taps = check_candidates(config, data.num_classes, data.channels, data.size)
+    batches = max(1, len(data.train.labels) // settings.training.batch_size)
+    seconds = step_seconds(settings, data.num_classes, data.channels, data.size)
+    epochs = settings.search.trials * settings.training.epochs * (1 - STOPPING_SAVES)
+    total = epochs * batches * seconds / slots
+    console.note(
+        f"data: {data.name}, {len(data.train.labels):,} train / {len(data.validation.labels):,} validation / "
+        f"{len(data.test.labels):,} test, {data.num_classes} classes; {taps} taps of the big model"
+    )
+    console.note(
+        f"estimated time of the trials: {_duration(total)} here ({seconds * 1000:.0f} ms a step × {batches} batches × "
+        f"~{epochs:.0f} epochs ÷ {slots} slots); the big model and the bank come on top"
+    )
+    if cluster is not None:
+        from tkd_search.cluster.prices import estimate_cost
+
+        for line in estimate_cost(cluster, total / 3600):
+            console.note(line)
+
+
+def step_seconds(settings: Settings, classes: int, channels: int, size: int) -> float:
+    """Median seconds of a training step of the student at hand, one thread, on this CPU."""
+    import torch
+
+    from tkd_search.models import build_student
+
+    torch.set_num_threads(max(1, int(settings.resources.cpus_per_worker)))
+    student = build_student(settings.student, classes=classes, channels=channels, size=size).train()
+    images = torch.randn(settings.training.batch_size, channels, size, size)
+    labels = torch.zeros(settings.training.batch_size, dtype=torch.long)
+    times = []
+    for _ in range(6):
+        begin = time.perf_counter()
+        torch.nn.functional.cross_entropy(student(images).logits, labels).backward()
+        times.append(time.perf_counter() - begin)
+    return sorted(times)[len(times) // 2]
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"

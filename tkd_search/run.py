@@ -1,0 +1,196 @@
+"""The main job: ``python -m tkd_search.run``."""
+
+import math
+import shlex
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+import yaml
+
+import tkd_search
+from tkd_search.config import Config, differences, load_config, parse_config
+from tkd_search.console import Console
+from tkd_search.errors import UserError
+
+EPILOG = """\b
+Examples:
+  python -m tkd_search.run
+  python -m tkd_search.run --config configs/mnist.yaml --set data.path=~/data/mnist
+  python -m tkd_search.run --set method.k=3 --set search.trials=60 --name k3
+  python -m tkd_search.run --config mine.yaml --dry-run
+  python -m tkd_search.run --cluster clusters/aws.yaml --config configs/cifar10.yaml
+The same command again, after any crash or Ctrl-C, goes on where it stopped.
+"""
+
+
+@click.command(epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option(
+    "--config", "config_path", metavar="FILE", help="Experiment file  [default: configs/digits.yaml]"
+)
+@click.option(
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Override a leaf, e.g. method.k=3; repeatable.",
+)
+@click.option("--name", metavar="NAME", help="Name of the run; one that exists is resumed.")
+@click.option("--output", metavar="FOLDER", help="Folder that holds the runs  [default: runs]")
+@click.option("--address", metavar="local|auto|ADDRESS", help="Which Ray to use  [default: local]")
+@click.option("--cluster", metavar="FILE", type=Path, help="Run on the cluster of this `ray up` file.")
+@click.option("--dry-run", is_flag=True, help="Show plan, space and estimated time; start and write nothing.")
+@click.version_option(tkd_search.__version__, prog_name="tkd_search")
+def cli(
+    config_path: str | None,
+    overrides: tuple[str, ...],
+    name: str | None,
+    output: str | None,
+    address: str | None,
+    cluster: Path | None,
+    dry_run: bool,
+) -> None:
+    """Search the Pareto front of small students for a big image classifier.
+
+    Trains (or loads) the big model, computes its bank of features, searches students and how they are
+    taught, and writes the front to <output>/<name>/ and to MLflow.
+    """
+    given = [*overrides, *([f"output={output}"] if output else [])]
+    config = load_config(config_path, given, name=name)
+    if cluster is not None and not dry_run:
+        from tkd_search.cluster.launch import run_on_cluster
+
+        sys.exit(run_on_cluster(cluster, _without_cluster(sys.argv[1:]), config.name))
+    sys.exit(start(config, address=address, cluster=cluster, dry_run=dry_run))
+
+
+def start(
+    config: Config, *, address: str | None = None, cluster: Path | None = None, dry_run: bool = False
+) -> int:
+    """Plan, check and run one search; the process's exit code."""
+    from tkd_search.plan import nodes_for, show_plan
+
+    console = Console()
+    if dry_run:
+        show_plan(config, nodes_for(address, cluster), console, cluster=cluster)
+        return 0
+    finished = check_resumable(config)
+    if finished is not None:
+        console.front(finished)
+        return 0
+    return _search(config, address, console)
+
+
+def check_resumable(config: Config) -> Any:
+    """The record of a run that is complete already, None for one to start or to go on with.
+
+    Raises:
+        UserError: a run of this name exists with another configuration.
+    """
+    from tkd_search.tracking.summary import RECORD_FILE, read_record
+
+    file = config.folder / "config.yaml"
+    if not file.exists():
+        return None
+    old = parse_config(yaml.safe_load(file.read_text()))
+    changed = differences(old, config)
+    if changed:
+        raise UserError(
+            f"--name {config.name}",
+            f"a run with another configuration in {config.folder}:\n    " + "\n    ".join(changed),
+            "the same configuration; budgets (search.trials, max_hours, max_epochs, plateau) may be raised",
+            "choose another --name, or remove the folder",
+        )
+    if not (config.folder / RECORD_FILE).exists():
+        return None
+    record = read_record(config.folder)
+    raised = _more_budget(old, config)
+    return record if record.status == "complete" and not raised else None
+
+
+def _more_budget(old: Config, new: Config) -> bool:
+    before, after = old.settings().search, new.settings().search
+
+    def limits(search: Any) -> tuple[float, ...]:
+        return tuple(
+            math.inf if value is None else value
+            for value in (search.trials, search.max_hours, search.max_epochs, search.plateau)
+        )
+
+    return any(a > b for a, b in zip(limits(after), limits(before), strict=True))
+
+
+def _search(config: Config, address: str | None, console: Console) -> int:
+    from tkd_search.plan import nodes_for, show_plan
+    from tkd_search.search.lock import run_lock
+    from tkd_search.search.preflight import plan_slots
+    from tkd_search.search.session import ray_session
+
+    settings = config.settings()
+    if address in (None, "local"):
+        # Refuse what can never fit before anything starts.
+        plan_slots(settings.resources, nodes_for(address, None), settings.search.trials)
+    show_plan(config, nodes_for(address, None), console, brief=True)
+    with run_lock(config.folder), console.live():
+        began = time.monotonic()
+        with ray_session(address) as where:
+            from tkd_search.search.driver import run_search
+            from tkd_search.search.session import live_nodes
+            from tkd_search.tracking.tracker import open_tracker
+
+            slots = plan_slots(settings.resources, live_nodes(), settings.search.trials)
+            console.note(f"{where}; {slots.arithmetic}")
+            config.folder.joinpath("config.yaml").write_text(config.to_yaml(), encoding="utf-8")
+            tracker = open_tracker(settings.tracking.uri, config.folder)
+            record = run_search(
+                config, slots=slots, tracker=tracker, progress=console, command=resume_command(config)
+            )
+        console.stage("tracking", None)
+        leftover = tracker.close()
+        if str(leftover):
+            console.note(str(leftover))
+    console.front(record, seconds=time.monotonic() - began)
+    if record.status == "interrupted":
+        console.note(f"interrupted; go on with: {resume_command(config)}")
+        return 130
+    return 0
+
+
+def resume_command(config: Config) -> str:
+    """The line that starts this run again."""
+    arguments = [] if __name__ != "__main__" else sys.argv[1:]
+    if "--name" not in " ".join(arguments):
+        arguments = [*arguments, "--name", config.name]
+    return shlex.join(["python", "-m", "tkd_search.run", *arguments])
+
+
+def _without_cluster(arguments: list[str]) -> list[str]:
+    kept, skip = [], False
+    for argument in arguments:
+        if skip:
+            skip = False
+        elif argument == "--cluster":
+            skip = True
+        elif not argument.startswith("--cluster="):
+            kept.append(argument)
+    return kept
+
+
+def main() -> None:
+    """Run the command line; user errors end with one readable message and exit code 2."""
+    try:
+        cli.main(prog_name="python -m tkd_search.run", standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(2)
+    except click.Abort:
+        sys.exit(130)
+    except UserError as error:
+        print(error, file=sys.stderr)
+        sys.exit(error.exit_code)
+
+
+if __name__ == "__main__":
+    main()

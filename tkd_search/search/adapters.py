@@ -1,0 +1,80 @@
+"""Ray Tune's Searcher and TrialScheduler in front of the referee: they translate and decide nothing."""
+
+from collections.abc import Callable
+from typing import Any
+
+from ray.tune.experiment import Trial
+from ray.tune.schedulers import FIFOScheduler
+from ray.tune.search import Searcher
+
+from tkd_search.search.referee import Referee
+
+
+class RefereeSearcher(Searcher):
+    """Hands out the referee's assignments and tells it how each ended.
+
+    Args:
+        referee: decides.
+        may_start: whether a worker group is there for one more trial (spot machines come and go).
+    """
+
+    def __init__(self, referee: Referee, may_start: Callable[[], bool] = lambda: True) -> None:
+        super().__init__()
+        self._referee, self._may_start = referee, may_start
+        self._names: dict[str, str] = {}
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        """The next configuration, None to wait, FINISHED where the budget is spent."""
+        if not self._may_start():
+            return None
+        assignment = self._referee.next_trial()
+        if assignment is None:
+            return Searcher.FINISHED
+        self._names[trial_id] = assignment.trial_id
+        return {
+            "trial_id": assignment.trial_id,
+            "point": assignment.point,
+            "after_epoch": assignment.after_epoch,
+        }
+
+    def on_trial_complete(
+        self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
+    ) -> None:
+        """A trial is over, by its own end, by the scheduler's stop or by an error."""
+        name = self._names.pop(trial_id, None)
+        if name is None:
+            return
+        reason = (result or {}).get("failed", "")
+        if result and not reason:
+            # Tune does not show the scheduler a trial's last result.
+            self._referee.epoch(name, result["epoch"], result["val_accuracy"], result["metrics"])
+        self._referee.ended(name, reason or ("its worker group failed repeatedly" if error else ""))
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing: the study is the truth and is on disk already."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing; see :meth:`save`."""
+
+
+class RefereeScheduler(FIFOScheduler):  # type: ignore[misc]
+    """Asks the referee after every epoch whether the trial goes on."""
+
+    _supports_buffered_results = False
+
+    def __init__(self, referee: Referee) -> None:
+        super().__init__()
+        self._referee = referee
+
+    def set_search_properties(self, metric: str | None, mode: str | None, **spec: Any) -> bool:
+        """Two objectives: none is *the* metric."""
+        return metric is None
+
+    def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
+        """CONTINUE or STOP."""
+        if result["failed"]:
+            return str(self.CONTINUE)
+        goes_on = self._referee.epoch(
+            trial.config["trial_id"], result["epoch"], result["val_accuracy"], result["metrics"]
+        )
+        return str(self.CONTINUE if goes_on else self.STOP)

@@ -1,0 +1,281 @@
+"""One search from configuration to front: stages, pool, Tune, and what is written at the end."""
+
+import time
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray import tune
+from ray.actor import ActorHandle
+from ray.tune import CheckpointConfig, FailureConfig, RunConfig, TuneConfig, Tuner
+
+from tkd_search.config import Config, Settings
+from tkd_search.distill.taps import find_taps
+from tkd_search.errors import UserError
+from tkd_search.models import build_big_model, build_student, model_bytes, model_parameters
+from tkd_search.records import SearchRecord, SearchStart
+from tkd_search.search.adapters import RefereeScheduler, RefereeSearcher
+from tkd_search.search.broker import Broker
+from tkd_search.search.budget import Budget
+from tkd_search.search.ending import finish
+from tkd_search.search.pool import WarmPool
+from tkd_search.search.preflight import Slots
+from tkd_search.search.progress import Progress
+from tkd_search.search.proposer import ProposerSettings
+from tkd_search.search.referee import Referee, Size
+from tkd_search.search.rungs import RULES, RungRule, make_rule
+from tkd_search.search.slot import SlotTrainable
+from tkd_search.search.stages import Prepared, prepare_bank, prepare_big_models, prepare_data
+from tkd_search.search.study import SearchStudy, earlier_trials
+from tkd_search.search.trials import StudyTrial
+from tkd_search.tracking.spool import Spool
+from tkd_search.tracking.tracker import Tracker
+
+TRIAL_RETRIES = 10
+"""How often a trial is started again when its group or node is lost; a failing trial is not retried."""
+
+
+@dataclass(frozen=True)
+class Workplace:
+    """Where a search keeps its things.
+
+    Attributes:
+        folder: ``<output>/<name>``: what is this run's alone.
+        cache: what searches over the same data share.
+    """
+
+    folder: Path
+    cache: Path
+
+    @classmethod
+    def of(cls, config: Config) -> "Workplace":
+        """The folders that a configuration names."""
+        output = Path(config.tree["output"]).absolute()
+        return cls(output / config.name, output / ".cache")
+
+
+def run_search(
+    config: Config, *, slots: Slots, tracker: Tracker, progress: Progress, command: str
+) -> SearchRecord:
+    """Run or resume a search on the connected Ray; the caller holds the run's lock.
+
+    Args:
+        config: the experiment.
+        slots: how many trials run at once.
+        tracker: open; it is told everything and left open.
+        progress: shown to the user.
+        command: the line that starts this search again.
+
+    Raises:
+        KeyboardInterrupt: after everything is written with status ``interrupted``.
+    """
+    began = time.monotonic()
+    place = Workplace.of(config)
+    settings = config.settings()
+    broker = Broker.options(name=f"broker-{config.name}-{time.time_ns()}").remote()
+    pool = WarmPool(broker, settings.resources, slots.count, place.folder / "train")
+    try:
+        progress.stage("data", None)
+        data, data_folder = prepare_data(config, place.cache)
+        candidates = check_candidates(config, data.num_classes, data.channels, data.size)
+        tracker.search_started(
+            SearchStart(
+                name=config.name,
+                dataset=settings.data.name,
+                seed=settings.seed,
+                classes=data.num_classes,
+                full_budget=settings.training.epochs,
+                config=_flat(config),
+                config_yaml=config.to_yaml(),
+                command=command,
+                dataset_digest=data.digest,
+            )
+        )
+        progress.stage("worker groups", None)
+        pool.wait(300.0)
+        files, figures = prepare_big_models(config, data, data_folder, place.cache, broker, progress)
+        tracker.big_model(figures)
+        bank = prepare_bank(config, data, data_folder, files, place.cache, broker, progress)
+        prepared = Prepared(data, data_folder, files, figures, bank)
+        referee = _referee(config, place, prepared, candidates, tracker, progress)
+        progress.stage("search", settings.search.trials)
+        status = "complete"
+        try:
+            _tune(referee, broker, pool, prepared, config, place, slots.count)
+        except KeyboardInterrupt:
+            status = "interrupted"
+        progress.stage("front", None)
+        return finish(
+            config,
+            place.folder,
+            prepared,
+            referee,
+            broker,
+            tracker,
+            status=status,
+            seconds=time.monotonic() - began,
+        )
+    finally:
+        pool.close()
+        ray.kill(broker)
+
+
+def check_candidates(config: Config, classes: int, channels: int, size: int) -> int:
+    """Number of taps over all big models; refuses a fixed K above taps × masks.
+
+    Raises:
+        UserError: ``method.k`` is fixed and larger than the number of candidates, or no tap matches.
+    """
+    import torch
+
+    settings = config.settings()
+    taps = 0
+    example = torch.zeros(2, channels, size, size)
+    for model_settings in settings.big_models:
+        model = build_big_model(model_settings, classes=classes, channels=channels, size=size)
+        taps += len(find_taps(model.model, settings.bank.taps, example))
+    fixed = "method.k" not in config.space.leaves and "method.masks" not in config.space.leaves
+    most = taps * settings.method.masks
+    if fixed and settings.method.name == "tkd" and settings.method.k > most:
+        raise UserError(
+            "method.k",
+            str(settings.method.k),
+            f"1 to {most}: {taps} taps × {settings.method.masks} masks",
+            "lower method.k, raise method.masks, or name more bank.taps",
+        )
+    return taps
+
+
+def rung_rule(config: Config, classes: int) -> RungRule:
+    """The configured rule.
+
+    Raises:
+        UserError: no such rule, or options it does not take.
+    """
+    search, epochs = config.settings().search, config.settings().training.epochs
+    try:
+        return make_rule(search.rule, full_budget=epochs, classes=classes, options=search.rule_args)
+    except (ValueError, ImportError, AttributeError) as error:
+        raise UserError(
+            "search.rule", f"{search.rule!r} ({error})", f"{', '.join(RULES)} or package.module:Class"
+        ) from error
+
+
+def _referee(
+    config: Config,
+    place: Workplace,
+    prepared: Prepared,
+    candidates: int,
+    tracker: Tracker,
+    progress: Progress,
+) -> Referee:
+    settings, data = config.settings(), prepared.data
+
+    @lru_cache(maxsize=4096)
+    def size_of(student: str) -> Size:
+        import torch
+
+        with torch.device("meta"):
+            model = build_student(
+                by_text[student], classes=data.num_classes, channels=data.channels, size=data.size
+            ).model
+        return Size(model_bytes(model), model_parameters(model))
+
+    by_text: dict[str, Any] = {}
+
+    def measure(point: Settings) -> Size:
+        by_text[repr(point.student)] = point.student
+        return size_of(repr(point.student))
+
+    study = SearchStudy.open(
+        config.name,
+        place.folder / "study.journal",
+        space=config.space,
+        full_budget=settings.training.epochs,
+        rule=rung_rule(config, data.num_classes),
+        seed=settings.seed,
+        proposer=ProposerSettings(
+            sampler=settings.search.sampler,
+            startup=settings.search.startup_trials,
+            options=settings.search.sampler_args,
+            learning=settings.search.learning,
+        ),
+        enqueue=config.enqueued(),
+        earlier=warm_start(config, place),
+    )
+    return Referee(
+        config,
+        study,
+        Budget(settings.search),
+        measure=measure,
+        tracker=tracker,
+        log=Spool(place.folder / "epochs"),
+        candidates=candidates,
+        big_model_bytes=prepared.big_model.bytes,
+        classes=data.num_classes,
+        changed=lambda standing: progress.standing(standing, settings.search.trials),
+    )
+
+
+def warm_start(config: Config, place: Workplace) -> tuple[StudyTrial, ...]:
+    """The trials of the earlier searches that the configuration names.
+
+    Raises:
+        UserError: one of them is not there.
+    """
+    trials: list[StudyTrial] = []
+    for name in config.settings().search.warm_start:
+        journal = place.folder.parent / name / "study.journal"
+        try:
+            trials.extend(earlier_trials(journal if journal.exists() else name))
+        except (ValueError, OSError) as error:
+            raise UserError(
+                "search.warm_start", f"{name!r} ({error})", "names of earlier runs, or their study storages"
+            ) from error
+    return tuple(trials)
+
+
+def _tune(
+    referee: Referee,
+    broker: ActorHandle,
+    pool: WarmPool,
+    prepared: Prepared,
+    config: Config,
+    place: Workplace,
+    slots: int,
+) -> None:
+    """Let Ray Tune run trials until the referee has no more."""
+    common = {
+        **prepared.common_job(config),
+        "kind": "trial",
+        "trials": str(place.folder / "trials"),
+    }
+    tuner = Tuner(
+        tune.with_parameters(SlotTrainable, broker=broker, common=common),
+        tune_config=TuneConfig(
+            search_alg=RefereeSearcher(referee),
+            scheduler=RefereeScheduler(referee),
+            num_samples=-1,
+            max_concurrent_trials=slots,
+            reuse_actors=True,
+        ),
+        run_config=RunConfig(
+            name="tune",
+            storage_path=str(place.folder),
+            verbose=0,
+            failure_config=FailureConfig(max_failures=TRIAL_RETRIES),
+            checkpoint_config=CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False),
+        ),
+    )
+    tuner.fit()
+
+
+def _flat(config: Config) -> dict[str, Any]:
+    from tkd_search.config import flatten
+
+    return flatten(config.tree)
+
+
+__all__ = ["Workplace", "check_candidates", "run_search"]

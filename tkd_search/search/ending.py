@@ -1,0 +1,126 @@
+"""The end of a search: the front tested once, its files put together, everything written and tracked."""
+
+import shutil
+from pathlib import Path
+from typing import Any, Literal
+
+from ray.actor import ActorHandle
+
+from tkd_search.config import Config
+from tkd_search.records import FrontMember, SearchRecord, TrialRecord
+from tkd_search.search.jobs import job_config
+from tkd_search.search.referee import Referee
+from tkd_search.search.stages import Prepared, run_stage
+from tkd_search.tracking.report import write_report
+from tkd_search.tracking.spool import write_json
+from tkd_search.tracking.summary import write_summary
+from tkd_search.tracking.tracker import Tracker
+
+Status = Literal["complete", "interrupted"]
+TESTED_FILE = "tested.json"
+
+
+def finish(
+    config: Config,
+    folder: Path,
+    prepared: Prepared,
+    referee: Referee,
+    broker: ActorHandle,
+    tracker: Tracker,
+    *,
+    status: Status,
+    seconds: float,
+) -> SearchRecord:
+    """Write summary, report, students and tracking; the record of the search.
+
+    Test data are read here alone, and only for the front of a complete search: an interrupted one has no
+    test figures yet (NaN), for choosing is not over.
+    """
+    standing = referee.standing()
+    tested = _test(config, folder, prepared, standing.front, broker) if status == "complete" else {}
+    settings = config.settings()
+    ids = tracker.ids()
+    record = SearchRecord(
+        name=config.name,
+        dataset=settings.data.name,
+        seed=settings.seed,
+        classes=prepared.data.num_classes,
+        status=status,
+        big_model=prepared.big_model,
+        trials=referee.trials(),
+        front=tuple(_member(trial, prepared, tested.get(trial.trial_id, {})) for trial in standing.front),
+        full_budget=settings.training.epochs,
+        hypervolume=standing.hypervolume,
+        reference_point=(float(prepared.big_model.bytes), 1.0 / prepared.data.num_classes),
+        wall_seconds=seconds,
+        history=tuple(referee.history),
+        tracking_uri=ids.tracking_uri,
+        experiment_id=ids.experiment_id,
+        parent_run_id=ids.parent_run_id,
+    )
+    for member in record.front:
+        _ship(config, folder, prepared, member)
+    write_report(record, folder)
+    write_summary(record, folder)
+    tracker.search_ended(record, folder)
+    return record
+
+
+def _test(
+    config: Config, folder: Path, prepared: Prepared, front: tuple[TrialRecord, ...], broker: ActorHandle
+) -> dict[str, dict[str, Any]]:
+    """Test figures by trial; a member that was tested before keeps its figure."""
+    import json
+
+    file = folder / TESTED_FILE
+    tested: dict[str, dict[str, Any]] = json.loads(file.read_text()) if file.exists() else {}
+    missing = [trial for trial in front if trial.trial_id not in tested]
+    if missing:
+        job = {
+            "kind": "test",
+            "config": job_config(config),
+            "data": str(prepared.data_folder),
+            "members": [
+                {
+                    "trial_id": trial.trial_id,
+                    "point": trial.config,
+                    "weights": str(folder / "trials" / trial.trial_id / "model.safetensors"),
+                }
+                for trial in missing
+            ],
+        }
+        for result in run_stage(broker, job):
+            if result["kind"] == "tested":
+                tested[result["trial_id"]] = {
+                    "test_accuracy": result["test_accuracy"],
+                    "latency_ms": {str(batch): ms for batch, ms in result["latency_ms"].items()},
+                }
+        write_json(file, tested, indent=1)
+    return tested
+
+
+def _member(trial: TrialRecord, prepared: Prepared, tested: dict[str, Any]) -> FrontMember:
+    test = tested.get("test_accuracy", float("nan"))
+    return FrontMember(
+        trial_id=trial.trial_id,
+        student=trial.student,
+        bytes=trial.bytes,
+        parameters=trial.parameters,
+        ratio=trial.bytes / prepared.big_model.bytes,
+        val_accuracy=trial.val_accuracy,
+        test_accuracy=test,
+        retention=test / prepared.big_model.test_accuracy,
+        config=trial.config,
+        path=f"students/{trial.trial_id}",
+        latency_ms={int(batch): ms for batch, ms in tested.get("latency_ms", {}).items()},
+    )
+
+
+def _ship(config: Config, folder: Path, prepared: Prepared, member: FrontMember) -> None:
+    """Put a member's weights and description into ``students/<trial>``."""
+    from tkd_search.export import write_student
+
+    target = folder / member.path
+    target.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(folder / "trials" / member.trial_id / "model.safetensors", target / "model.safetensors")
+    write_student(target, member, config, prepared)

@@ -1,0 +1,289 @@
+"""Who runs next, who goes on, what is written down: the search without Ray.
+
+The Ray adapters call :class:`Referee` and translate its answers; the decisions themselves are the pure
+rung rule's and the study's. Everything it knows survives in the study and in the epoch log, so a new
+referee over the same folder goes on where a killed one stopped.
+"""
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from tkd_search.config import Config, Settings
+from tkd_search.records import EpochRecord, TrialRecord
+from tkd_search.search.budget import Budget
+from tkd_search.search.pareto import BYTES_AND_ACCURACY, nondominated_mask, normalised_hypervolume
+from tkd_search.search.rungs import RungRecord, Stop
+from tkd_search.search.study import SearchStudy, Suggestion
+from tkd_search.tracking.spool import Spool, all_events
+from tkd_search.tracking.tracker import Tracker
+
+
+@dataclass(frozen=True)
+class Size:
+    """A student's bytes (safetensors) and parameters."""
+
+    bytes: int
+    parameters: int
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """A trial to run: its point of the space and the epochs that are known already."""
+
+    trial_id: str
+    point: dict[str, Any]
+    after_epoch: int
+
+
+@dataclass(frozen=True)
+class Standing:
+    """Where a search stands, for the terminal and the tracker."""
+
+    running: int
+    complete: int
+    stopped: int
+    failed: int
+    epochs: int
+    front: tuple[TrialRecord, ...]
+    hypervolume: float
+
+
+class Referee:
+    """The bookkeeping of one search.
+
+    Args:
+        config: the experiment.
+        study: proposes, decides at rungs, remembers.
+        budget: when to stop proposing.
+        measure: settings of a trial → its student's size, before any training.
+        tracker: told of everything.
+        log: the epoch log, appended to; what it holds is replayed first.
+        candidates: taps of F, to clip K (× masks).
+        big_model_bytes: size of F, for ratio and hypervolume.
+        classes: number of classes, for the hypervolume's reference point.
+        changed: called after each change, with the new standing.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        study: SearchStudy,
+        budget: Budget,
+        *,
+        measure: Callable[[Settings], Size],
+        tracker: Tracker,
+        log: Spool,
+        candidates: int,
+        big_model_bytes: int,
+        classes: int,
+        changed: Callable[[Standing], None] = lambda standing: None,
+    ) -> None:
+        self._config, self._study, self._budget = config, study, budget
+        self._measure, self._tracker, self._log = measure, tracker, log
+        self._candidates, self._big_model_bytes, self._classes = candidates, big_model_bytes, classes
+        self._changed = changed
+        self._full = config.settings().training.epochs
+        self._trials: dict[str, TrialRecord] = {}
+        self._stops: dict[str, str] = {}
+        self._started: dict[str, float] = {}
+        self.history: list[tuple[int, float]] = []
+        self._replay()
+        self._waiting = list(study.unfinished())
+
+    # what the searcher asks -------------------------------------------------------------------------
+
+    def next_trial(self) -> Assignment | None:
+        """The next trial to start: first those a killed driver left unfinished, then new ones.
+
+        None where the budget allows no more.
+        """
+        while self._waiting:
+            suggestion = self._waiting.pop(0)
+            if suggestion.stop is None:
+                return self._assign(suggestion)
+            self._stops[suggestion.trial_id] = suggestion.stop.reason
+            self._enter(suggestion)
+            self.ended(suggestion.trial_id)
+        if self._budget.exhausted(self.standing(), len(self._trials), self.history):
+            return None
+        return self._assign(self._study.ask())
+
+    def _assign(self, suggestion: Suggestion) -> Assignment:
+        record = self._enter(suggestion)
+        _, notes = clip_point(self._config, suggestion.config, self._candidates)
+        params = {**record.config, **({"clipped": "; ".join(notes)} if notes else {})}
+        self._tracker.trial_started(record.trial_id, record.student, params, record.bytes, record.parameters)
+        self._changed(self.standing())
+        return Assignment(record.trial_id, record.config, record.epochs[-1].epoch if record.epochs else 0)
+
+    def _enter(self, suggestion: Suggestion) -> TrialRecord:
+        """Put a trial among the running ones, with the epochs that are known of it."""
+        trial_id = suggestion.trial_id
+        point, _ = clip_point(self._config, suggestion.config, self._candidates)
+        settings = self._config.settings(point)
+        size = self._measure(settings)
+        known = self._trials.get(trial_id)
+        self._started[trial_id] = time.monotonic()
+        self._trials[trial_id] = TrialRecord(
+            trial_id=trial_id,
+            student=describe_student(settings),
+            config=point,
+            bytes=size.bytes,
+            parameters=size.parameters,
+            state="running",
+            epochs=known.epochs if known else tuple(self._orphans.pop(trial_id, ())),
+        )
+        return self._trials[trial_id]
+
+    # what the scheduler asks ------------------------------------------------------------------------
+
+    def epoch(self, trial_id: str, epoch: int, val_accuracy: float, metrics: Mapping[str, float]) -> bool:
+        """Write one epoch down; whether the trial goes on. An epoch known already is not counted twice."""
+        record = self._trials[trial_id]
+        # The study first: what is in the log is never asked for again, so its decision must be kept by then.
+        decision = self._study.report(
+            trial_id,
+            RungRecord(trial_id=trial_id, epoch=epoch, bytes=record.bytes, accuracy=val_accuracy),
+        )
+        if math.isfinite(val_accuracy) and (not record.epochs or epoch > record.epochs[-1].epoch):
+            entry = EpochRecord(epoch=epoch, val_accuracy=val_accuracy, metrics=dict(metrics))
+            self._log.append("epoch", {"trial_id": trial_id, "record": vars(entry)})
+            self._trials[trial_id] = replace(record, epochs=(*record.epochs, entry))
+            self._tracker.epoch(trial_id, entry)
+            self._changed(self.standing())
+        if isinstance(decision, Stop):
+            self._stops[trial_id] = decision.reason
+        return trial_id not in self._stops
+
+    # how a trial ends -------------------------------------------------------------------------------
+
+    def ended(self, trial_id: str, failed: str = "") -> None:
+        """A trial is over: stopped at a rung, complete, or failed for the reason given."""
+        record = self._trials[trial_id]
+        values = (float(record.bytes), record.val_accuracy)
+        stopped = self._stops.pop(trial_id, "")
+        last = record.epochs[-1].epoch if record.epochs else 0
+        if failed:
+            self._study.fail(trial_id, failed)
+        elif stopped:
+            self._study.prune(trial_id, values, stopped)
+        elif last >= self._full:
+            self._study.complete(trial_id, values)
+        else:
+            self._study.fail(trial_id, f"ended after epoch {last} of {self._full}")
+        told = self._study.trial(trial_id)
+        state, reason = told.state, told.reason
+        seconds = record.seconds + time.monotonic() - self._started.get(trial_id, time.monotonic())
+        record = replace(record, state=state, reason=reason, seconds=seconds)
+        self._trials[trial_id] = record
+        self._log.append(
+            "end",
+            {
+                key: getattr(record, key)
+                for key in (
+                    "trial_id",
+                    "student",
+                    "config",
+                    "bytes",
+                    "parameters",
+                    "state",
+                    "reason",
+                    "seconds",
+                )
+            },
+        )
+        self._tracker.trial_ended(record)
+        standing = self.standing()
+        self.history.append((standing.epochs, standing.hypervolume))
+        self._tracker.progress(
+            len(self.history),
+            {
+                "hypervolume": standing.hypervolume,
+                "front_size": float(len(standing.front)),
+                "epochs_spent": float(standing.epochs),
+            },
+        )
+        self._changed(standing)
+
+    # what is known ----------------------------------------------------------------------------------
+
+    def trials(self) -> tuple[TrialRecord, ...]:
+        """Every trial so far, by number."""
+        return tuple(self._trials[key] for key in sorted(self._trials))
+
+    def standing(self) -> Standing:
+        """Counts, the front of complete trials, and its hypervolume."""
+        states = [trial.state for trial in self._trials.values()]
+        complete = [trial for trial in self.trials() if trial.state == "complete"]
+        front = front_of(complete)
+        hypervolume = (
+            normalised_hypervolume(
+                [t.bytes for t in front],
+                [t.val_accuracy for t in front],
+                big_model_bytes=self._big_model_bytes,
+                classes=self._classes,
+            )
+            if front
+            else 0.0
+        )
+        return Standing(
+            running=states.count("running"),
+            complete=len(complete),
+            stopped=states.count("stopped"),
+            failed=states.count("failed"),
+            epochs=sum(len(trial.epochs) for trial in self._trials.values()),
+            front=front,
+            hypervolume=float(hypervolume),
+        )
+
+    def _replay(self) -> None:
+        """Rebuild trials, epochs and the hypervolume's history from the epoch log."""
+        epochs: dict[str, list[EpochRecord]] = {}
+        for event in all_events(self._log.path):
+            trial_id = event.data["trial_id"]
+            if event.kind == "epoch":
+                epochs.setdefault(trial_id, []).append(EpochRecord(**event.data["record"]))
+            elif event.kind == "end":
+                self._trials[trial_id] = TrialRecord(**event.data, epochs=tuple(epochs.pop(trial_id, ())))
+                standing = self.standing()
+                self.history.append((standing.epochs, standing.hypervolume))
+        self._orphans = epochs
+
+
+def front_of(trials: list[TrialRecord]) -> tuple[TrialRecord, ...]:
+    """The trials that no other beats in both bytes and validation accuracy, smallest first.
+
+    Of trials equal in both, the earliest stays.
+    """
+    if not trials:
+        return ()
+    unique: dict[tuple[int, float], TrialRecord] = {}
+    for trial in sorted(trials, key=lambda t: t.trial_id):
+        unique.setdefault((trial.bytes, trial.val_accuracy), trial)
+    kept = list(unique.values())
+    mask = nondominated_mask([[t.bytes, t.val_accuracy] for t in kept], BYTES_AND_ACCURACY)
+    return tuple(sorted((t for t, on in zip(kept, mask, strict=True) if on), key=lambda t: t.bytes))
+
+
+def clip_point(
+    config: Config, point: Mapping[str, Any], candidates: int
+) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """K clipped to the number of candidates (taps × masks), with a note for each clipping."""
+    clipped = dict(point)
+    settings = config.settings(clipped)
+    most = candidates * settings.method.masks
+    if clipped.get("method.k", 0) > most:
+        note = f"method.k {clipped['method.k']} → {most}: taps × masks"
+        clipped["method.k"] = most
+        return clipped, (note,)
+    return clipped, ()
+
+
+def describe_student(settings: Settings) -> str:
+    """A short name a person can read, such as ``mobilenet_v2 ×0.25``."""
+    student = settings.student
+    depth = f" d{student.depth:g}" if student.depth != 1 else ""
+    return f"{student.name.rsplit(':', 1)[-1]} ×{student.width:.3g}{depth}"

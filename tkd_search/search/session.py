@@ -1,0 +1,89 @@
+"""Joining or starting Ray, quietly and never by accident."""
+
+import logging
+import os
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import psutil
+
+from tkd_search.errors import UserError
+
+
+def local_nodes() -> list[dict[str, float]]:
+    """This machine as one node; cores this process may use, GPUs as torch sees them."""
+    import torch
+
+    cpus = len(psutil.Process().cpu_affinity()) if hasattr(psutil.Process, "cpu_affinity") else os.cpu_count()
+    return [{"CPU": float(cpus or 1), "GPU": float(torch.cuda.device_count())}]
+
+
+def live_nodes() -> list[Mapping[str, float]]:
+    """The nodes of the Ray cluster we are connected to."""
+    import ray
+
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+
+
+def resolve_address(address: str | None) -> str | None:
+    """What ``--address`` means: None for an own Ray on this machine, else the address to join.
+
+    ``auto`` joins what RAY_ADDRESS names or the cluster of this node. Nothing is joined merely because
+    an old address file names it: where nothing is said and RAY_ADDRESS is unset, Ray is started here.
+    """
+    if address in (None, "local"):
+        return None
+    if address == "auto":
+        return os.environ.get("RAY_ADDRESS") or "auto"
+    return address
+
+
+@contextmanager
+def ray_session(address: str | None) -> Iterator[str]:
+    """Ray for the length of a ``with`` block; yields a line that says which.
+
+    Raises:
+        UserError: nothing answers at the address.
+    """
+    quiet_environment()
+    import ray
+
+    target = resolve_address(address)
+    try:
+        if target is None:
+            ray.init(
+                address="local",
+                num_cpus=int(local_nodes()[0]["CPU"]),
+                include_dashboard=False,
+                logging_level=logging.ERROR,
+                log_to_driver=False,
+            )
+        else:
+            ray.init(address=target, logging_level=logging.ERROR, log_to_driver=False)
+    except (ConnectionError, RuntimeError) as error:
+        raise UserError(
+            f"--address {address}",
+            f"no Ray there ({error})",
+            "local, auto, or the address of a running cluster",
+            "start one with `ray up clusters/….yaml` or `ray start --head`, or leave --address away",
+        ) from error
+    try:
+        yield f"joined Ray at {target}" if target else "own Ray on this machine"
+    finally:
+        ray.shutdown()
+
+
+def quiet_environment() -> None:
+    """Keep Ray's own noise from the user; set before Ray is imported, since it reads them then."""
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
+    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
+    os.environ.setdefault("TUNE_RESULT_BUFFER_LENGTH", "0")
+    os.environ.setdefault("TUNE_DISABLE_STRICT_METRIC_CHECKING", "1")
+    os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "3600")
+    warnings.filterwarnings("ignore", module="ray")
+    for name in ("ray", "ray.tune", "ray.train", "ray.data"):
+        logging.getLogger(name).setLevel(logging.ERROR)
