@@ -257,14 +257,15 @@ class _Pass:
     def __iter__(self) -> Iterator[tuple[slice, Reading]]:
         kept_bytes = sum(reading.nbytes for _, reading in self._kept)
         yield from self._kept
-        keep = not self._kept
+        keep = True
         for start in range(self._kept[-1][0].stop if self._kept else 0, self.rows, self._size):
             where = slice(start, min(start + self._size, self.rows))
             row = torch.arange(where.start, where.stop)
             images = self._views.batch(row % len(self._views), row // len(self._views))
             reading = self._readers(channels_last(images.to(self._device))).cpu()
             kept_bytes += reading.nbytes
-            if keep and kept_bytes <= _KEEP_BYTES:
+            keep = keep and kept_bytes <= _KEEP_BYTES
+            if keep:
                 self._kept.append((where, reading))
             self._progress(where.stop, self.rows)
             yield where, reading

@@ -1,7 +1,7 @@
 """Failures of a training that its caller must tell from a crash."""
 
 
-class Diverged(RuntimeError):
+class Diverged(RuntimeError):  # noqa: N818  (a trial's fate, not a programming error)
     """The loss of a student is no longer finite: the trial has failed, its configuration is to blame.
 
     Args:

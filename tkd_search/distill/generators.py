@@ -4,7 +4,6 @@ Step 4 of the article (docs/method.md, equations 3 to 5). All candidates live in
 that any subset is one batched matrix product.
 """
 
-import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -127,12 +126,11 @@ class Generators(nn.Module):
             slopes: also ∂ℓ̂/∂θ, without gradients.
         """
         tap, mask, scale = self.tap, self.mask, self.score_scale
-        theta, score_weight, head, bias = self.theta, self.score_weight, self.head, self.bias
+        learnt: tuple[Tensor, ...] = (self.theta, self.score_weight, self.head, self.bias)
         if candidates is not None:
             tap, mask, scale = tap[candidates], mask[candidates], scale[candidates]
-            theta, score_weight, head, bias = (
-                p.index_select(0, candidates) for p in (theta, score_weight, head, bias)
-            )
+            learnt = tuple(p.index_select(0, candidates) for p in learnt)
+        theta, score_weight, head, bias = learnt
         mask = mask[:, None]
         y = features.transpose(0, 1).index_select(0, tap).to(zbar.dtype) * mask
         phi = self.activation.value(y, theta) * mask
@@ -155,5 +153,3 @@ def parameter_norms(generators: Generators) -> tuple[Tensor, Tensor]:
     score = (generators.score_weight * mask[:, None]).flatten(1).norm(dim=1)
     head = (generators.head[:, : generators.width] * mask[..., None]).flatten(1).norm(dim=1)
     return score / size, head / size
-
-

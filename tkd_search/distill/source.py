@@ -1,14 +1,17 @@
 """Where a batch's signals of the big models come from: rows of the bank, or the models run live."""
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from tkd_search.distill import losses
 from tkd_search.distill.bank import Bank, Readers
 from tkd_search.distill.projection import project_all, project_cells
+from tkd_search.distill.settings import MethodSettings
 
 
 @dataclass(frozen=True)
@@ -23,16 +26,35 @@ class Signals:
     features: Tensor | None = None
     cells: Tensor | None = None
 
+    def detached(self) -> "Signals":
+        """The same as constants."""
+        return Signals(self.logits.detach(), self.features, self.cells)
 
-class SignalSource(Protocol):
-    """Anything that tells what the big models say."""
+
+class SignalSource:
+    """Anything that tells what the big models say; most of them do not learn."""
 
     def read(self, view: Tensor, index: Tensor, images: Tensor) -> Signals:
         """Signals for views [B] of images [B]; ``images`` [B, C, H, W] are those very views."""
-        ...
+        raise NotImplementedError
+
+    def losses(self, signals: Signals, labels: Tensor, student: Tensor) -> dict[str, Tensor]:
+        """What the big models themselves learn from: nothing."""
+        return {}
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """Parameters of big models that learn: none."""
+        return iter(())
+
+    def state_dict(self) -> dict[str, Any]:
+        """State of big models that learn: none."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore ``state_dict``."""
 
 
-class BankSource:
+class BankSource(SignalSource):
     """Signals looked up in a bank.
 
     Args:
@@ -55,37 +77,78 @@ class BankSource:
         return Signals(bank.logits[row].to(self._device).float(), features, cells)
 
 
-class LiveSource:
-    """Signals from the big models run on the batch at hand, in eval mode.
+class LiveSource(SignalSource):
+    """Signals from the big models run on the batch at hand, in eval mode and without gradients.
 
     Args:
         models: the big models, on the device of the images.
-        form: a bank (rows or none) whose taps and projections the features take; None where only logits
-            are wanted.
+        form: a bank (with or without rows) whose taps and projections the features take; None where
+            only logits are wanted.
         features: whether tap features are wanted.
         cells: whether cells are wanted.
-        learning: whether gradients shall reach the models (distil-back into F).
     """
 
+    _learning = False
+
     def __init__(
-        self, models: Sequence[nn.Module], form: Bank | None, *, features: bool, cells: bool, learning: bool = False
+        self, models: Sequence[nn.Module], form: Bank | None, *, features: bool, cells: bool
     ) -> None:
-        self._models, self._learning = tuple(models), learning
-        self._features = features and form is not None
-        grid = form.grid if form is not None and cells else 0
-        taps = form.taps if form is not None and (features or cells) else ()
-        self._cells = bool(grid)
+        self.models = nn.ModuleList(models)
         self._projections = form.projections if form is not None else ()
+        grid = form.grid if form is not None and cells else 0
         self._spatial = [self._projections[i] for i in form.cell_taps] if form is not None and grid else []
+        self._features = features
+        taps = form.taps if form is not None and (features or cells) else ()
         self._readers = Readers(models, taps, grid)
 
     def read(self, view: Tensor, index: Tensor, images: Tensor) -> Signals:
         """Run the models on ``images``."""
-        for model in self._models:
-            model.eval()
+        self.models.eval()
         with torch.set_grad_enabled(self._learning):
             reading = self._readers(images)
         with torch.no_grad():
             features = project_all(self._projections, reading.features) if self._features else None
-            cells = project_cells(self._spatial, reading.cells) if self._cells else None
+            cells = project_cells(self._spatial, reading.cells) if self._spatial else None
         return Signals(reading.logits, features, cells)
+
+
+class LearningSource(LiveSource):
+    """Big models that learn beside the student (``distil_back: big_model``), in copies of their own.
+
+    They run in eval mode (dropout off, batch statistics frozen) and learn from the labels and, weighted
+    ρ, from the student. Their features change, so the bank's rows are not used; its projections are.
+    """
+
+    _learning = True
+
+    def __init__(
+        self,
+        models: Sequence[nn.Module],
+        form: Bank | None,
+        method: MethodSettings,
+        *,
+        features: bool,
+        cells: bool,
+    ) -> None:
+        copies = [copy.deepcopy(model).requires_grad_(True) for model in models]
+        super().__init__(copies, form, features=features, cells=cells)
+        self._rho, self._tau = method.rho, method.tau
+
+    def losses(self, signals: Signals, labels: Tensor, student: Tensor) -> dict[str, Tensor]:
+        """CE(a, label) + ρ·τ²·KL(p_F ‖ q), q constant: what distils back into F."""
+        loss = losses.label_loss(signals.logits, labels, 0.0)
+        if self._rho > 0:
+            loss = loss + self._rho * losses.kl(signals.logits, student, self._tau).mean()
+        return {"distil_back": loss}
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """All parameters of the copies."""
+        return self.models.parameters()
+
+    def state_dict(self) -> dict[str, Any]:
+        """State of the copies."""
+        return self.models.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore the copies."""
+        self.models.load_state_dict(state)

@@ -100,7 +100,11 @@ class TapReader:
         self._seen[LOGITS] = logits, None
         found = [self._seen[tap.name] for tap in self._taps]
         self._seen = {}
-        return logits, [feature.float() for feature, _ in found], [c.float() for _, c in found if c is not None]
+        return (
+            logits,
+            [feature.float() for feature, _ in found],
+            [c.float() for _, c in found if c is not None],
+        )
 
     def close(self) -> None:
         """Take the hooks out of the model."""
@@ -145,7 +149,9 @@ def _matches(name: str, pattern: str) -> bool:
     return fnmatchcase(name, pattern) or fnmatchcase(re.sub(r"^(model|module)\.", "", name), pattern)
 
 
-def find_taps(model: nn.Module, patterns: Sequence[str], example: Tensor, *, index: int = 0) -> tuple[Tap, ...]:
+def find_taps(
+    model: nn.Module, patterns: Sequence[str], example: Tensor, *, index: int = 0
+) -> tuple[Tap, ...]:
     """The taps of a model, in order of execution; the logits are always the last.
 
     Args:
@@ -170,7 +176,9 @@ def find_taps(model: nn.Module, patterns: Sequence[str], example: Tensor, *, ind
         matched = {name for name in shapes if _matches(name, pattern)}
         if not matched:
             near = ", ".join(list(shapes)[:12])
-            raise UserError("bank.taps", repr(pattern), f"names or patterns of modules, or auto; such as {near}")
+            raise UserError(
+                "bank.taps", repr(pattern), f"names or patterns of modules, or auto; such as {near}"
+            )
         chosen |= matched
     taps = [
         Tap(name, shape[-1] if len(shape) == 3 else shape[1], len(shape) == 4 and min(shape[2:]) > 1, index)

@@ -1,0 +1,135 @@
+"""Tiny networks, data and banks of their own, so that the method's tests need no other package."""
+
+from functools import lru_cache
+
+import torch
+from sklearn.datasets import load_digits
+from torch import Tensor, nn
+
+from tkd_search.distill.bank import Bank, compute_bank
+from tkd_search.distill.settings import BankSettings, MethodSettings, TrainSettings
+from tkd_search.distill.trainer import Distiller
+from tkd_search.distill.types import StudentOutput
+
+
+class TinyStudent(nn.Module):
+    """Two convolutions; maps, features and a linear classifier."""
+
+    def __init__(self, width: int = 8, classes: int = 10, channels: int = 1, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Conv2d(channels, width, 3, padding=1, bias=False),
+            nn.BatchNorm2d(width),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(width, 2 * width, 3, stride=2, padding=1, bias=False),
+            nn.BatchNorm2d(2 * width),
+            nn.ReLU(inplace=True),
+        )
+        self.dropout = nn.Dropout(dropout)
+        self.head = nn.Linear(2 * width, classes)
+        self.feature_width = 2 * width
+
+    def forward(self, images: Tensor) -> StudentOutput:
+        maps = self.body(images)
+        features = maps.mean((2, 3))
+        return StudentOutput(self.head(self.dropout(features)), features, maps)
+
+    def classify(self, features: Tensor) -> Tensor:
+        return self.head(features)
+
+
+class TinyBig(nn.Module):
+    """An AlexNet in small, with in-place activations and dropout, as torchvision's has."""
+
+    def __init__(self, classes: int = 10, channels: int = 1) -> None:
+        super().__init__()
+        self.features = nn.Sequential(
+            nn.Conv2d(channels, 16, 3, padding=1),
+            nn.ReLU(inplace=True),
+            nn.MaxPool2d(2),
+            nn.Conv2d(16, 24, 3, padding=1),
+            nn.BatchNorm2d(24),
+            nn.ReLU(inplace=True),
+        )
+        self.classifier = nn.Sequential(
+            nn.Dropout(), nn.Linear(24 * 16, 40), nn.ReLU(inplace=True), nn.Linear(40, classes)
+        )
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.classifier(self.features(images).flatten(1))
+
+
+class DigitViews:
+    """Digits shifted by a pixel or not: deterministic views."""
+
+    def __init__(self, images: Tensor, labels: Tensor, views: int = 2) -> None:
+        self.images, self.labels, self.views = images, labels, views
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def batch(self, index: Tensor, view: Tensor) -> Tensor:
+        return torch.where(
+            (view % 2 == 1)[:, None, None, None], self.images[index].roll(1, 3), self.images[index]
+        )
+
+
+@lru_cache(maxsize=1)
+def _digits() -> tuple[Tensor, Tensor]:
+    data = load_digits()
+    images = torch.tensor(data.images, dtype=torch.float32)[:, None] / 8 - 1
+    return images, torch.tensor(data.target)
+
+
+def digit_views(number: int = 300, views: int = 2, start: int = 0) -> DigitViews:
+    images, labels = _digits()
+    return DigitViews(images[start : start + number], labels[start : start + number], views)
+
+
+def held_out(number: int = 400) -> list[tuple[Tensor, Tensor]]:
+    images, labels = _digits()
+    return [(images[-number:], labels[-number:])]
+
+
+@lru_cache(maxsize=2)
+def trained_big_model(epochs: int = 6) -> TinyBig:
+    """A TinyBig that knows the digits it was trained on."""
+    torch.manual_seed(0)
+    model, views = TinyBig(), digit_views(1000, 1)
+    optimizer = torch.optim.Adam(model.parameters(), 3e-3)
+    for epoch in range(epochs):
+        order = torch.randperm(len(views), generator=torch.Generator().manual_seed(epoch))
+        for index in order.split(100):
+            loss = nn.functional.cross_entropy(model(views.images[index]), views.labels[index])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    return model.eval()
+
+
+@lru_cache(maxsize=4)
+def digit_bank(number: int = 300, views: int = 2, grid: int = 0, width: int = 32) -> Bank:
+    settings = BankSettings(width=width, grid=grid)
+    return compute_bank([trained_big_model()], digit_views(number, views), settings)
+
+
+def distiller(
+    method: MethodSettings,
+    *,
+    epochs: int = 3,
+    number: int = 300,
+    seed: int = 0,
+    grid: int = 0,
+    **train: object,
+) -> Distiller:
+    torch.manual_seed(seed)
+    settings = TrainSettings(**{"epochs": epochs, "batch_size": 64, "lr": 1e-2, **train})  # type: ignore[arg-type]
+    return Distiller(
+        TinyStudent(),
+        digit_views(number),
+        method,
+        settings,
+        seed=seed,
+        bank=digit_bank(number, grid=grid),
+        class_count=10,
+    )

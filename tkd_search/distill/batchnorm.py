@@ -1,0 +1,116 @@
+"""Batch normalisation over the batches of all workers, for backends that torch's SyncBatchNorm lacks (gloo).
+
+On GPUs torch's own SyncBatchNorm is taken, which needs NCCL.
+"""
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+
+class _SumOverRanks(torch.autograd.Function):
+    """All-reduce whose gradient is the all-reduced gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, tensor: Tensor, group: dist.ProcessGroup | None) -> Tensor:
+        ctx.group = group
+        total = tensor.clone()
+        dist.all_reduce(total, group=group)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        total = grads[0].contiguous().clone()
+        dist.all_reduce(total, group=ctx.group)
+        return total, None
+
+
+class AllReduceBatchNorm(nn.modules.batchnorm._BatchNorm):
+    """BatchNorm1d/2d/3d whose training statistics are those of all workers' rows together.
+
+    In eval mode an ordinary batch normalisation, with the same names in its state dict.
+    """
+
+    group: dist.ProcessGroup | None = None
+    original: type[nn.Module] = nn.BatchNorm2d
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        if input.dim() < 2:
+            raise ValueError(f"expected at least 2 dimensions, found {input.dim()}")
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Normalise [B, C, …] over all axes but C, and over workers."""
+        if not self.training:
+            return super().forward(input)
+        axes = [i for i in range(input.dim()) if i != 1]
+        count = torch.tensor(float(input.numel() // input.shape[1]))
+        count = _SumOverRanks.apply(count, self.group)
+        mean = _SumOverRanks.apply(input.sum(axes), self.group) / count
+        shape = (1, -1, *(1,) * (input.dim() - 2))
+        centred = input - mean.view(shape)
+        variance = _SumOverRanks.apply(centred.square().sum(axes), self.group) / count
+        self._track(mean, variance * (count / (count - 1).clamp_min(1)))
+        out = centred * (variance + self.eps).rsqrt().view(shape)
+        if self.affine:
+            out = out * self.weight.view(shape) + self.bias.view(shape)
+        return out
+
+    @torch.no_grad()
+    def _track(self, mean: Tensor, variance: Tensor) -> None:
+        if not self.track_running_stats or self.running_mean is None or self.running_var is None:
+            return
+        assert self.num_batches_tracked is not None
+        self.num_batches_tracked.add_(1)
+        share = self.momentum if self.momentum is not None else 1 / float(self.num_batches_tracked)
+        self.running_mean.lerp_(mean, share)
+        self.running_var.lerp_(variance, share)
+
+
+def _replaced(old: nn.Module, new: nn.modules.batchnorm._BatchNorm) -> nn.Module:
+    """``new`` with the parameters and statistics of ``old`` (the same tensors) and its mode."""
+    for name, parameter in old.named_parameters(recurse=False):
+        setattr(new, name, parameter)
+    for name, buffer in old.named_buffers(recurse=False):
+        setattr(new, name, buffer)
+    return new.train(old.training)
+
+
+def _swap(module: nn.Module, swap_one: Any) -> nn.Module:
+    swapped = swap_one(module)
+    if swapped is not module:
+        return swapped
+    for name, child in module.named_children():
+        changed = _swap(child, swap_one)
+        if changed is not child:
+            setattr(module, name, changed)
+    return module
+
+
+def synchronised(module: nn.Module, group: dist.ProcessGroup | None = None) -> nn.Module:
+    """Replace batch normalisations, in place, by ones over all workers; parameters stay the same."""
+    if dist.get_backend(group) == "nccl":
+        return nn.SyncBatchNorm.convert_sync_batchnorm(module, group)
+
+    def one(old: nn.Module) -> nn.Module:
+        if not isinstance(old, nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d):
+            return old
+        new = AllReduceBatchNorm(old.num_features, old.eps, old.momentum, old.affine, old.track_running_stats)
+        new.group, new.original = group, type(old)
+        return _replaced(old, new)
+
+    return _swap(module, one)
+
+
+def desynchronised(module: nn.Module) -> nn.Module:
+    """The inverse of ``synchronised``, in place: a network that runs and ships without other workers."""
+
+    def one(old: nn.Module) -> nn.Module:
+        if not isinstance(old, AllReduceBatchNorm | nn.SyncBatchNorm):
+            return old
+        kind: Any = old.original if isinstance(old, AllReduceBatchNorm) else nn.BatchNorm2d
+        new = kind(old.num_features, old.eps, old.momentum, old.affine, old.track_running_stats)
+        return _replaced(old, new)
+
+    return _swap(module, one)

@@ -1,0 +1,90 @@
+"""From a method's name to its objective, and to where its signals come from."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from tkd_search.distill.bank import Bank, compute_bank
+from tkd_search.distill.objective import Context, FromFeatures, FromLogits, LabelsOnly
+from tkd_search.distill.settings import BankSettings, MethodSettings
+from tkd_search.distill.source import BankSource, LearningSource, LiveSource, SignalSource
+from tkd_search.distill.tkd import GeneratedTeachers
+from tkd_search.distill.types import ViewSource
+
+AnyObjective = LabelsOnly | FromLogits | FromFeatures | GeneratedTeachers
+
+
+def build_objective(method: MethodSettings, context: Context) -> AnyObjective:
+    """The objective of a method.
+
+    Raises:
+        ValueError: it needs a bank or cells that are not there.
+    """
+    if method.name == "ce":
+        return LabelsOnly(context)
+    if method.name in ("kd", "dkd", "dist"):
+        return FromLogits(method, context)
+    if method.name in ("hint", "at", "sp"):
+        return FromFeatures(method, context)
+    return GeneratedTeachers(method, context)
+
+
+def _wants(method: MethodSettings) -> tuple[bool, bool, bool]:
+    """Whether a method reads logits, tap features and cells of the big models."""
+    if method.name == "ce":
+        return False, False, False
+    if method.name == "tkd":
+        mixing = method.lam > 0 and method.gamma > 0
+        features = mixing or method.beta > 0 or method.relation > 0
+        return method.lam > 0 or features, features, mixing and method.local > 0
+    return True, method.name in ("hint", "sp"), method.name == "at"
+
+
+class _Free:
+    """Views of a source as if they were drawn freely: makes a bank's form without its rows."""
+
+    views = 0
+
+    def __init__(self, source: ViewSource) -> None:
+        self.labels, self._source = source.labels, source
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def batch(self, index: torch.Tensor, view: torch.Tensor) -> torch.Tensor:
+        return self._source.batch(index, view)
+
+
+def signal_source(
+    method: MethodSettings,
+    views: ViewSource,
+    bank: Bank | None,
+    big_models: Sequence[nn.Module],
+    device: torch.device,
+) -> tuple[SignalSource | None, Bank | None]:
+    """Where a method's signals come from, and the bank that gives them their form.
+
+    The bank's rows where it has any; else the big models, run live on every batch. Where features are
+    wanted and there is no bank at all, its form is made here, in one pass over the training images.
+
+    Raises:
+        ValueError: neither rows nor big models are there.
+    """
+    logits, features, cells = _wants(method)
+    if not (logits or features or cells):
+        return None, bank
+    back = method.name == "tkd" and method.distil_back == "big_model"
+    if bank is not None and bank.views and not back:
+        return BankSource(bank, features=features, cells=cells, device=device), bank
+    if not big_models:
+        why = "distil_back = big_model" if back else "no bank with rows"
+        raise ValueError(f"method.name = {method.name} with {why} needs big_models to run live")
+    models = [model.eval().to(device) for model in big_models]
+    if bank is None and (features or cells):
+        grid = 4 if cells else 0
+        bank = compute_bank(models, _Free(views), BankSettings(grid=grid), device=device)
+    form = None if bank is None else bank.to(device)
+    if back:
+        return LearningSource(models, form, method, features=features, cells=cells), form
+    return LiveSource(models, form, features=features, cells=cells), form

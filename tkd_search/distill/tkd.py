@@ -1,0 +1,246 @@
+"""TKD's objective: teachers generated from selected taps, their gradient reward, feature reward and more."""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+from tkd_search.distill import losses
+from tkd_search.distill.criteria import Snapshot
+from tkd_search.distill.generators import (
+    Generated,
+    Generators,
+    candidate_names,
+    parameter_norms,
+    standardised,
+)
+from tkd_search.distill.objective import (
+    Batch,
+    Context,
+    Needs,
+    Terms,
+    mixed_terms,
+    pooled_cells,
+    present,
+    student_cells,
+)
+from tkd_search.distill.reward import BOUNDS, gradient_length, theta_gradient
+from tkd_search.distill.selection import Selection, select
+from tkd_search.distill.settings import MethodSettings
+from tkd_search.distill.similarity import ADAPTED, FEATURE_REWARDS, FEWEST_ROWS
+from tkd_search.distill.source import Signals
+from tkd_search.distill.types import StudentOutput
+
+ALL_EVERY = 4
+"""All candidates learn every so many steps, the selected ones at every step."""
+
+
+class GeneratedTeachers(nn.Module):
+    """The method's objective (docs/method.md, equation 9) and the loss of its generators (equation 5).
+
+    λ = 0 and β = 0 (and no relation) is plain training; γ = 0 and β = 0 is Hinton's KD exactly.
+
+    Raises:
+        ValueError: terms need a bank that is not there, or cells that it does not hold.
+    """
+
+    def __init__(self, settings: MethodSettings, context: Context) -> None:
+        super().__init__()
+        s = settings
+        mixing = s.lam > 0 and s.gamma > 0
+        self._local = mixing and s.local > 0
+        self.generating = mixing or s.beta > 0
+        self.needs = Needs(logits=s.lam > 0, features=self.generating or s.relation > 0, cells=self._local)
+        self._settings, self._context = settings, context
+        self.generators: Generators | None = None
+        self.adapters: nn.Parameter | None = None
+        self.selection: Selection | None = None
+        self._prepare()
+
+    def _prepare(self) -> None:
+        s, bank = self._settings, self._context.bank
+        if not self.needs.features:
+            return
+        if bank is None:
+            raise ValueError("method.name = tkd with gamma, beta or relation > 0 needs a bank")
+        if self._local and not bank.grid:
+            raise ValueError("method.local > 0 needs cells of spatial taps: set bank.grid to 4")
+        self._relation_tap = self._context.deepest_spatial_tap()
+        if not self.generating:
+            return
+        self.generators = Generators(
+            bank.widths,
+            bank.classes,
+            width=bank.width,
+            masks=s.masks,
+            activation=s.activation,
+            theta0=s.theta0,
+            theta_frozen=s.theta_frozen,
+            generator=self._context.generator,
+        )
+        self._names = candidate_names(bank.taps, s.masks)
+        self.fisher: Tensor
+        self.register_buffer("fisher", torch.tensor(bank.fisher).repeat(s.masks))
+        self._cell_of = {tap: i for i, tap in enumerate(bank.cell_taps)}
+        if s.beta > 0 and s.feature_reward in ADAPTED:
+            width = self._context.student.feature_width
+            shape = (len(bank.taps), bank.width, width)
+            start = torch.randn(shape, generator=self._context.generator) / width**0.5
+            self.adapters = nn.Parameter(start)
+
+    def student_parameters(self) -> Iterator[nn.Parameter]:
+        """The adapters of the feature reward, where it has any."""
+        return iter(()) if self.adapters is None else iter((self.adapters,))
+
+    def teachers(self) -> tuple[tuple[str, float], ...]:
+        """Names and weights of the selected teachers, most wanted first; empty before a selection."""
+        if self.selection is None:
+            return ()
+        chosen = self.selection.candidates.tolist()
+        return tuple(
+            (self._names[k], w) for k, w in zip(chosen, self.selection.weights.tolist(), strict=True)
+        )
+
+    @torch.no_grad()
+    def reselect(
+        self, output: StudentOutput, signals: Signals, labels: Tensor, generator: torch.Generator
+    ) -> None:
+        """Select teachers anew from what the student as it is says about a sample of training rows."""
+        if self.generators is None or self._context.bank is None or signals.features is None:
+            return
+        gens, z = self.generators, output.logits.float()
+        made = gens(signals.features, standardised(z), slopes=True)
+        score_norm, head_norm = parameter_norms(gens)
+        snapshot = Snapshot(
+            labels=labels,
+            logits=z,
+            hidden=output.features.float(),
+            teachers=made.logits,
+            features=made.features,
+            slopes=made.slopes,
+            score_head=gens.score_head(torch.arange(gens.count, device=z.device)),
+            score_norm=score_norm,
+            head_norm=head_norm,
+            fisher=self.fisher,
+            tau=self._settings.tau,
+        )
+        taps = len(self._context.bank.taps)
+        self.restore(select(self._settings, snapshot, taps=taps, generator=generator).to(z.device))
+
+    def restore(self, selection: Selection) -> None:
+        """Take a selection as it is (rank 0's, or a checkpoint's)."""
+        self.selection = selection
+        taps = (selection.candidates % (present(self.generators).count // self._settings.masks)).tolist()
+        spatial = [j for j, tap in enumerate(taps) if tap in self._cell_of]
+        device = selection.candidates.device
+        self._spatial = torch.tensor(spatial, dtype=torch.long, device=device)
+        self._cells = torch.tensor([self._cell_of[taps[j]] for j in spatial], dtype=torch.long, device=device)
+
+    def ramp(self, progress: float) -> float:
+        """γ_t/γ in [0, 1]: rises linearly over the warm-up."""
+        return min(1.0, progress / self._settings.warmup) if self._settings.warmup > 0 else 1.0
+
+    def terms(self, batch: Batch) -> Terms:
+        """The student's terms; with generators also ``generators``, L_gen, which the student cannot feel."""
+        s = self._settings
+        gamma = s.gamma * self.ramp(batch.progress)
+        terms = mixed_terms(s, self._context, batch, gamma, s.big_model_term)
+        if self.generators is not None and self.selection is not None:
+            terms.update(self._generated_terms(batch, gamma, self.generators, self.selection))
+        if s.relation > 0:
+            terms["relation"] = s.relation * self._relation(batch)
+        return terms
+
+    def _generated_terms(self, batch: Batch, gamma: float, gens: Generators, chosen: Selection) -> Terms:
+        s, features = self._settings, present(present(batch.signals).features)
+        everyone = batch.step % ALL_EVERY == 0
+        wanted = None if everyone else chosen.candidates
+        rewarded = s.r > 0 and s.lam * gamma > 0
+        zbar = standardised(batch.output.logits)
+        made = gens(features, zbar, wanted, slopes=rewarded)
+        log_p = (made.logits / s.tau).log_softmax(-1)
+        log_q = (batch.output.logits / s.tau).log_softmax(-1)
+        terms = {"generators": self._generator_loss(batch, made, log_p, log_q.detach())}
+        if everyone:
+            made = Generated(*(None if part is None else part[chosen.candidates] for part in made))  # type: ignore[arg-type]
+            log_p = log_p[chosen.candidates]
+        made = Generated(*(None if part is None else part.detach() for part in made))  # type: ignore[arg-type]
+        if s.lam * gamma > 0:
+            terms.update(self._agreement(s.lam * gamma, gens, chosen, made, log_p.detach(), log_q))
+            if self._local and len(self._spatial):
+                terms.update(self._local_term(s.lam * gamma, batch, gens, chosen, made))
+        rows = len(batch.labels) * self._context.reduction.size
+        if s.beta > 0 and rows >= FEWEST_ROWS:
+            reward = self._feature_reward(batch.output.features, made.features, gens, chosen)
+            terms["feature"] = s.beta * (chosen.weights @ reward)
+        return terms
+
+    def _generator_loss(self, batch: Batch, made: Generated, log_p: Tensor, log_q: Tensor) -> Tensor:
+        """L_gen (equation 5): labels, the big model's logits, and the student's (distilling back, ρ)."""
+        s = self._settings
+        square, p = s.tau * s.tau, log_p.exp()
+        loss = (1 - s.generator_kd) * losses.generator_losses(made.logits, batch.labels).mean()
+        if s.generator_kd > 0:
+            log_f = (present(batch.signals).logits / s.tau).log_softmax(-1)
+            per_row = (log_f.exp() * (log_f - log_p)).sum(-1)
+            loss = loss + s.generator_kd * square * per_row.mean()
+        if s.rho > 0:
+            loss = loss + s.rho * square * (p * (log_p - log_q)).sum(-1).mean()
+        return loss
+
+    def _agreement(
+        self,
+        weight: float,
+        gens: Generators,
+        chosen: Selection,
+        made: Generated,
+        log_p: Tensor,
+        log_q: Tensor,
+    ) -> Terms:
+        """λγ_t·Σ w_k J_k and, below zero, the gradient reward R (equations 7 and 8)."""
+        s, w, reduction = self._settings, chosen.weights, self._context.reduction
+        j = s.tau * s.tau * (log_p.exp() * (log_p - log_q)).sum(-1).mean(1)
+        terms = {"generated": weight * (w @ j)}
+        if made.slopes is not None:
+            head = gens.score_head(chosen.candidates).detach()
+            slope = reduction.mean(theta_gradient(log_p, log_q, head, made.slopes, s.tau))
+            gain = BOUNDS[s.bound](s.alpha / 2 * gradient_length(slope), reduction.mean(j))
+            terms["gradient"] = -s.r * weight * (w @ gain)
+        return terms
+
+    def _feature_reward(self, hidden: Tensor, targets: Tensor, gens: Generators, chosen: Selection) -> Tensor:
+        """L_R(h, φ(y_k)) per teacher [K]."""
+        kind, reduction = self._settings.feature_reward, self._context.reduction
+        if self.adapters is None:
+            targets = reduction.gather(targets.transpose(0, 1)).transpose(0, 1)
+            return FEATURE_REWARDS[kind](reduction.gather(hidden), targets)
+        adapters = self.adapters[gens.tap[chosen.candidates]]
+        predicted = torch.matmul(hidden, adapters.transpose(1, 2)) * gens.mask[chosen.candidates][:, None]
+        return FEATURE_REWARDS[kind](predicted, targets)
+
+    def _local_term(
+        self, weight: float, batch: Batch, gens: Generators, chosen: Selection, made: Generated
+    ) -> Terms:
+        """Local teachers û_k(g) = û_k + H^y_k (y(g) − mean y) against the student's own cells (equation 10).
+
+        Nothing where the student has no maps or only one place.
+        """
+        s, maps = self._settings, batch.output.maps
+        if maps is None or min(maps.shape[-2:]) < 2:
+            return {}
+        grid = present(self._context.bank).grid
+        places, g = student_cells(maps, grid)
+        z = self._context.student.classify(places.transpose(1, 2))
+        y = present(present(batch.signals).cells).index_select(1, self._cells).to(z.dtype).transpose(0, 1)
+        head = gens.feature_head(chosen.candidates[self._spatial]).detach()
+        deviation = torch.matmul(y - y.mean(2, keepdim=True), head[:, None])
+        deviation = pooled_cells(deviation.transpose(2, 3), grid, g).transpose(2, 3)
+        teachers = made.logits[self._spatial][:, :, None] + deviation
+        w = chosen.weights[self._spatial]
+        per_teacher = losses.kl(teachers, z, s.local_temperature).mean((1, 2))
+        return {"local": weight * s.local * ((w / w.sum()) @ per_teacher)}
+
+    def _relation(self, batch: Batch) -> Tensor:
+        gather, h = self._context.reduction.gather, batch.output.features
+        tap = present(present(batch.signals).features)[:, self._relation_tap].to(h.dtype)
+        return losses.relation(gather(tap), gather(h), self._settings.relation_temperature)
