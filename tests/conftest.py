@@ -1,0 +1,18 @@
+"""What all tests share: one quiet local Ray for those that need it, one thread per process."""
+
+import os
+from collections.abc import Iterator
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def local_ray() -> Iterator[None]:
+    """An own Ray with two cores, started once for the whole session."""
+    from tkd_search.search.session import ray_session
+
+    with ray_session(None):
+        yield

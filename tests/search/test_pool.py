@@ -1,0 +1,102 @@
+"""Warm worker groups on a real Ray: jobs one after the other, failures, superseded jobs, lost processes."""
+
+import os
+import signal
+import time
+
+import pytest
+
+from tkd_search.search.settings import ResourceSettings
+
+TOY = "benchmarks.toy_job:run_toy_job"
+
+
+def toy_job(seconds: float = 0.05, epochs: int = 2, **point: object) -> dict[str, object]:
+    return {"kind": "trial", "epochs": epochs, "after_epoch": 0, "point": {"seconds": seconds, **point}}
+
+
+def results(client, deadline: float = 60.0) -> list[dict]:
+    """All results of the posted job up to its end."""
+    seen, end = [], time.monotonic() + deadline
+    while time.monotonic() < end:
+        result = client.pull(1.0)
+        if result is not None:
+            seen.append(result)
+            if result["kind"] in ("done", "failed"):
+                return seen
+    raise AssertionError(f"no end after {seen}")
+
+
+@pytest.fixture(scope="module")
+def pool(local_ray, tmp_path_factory):
+    from tkd_search.search.broker import Broker
+    from tkd_search.search.pool import WarmPool
+
+    broker = Broker.remote(5.0)
+    pool = WarmPool(broker, ResourceSettings(), 1, tmp_path_factory.mktemp("train"), runner=TOY)
+    pool.wait(120)
+    yield broker, pool
+    pool.close()
+
+
+@pytest.fixture
+def client(pool):
+    from tkd_search.search.broker import SlotClient
+
+    client = SlotClient(pool[0], holder="test", timeout=60)
+    yield client
+    client.release()
+
+
+def test_jobs_run_one_after_the_other_in_one_process(pool, client):
+    import ray
+
+    before = ray.get(pool[0].overview.remote())["slot0"]["attached"]
+    for _ in range(3):
+        client.post(toy_job())
+        assert [r["kind"] for r in results(client)] == ["epoch", "epoch", "done"]
+    assert ray.get(pool[0].overview.remote())["slot0"]["attached"] == before
+
+
+def test_a_failing_job_is_reported_and_the_group_serves_on(client):
+    client.post(toy_job(fail=True))
+    (failure,) = results(client)
+    assert failure["reason"] == "ValueError: this configuration fails"
+    client.post(toy_job())
+    assert results(client)[-1]["kind"] == "done"
+
+
+def test_a_superseded_job_makes_way_long_before_its_end(client):
+    client.post(toy_job(seconds=120, epochs=20))  # 0.6 s a batch
+    time.sleep(0.5)
+    client.post(toy_job())
+    assert results(client, deadline=30)[-1]["kind"] == "done"
+
+
+@pytest.mark.faults
+def test_a_killed_worker_comes_back_and_finishes_the_job(pool, client):
+    import ray
+
+    client.post(toy_job(seconds=2.0, epochs=4))
+    assert client.pull(30)["epoch"] == 1
+    os.kill(ray.get(pool[0].overview.remote())["slot0"]["info"]["pid"], signal.SIGKILL)
+    assert results(client, deadline=120)[-1]["kind"] == "done"
+    assert pool[1].failures == []
+
+
+@pytest.mark.faults
+def test_a_killed_broker_costs_the_lease_and_nothing_else(pool):
+    import ray
+
+    from tkd_search.search.broker import SlotClient
+    from tkd_search.search.mailbox import LeaseLostError
+
+    before = SlotClient(pool[0], holder="before", timeout=60)
+    before.post(toy_job(seconds=60))
+    ray.kill(pool[0], no_restart=False)
+    with pytest.raises(LeaseLostError):
+        results(before)
+    after = SlotClient(pool[0], holder="after", timeout=60)
+    after.post(toy_job())
+    assert results(after)[-1]["kind"] == "done"
+    after.release()
