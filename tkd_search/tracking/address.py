@@ -3,7 +3,7 @@
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import unquote, urlsplit, urlunsplit
 
 DEFAULT_URI = "sqlite:///mlflow.db"
 
@@ -31,6 +31,19 @@ def public_uri(uri: str) -> str:
     if "@" not in parts.netloc:
         return uri
     return urlunsplit(parts._replace(netloc=parts.netloc.rsplit("@", 1)[1]))
+
+
+def login_to_environment(uri: str) -> str:
+    """Move the user name and password of an http address to where MLflow looks for them.
+
+    In the address itself they would be part of every error message and log line.
+    """
+    parts = urlsplit(uri)
+    if parts.scheme in ("http", "https") and parts.username:
+        os.environ["MLFLOW_TRACKING_USERNAME"] = unquote(parts.username)
+        os.environ["MLFLOW_TRACKING_PASSWORD"] = unquote(parts.password or "")
+        return public_uri(uri)
+    return uri
 
 
 def working_folder(uri: str) -> Path:

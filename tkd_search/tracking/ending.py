@@ -3,6 +3,7 @@
 import contextlib
 import importlib.metadata
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,10 @@ from mlflow.entities import Metric, RunTag
 from tkd_search.records import FrontMember
 from tkd_search.tracking.description import describe
 from tkd_search.tracking.layout import (
+    LATENCY,
     PARENT,
     TAG_PARETO,
+    TAG_PATH,
     TAG_SEARCH,
     TAG_SEARCH_ID,
     TAG_STATE,
@@ -56,10 +59,15 @@ def _close(store: MlflowStore, parent: str, event: Event) -> None:
     text = describe(record, store.search.command, parent)
     tags = [RunTag("mlflow.note.content", text), RunTag(TAG_STATE, record["status"])]
     figures = {"final_hypervolume": record["hypervolume"], "wall_seconds": record["wall_seconds"]}
-    metrics = [Metric(key, value, event.time, 0) for key, value in figures.items()]
-    store.log(parent, tags=tags, metrics=metrics)
+    store.log(parent, tags=tags, metrics=news(store, parent, figures, event.time))
     if status != "RUNNING":
         store.client.set_terminated(parent, status, event.time)
+
+
+def news(store: MlflowStore, run_id: str, figures: Mapping[str, float], time: int) -> list[Metric]:
+    """Those figures that the run does not show already: a search may end more than once."""
+    shown = store.client.get_run(run_id).data.metrics
+    return [Metric(key, value, time, 0) for key, value in figures.items() if shown.get(key) != value]
 
 
 def mark_front(store: MlflowStore, members: set[str]) -> None:
@@ -75,9 +83,9 @@ def mark_front(store: MlflowStore, members: set[str]) -> None:
 def write_member(store: MlflowStore, member: FrontMember, folder: Path, time: int) -> None:
     """One front member: test figures, the files that ship, one registered model with one version."""
     run_id = store.run(member.trial_id)
-    figures = {"test_accuracy": member.test_accuracy, "retention": member.retention, "ratio": member.ratio}
-    figures |= {f"latency_ms.batch_{size}": value for size, value in member.latency_ms.items()}
-    store.log(run_id, metrics=[Metric(key, value, time, 0) for key, value in figures.items()])
+    figures = {"test_accuracy": member.test_accuracy, "retention": member.retention}
+    figures |= {f"{LATENCY}{size}": value for size, value in member.latency_ms.items()}
+    store.log(run_id, metrics=news(store, run_id, figures, time), tags=[RunTag(TAG_PATH, member.path)])
     files = sorted(path for path in (folder / member.path).glob("*") if path.is_file()) if member.path else []
     store.files(run_id, files, "model")
     if files:

@@ -23,6 +23,9 @@ TAG_KIND = "tkd.kind"
 TAG_STATE = "state"
 TAG_REASON = "reason"
 TAG_PARETO = "pareto"
+TAG_PATH = "tkd.path"
+CHANGED = "changed."
+LATENCY = "latency_ms.batch_"
 PARENT = ""
 RunStatus = Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]
 _STATUS: dict[str, RunStatus] = {
@@ -61,9 +64,14 @@ class RunChange:
 
 @dataclass(frozen=True, kw_only=True)
 class Context:
-    """What earlier events say that later ones need: the search, its big model, its identity."""
+    """What earlier events say that later ones need.
+
+    ``search`` is the search as it was last started, ``first`` as it was at first: an extended search has
+    other budgets than the one it extends.
+    """
 
     search_id: str = ""
+    first: SearchStart | None = None
     search: SearchStart | None = None
     big_model: BigModelRecord | None = None
 
@@ -72,7 +80,8 @@ def fold(context: Context, event: Event) -> Context:
     """The context after one more event."""
     if event.kind == "search_started":
         search = from_plain(SearchStart, event.data["search"])
-        return replace(context, search_id=event.data["search_id"], search=search)
+        first = context.first or search
+        return replace(context, search_id=event.data["search_id"], first=first, search=search)
     if event.kind == "big_model":
         return replace(context, big_model=from_plain(BigModelRecord, event.data))
     return context
@@ -126,19 +135,25 @@ def _change(context: Context, event: Event) -> RunChange | None:
 
 
 def _search_started(context: Context, event: Event) -> RunChange:
+    """Parameters never change in MLflow, so what an extended search changes becomes ``changed.*`` tags."""
     assert context.search is not None
-    search = context.search
+    assert context.first is not None
+    search, first, now = context.search, _params(context.first), _params(context.search)
     tags = {"dataset.digest": search.dataset_digest, "command": search.command, TAG_STATE: "running"}
+    tags |= {f"{CHANGED}{key}": value for key, value in now.items() if first.get(key) != value}
     return RunChange(
         trial_id=PARENT,
         name=search.name,
         started=event.time,
         status="RUNNING",
-        params=flat_params(
-            {"name": search.name, "dataset": search.dataset, "seed": search.seed, **search.config}
-        ),
+        params=first,
         tags={key: value for key, value in tags.items() if value},
     )
+
+
+def _params(search: SearchStart) -> dict[str, str]:
+    facts = {key: getattr(search, key) for key in ("name", "dataset", "seed", "classes", "full_budget")}
+    return flat_params({**facts, **search.config})
 
 
 def _big_model(event: Event) -> RunChange:
@@ -155,16 +170,17 @@ def _big_model(event: Event) -> RunChange:
 
 def _trial_started(context: Context, event: Event) -> RunChange:
     data = event.data
+    again = RunChange(trial_id=data["trial_id"], status="RUNNING", tags={TAG_STATE: "running"})
+    if data.get("again"):
+        return again
     figures = {"bytes": data["bytes"], "parameters": data["parameters"]}
     if context.big_model is not None and context.big_model.bytes:
         figures["ratio"] = data["bytes"] / context.big_model.bytes
-    return RunChange(
-        trial_id=data["trial_id"],
+    return replace(
+        again,
         name=f"{data['trial_id']} {data['student']}",
         started=event.time,
-        status="RUNNING",
         params=flat_params({"student": data["student"], **data["params"]}),
-        tags={TAG_STATE: "running"},
         points=tuple(_point(event, key, value, 0) for key, value in figures.items()),
     )
 
@@ -177,12 +193,13 @@ def _epoch_points(event: Event) -> tuple[Point, ...]:
 
 def _trial_ended(event: Event) -> RunChange:
     data = event.data
+    seconds = _point(event, "trial_seconds", data["seconds"], 0)
     return RunChange(
         trial_id=data["trial_id"],
         ended=event.time,
         status=_STATUS[data["state"]],
         tags={TAG_STATE: data["state"], TAG_REASON: short(data["reason"] or "full budget", _TAG_LENGTH)},
-        points=(_point(event, "seconds", data["seconds"], 0),),
+        points=() if data.get("again") else (seconds,),
     )
 
 

@@ -22,7 +22,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from tkd_search.tracking.address import StoreIds, public_uri
+from tkd_search.tracking.address import StoreIds, login_to_environment, public_uri
 from tkd_search.tracking.layout import Context, changes, fold
 from tkd_search.tracking.spool import (
     SPOOL_FILE,
@@ -49,6 +49,7 @@ _ENVIRONMENT = {
     "MLFLOW_ENABLE_ASYNC_LOGGING": "false",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_LOGGING_LEVEL": "WARNING",
 }
 
 
@@ -122,7 +123,7 @@ class Drain:
         """State why the store does not take events, and look everything up again next time."""
         if self._store is not None:
             self._store.forget()
-        text = " ".join(str(error).split())[:300] or type(error).__name__
+        text = " ".join(str(error).split()).replace(self.uri, self.target)[:300] or type(error).__name__
         _log.warning("%s: %s", type(error).__name__, text)
         with contextlib.suppress(OSError, DiskFullError):
             self._say(error=text)
@@ -202,11 +203,11 @@ def exclusive(folder: Path, orders: Orders) -> Iterator[bool]:
 def main() -> int:
     """Entry point of the process."""
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(name)s %(levelname)s %(message)s")
-    for key, value in _ENVIRONMENT.items():
-        os.environ.setdefault(key, value)
+    os.environ.update(_ENVIRONMENT)
     with contextlib.suppress(OSError):
         os.nice(5)  # trials come first
-    folder, uri, orders = Path(sys.argv[1]), os.environ["TKD_TRACKING_URI"], Orders()
+    folder, orders = Path(sys.argv[1]), Orders()
+    uri = login_to_environment(os.environ["TKD_TRACKING_URI"])
     with exclusive(folder, orders) as alone:
         return work(Drain(uri, folder), orders) if alone else 3
 

@@ -9,6 +9,7 @@ runs at low priority, keeps MLflow's noise out of the terminal, may be killed at
 again and nothing is lost), and outlives a killed driver just long enough to write what was spooled.
 """
 
+import contextlib
 import json
 import logging
 import os
@@ -142,7 +143,9 @@ class MlflowTracker:
         self.folder = folder.absolute() / "tracking"
         self._spool = Spool(self.folder)
         self._search_id = _identity(self.folder)
-        self._epochs = _known_epochs(self._spool)
+        self._known = _Known()
+        for event in all_events(self._spool.path):
+            self._known.learn(event.kind, event.data)
         self._writer: subprocess.Popen[bytes] | None = None
         self._watched = self._started = -1e9
         self._told = ""
@@ -153,37 +156,28 @@ class MlflowTracker:
 
     def big_model(self, record: BigModelRecord) -> None:
         """Record F's figures."""
-        self._append("big_model", to_plain(record))
+        self._append_new("big_model", to_plain(record))
 
     def trial_started(
         self, trial_id: str, student: str, params: Mapping[str, Any], bytes: int, parameters: int
     ) -> None:
         """Open a trial's page, or open it again."""
-        self._append(
-            "trial_started",
-            {
-                "trial_id": trial_id,
-                "student": student,
-                "params": to_plain(params),
-                "bytes": bytes,
-                "parameters": parameters,
-            },
-        )
+        figures = {"bytes": bytes, "parameters": parameters}
+        data = {"trial_id": trial_id, "student": student, "params": to_plain(params), **figures}
+        self._append_marked("trial_started", data)
 
     def epoch(self, trial_id: str, record: EpochRecord) -> None:
         """Record one epoch; one that is known already (a trial resumed from an older state) is dropped."""
-        if record.epoch > self._epochs.get(trial_id, 0):
-            self._append("epoch", {"trial_id": trial_id, "record": to_plain(record)})
-            self._epochs[trial_id] = record.epoch
+        self._append_new("epoch", {"trial_id": trial_id, "record": to_plain(record)})
 
     def trial_ended(self, record: TrialRecord) -> None:
         """Record a trial's end; its epochs have been told before."""
         kept = ("trial_id", "state", "reason", "seconds")
-        self._append("trial_ended", {key: to_plain(getattr(record, key)) for key in kept})
+        self._append_marked("trial_ended", {key: to_plain(getattr(record, key)) for key in kept})
 
     def progress(self, step: int, figures: Mapping[str, float]) -> None:
         """Record the search's own figures."""
-        self._append("progress", {"step": step, "figures": to_plain(figures)})
+        self._append_new("progress", {"step": step, "figures": to_plain(figures)})
 
     def search_ended(self, record: SearchRecord, folder: Path) -> None:
         """Record the end; the files are read from ``folder`` when the writer gets there."""
@@ -200,23 +194,32 @@ class MlflowTracker:
         """Let the writer finish, at most ``timeout`` seconds, and say what it leaves in the spool."""
         total = len(self._spool)
         self._spool.close()
-        if total and self._missing(total):
-            self._finish(timeout)
+        if total:
+            self._finish(total, timeout)
         return self._leftover(total)
 
-    def _finish(self, timeout: float) -> None:
+    def _finish(self, total: int, timeout: float) -> None:
         deadline = time.monotonic() + timeout
         while (left := deadline - time.monotonic()) > 0:
+            if self._missing(total) <= 0 and self._alive() is None:
+                return
             writer = self._alive() or self._start()
             tell(writer, left)
-            try:
-                writer.wait(left + 2)
-            except subprocess.TimeoutExpired:
-                writer.kill()
-                writer.wait()
+            self._wait(writer, total, deadline)
             if writer.returncode in (0, 3):
                 return
             time.sleep(min(0.5, left))
+
+    def _wait(self, writer: subprocess.Popen[bytes], total: int, deadline: float) -> None:
+        """Until the writer ends; it is killed when it overstays, or when another one has done its work."""
+        while writer.poll() is None:
+            idle = self._missing(total) <= 0
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                writer.wait(2.0 if idle else 0.2)
+                return
+            if idle or time.monotonic() > deadline + 2:
+                writer.kill()
+                writer.wait()
 
     def _missing(self, total: int) -> int:
         return total - 1 - read_acknowledged(self.folder, public_uri(self.uri)).sequence
@@ -235,8 +238,18 @@ class MlflowTracker:
             refused=status.refused,
         )
 
+    def _append_new(self, kind: str, data: dict[str, Any]) -> None:
+        """Spool what has not been told before: metric points have a time, told twice they would double."""
+        if not self._known.has(kind, data):
+            self._append(kind, data)
+
+    def _append_marked(self, kind: str, data: dict[str, Any]) -> None:
+        """Spool in any case, but say when it is not the first time: then only the state counts."""
+        self._append(kind, {**data, "again": True} if self._known.has(kind, data) else data)
+
     def _append(self, kind: str, data: dict[str, Any]) -> None:
         self._spool.append(kind, data)
+        self._known.learn(kind, data)
         now = time.monotonic()
         if now - self._watched >= _WATCH_SECONDS:
             self._watched = now
@@ -315,10 +328,21 @@ def _identity(folder: Path) -> str:
         return str(json.loads(path.read_text())["search_id"])
 
 
-def _known_epochs(spool: Spool) -> dict[str, int]:
-    known: dict[str, int] = {}
-    for event in all_events(spool.path):
-        if event.kind == "epoch":
-            trial = event.data["trial_id"]
-            known[trial] = max(known.get(trial, 0), int(event.data["record"]["epoch"]))
-    return known
+class _Known:
+    """What the spool holds already, by kind: trials, their last epochs, the search's last step."""
+
+    def __init__(self) -> None:
+        self._last: dict[tuple[str, str], int] = {}
+
+    def has(self, kind: str, data: Mapping[str, Any]) -> bool:
+        key, place = self._place(kind, data)
+        return place <= self._last.get(key, -1)
+
+    def learn(self, kind: str, data: Mapping[str, Any]) -> None:
+        key, place = self._place(kind, data)
+        self._last[key] = max(place, self._last.get(key, -1))
+
+    @staticmethod
+    def _place(kind: str, data: Mapping[str, Any]) -> tuple[tuple[str, str], int]:
+        place = data["record"]["epoch"] if kind == "epoch" else data.get("step", 0)
+        return (kind, data.get("trial_id", "")), int(place)

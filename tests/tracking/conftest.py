@@ -1,0 +1,50 @@
+import shutil
+
+import pytest
+
+from tests.tracking.synthetic import synthetic_search
+from tkd_search.tracking import MlflowTracker, write_summary
+
+
+@pytest.fixture(scope="session")
+def empty_database(tmp_path_factory):
+    """A sqlite store with its tables: copying it saves each test the seconds that making them takes."""
+    from mlflow import MlflowClient
+
+    path = tmp_path_factory.mktemp("store") / "mlflow.db"
+    MlflowClient(f"sqlite:///{path}", f"sqlite:///{path}").search_experiments()
+    return path
+
+
+@pytest.fixture
+def database(empty_database, tmp_path):
+    """The URI of a store of one's own."""
+    shutil.copy(empty_database, tmp_path / "mlflow.db")
+    return f"sqlite:///{tmp_path}/mlflow.db"
+
+
+@pytest.fixture
+def record():
+    return synthetic_search(trials=8, seed=3)
+
+
+@pytest.fixture
+def folder(tmp_path, record):
+    """The run's folder of ``record``, with a summary and a file or two per front member."""
+    return run_folder(tmp_path / "runs" / record.name, record)
+
+
+def run_folder(folder, record):
+    for member in record.front:
+        place = folder / member.path
+        place.mkdir(parents=True)
+        (place / "model.safetensors").write_bytes(b"weights of " + member.trial_id.encode())
+        (place / "student.json").write_text("{}")
+    write_summary(record, folder)
+    return folder
+
+
+@pytest.fixture
+def still(monkeypatch):
+    """Trackers start no writer on their own; the test drains in this process."""
+    monkeypatch.setattr(MlflowTracker, "_watch", lambda self, now: None)

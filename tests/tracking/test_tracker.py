@@ -1,0 +1,240 @@
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from tests.tracking.conformance import TrackerConformance
+from tests.tracking.conftest import run_folder
+from tests.tracking.stores import assert_exactly_once, drain_here, stored
+from tests.tracking.synthetic import synthetic_search, synthetic_start, tell_all
+from tkd_search.records import EpochRecord
+from tkd_search.tracking import MlflowTracker, NullTracker, open_tracker
+from tkd_search.tracking.address import login_to_environment
+from tkd_search.tracking.mlflow_reader import find_search, read_search
+from tkd_search.tracking.status import read_runs
+
+
+class TestNullTracker(TrackerConformance):
+    def open(self, folder, database):
+        return open_tracker("none", folder)
+
+
+class TestMlflowTracker(TrackerConformance):
+    def open(self, folder, database):
+        return open_tracker(database, folder)
+
+    def check(self, record, database):
+        assert_exactly_once(database, record)
+
+
+def test_a_search_is_stored_once_and_comes_back_as_it_was(folder, record, database, still):
+    tracker = open_tracker(database, folder)
+    tell_all(tracker, record, folder)
+    drain_here(tracker)
+    assert_exactly_once(database, record)
+    ids = tracker.ids()
+    assert find_search(database, "digits") == ids.parent_run_id
+    again = read_search(database, ids.parent_run_id)
+    assert again.trials == tuple(
+        rounded(trial, reason=trial.reason or "full budget") for trial in record.trials
+    )
+    assert again.front == tuple(rounded(member) for member in record.front)
+    assert again.history == record.history
+    same = ("name", "dataset", "classes", "status", "big_model", "full_budget", "hypervolume")
+    assert {key: getattr(again, key) for key in same} == {key: getattr(record, key) for key in same}
+    assert set(read_runs(folder / "tracking")[ids.parent_run_id]) == {
+        trial.trial_id for trial in record.trials
+    }
+
+
+def rounded(record, **more):
+    config = {
+        key: float(f"{value:.6g}") if isinstance(value, float) else value
+        for key, value in record.config.items()
+    }
+    return dataclasses.replace(record, config=config, **more)
+
+
+def test_replaying_the_whole_spool_changes_nothing(folder, record, database, still):
+    tracker = open_tracker(database, folder)
+    tell_all(tracker, record, folder)
+    drain_here(tracker)
+    before = stored(database)
+    (folder / "tracking" / "acknowledged.json").unlink()
+    drain_here(open_tracker(database, folder))
+    assert (folder / "tracking" / "acknowledged.json").exists()
+    assert stored(database) == before
+
+
+def test_a_resumed_search_goes_on_in_the_same_runs(folder, record, database, still):
+    cut = 4
+    first = open_tracker(database, folder)
+    first.search_started(synthetic_start())
+    first.big_model(record.big_model)
+    trial = record.trials[0]
+    first.trial_started(trial.trial_id, trial.student, trial.config, trial.bytes, trial.parameters)
+    for epoch in trial.epochs[:cut]:
+        first.epoch(trial.trial_id, epoch)
+    drain_here(first)
+    second = open_tracker(
+        database, folder
+    )  # the trial goes on from an older state: epochs 3 and 4 come again
+    drifted = [dataclasses.replace(epoch, val_accuracy=0.5) for epoch in trial.epochs[cut - 2 : cut]]
+    for epoch in drifted:
+        second.epoch(trial.trial_id, epoch)
+    tell_all(second, record, folder)
+    drain_here(second)
+    assert_exactly_once(database, record)
+    again = read_search(database, second.ids().parent_run_id)
+    assert again.trials[0].epochs == trial.epochs
+
+
+def test_a_search_of_the_same_name_in_a_new_folder_is_another_search(tmp_path, record, database, still):
+    parents = set()
+    for place in ("a", "b"):
+        folder = run_folder(tmp_path / place, record)
+        tracker = open_tracker(database, folder)
+        tracker.search_started(synthetic_start())
+        drain_here(tracker)
+        parents.add(tracker.ids().parent_run_id)
+    assert len(parents) == 2
+
+
+def test_a_trial_pushed_off_the_front_loses_its_tag(folder, record, database, still):
+    tracker = open_tracker(database, folder)
+    tell_all(tracker, record, folder)
+    smaller = dataclasses.replace(record, front=record.front[:-1])
+    tracker.search_ended(smaller, folder)
+    drain_here(tracker)
+    again = read_search(database, tracker.ids().parent_run_id)
+    assert [member.trial_id for member in again.front] == [member.trial_id for member in smaller.front]
+
+
+def test_what_mlflow_refuses_is_noted_and_the_rest_is_written(folder, record, database, still):
+    tracker = open_tracker(database, folder)
+    tracker.search_started(synthetic_start())
+    tracker.trial_started("0000", "student", {}, 1000, 250)
+    too_long = "x" * 300
+    tracker.epoch("0000", EpochRecord(epoch=1, val_accuracy=0.5, metrics={too_long: 1.0, "loss": 2.0}))
+    drain_here(tracker)
+    left = tracker.close()
+    assert left.refused == 1
+    assert left.events == 0
+    assert "refused.jsonl" in str(left)
+    assert too_long in (folder / "tracking" / "refused.jsonl").read_text()
+    points = stored(database)["digits", "0000"][1]
+    assert {("loss", 1), ("val_accuracy", 1), ("bytes", 0)} <= set(points)
+
+
+def test_an_extended_search_keeps_its_parameters_and_says_what_changed(folder, record, database, still):
+    for epochs in (27, 81):
+        tracker = open_tracker(database, folder)
+        start = synthetic_start()
+        config = {**start.config, "train.epochs": epochs}
+        tracker.search_started(dataclasses.replace(start, full_budget=epochs, config=config))
+        drain_here(tracker)
+    left = tracker.close()
+    assert not str(left)
+    assert read_search(database, tracker.ids().parent_run_id).full_budget == 81
+
+
+def test_a_store_that_never_answers_costs_a_bounded_wait_and_is_stated(folder, record):
+    tracker = open_tracker("http://me:topsecret@127.0.0.1:9", folder)
+    tell_all(tracker, record, folder)
+    left = tracker.close(timeout=5)
+    assert left.events == sum(1 for _ in (folder / "tracking" / "spool.jsonl").open())
+    assert "spooled" in str(left)
+    assert f"report {folder}" in left.hint
+    assert left.reason
+    for path in (folder / "tracking").iterdir():
+        assert "topsecret" not in path.read_text(), path
+
+
+@pytest.mark.faults
+def test_a_killed_writer_is_started_again_and_nothing_is_lost(folder, record, database):
+    tracker = MlflowTracker(database, folder)
+    tracker.search_started(synthetic_start())
+    wait_until(lambda: tracker.ids().parent_run_id)
+    tracker._writer.send_signal(signal.SIGKILL)
+    tracker._writer.wait()
+    tell_all(tracker, record, folder)
+    assert tracker.close(timeout=60).events == 0
+    assert_exactly_once(database, record)
+
+
+@pytest.mark.faults
+def test_the_writer_finishes_what_a_killed_driver_left(folder, record, database):
+    script = (
+        "import os, sys; from pathlib import Path; sys.path.insert(0, os.getcwd())\n"
+        "from tests.tracking.synthetic import synthetic_search, tell_all\n"
+        "from tkd_search.tracking import open_tracker\n"
+        "folder = Path(sys.argv[1]); tracker = open_tracker(sys.argv[2], folder)\n"
+        "tell_all(tracker, synthetic_search(trials=8, seed=3), folder); os.kill(os.getpid(), 9)\n"
+    )
+    subprocess.run([sys.executable, "-c", script, str(folder), database], check=False)
+    spool = folder / "tracking" / "spool.jsonl"
+    total = sum(1 for _ in spool.open())
+    wait_until(lambda: acknowledged(folder) == total - 1)
+    assert_exactly_once(database, record)
+    wait_until(lambda: not alive(json.loads((folder / "tracking" / "writer.json").read_text())["pid"]))
+
+
+def test_the_spool_replays_into_another_store(folder, record, database, still):
+    tracker = open_tracker("http://127.0.0.1:9", folder)
+    tell_all(tracker, record, folder)
+    drain_here(open_tracker(database, folder))
+    assert_exactly_once(database, record)
+
+
+def test_a_login_in_the_address_goes_where_mlflow_looks_for_it(monkeypatch):
+    monkeypatch.delenv("MLFLOW_TRACKING_USERNAME", raising=False)
+    monkeypatch.delenv("MLFLOW_TRACKING_PASSWORD", raising=False)
+    assert login_to_environment("http://host:5000/x") == "http://host:5000/x"
+    assert "MLFLOW_TRACKING_USERNAME" not in os.environ
+    assert login_to_environment("https://me:p%40ss@host/x") == "https://host/x"
+    assert (os.environ["MLFLOW_TRACKING_USERNAME"], os.environ["MLFLOW_TRACKING_PASSWORD"]) == ("me", "p@ss")
+
+
+def test_null_tracker_is_what_none_gives(tmp_path):
+    assert isinstance(open_tracker("none", tmp_path), NullTracker)
+    assert not list(tmp_path.iterdir())
+
+
+def test_importing_tracking_brings_no_mlflow_and_no_plots():
+    heavy = ("mlflow", "plotly", "matplotlib", "pandas", "torch")
+    script = f"import sys, tkd_search.tracking; print([name for name in {heavy} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def wait_until(condition, seconds=60):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            pytest.fail("waited in vain")
+        time.sleep(0.05)
+
+
+def acknowledged(folder):
+    try:
+        return json.loads((folder / "tracking" / "acknowledged.json").read_text())["sequence"]
+    except OSError:
+        return -1
+
+
+def alive(pid):
+    try:
+        os.kill(pid, 0)
+        with open(f"/proc/{pid}/stat") as file:
+            return file.read().split(") ")[1][0] != "Z"
+    except (ProcessLookupError, FileNotFoundError):
+        return False
+
+
+def test_synthetic_searches_differ_by_seed():
+    assert synthetic_search(seed=1) != synthetic_search(seed=2)
