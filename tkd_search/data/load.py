@@ -18,7 +18,7 @@ def load_data(settings: DataSettings) -> DataBundle:
 
 
 def resolved_augmentation(settings: DataSettings) -> str:
-    """none | shift | crop_flip: what ``auto`` means for this set."""
+    """What ``auto`` means for this set: none, shift or crop_flip."""
     if settings.augment != "auto":
         return settings.augment
     return "shift" if settings.name in ("digits", "mnist") else "crop_flip"

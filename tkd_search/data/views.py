@@ -28,7 +28,9 @@ class Normaliser:
         device: where its two vectors live.
     """
 
-    def __init__(self, mean: Sequence[float], std: Sequence[float], device: torch.device | str = "cpu") -> None:
+    def __init__(
+        self, mean: Sequence[float], std: Sequence[float], device: torch.device | str = "cpu"
+    ) -> None:
         deviation = torch.tensor(std, dtype=torch.float64)
         shape = (1, -1, 1, 1)
         self.scale = (1 / (255 * deviation)).float().reshape(shape).to(device)
@@ -119,7 +121,7 @@ class AugmentedViews:
 
 
 def mixed(number: Tensor) -> Tensor:
-    """splitmix64's finaliser on int64 [B]: neighbouring numbers become unrelated ones (Steele et al. 2014)."""
+    """splitmix64's finaliser on int64 [B]: neighbours become unrelated numbers (Steele et al. 2014)."""
     number = number + _GOLDEN
     number = (number ^ _shifted(number, 30)) * _MIX_1
     number = (number ^ _shifted(number, 27)) * _MIX_2

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tkd_search.models.factory import build_big_model, build_student
+    from tkd_search.models.latency import latency_ms
     from tkd_search.models.size import model_bytes, model_parameters
     from tkd_search.models.student import Student
+    from tkd_search.models.weights import load_weights, save_weights, weights_digest
 
 _HOMES = {
     "build_big_model": "factory",
@@ -17,9 +19,23 @@ _HOMES = {
     "Student": "student",
     "model_bytes": "size",
     "model_parameters": "size",
+    "latency_ms": "latency",
+    "save_weights": "weights",
+    "load_weights": "weights",
+    "weights_digest": "weights",
 }
 
-__all__ = ["Student", "build_big_model", "build_student", "model_bytes", "model_parameters"]
+__all__ = [
+    "Student",
+    "build_big_model",
+    "build_student",
+    "latency_ms",
+    "load_weights",
+    "model_bytes",
+    "model_parameters",
+    "save_weights",
+    "weights_digest",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -12,6 +12,7 @@ from tkd_search.models.families import Request, family_of, torchvision_names
 from tkd_search.models.settings import BigModelSettings, StudentSettings
 from tkd_search.models.strides import wants_small_stem
 from tkd_search.models.student import Student
+from tkd_search.models.weights import load_named_weights
 
 STEMS = ("auto", "small", "original")
 
@@ -31,16 +32,14 @@ def build_big_model(settings: BigModelSettings, *, classes: int, channels: int, 
     request = _request(settings, "big_model", classes, channels, size)
     net = build_network(request, "big_model")
     if settings.weights is not None:
-        from tkd_search.models.weights import load_named_weights
-
         load_named_weights(net, settings.weights, name=settings.name, classes=classes)
-    return Student(net, (channels, size, size))
+    return _dressed(net, request, "big_model")
 
 
 def build_student(settings: StudentSettings, *, classes: int, channels: int, size: int) -> Student:
     """A student with random weights; arguments and errors as :func:`build_big_model`."""
     request = _request(settings, "student", classes, channels, size, depth=settings.depth)
-    return Student(build_network(request, "student"), (channels, size, size))
+    return _dressed(build_network(request, "student"), request, "student")
 
 
 def build_network(request: Request, where: str) -> nn.Module:
@@ -54,11 +53,32 @@ def build_network(request: Request, where: str) -> nn.Module:
         raise UserError(
             f"{where}.args",
             f"{dict(request.args)!r}: {error}",
-            f"arguments that {request.name} takes for {request.channels} × {request.size} × {request.size} images",
+            f"arguments that {request.name} takes, for images of {request.size} × {request.size} pixels",
         ) from error
     if not isinstance(net, nn.Module):
         raise UserError(f"{where}.name", f"{request.name} returned {type(net).__name__}", "a torch.nn.Module")
     return net
+
+
+def _dressed(net: nn.Module, request: Request, where: str) -> Student:
+    """Wrap a network; one that cannot run on such images, or has other classes, is the user's to mend."""
+    shape = f"{request.channels} × {request.size} × {request.size}"
+    try:
+        student = Student(net, (request.channels, request.size, request.size))
+    except (RuntimeError, ValueError, TypeError, AssertionError, IndexError) as error:
+        raise UserError(
+            f"{where}.name",
+            f"{request.name}, which fails on {shape} images: {str(error).splitlines()[0]}",
+            "a network that takes such images [B, C, H, W] and returns logits [B, c]",
+            "set data.size to what it was made for, or choose another",
+        ) from error
+    if student.wiring.classes != request.classes:
+        raise UserError(
+            f"{where}.name",
+            f"{request.name}, which returns {student.wiring.classes} logits",
+            f"{request.classes}, one for every class; it is called with num_classes={request.classes}",
+        )
+    return student
 
 
 def _request(
@@ -132,5 +152,7 @@ def import_path(path: str, where: str) -> Callable[..., Any]:
     for part in attribute.split("."):
         found = getattr(found, part, None)
     if not callable(found):
-        raise UserError(where, f"{path!r}: {module_name} has no callable {attribute!r}", "package.module:function")
+        raise UserError(
+            where, f"{path!r}: {module_name} has no callable {attribute!r}", "package.module:function"
+        )
     return found

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from tkd_search.models import alexnet, mobilenet
+from tkd_search.models import alexnet, convnets, mobilenet, transformers
 from tkd_search.models.strides import fit_strides, set_input_channels, small_first_kernel
 from tkd_search.models.torchvision_compat import torchvision
 
@@ -48,7 +48,7 @@ def torchvision_names() -> tuple[str, ...]:
 
 
 def _plain(request: Request) -> nn.Module:
-    """torchvision's constructor with ``num_classes``; small stems by lowering its strides."""
+    """The constructor of torchvision with ``num_classes``; small stems by lowering its strides."""
     extra = {"aux_logits": False, "init_weights": True} if request.name in _WITH_AUXILIARIES else {}
     net = getattr(torchvision.models, request.name)(num_classes=request.classes, **extra, **request.args)
     return _fitted(net, request)
@@ -79,7 +79,71 @@ def _alexnet(request: Request) -> nn.Module:
 
 def _mobilenet_v2(request: Request) -> nn.Module:
     net = mobilenet.mobilenet_v2(
-        num_classes=request.classes, width=request.width, size=request.size, small=request.small, **request.args
+        num_classes=request.classes,
+        width=request.width,
+        size=request.size,
+        small=request.small,
+        **request.args,
+    )
+    set_input_channels(net, request.channels)
+    return net
+
+
+def _mobilenet_v3(request: Request) -> nn.Module:
+    net = mobilenet.mobilenet_v3(
+        request.name,
+        num_classes=request.classes,
+        width=request.width,
+        size=request.size,
+        small=request.small,
+        **request.args,
+    )
+    set_input_channels(net, request.channels)
+    return net
+
+
+def _resnet(request: Request) -> nn.Module:
+    net = convnets.resnet(
+        request.name, num_classes=request.classes, width=request.width, depth=request.depth, **request.args
+    )
+    return _fitted(net, request)
+
+
+def _shufflenet(request: Request) -> nn.Module:
+    net = convnets.shufflenet(
+        request.name,
+        num_classes=request.classes,
+        width=request.width,
+        depth=request.depth,
+        small=request.small,
+        **request.args,
+    )
+    return _fitted(net, request)
+
+
+def _efficientnet(request: Request) -> nn.Module:
+    net = convnets.efficientnet(
+        request.name, num_classes=request.classes, width=request.width, depth=request.depth, **request.args
+    )
+    return _fitted(net, request)
+
+
+def _vgg(request: Request) -> nn.Module:
+    net = convnets.vgg(
+        request.name, num_classes=request.classes, width=request.width, small=request.small, **request.args
+    )
+    return _fitted(net, request)
+
+
+def _vision_transformer(request: Request) -> nn.Module:
+    net = transformers.vision_transformer(
+        request.name,
+        num_classes=request.classes,
+        size=request.size,
+        width=request.width,
+        depth=request.depth,
+        small=request.small,
+        **request.args,
     )
     set_input_channels(net, request.channels)
     return net
@@ -88,4 +152,12 @@ def _mobilenet_v2(request: Request) -> nn.Module:
 _FAMILIES: dict[str, Family] = {
     "alexnet": Family(_alexnet, width=True),
     "mobilenet_v2": Family(_mobilenet_v2, width=True),
+    "mobilenet_v3_*": Family(_mobilenet_v3, width=True),
+    "resnet*": Family(_resnet, width=True, depth=True),
+    "resnext*": Family(_resnet, width=True, depth=True),
+    "wide_resnet*": Family(_resnet, width=True, depth=True),
+    "shufflenet_v2_*": Family(_shufflenet, width=True, depth=True),
+    "efficientnet_b*": Family(_efficientnet, width=True, depth=True),
+    "vgg*": Family(_vgg, width=True),
+    "vit_*": Family(_vision_transformer, width=True, depth=True),
 }

@@ -1,6 +1,7 @@
 """torchvision's MobileNetV2 and V3 with any width, and with strides for small images."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from torch import nn
 
@@ -12,7 +13,7 @@ _CONV = torchvision.ops.misc.Conv2dNormActivation
 
 
 def divisible(channels: float, multiple: int = 8) -> int:
-    """``channels`` rounded to a multiple, at least one of it (the rule of MobileNet's own code, 90 % floor)."""
+    """``channels`` rounded to a multiple, at least one of it (MobileNet's own rule: not under 90 %)."""
     rounded = max(multiple, int(channels + multiple / 2) // multiple * multiple)
     return rounded + multiple if rounded < 0.9 * channels else rounded
 
@@ -54,8 +55,30 @@ def mobilenet_v2(
     return net
 
 
-def _narrow_tail(net: nn.Module, channels: int) -> None:
-    """Replace the last convolution and the classifier by ones of ``channels``, initialised like torchvision's."""
+def mobilenet_v3(
+    variant: str,
+    *,
+    num_classes: int,
+    width: float = 1.0,
+    size: int = 224,
+    small: bool = False,
+    stride_order: Sequence[int] | None = None,
+    **args: Any,
+) -> nn.Module:
+    """MobileNetV3 (Howard et al. 2019): torchvision's class, ``variant`` mobilenet_v3_small or _large.
+
+    Its last layer reads a hidden layer, not a mean over places: it has no maps for local teachers. Arguments
+    as :func:`mobilenet_v2`; its width scales the hidden layer too.
+    """
+    blocks, last_channel = torchvision.models.mobilenetv3._mobilenet_v3_conf(variant, width_mult=width)
+    net = torchvision.models.MobileNetV3(blocks, last_channel, num_classes=num_classes, **args)
+    if small:
+        fit_strides(net, size, order=tuple(range(5)) if stride_order is None else stride_order)
+    return net
+
+
+def _narrow_tail(net: Any, channels: int) -> None:
+    """Replace the last convolution and the classifier by ones of ``channels``, initialised alike."""
     net.features[-1] = _CONV(net.features[-1][0].in_channels, channels, 1, activation_layer=nn.ReLU6)
     nn.init.kaiming_normal_(net.features[-1][0].weight, mode="fan_out")
     net.classifier[-1] = nn.Linear(channels, net.classifier[-1].out_features)

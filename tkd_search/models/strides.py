@@ -1,4 +1,4 @@
-"""Small inputs: how often a network made for 224 × 224 pixels may halve an image of 8 to 64 pixels, and where.
+"""Small inputs: how often a network made for 224 pixels a side may halve 8 to 64 pixels, and where.
 
 torchvision's classifiers halve their input five times; 32 × 32 pixels would end as one place. The strides of
 an existing network are lowered here, after it was built: names and shapes of its weights stay torchvision's.
@@ -72,7 +72,12 @@ def set_strides(model: nn.Module, levels: Sequence[Sequence[str]], strides: Sequ
 
 
 def fit_strides(
-    model: nn.Module, size: int, *, order: Sequence[int] | None = None, channels: int = 3, probe_size: int = 224
+    model: nn.Module,
+    size: int,
+    *,
+    order: Sequence[int] | None = None,
+    channels: int = 3,
+    probe_size: int = 224,
 ) -> None:
     """Keep as many strides as images of ``size`` pixels bear and drop the others; in place.
 

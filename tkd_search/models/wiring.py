@@ -84,7 +84,8 @@ def _find_maps(trace: _Trace, features: Tensor) -> str | None:
     matching = [
         (plane.shape[2] * plane.shape[3], order, name)
         for order, (name, plane) in enumerate(trace.planes)
-        if plane.shape[:2] == features.shape and plane.shape[2] * plane.shape[3] > 1
+        if plane.shape[:2] == features.shape
+        and plane.shape[2] * plane.shape[3] > 1
         and _same(plane.mean((2, 3)), features)
     ]
     return max(matching)[2] if matching else None
