@@ -2,16 +2,16 @@
 
     python -m benchmarks.record_curves --configs 600 --out benchmarks/curves/digits --workers 2
 
-Quasi-random points of the experiment's space, each trained to the full budget by the very job that a
-worker group of a real search runs, one thread a process. Rows are appended as configurations finish, so
-the command goes on where it was stopped. About 10 s a configuration for the digits on one core.
+Quasi-random points of the experiment's space, each trained to the full budget by the trainer of a
+real search, one thread a process. Rows are appended as configurations finish; with ``--resume`` the same
+command goes on where it was stopped.
 """
 
 import argparse
 import gzip
+import itertools
 import json
 import multiprocessing
-import shutil
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -19,35 +19,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+from safetensors.torch import load_file, save_file
+
 from benchmarks.simulator.curves import space_to_json
-from tkd_search.config import Config, load_config
+from tkd_search.config import Config, load_config, parse_config
+from tkd_search.data import AugmentedViews, Split, load_data, plain_batches, resolved_augmentation
+from tkd_search.distill import Distiller, Diverged, MethodSettings, TrainSettings, compute_bank, evaluate
+from tkd_search.models import Student, build_big_model, build_student, model_bytes
 from tkd_search.search.samplers import design_point
+from tkd_search.search.seeds import child_seed
 from tkd_search.search.space import FloatDistribution, Space
 
 HEADER_END = ("bytes", "epoch", "val_accuracy")
-
-
-@dataclass(frozen=True)
-class Shared:
-    """What all configurations of a recording share: the files of its stages, and F's figures."""
-
-    config: str
-    data: str
-    bank: str
-    big_models: tuple[str, ...]
-    candidates: int
-    classes: int
-    figures: Mapping[str, Any]
-
-
-@dataclass(frozen=True)
-class Task:
-    """One configuration to train."""
-
-    number: int
-    point: dict[str, Any]
-    shared: Shared
-    folder: str
 
 
 @dataclass(frozen=True)
@@ -76,104 +60,111 @@ def _rounded(space: Space, leaf: str, value: Any) -> Any:
     return min(max(float(f"{value:.6g}"), distribution.low), distribution.high)
 
 
-def prepare(config: Config, work: Path) -> Shared:
-    """Data, F and bank, once; kept in the working folder for the next start."""
-    from tkd_search.data import load_data, save_prepared
-    from tkd_search.search.driver import check_candidates
-    from tkd_search.search.jobs import job_config
+class Bench:
+    """Data, F and its bank, and the training of one configuration after another, on one thread.
 
-    settings = config.settings()
-    data = load_data(settings.data)
-    folder = work / "data"
-    if not (folder / "complete").exists():
-        save_prepared(data, folder)
-        (folder / "complete").touch()
-    files = []
-    for index in range(len(settings.big_models)):
-        target = work / f"big_model-{index}"
-        if not (target / "figures.json").exists():
-            _run({"kind": "big_model", "index": index, "folder": str(target)}, config, folder)
-        files.append(str(target / "model.safetensors"))
-    bank = work / "bank"
-    if not (bank / "complete").exists():
-        _run({"kind": "bank", "folder": str(bank), "big_models": files}, config, folder)
-        (bank / "complete").touch()
-    return Shared(
-        config=job_config(config),
-        data=str(folder),
-        bank=str(bank),
-        big_models=tuple(files),
-        candidates=check_candidates(config, data.num_classes, data.channels, data.size),
-        classes=data.num_classes,
-        figures=json.loads((work / "big_model-0" / "figures.json").read_text()),
-    )
+    Args:
+        tree: the experiment's resolved tree.
+        weights: file of F's weights; F is trained and written there where it does not exist.
+    """
 
+    def __init__(self, tree: Mapping[str, Any], weights: Path) -> None:
+        torch.set_num_threads(1)
+        self.config = parse_config(tree)
+        self.settings = self.config.settings()
+        self.data = load_data(self.settings.data)
+        self.big_model = self._big_model(weights)
+        self.bank = compute_bank([self.big_model], self._views(self.settings.data.views), self.settings.bank)
 
-def _run(job: dict[str, Any], config: Config, data: Path) -> list[dict[str, Any]]:
-    """Run one stage in this process; what it pushed."""
-    from tkd_search.search.jobs import job_config
+    def figures(self) -> dict[str, Any]:
+        """F's bytes and accuracies."""
+        return {
+            "name": self.settings.big_models[0].name,
+            "bytes": model_bytes(self.big_model.model),
+            "val_accuracy": self._accuracy(self.big_model, self.data.validation),
+            "test_accuracy": self._accuracy(self.big_model, self.data.test),
+        }
 
-    return run_here({**job, "config": job_config(config), "data": str(data)})
+    def train(self, number: int, point: Mapping[str, Any]) -> Curve:
+        """Train one configuration to the full budget; one that diverges keeps the epochs it had."""
+        began = time.monotonic()
+        point = self._clipped(point)
+        settings = self.config.settings(point)
+        seed = child_seed(self.settings.seed, "recording", number)
+        torch.manual_seed(seed)
+        student = build_student(settings.student, **self._shape())
+        accuracy: list[float] = []
+        failure = ""
+        try:
+            distiller = Distiller(
+                student,
+                self._views(self.settings.data.views),
+                settings.method,
+                settings.training,
+                seed=seed,
+                bank=self.bank,
+                class_count=self.data.num_classes,
+            )
+            for _ in range(settings.training.epochs):
+                distiller.run_epoch()
+                accuracy.append(self._accuracy(distiller.eval_student(), self.data.validation))
+        except Diverged as error:
+            failure = str(error)
+        size = model_bytes(student.model)
+        return Curve(number, point, size, tuple(accuracy), time.monotonic() - began, failure)
 
+    def _clipped(self, point: Mapping[str, Any]) -> dict[str, Any]:
+        """K within the number of candidates, as a search would clip it."""
+        clipped = dict(point)
+        if "method.k" in clipped:
+            most = len(self.bank.taps) * self.config.settings(point).method.masks
+            clipped["method.k"] = min(clipped["method.k"], most)
+        return clipped
 
-def run_here(job: dict[str, Any]) -> list[dict[str, Any]]:
-    """Run a job of the worker groups in this process; what it pushed."""
-    from tkd_search.search.job_context import JobContext
-    from tkd_search.search.jobs import run_job
+    def _shape(self) -> dict[str, int]:
+        return {"classes": self.data.num_classes, "channels": self.data.channels, "size": self.data.size}
 
-    results: list[dict[str, Any]] = []
-    run_job(job, JobContext(0, 1, "cpu", results.append, lambda: False))
-    return results
+    def _views(self, views: int) -> AugmentedViews:
+        return AugmentedViews(
+            self.data.train,
+            mean=self.data.mean,
+            std=self.data.std,
+            views=views,
+            augment=resolved_augmentation(self.settings.data),
+            seed=child_seed(self.settings.seed, "views"),
+        )
 
+    def _accuracy(self, model: torch.nn.Module, split: Split) -> float:
+        return evaluate(model, plain_batches(split, mean=self.data.mean, std=self.data.std))
 
-def train(task: Task) -> Curve:
-    """Train one configuration to the full budget, in a process of its own."""
-    import torch
-
-    from tkd_search.config import parse_config
-    from tkd_search.distill.errors import Diverged
-    from tkd_search.models import build_student, model_bytes
-    from tkd_search.search.referee import clip_point
-
-    torch.set_num_threads(1)
-    began = time.monotonic()
-    config = parse_config(json.loads(task.shared.config))
-    point, _ = clip_point(config, task.point, task.shared.candidates)
-    results: list[dict[str, Any]] = []
-    failure = ""
-    try:
-        results = run_here(_trial_job(task, point))
-    except Diverged as error:
-        failure = str(error)
-    finally:
-        shutil.rmtree(task.folder, ignore_errors=True)
-    student = config.settings(point).student
-    bundle = _shape(task.shared.data)
-    with torch.device("meta"):
-        size = model_bytes(build_student(student, **bundle).model)
-    accuracy = tuple(r["val_accuracy"] for r in results if r["kind"] == "epoch")
-    return Curve(task.number, point, size, accuracy, time.monotonic() - began, failure)
-
-
-def _trial_job(task: Task, point: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        "kind": "trial",
-        "config": task.shared.config,
-        "data": task.shared.data,
-        "bank": task.shared.bank,
-        "big_models": list(task.shared.big_models),
-        "trial_id": f"c{task.number:04d}",
-        "point": dict(point),
-        "folder": task.folder,
-        "after_epoch": 0,
-    }
-
-
-def _shape(data_folder: str) -> dict[str, int]:
-    from tkd_search.data import load_prepared
-
-    data = load_prepared(Path(data_folder))
-    return {"classes": data.num_classes, "channels": data.channels, "size": data.size}
+    def _big_model(self, weights: Path) -> Student:
+        settings = self.settings.big_models[0]
+        torch.manual_seed(child_seed(self.settings.seed, "big_model", 0))
+        model = build_big_model(settings, **self._shape())
+        if weights.exists():
+            model.load_state_dict(load_file(weights))
+            return model.eval()
+        train = TrainSettings(
+            epochs=settings.epochs,
+            batch_size=settings.batch_size,
+            lr=settings.lr,
+            weight_decay=settings.weight_decay,
+            schedule="one_cycle",
+        )
+        distiller = Distiller(
+            model,
+            self._views(0),
+            MethodSettings(name="ce"),
+            train,
+            seed=child_seed(self.settings.seed, "big_model", 0),
+            class_count=self.data.num_classes,
+        )
+        for _ in range(settings.epochs):
+            distiller.run_epoch()
+        trained = distiller.eval_student().state_dict()
+        save_file({name: tensor.contiguous() for name, tensor in trained.items()}, weights)
+        model.load_state_dict(load_file(weights))
+        return model.eval()
 
 
 class Recorder:
@@ -225,19 +216,15 @@ def _cell(value: Any) -> str:
 
 def record(config: Config, out: Path, *, count: int, workers: int, seed: int, command: str) -> None:
     """Record until ``count`` configurations are in the table."""
-    work = out / ".work"
     recorder = Recorder(out, config.space)
-    shared = prepare(config, work)
-    _write_meta(config, shared, out, command)
+    weights = out / "big_model.safetensors"
+    bench = Bench(config.tree, weights)
+    (out / "meta.json").write_text(json.dumps(_meta(bench, command), indent=1) + "\n")
     done = recorder.recorded()
-    points = recorded_points(config.space, count, seed)
-    tasks = [
-        Task(i, point, shared, str(work / f"trial-{i}"))
-        for i, point in enumerate(points)
-        if f"c{i:04d}" not in done
-    ]
+    points = enumerate(recorded_points(config.space, count, seed))
+    tasks = [(i, point) for i, point in points if f"c{i:04d}" not in done]
     began = time.monotonic()
-    for i, curve in enumerate(_trained(tasks, workers), start=1):
+    for i, curve in enumerate(_trained(bench, weights, tasks, workers), start=1):
         recorder.add(curve)
         left = (time.monotonic() - began) / i * (len(tasks) - i)
         final = f"{curve.accuracy[-1]:.3f}" if curve.accuracy else "-"
@@ -247,33 +234,47 @@ def record(config: Config, out: Path, *, count: int, workers: int, seed: int, co
             flush=True,
         )
     recorder.pack()
-    shutil.rmtree(work)
+    weights.unlink()
 
 
-def _trained(tasks: list[Task], workers: int) -> Iterator[Curve]:
+def _trained(
+    bench: Bench, weights: Path, tasks: list[tuple[int, dict[str, Any]]], workers: int
+) -> Iterator[Curve]:
     if workers <= 1:
-        yield from map(train, tasks)
+        yield from itertools.starmap(bench.train, tasks)
         return
-    with multiprocessing.get_context("spawn").Pool(workers) as pool:
-        yield from pool.imap_unordered(train, tasks)
+    context = multiprocessing.get_context("spawn")
+    with context.Pool(workers, initializer=_begin, initargs=(dict(bench.config.tree), weights)) as pool:
+        yield from pool.imap_unordered(_train_in_process, tasks)
 
 
-def _write_meta(config: Config, shared: Shared, out: Path, command: str) -> None:
-    import torch
+_bench: Bench | None = None  # one per process: data, F and bank are the same for all its configurations
 
-    meta = {
+
+def _begin(tree: Mapping[str, Any], weights: Path) -> None:
+    global _bench
+    _bench = Bench(tree, weights)
+
+
+def _train_in_process(task: tuple[int, dict[str, Any]]) -> Curve:
+    assert _bench is not None
+    return _bench.train(*task)
+
+
+def _meta(bench: Bench, command: str) -> dict[str, Any]:
+    figures = bench.figures()
+    return {
         "schema": 1,
         "command": command,
-        "space": space_to_json(config.space),
-        "epochs": config.settings().training.epochs,
-        "classes": shared.classes,
-        "big_model_bytes": shared.figures["bytes"],
-        "big_model": dict(shared.figures),
-        "data": _shape(shared.data),
-        "experiment": dict(config.tree),
+        "space": space_to_json(bench.config.space),
+        "epochs": bench.settings.training.epochs,
+        "classes": bench.data.num_classes,
+        "big_model_bytes": figures["bytes"],
+        "big_model": figures,
+        "data": {"channels": bench.data.channels, "size": bench.data.size},
+        "experiment": dict(bench.config.tree),
         "torch": torch.__version__,
     }
-    (out / "meta.json").write_text(json.dumps(meta, indent=1) + "\n")
 
 
 def main(arguments: list[str] | None = None) -> None:
