@@ -44,7 +44,7 @@ class Suggestion:
 
     trial_id: str
     number: int
-    config: Mapping[str, Any]
+    config: dict[str, Any]
     stop: Stop | None = None
 
 
@@ -135,7 +135,7 @@ class SearchStudy:
         storage_id = self._storage.create_new_trial(self._study_id, to_optuna(trial, self._space))
         trial = dataclasses.replace(trial, storage_id=storage_id)
         self._trials[trial.trial_id] = trial
-        return Suggestion(trial.trial_id, number, trial.config)
+        return Suggestion(trial.trial_id, number, dict(trial.config))
 
     def report(self, trial_id: str, record: RungRecord) -> Decision:
         """Take a trial's validation accuracy after an epoch, and decide where that epoch is a rung.
@@ -199,7 +199,7 @@ class SearchStudy:
     def unfinished(self) -> tuple[Suggestion, ...]:
         """Trials that began and did not end, for a driver that resumes; they keep their numbers."""
         return tuple(
-            Suggestion(t.trial_id, t.number, t.config, self._verdict(t)) for t in self.trials("running")
+            Suggestion(t.trial_id, t.number, dict(t.config), self._verdict(t)) for t in self.trials("running")
         )
 
     def records(self, epoch: int | None = None) -> tuple[RungRecord, ...]:
