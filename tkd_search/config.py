@@ -122,6 +122,12 @@ class Config:
             )
         return Settings(seed=tree["seed"], **parts)
 
+    def fixed(self, point: Mapping[str, Any]) -> "Config":
+        """The same experiment with nothing searched: one trial, at the point or at the defaults."""
+        tree = _at_point(self.tree, self.space, point)
+        tree["search"] = {**tree["search"], "trials": 1, "enqueue": [], "rule": "never"}
+        return parse_config(tree)
+
     def enqueued(self) -> tuple[dict[str, Any], ...]:
         """The configurations to try first, as far as this space allows.
 

@@ -1,19 +1,17 @@
 """The main job: ``python -m tkd_search.run``."""
 
-import math
 import shlex
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import click
-import yaml
 
 import tkd_search
-from tkd_search.config import Config, differences, load_config, parse_config
+from tkd_search.config import Config, load_config
 from tkd_search.console import Console
 from tkd_search.errors import UserError
+from tkd_search.experiment import Experiment, finished_record
 
 EPILOG = """\b
 Examples:
@@ -76,83 +74,18 @@ def start(
     if dry_run:
         show_plan(config, nodes_for(address, cluster), console, cluster=cluster)
         return 0
-    finished = check_resumable(config)
+    finished = finished_record(config)
     if finished is not None:
         console.front(finished)
         return 0
-    return _search(config, address, console)
-
-
-def check_resumable(config: Config) -> Any:
-    """The record of a run that is complete already, None for one to start or to go on with.
-
-    Raises:
-        UserError: a run of this name exists with another configuration.
-    """
-    from tkd_search.tracking.summary import RECORD_FILE, read_record
-
-    file = config.folder / "config.yaml"
-    if not file.exists():
-        return None
-    old = parse_config(yaml.safe_load(file.read_text()))
-    changed = differences(old, config)
-    if changed:
-        raise UserError(
-            f"--name {config.name}",
-            f"a run with another configuration in {config.folder}:\n    " + "\n    ".join(changed),
-            "the same configuration; budgets (search.trials, max_hours, max_epochs, plateau) may be raised",
-            "choose another --name, or remove the folder",
-        )
-    if not (config.folder / RECORD_FILE).exists():
-        return None
-    record = read_record(config.folder)
-    raised = _more_budget(old, config)
-    return record if record.status == "complete" and not raised else None
-
-
-def _more_budget(old: Config, new: Config) -> bool:
-    before, after = old.settings().search, new.settings().search
-
-    def limits(search: Any) -> tuple[float, ...]:
-        return tuple(
-            math.inf if value is None else value
-            for value in (search.trials, search.max_hours, search.max_epochs, search.plateau)
-        )
-
-    return any(a > b for a, b in zip(limits(after), limits(before), strict=True))
-
-
-def _search(config: Config, address: str | None, console: Console) -> int:
-    from tkd_search.plan import nodes_for, show_plan
-    from tkd_search.search.lock import run_lock
-    from tkd_search.search.preflight import plan_slots
-    from tkd_search.search.session import ray_session
-
-    settings = config.settings()
-    if address in (None, "local"):
-        # Refuse what can never fit before anything starts.
-        plan_slots(settings.resources, nodes_for(address, None), settings.search.trials)
     show_plan(config, nodes_for(address, None), console, brief=True)
-    with run_lock(config.folder), console.live():
-        began = time.monotonic()
-        with ray_session(address) as where:
-            from tkd_search.search.driver import run_search
-            from tkd_search.search.session import live_nodes
-            from tkd_search.tracking.tracker import open_tracker
-
-            slots = plan_slots(settings.resources, live_nodes(), settings.search.trials)
-            console.note(f"{where}; {slots.arithmetic}")
-            config.folder.joinpath("config.yaml").write_text(config.to_yaml(), encoding="utf-8")
-            tracker = open_tracker(settings.tracking.uri, config.folder)
-            record = run_search(
-                config, slots=slots, tracker=tracker, progress=console, command=resume_command(config)
-            )
-        console.stage("tracking", None)
-        leftover = tracker.close()
-        if str(leftover):
-            console.note(str(leftover))
-    console.front(record, seconds=time.monotonic() - began)
-    if record.status == "interrupted":
+    began = time.monotonic()
+    with console.live():
+        result = Experiment(config).search(address=address, progress=console, command=resume_command(config))
+    console.front(result.record, seconds=time.monotonic() - began)
+    for note in result.notes:
+        console.note(note)
+    if result.record.status == "interrupted":
         console.note(f"interrupted; go on with: {resume_command(config)}")
         return 130
     return 0

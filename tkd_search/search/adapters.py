@@ -50,6 +50,10 @@ class RefereeSearcher(Searcher):
             self._referee.epoch(name, result["epoch"], result["val_accuracy"], result["metrics"])
         self._referee.ended(name, reason or ("its worker group failed repeatedly" if error else ""))
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Tune pickles what it is given at the start; nothing of ours is ever restored from that."""
+        return {}
+
     def save(self, checkpoint_path: str) -> None:
         """Nothing: the study is the truth and is on disk already."""
 
@@ -65,6 +69,10 @@ class RefereeScheduler(FIFOScheduler):  # type: ignore[misc]
     def __init__(self, referee: Referee) -> None:
         super().__init__()
         self._referee = referee
+
+    def __getstate__(self) -> dict[str, Any]:
+        """As the searcher's."""
+        return {}
 
     def set_search_properties(self, metric: str | None, mode: str | None, **spec: Any) -> bool:
         """Two objectives: none is *the* metric."""

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from tkd_search.distill import Distiller
+from tkd_search.distill.trainer import Distiller
 
 
 class TrialCheckpoint:

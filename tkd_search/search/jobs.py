@@ -14,22 +14,20 @@ import torch
 from torch import Tensor
 
 from tkd_search.config import Config, Settings, parse_config
-from tkd_search.data import AugmentedViews, DataBundle, Split, load_bank, load_prepared, save_bank
-from tkd_search.distill import Bank, Distiller, MethodSettings, TrainSettings, compute_bank, evaluate
+from tkd_search.data import AugmentedViews, DataBundle, Split, plain_batches, resolved_augmentation
+from tkd_search.data.bank_store import load_bank, save_bank
+from tkd_search.data.prepared import load_prepared
+from tkd_search.distill.bank import Bank, compute_bank
+from tkd_search.distill.evaluation import evaluate
 from tkd_search.distill.reduce import reduction_for
-from tkd_search.models import (
-    Student,
-    build_big_model,
-    build_student,
-    latency_ms,
-    load_weights,
-    model_bytes,
-    model_parameters,
-    save_weights,
-)
+from tkd_search.distill.seeds import child_seed
+from tkd_search.distill.settings import MethodSettings, TrainSettings
+from tkd_search.distill.trainer import Distiller
+from tkd_search.models import Student, build_big_model, build_student, model_bytes, model_parameters
+from tkd_search.models.latency import latency_ms
+from tkd_search.models.weights import load_weights, save_weights
 from tkd_search.search.checkpoint import TrialCheckpoint
 from tkd_search.search.job_context import JobContext
-from tkd_search.search.seeds import child_seed
 
 EVAL_BATCH = 512
 
@@ -120,17 +118,20 @@ def train_trial(job: dict[str, Any], context: JobContext) -> None:
     student = build_student(
         settings.student, classes=data.num_classes, channels=data.channels, size=data.size
     )
-    bank = _bank(job["bank"]) if job["bank"] else None
     live = settings.data.views == 0 or settings.method.distil_back == "big_model"
-    big_models = _big_models(job["config"], job["data"], tuple(job["big_models"]), context.device)
+    big_models = (
+        _big_models(job["config"], job["data"], tuple(job["big_models"]), context.device)
+        if live and settings.method.name != "ce"
+        else ()
+    )
     distiller = Distiller(
         student,
         _views(data, settings, views=settings.data.views, device=context.device),
         settings.method,
         settings.training,
         seed=seed,
-        bank=bank,
-        big_models=big_models if live and settings.method.name != "ce" else (),
+        bank=_bank(job["bank"]) if settings.method.name != "ce" else None,
+        big_models=big_models,
         device=context.device,
         group=reduction_for(context.workers),
         class_count=data.num_classes,
@@ -219,20 +220,14 @@ def _views(data: DataBundle, settings: Settings, *, views: int, device: str) -> 
         mean=data.mean,
         std=data.std,
         views=views,
-        augment=settings.data.augment_kind,
+        augment=resolved_augmentation(settings.data),
         seed=child_seed(settings.seed, "views"),
         device=device,
     )
 
 
 def _batches(data: DataBundle, split: Split, device: str) -> Iterator[tuple[Tensor, Tensor]]:
-    """Normalised float batches of a split, in order."""
-    mean = torch.tensor(data.mean).view(1, -1, 1, 1) * 255
-    std = torch.tensor(data.std).view(1, -1, 1, 1) * 255
-    for start in range(0, len(split.labels), EVAL_BATCH):
-        rows = torch.arange(start, min(start + EVAL_BATCH, len(split.labels)))
-        images = (split.images[rows].float() - mean) / std
-        yield images.to(device), split.labels[rows].to(device)
+    return plain_batches(split, mean=data.mean, std=data.std, batch_size=EVAL_BATCH, device=device)
 
 
 # A group serves many trials of one search: what they share is mapped or built once per process.

@@ -14,7 +14,9 @@ from typing import Any
 from ray.actor import ActorHandle
 
 from tkd_search.config import Config, Settings
-from tkd_search.data import DataBundle, bank_key, load_data, save_prepared
+from tkd_search.data import DataBundle, load_data
+from tkd_search.data.bank_store import bank_key
+from tkd_search.data.prepared import save_prepared
 from tkd_search.errors import UserError
 from tkd_search.records import BigModelRecord
 from tkd_search.search.broker import SlotClient
@@ -30,14 +32,14 @@ class Prepared:
     data_folder: Path
     big_model_files: tuple[Path, ...]
     big_model: BigModelRecord
-    bank_folder: Path | None
+    bank_folder: Path
 
     def common_job(self, config: Config) -> dict[str, Any]:
         """The part of a job that is the same for every trial."""
         return {
             "config": job_config(config),
             "data": str(self.data_folder),
-            "bank": str(self.bank_folder) if self.bank_folder else "",
+            "bank": str(self.bank_folder),
             "big_models": [str(file) for file in self.big_model_files],
         }
 
@@ -86,11 +88,9 @@ def prepare_bank(
     cache: Path,
     broker: ActorHandle,
     progress: Progress,
-) -> Path | None:
-    """Compute the bank once for data, F, taps and views; None where F runs live."""
+) -> Path:
+    """Compute the bank once for data, F, taps and views (statistics alone where F runs live)."""
     settings = config.settings()
-    if settings.data.views == 0:
-        return None
     digests = [hashlib.sha256(file.read_bytes()).hexdigest() for file in big_models]
     folder = cache / f"bank-{bank_key(data.digest, digests, settings.bank, settings.data, settings.seed)}"
     if not (folder / "complete").exists():

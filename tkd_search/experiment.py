@@ -1,0 +1,193 @@
+"""The Python interface: an experiment from a file, searched or distilled, and what came out of it."""
+
+import math
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from tkd_search.config import Config, differences, load_config, parse_config
+from tkd_search.errors import UserError
+from tkd_search.records import SearchRecord
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from tkd_search.search.progress import Progress
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a search returns; a notebook shows its picture and table.
+
+    Attributes:
+        record: everything that was tried.
+        folder: ``<output>/<name>``, with summary, report and students.
+        notes: what the user should know, such as tracking events still spooled.
+    """
+
+    record: SearchRecord
+    folder: Path
+    notes: tuple[str, ...] = ()
+
+    @property
+    def front(self) -> "pd.DataFrame":
+        """The front, smallest first: one row per student, its configuration in columns of dotted keys."""
+        import pandas as pd
+
+        rows = []
+        for member in self.record.front:
+            row = {key: value for key, value in asdict(member).items() if key not in ("config", "latency_ms")}
+            rows.append({**row, **member.config})
+        return pd.DataFrame(rows)
+
+    def load(self, trial_id: str) -> Any:
+        """A front member's model and its transform; see :func:`tkd_search.load`."""
+        from tkd_search.export import load
+
+        paths = {member.trial_id: member.path for member in self.record.front}
+        if trial_id not in paths:
+            raise UserError("trial", trial_id, f"a trial of the front: {', '.join(paths)}")
+        return load(self.folder / paths[trial_id])
+
+    def _repr_html_(self) -> str:
+        import base64
+
+        picture = self.folder / "pareto.png"
+        image = (
+            f'<img width="640" src="data:image/png;base64,{base64.b64encode(picture.read_bytes()).decode()}">'
+            if picture.exists()
+            else ""
+        )
+        return image + self.front.to_html(index=False)
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A checked experiment, ready to run.
+
+    Example::
+
+        from tkd_search import Experiment
+        result = Experiment.from_yaml("configs/digits.yaml", **{"search.trials": 12}).search()
+        result.front[["student", "ratio", "test_accuracy"]]
+    """
+
+    config: Config
+
+    @classmethod
+    def from_yaml(
+        cls, path: str | Path | None = None, *, name: str | None = None, **overrides: Any
+    ) -> "Experiment":
+        """Read a file and override leaves by dotted key (``**{"method.k": 3}``).
+
+        Raises:
+            UserError: the file or an override is wrong.
+        """
+        lines = [
+            f"{key}={yaml.safe_dump(value, default_flow_style=True)}" for key, value in overrides.items()
+        ]
+        return cls(load_config(path, lines, name=name))
+
+    def search(
+        self, *, address: str | None = None, progress: "Progress | None" = None, command: str = ""
+    ) -> Result:
+        """Run the search, or go on with it; a complete one is read back.
+
+        Args:
+            address: which Ray: ``local`` (default), ``auto`` or an address.
+            progress: told of stages and trials.
+            command: the line that starts it again, kept with the results.
+
+        Raises:
+            UserError: it cannot run here, or a run of this name has another configuration.
+        """
+        from tkd_search.search.progress import Silent
+
+        finished = finished_record(self.config)
+        if finished is not None:
+            return Result(finished, self.config.folder)
+        return _execute(self.config, address, progress or Silent(), command)
+
+    def distil(self, point: dict[str, Any] | None = None, **options: Any) -> Result:
+        """One training with nothing searched: at a point of the space, or at the defaults.
+
+        Args:
+            point: dotted key → value for searched leaves.
+            options: those of :meth:`search`.
+        """
+        return Experiment(self.config.fixed(point or {})).search(**options)
+
+
+def finished_record(config: Config) -> SearchRecord | None:
+    """The record of a run that is complete already, None for one to start or to go on with.
+
+    Raises:
+        UserError: a run of this name exists with another configuration.
+    """
+    from tkd_search.tracking.summary import RECORD_FILE, read_record
+
+    file = config.folder / "config.yaml"
+    if not file.exists():
+        return None
+    old = parse_config(yaml.safe_load(file.read_text(encoding="utf-8")))
+    changed = differences(old, config)
+    if changed:
+        raise UserError(
+            f"--name {config.name}",
+            f"a run with another configuration in {config.folder}:\n    " + "\n    ".join(changed),
+            "the same configuration; budgets (search.trials, max_hours, max_epochs, plateau) may be raised",
+            "choose another --name, or remove the folder",
+        )
+    if not (config.folder / RECORD_FILE).exists():
+        return None
+    record = read_record(config.folder)
+    return record if record.status == "complete" and not _budget_raised(old, config) else None
+
+
+def _budget_raised(old: Config, new: Config) -> bool:
+    def limits(config: Config) -> tuple[float, ...]:
+        search = config.settings().search
+        values = (search.trials, search.max_hours, search.max_epochs, search.plateau)
+        return tuple(math.inf if value is None else value for value in values)
+
+    return any(after > before for after, before in zip(limits(new), limits(old), strict=True))
+
+
+def _execute(config: Config, address: str | None, progress: "Progress", command: str) -> Result:
+    from tkd_search.search.lock import run_lock
+    from tkd_search.search.preflight import plan_slots
+    from tkd_search.search.session import live_nodes, local_nodes, ray_session
+
+    settings = config.settings()
+    if address in (None, "local"):
+        # Refuse what can never fit before anything starts.
+        plan_slots(settings.resources, local_nodes(), settings.search.trials)
+    check_data_path(config)
+    with run_lock(config.folder), ray_session(address) as where:
+        from tkd_search.search.driver import run_search
+        from tkd_search.tracking.spool import write_text
+        from tkd_search.tracking.tracker import open_tracker
+
+        slots = plan_slots(settings.resources, live_nodes(), settings.search.trials)
+        progress.note(f"{where}; {slots.arithmetic}")
+        write_text(config.folder / "config.yaml", config.to_yaml())
+        tracker = open_tracker(settings.tracking.uri, config.folder)
+        try:
+            record = run_search(config, slots=slots, tracker=tracker, progress=progress, command=command)
+        finally:
+            progress.stage("tracking", None)
+            leftover = tracker.close()
+    return Result(record, config.folder, tuple(filter(None, [str(leftover)])))
+
+
+def check_data_path(config: Config) -> None:
+    """Refuse a data set that is not there before anything is written.
+
+    Raises:
+        UserError: where it was looked for, and how to get it.
+    """
+    from tkd_search.data.load import check_source
+
+    check_source(config.settings().data)
