@@ -29,11 +29,6 @@ def shown_trials(record: SearchRecord) -> tuple[TrialRecord, ...]:
     return tuple(trial for trial in record.trials if math.isfinite(trial.val_accuracy))
 
 
-def best_epoch_accuracy(trial: TrialRecord) -> float:
-    """Validation accuracy at the trial's last epoch: the one that was searched by."""
-    return trial.val_accuracy
-
-
 def front_by_size(record: SearchRecord) -> tuple[FrontMember, ...]:
     """The front, smallest student first."""
     return tuple(sorted(record.front, key=lambda member: (member.bytes, member.trial_id)))
@@ -57,9 +52,9 @@ def accuracy_window(records: Sequence[SearchRecord]) -> tuple[float, float]:
 
 
 def size_window(records: Sequence[SearchRecord]) -> tuple[float, float]:
-    """Range of the size axis in bytes: all trials and F, a fifth of a decade on both sides."""
-    sizes = [trial.bytes for record in records for trial in record.trials]
-    sizes += [record.big_model.bytes for record in records]
+    """Range of the size axis in bytes: all trials, F and its tenth, a fifth of a decade on both sides."""
+    sizes: list[float] = [trial.bytes for record in records for trial in record.trials]
+    sizes += [share * record.big_model.bytes for record in records for share in (0.1, 1)]
     sizes = [size for size in sizes if size > 0] or [1]
     return min(sizes) * 10**-0.2, max(sizes) * 10**0.2
 
