@@ -1,6 +1,6 @@
 """Ray Tune's Searcher and TrialScheduler in front of the referee: they translate and decide nothing."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from ray.tune.experiment import Trial
@@ -47,7 +47,7 @@ class RefereeSearcher(Searcher):
         reason = (result or {}).get("failed", "")
         if result and not reason:
             # Tune does not show the scheduler a trial's last result.
-            self._referee.epoch(name, result["epoch"], result["val_accuracy"], result["metrics"])
+            self._referee.epoch(name, result["epoch"], result["val_accuracy"], metrics_of(result))
         self._referee.ended(name, reason or ("its worker group failed repeatedly" if error else ""))
 
     def __getstate__(self) -> dict[str, Any]:
@@ -83,6 +83,15 @@ class RefereeScheduler(FIFOScheduler):  # type: ignore[misc]
         if result["failed"]:
             return str(self.CONTINUE)
         goes_on = self._referee.epoch(
-            trial.config["trial_id"], result["epoch"], result["val_accuracy"], result["metrics"]
+            trial.config["trial_id"], result["epoch"], result["val_accuracy"], metrics_of(result)
         )
         return str(self.CONTINUE if goes_on else self.STOP)
+
+
+def metrics_of(result: Mapping[str, Any]) -> dict[str, float]:
+    """The epoch's own metrics out of a result that Tune has flattened."""
+    return {
+        key.removeprefix("metrics/"): float(value)
+        for key, value in result.items()
+        if key.startswith("metrics/")
+    }

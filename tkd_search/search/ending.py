@@ -118,9 +118,6 @@ def _member(trial: TrialRecord, prepared: Prepared, tested: dict[str, Any]) -> F
 
 def _ship(config: Config, folder: Path, prepared: Prepared, member: FrontMember) -> None:
     """Put a member's weights and description into ``students/<trial>``."""
-    from tkd_search.export import write_student
-
     target = folder / member.path
     target.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(folder / "trials" / member.trial_id / "model.safetensors", target / "model.safetensors")
-    write_student(target, member, config, prepared)
