@@ -1,5 +1,7 @@
 """Streaming statistics equal one pass in float64, however the rows are split."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -32,7 +34,7 @@ def same(a: Moments, b: Moments, tolerance: float) -> None:
 def test_any_split_equals_one_pass(seed: int, rows: int, cuts: list[int], offset: float) -> None:
     x, labels = rows_and_labels(seed, rows, 4, offset)
     bounds = [0, *sorted(min(cut, rows) for cut in cuts), rows]
-    parts = [moments(x[a:b], labels[a:b], CLASSES) for a, b in zip(bounds, bounds[1:], strict=False)]
+    parts = [moments(x[a:b], labels[a:b], CLASSES) for a, b in pairwise(bounds)]
     whole = moments(x, labels, CLASSES)
     same(merge_all(parts), whole, 1e-6)
     exact = x.double()

@@ -1,0 +1,102 @@
+"""Losses: known values, invariances, gradients."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from tkd_search.distill import losses
+
+TAU = 3.0
+
+
+@pytest.fixture
+def logits() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return (
+        torch.randn(8, 5, generator=generator, dtype=torch.float64),
+        torch.randn(8, 5, generator=generator, dtype=torch.float64),
+        torch.randint(0, 5, (8,), generator=generator),
+    )
+
+
+def test_kl_is_hintons(logits: tuple[torch.Tensor, ...]) -> None:
+    a, z, _ = logits
+    expected = F.kl_div((z / TAU).log_softmax(1), (a / TAU).softmax(1), reduction="batchmean") * TAU**2
+    torch.testing.assert_close(losses.kl(a, z, TAU).mean(), expected)
+
+
+def test_dkd_with_the_teachers_own_weight_is_kl(logits: tuple[torch.Tensor, ...]) -> None:
+    """KL = target KL + (1 − p_target)·non-target KL (Zhao et al. 2022, equation 5), on one target class."""
+    a, z, labels = logits
+    a = a[:1].expand(8, 5)
+    labels = labels[:1].expand(8)
+    p_target = (a / TAU).softmax(1)[0, labels[0]]
+    torch.testing.assert_close(
+        losses.dkd(a, z, labels, TAU, float(1 - p_target)), losses.kl(a, z, TAU).mean()
+    )
+
+
+def test_dist_is_blind_to_scaled_probabilities_and_least_for_equals(logits: tuple[torch.Tensor, ...]) -> None:
+    a, z, _ = logits
+    assert float(losses.dist(a, a, TAU)) == pytest.approx(0, abs=1e-9)
+    assert float(losses.dist(a, a + 3.0, TAU)) == pytest.approx(0, abs=1e-9)
+    assert 0 < float(losses.dist(a, z, TAU)) < 8 * TAU
+    assert losses.dist(a[:1], z[:1], TAU).isfinite()
+
+
+def test_relation_ignores_shift_scale_rotation_and_itself(logits: tuple[torch.Tensor, ...]) -> None:
+    a, z, _ = logits
+    rotation = torch.linalg.qr(torch.randn(5, 5, dtype=torch.float64)).Q
+    assert float(losses.relation(a, 2 * a @ rotation + 1, 0.1)) == pytest.approx(0, abs=1e-9)
+    assert float(losses.relation(a, z, 0.1)) > 0
+    assert losses.relation(a[:2], z[:2], 0.1) == 0
+    torch.testing.assert_close(losses.relation(a, z, 0.1), losses.relation(a.flip(0), z.flip(0), 0.1))
+
+
+def test_relation_leaves_a_row_itself_out() -> None:
+    features = torch.randn(4, 3, dtype=torch.float64)
+    unit = F.normalize(features - features.mean(0), dim=1)
+    cosines = unit @ unit.T
+    expected = torch.stack([torch.cat([row[:i], row[i + 1 :]]) for i, row in enumerate(cosines)])
+    torch.testing.assert_close(losses._others_cosines(features), expected)
+
+
+def test_similarity_preserving_compares_relations_only(logits: tuple[torch.Tensor, ...]) -> None:
+    a, z, _ = logits
+    rotation = torch.linalg.qr(torch.randn(5, 5, dtype=torch.float64)).Q
+    assert float(losses.similarity_preserving(a, 4 * a @ rotation)) == pytest.approx(0, abs=1e-12)
+    assert float(losses.similarity_preserving(a, z)) > 0
+
+
+def test_attention_transfer_looks_at_places_only() -> None:
+    maps = torch.rand(4, 6, 9, dtype=torch.float64)
+    assert float(losses.attention_transfer(maps, 5 * maps.flip(1))) == pytest.approx(0, abs=1e-12)
+    assert float(losses.attention_transfer(maps, maps.flip(2))) > 0
+
+
+def test_hint_ignores_padding() -> None:
+    predicted, target = torch.ones(3, 6), torch.zeros(3, 6)
+    assert float(losses.hint(predicted, target, 2)) == 1.0
+    predicted[:, 2:] = 9
+    assert float(losses.hint(predicted, target, 2)) == 1.0
+
+
+def test_generator_losses_are_cross_entropies(logits: tuple[torch.Tensor, ...]) -> None:
+    a, z, labels = logits
+    found = losses.generator_losses(torch.stack([a, z]), labels)
+    torch.testing.assert_close(found[1], F.cross_entropy(z, labels, reduction="none"))
+    torch.testing.assert_close(found[0], F.cross_entropy(a, labels, reduction="none"))
+
+
+@pytest.mark.parametrize("rows", [3, 8])
+def test_gradients_reach_the_student(logits: tuple[torch.Tensor, ...], rows: int) -> None:
+    a, z, labels = (t[:rows] for t in logits)
+    z.requires_grad_(True)
+    for loss in (
+        lambda s: losses.kl(a, s, TAU).mean(),
+        lambda s: losses.dist(a, s, TAU),
+        lambda s: losses.dkd(a, s, labels, TAU, 2.0),
+        lambda s: losses.relation(a, s, 0.5),
+        lambda s: losses.similarity_preserving(a, s),
+    ):
+        assert torch.autograd.gradcheck(loss, z)
