@@ -56,15 +56,14 @@ def statistics(images: ImageStore) -> tuple[tuple[float, ...], tuple[float, ...]
         positions = torch.linspace(0, count - 1, _STATISTICS_SAMPLE).long()
     else:
         positions = torch.arange(count)
-    total = squares = torch.zeros(1, dtype=torch.float64)
-    pixels = 0
+    counts = torch.zeros(int(images[positions[:1]].shape[1]), 256, dtype=torch.int64)
     for chunk in positions.split(_CHUNK):
-        part = images[chunk].double() / 255
-        total = total + part.sum((0, 2, 3))
-        squares = squares + part.square().sum((0, 2, 3))
-        pixels += part.shape[0] * part.shape[2] * part.shape[3]
-    mean = total / pixels
-    std = (squares / pixels - mean.square()).clamp_min(0).sqrt()
+        for plane, pixels in enumerate(images[chunk].unbind(1)):
+            counts[plane] += torch.bincount(pixels.reshape(-1), minlength=256)
+    weights = counts.double() / counts.sum(1, keepdim=True)
+    values = torch.arange(256, dtype=torch.float64) / 255
+    mean = weights @ values
+    std = (weights @ values.square() - mean.square()).clamp_min(0).sqrt()
     # A plane without contrast would divide by zero.
     std = torch.where(std < 1e-3, torch.ones_like(std), std)
     return tuple(mean.tolist()), tuple(std.tolist())

@@ -6,6 +6,7 @@ or crop a view is, is computed from (seed, index, view) by mixing integers, on t
 
 from collections.abc import Iterator, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
@@ -37,8 +38,10 @@ class Normaliser:
         self.offset = (torch.tensor(mean, dtype=torch.float64) / deviation).float().reshape(shape).to(device)
 
     def __call__(self, pixels: Tensor) -> Tensor:
-        """uint8 [B, C, H, W] → float32 of the same shape and memory format."""
-        return pixels.float().mul_(self.scale).sub_(self.offset)
+        """uint8 [B, C, H, W] → float32 of the same shape, channels last in memory."""
+        # Reordered last: scaling planes that lie interleaved in memory takes three times as long.
+        values = pixels.contiguous().float().mul_(self.scale).sub_(self.offset)
+        return values.contiguous(memory_format=torch.channels_last)
 
 
 class AugmentedViews:
@@ -103,7 +106,7 @@ class AugmentedViews:
         else:
             images = self.images[index.cpu()].to(self.device)
         if self.augment == "none" or not bool((view > 0).any()):
-            return images.contiguous(memory_format=torch.channels_last)
+            return images
         size = images.shape[-1]
         margin = max(1, round(size / (12 if self.augment == "shift" else 8)))
         top, left, flip = self._draw(index, view, margin)
@@ -139,8 +142,7 @@ def plain_batches(
     """All images of a split in order, not augmented: normalised float32 [b, C, H, W] and labels [b]."""
     normalise = Normaliser(mean, std, device)
     for positions in torch.arange(len(split)).split(batch_size):
-        pixels = split.images[positions].to(device).contiguous(memory_format=torch.channels_last)
-        yield normalise(pixels), split.labels[positions].to(device)
+        yield normalise(split.images[positions].to(device)), split.labels[positions].to(device)
 
 
 def _shifted(number: Tensor, bits: int) -> Tensor:
@@ -149,11 +151,29 @@ def _shifted(number: Tensor, bits: int) -> Tensor:
 
 
 def _crop(images: Tensor, margin: int, top: Tensor, left: Tensor, flip: Tensor) -> Tensor:
-    """Crops of the images padded with black by ``margin``; [B, C, H, W], channels last in memory."""
-    count, _, height, width = images.shape
-    padded = pad(images, (margin,) * 4).permute(0, 2, 3, 1).contiguous()
-    across = torch.arange(width, device=images.device)
-    columns = left[:, None] + torch.where(flip[:, None], width - 1 - across, across)
-    rows = top[:, None] + torch.arange(height, device=images.device)
-    numbers = torch.arange(count, device=images.device)[:, None, None]
-    return padded[numbers, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+    """Crops [B, C, H, W] of the images padded with black by ``margin``."""
+    padded = pad(images, (margin,) * 4)
+    if images.device.type == "cpu":
+        return _crop_by_slices(padded, images.shape[-1], top, left, flip)
+    return _crop_by_index(padded, images.shape[-1], top, left, flip)
+
+
+def _crop_by_slices(padded: Tensor, size: int, top: Tensor, left: Tensor, flip: Tensor) -> Tensor:
+    """One slice per image: on a CPU three to eight times as fast as one indexing of the whole batch."""
+    source = padded.numpy()
+    made = np.empty((*source.shape[:2], size, size), np.uint8)
+    for row, corner in enumerate(zip(top.tolist(), left.tolist(), flip.tolist(), strict=True)):
+        y, x, flipped = corner
+        crop = source[row, :, y : y + size, x : x + size]
+        made[row] = crop[:, :, ::-1] if flipped else crop
+    return torch.from_numpy(made)
+
+
+def _crop_by_index(padded: Tensor, size: int, top: Tensor, left: Tensor, flip: Tensor) -> Tensor:
+    """All crops by one indexing, without waiting for an accelerator."""
+    along = torch.arange(size, device=padded.device)
+    columns = left[:, None] + torch.where(flip[:, None], size - 1 - along, along)
+    rows = top[:, None] + along
+    numbers = torch.arange(len(padded), device=padded.device)[:, None, None]
+    planes = padded.permute(0, 2, 3, 1)
+    return planes[numbers, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)

@@ -108,7 +108,7 @@ def efficientnet(
 def vgg(
     name: str, *, num_classes: int, width: float = 1.0, small: bool = False, dropout: float = 0.5
 ) -> nn.Module:
-    """VGG (Simonyan & Zisserman 2015) with ``_bn`` or without; ``small``: 2 × 2 places feed the hidden layers."""
+    """VGG (Simonyan & Zisserman 2015) with ``_bn`` or without; ``small``: 2 × 2 places feed its head."""
     layout = torchvision.models.vgg.cfgs[_VGG_LAYOUTS[name.removesuffix("_bn")]]
     scaled = [item if item == "M" else divisible(item * width) for item in layout]
     features = torchvision.models.vgg.make_layers(scaled, batch_norm=name.endswith("_bn"))

@@ -1,0 +1,82 @@
+"""Image files → uint8 arrays with Pillow. Neither torch nor this package is imported here.
+
+That makes the file a cheap program of its own: ``python decode.py`` decodes a share of a large folder into a
+file that its parent maps (see :mod:`tkd_search.data.folder_store`), since Pillow's work on small images holds
+Python's lock and threads would not use a second core.
+"""
+
+import json
+import sys
+
+import numpy as np
+from PIL import Image
+
+
+class DamagedImageError(Exception):
+    """An image file that cannot be decoded; ``str()`` is 'path: reason'."""
+
+
+def decode(path: str, size: int, channels: int) -> np.ndarray:
+    """One image as uint8 [C, size, size]: the shorter side is scaled to ``size``, the middle is cut out.
+
+    Raises:
+        DamagedImageError: no image, or a truncated one.
+    """
+    try:
+        with Image.open(path) as opened:
+            image = _levelled(opened, channels)
+            array = np.asarray(image if image.size == (size, size) else _fitted(image, size))
+    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
+        raise DamagedImageError(f"{path}: {error}") from error
+    return array[None] if channels == 1 else array.transpose(2, 0, 1)
+
+
+def decode_into(rows: np.ndarray, paths: list[str]) -> None:
+    """Decode ``paths`` into ``rows`` uint8 [n, C, size, size]."""
+    channels, size = rows.shape[1:3]
+    for row, path in zip(rows, paths, strict=True):
+        row[...] = decode(path, size, channels)
+
+
+def look(path: str) -> tuple[int, int, bool]:
+    """Width, height and whether it is a grey image, from the header.
+
+    Raises:
+        DamagedImageError: no image.
+    """
+    try:
+        with Image.open(path) as opened:
+            return opened.width, opened.height, opened.mode in ("1", "L", "LA") or opened.mode.startswith("I")
+    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
+        raise DamagedImageError(f"{path}: {error}") from error
+
+
+def _levelled(image: Image.Image, channels: int) -> Image.Image:
+    if image.mode.startswith("I"):
+        # 16-bit grey: Pillow would clip instead of scaling.
+        image = Image.fromarray((np.asarray(image).astype(np.uint32) >> 8).astype(np.uint8))
+    return image.convert("L" if channels == 1 else "RGB")
+
+
+def _fitted(image: Image.Image, size: int) -> Image.Image:
+    scale = size / min(image.size)
+    width, height = (max(size, round(side * scale)) for side in image.size)
+    left, top = (width - size) // 2, (height - size) // 2
+    scaled = image.resize((width, height), Image.Resampling.BILINEAR)
+    return scaled.crop((left, top, left + size, top + size))
+
+
+def main() -> int:
+    """Decode what the order on standard input asks; complain on standard output as JSON."""
+    order = json.load(sys.stdin)
+    rows = np.load(order["target"], mmap_mode="r+")[order["start"] : order["start"] + len(order["paths"])]
+    try:
+        decode_into(rows, order["paths"])
+    except DamagedImageError as error:
+        json.dump({"damaged": str(error)}, sys.stdout)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
