@@ -1,0 +1,120 @@
+"""The model card: what a student is, how good, how to use it, what it was made from."""
+
+from pathlib import Path
+from typing import Any
+
+from tkd_search.shipping.description import StudentDescription
+from tkd_search.shipping.onnx_export import INPUT, ONNX_FILE, OPSET, OUTPUT
+from tkd_search.tracking.description import human_bytes
+from tkd_search.tracking.spool import write_text
+
+CARD_FILE = "README.md"
+
+
+def write_card(folder: Path, description: StudentDescription) -> Path:
+    """Write ``README.md`` beside the weights, atomically."""
+    write_text(folder / CARD_FILE, card(description, onnx=(folder / ONNX_FILE).exists()))
+    return folder / CARD_FILE
+
+
+def card(description: StudentDescription, *, onnx: bool) -> str:
+    """The card as Markdown; a figure that was not measured is a dash."""
+    sections = [_what(description), _figures(description), _use(description, onnx=onnx)]
+    if "int8" in description.figures:
+        sections.append(_int8(description))
+    sections += [_origin(description), _limits(description)]
+    return "\n\n".join(sections) + "\n"
+
+
+def _what(one: StudentDescription) -> str:
+    made = one.provenance
+    version = made.get("versions", {}).get("tkd_search", "")
+    colour = "grey" if one.preprocessing.channels == 1 else "colour"
+    size = one.preprocessing.size
+    return (
+        f"# {one.name}\n\nAn image classifier of {len(one.classes)} classes for {colour} images of "
+        f"{size}×{size} pixels, distilled from {made.get('big_model', 'a big model')} on "
+        f"{made.get('dataset', 'its data set')} by tkd_search {version}."
+    )
+
+
+def _figures(one: StudentDescription) -> str:
+    figures = one.figures
+    rows = [
+        ("size of the weights", _size(figures.get("bytes"))),
+        ("of the big model's", _percent(figures.get("ratio"), 1)),
+        ("parameters", f"{figures['parameters']:,}" if "parameters" in figures else "–"),
+        ("validation accuracy (chosen by)", _percent(figures.get("val_accuracy"))),
+        ("test accuracy (measured once)", _percent(figures.get("test_accuracy"))),
+        ("of the big model's test accuracy", _percent(figures.get("retention"), 1)),
+    ]
+    rows += [
+        (f"CPU latency, batch {batch}, 1 thread", f"{value:.2f} ms")
+        for batch, value in figures.get("latency_ms", {}).items()
+    ]
+    return "\n".join(
+        ["## Figures", "", "| | |", "|---|--:|", *(f"| {name} | {value} |" for name, value in rows)]
+    )
+
+
+def _use(one: StudentDescription, *, onnx: bool) -> str:
+    pre = one.preprocessing
+    text = (
+        '## Use\n\n```python\nimport tkd_search\n\nmodel, transform = tkd_search.load("FOLDER")\n'
+        'logits = model(transform("picture.png")[None])\n```\n\n'
+        f"Input: the shorter side scaled to {pre.size} pixels (bilinear), the middle cut out, values divided "
+        f"by 255, then (x − mean) / std with mean {_list(pre.mean)} and std {_list(pre.std)} per channel. "
+        f"Classes, in order: {', '.join(one.classes)}."
+    )
+    if onnx:
+        text += (
+            f"\n\n`{ONNX_FILE}` (opset {OPSET}) takes `{INPUT}`, that input as float32 "
+            f"[batch, {pre.channels}, {pre.size}, {pre.size}], and gives `{OUTPUT}`."
+        )
+        verified = one.figures.get("onnx")
+        if verified:
+            text += (
+                f" Against PyTorch on {verified['samples']} real images: largest difference of logits "
+                f"{verified['difference']:.2g}, {verified['same']} equal predictions."
+            )
+    return text
+
+
+def _int8(one: StudentDescription) -> str:
+    made = one.figures["int8"]
+    return (
+        "## int8\n\n`model.int8.onnx`: quantised after training with onnxruntime, calibrated on "
+        f"{made['calibration_images']} training images. {_size(made['bytes'])}, validation accuracy "
+        f"{_percent(made['val_accuracy'])}, test accuracy {_percent(made['test_accuracy'])}."
+    )
+
+
+def _origin(one: StudentDescription) -> str:
+    made = one.provenance
+    config = "\n".join(f"{key}: {value}" for key, value in made.get("config", {}).items())
+    versions = ", ".join(f"{name} {value}" for name, value in made.get("versions", {}).items())
+    return (
+        f"## Made from\n\nSearch `{made.get('search', '–')}`, trial `{one.trial_id}`, seed "
+        f"{made.get('seed', '–')}; data set {made.get('dataset', '–')} (digest "
+        f"`{made.get('dataset_digest', '–')}`); {versions}. Searched settings:\n\n```\n{config}\n```"
+    )
+
+
+def _limits(one: StudentDescription) -> str:
+    return (
+        "## Limits\n\nIt knows the classes above and nothing else: any picture gets one of them. The figures "
+        f"hold for images like those of {one.provenance.get('dataset', 'its data set')}; score it on yours "
+        "with `python -m tkd_search evaluate FOLDER --data IMAGES` before you rely on it."
+    )
+
+
+def _size(count: Any) -> str:
+    return "–" if count is None else f"{human_bytes(count)} ({count:,} bytes)"
+
+
+def _percent(share: Any, digits: int = 2) -> str:
+    return "–" if share is None or share != share else f"{share:.{digits}%}"
+
+
+def _list(values: tuple[float, ...]) -> str:
+    return ", ".join(f"{value:.4f}" for value in values)
