@@ -34,7 +34,7 @@ def assemble(raw: RawData, settings: DataSettings) -> DataBundle:
         chosen = limited(train.labels, settings.train_limit, child_seed(settings.split_seed, "limit"))
         train = subset(train, chosen)
     train, validation, test = (_sized(split, settings.size) for split in (train, validation, test))
-    mean, std = statistics(train.images)
+    mean, std = _normalisation(train.images, settings)
     bundle = DataBundle(settings.name, train, validation, test, raw.classes, mean, std, digest="")
     return replace(bundle, digest=digest(bundle))
 
@@ -70,9 +70,9 @@ def statistics(images: ImageStore) -> tuple[tuple[float, ...], tuple[float, ...]
 
 
 def digest(bundle: DataBundle) -> str:
-    """A hash of all images and labels of all splits; a streamed store counts by its file names and sizes."""
+    """A hash of all images and labels, and of mean and std; streamed files count by their names and sizes."""
     state = hashlib.blake2b(digest_size=16)
-    state.update("|".join(bundle.classes).encode())
+    state.update(repr((bundle.classes, bundle.mean, bundle.std)).encode())
     for name, split in bundle.splits().items():
         images = split.images
         state.update(f"{name}:{len(split)}".encode())
@@ -95,6 +95,16 @@ def resize(images: Tensor, size: int) -> Tensor:
         scaled = interpolate(part, (size, size), mode="bilinear", antialias=True, align_corners=False)
         made[start : start + _CHUNK] = scaled.round_().clamp_(0, 255).to(torch.uint8)
     return made
+
+
+def _normalisation(images: ImageStore, settings: DataSettings) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    if settings.mean is None or settings.std is None:
+        return statistics(images)
+    planes = int(images[torch.zeros(1, dtype=torch.int64)].shape[1])
+    for name, given in (("mean", settings.mean), ("std", settings.std)):
+        if len(given) != planes:
+            raise UserError(f"data.{name}", f"{len(given)} value(s)", f"{planes}, one for every plane")
+    return tuple(settings.mean), tuple(settings.std)
 
 
 def _sized(split: Split, size: int | None) -> Split:

@@ -1,54 +1,76 @@
-"""The bank on disk: one safetensors file, memory-mapped when read, named by what it depends on."""
+"""The bank on disk: named by what it depends on, written whole or not at all, mapped by every trial."""
 
+import dataclasses
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 
-from safetensors import safe_open
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from tkd_search.data.atomic import whole_folder
+from tkd_search.data.load import resolved_augmentation
 from tkd_search.data.settings import DataSettings
+from tkd_search.data.views import VIEWS_VERSION
 from tkd_search.distill.bank import Bank
 from tkd_search.distill.settings import BankSettings
+from tkd_search.errors import UserError
 
-BANK_FILE = "bank.safetensors"
-_FORMAT = 1
+_SCHEMA = 1
 
 
 def bank_key(
     data_digest: str, model_digests: Sequence[str], bank: BankSettings, data: DataSettings, seed: int
 ) -> str:
-    """A name for the bank of these images, big models, taps and views: equal keys, equal banks.
+    """The name of a bank: a hash of everything its content depends on.
 
     Args:
-        data_digest: ``DataBundle.digest``.
-        model_digests: of the big models' weights, in order.
-        bank: taps, width and grid.
-        data: views and augmentation.
-        seed: root seed of the views.
+        data_digest: ``DataBundle.digest``: images, labels and splits.
+        model_digests: one per big model, in order: of its weights.
+        bank: taps, width, grid.
+        data: of it the augmentation and the number of views.
+        seed: of the views.
     """
-    parts = [_FORMAT, data_digest, list(model_digests), asdict(bank), data.views, data.augment, seed]
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
+    content = {
+        "schema": _SCHEMA,
+        "data": data_digest,
+        "models": list(model_digests),
+        "bank": dataclasses.asdict(bank),
+        "augment": resolved_augmentation(data),
+        "views": data.views,
+        "views_version": VIEWS_VERSION,
+        "seed": seed,
+    }
+    text = json.dumps(content, sort_keys=True).encode()
+    return hashlib.blake2b(text, digest_size=16).hexdigest()
 
 
-def save_bank(bank: Bank, folder: Path) -> None:
-    """Write the bank; the file appears whole or not at all."""
-    folder.mkdir(parents=True, exist_ok=True)
-    tensors = {name: tensor.contiguous().cpu() for name, tensor in bank.tensors().items()}
-    temporary = folder / f".{BANK_FILE}.part"
-    save_file(tensors, temporary, metadata={"bank": json.dumps(bank.meta())})
-    temporary.replace(folder / BANK_FILE)
+def save_bank(bank: Bank, folder: str | Path) -> None:
+    """Write a bank, whole or not at all; a folder of that name is replaced."""
+    with whole_folder(Path(folder)) as partial:
+        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in bank.tensors().items()}
+        save_file(tensors, partial / "bank.safetensors")
+        described = {"schema": _SCHEMA, "meta": bank.meta()}
+        (partial / "bank.json").write_text(json.dumps(described, ensure_ascii=False, indent=1))
 
 
-def load_bank(folder: Path) -> Bank:
-    """Map the bank; its pages are shared by every process of a node.
+def load_bank(folder: str | Path) -> Bank:
+    """Map what :func:`save_bank` wrote; pages are read on first use and shared with other processes.
 
     Raises:
-        FileNotFoundError: no bank there.
+        UserError: there is none, or it is damaged.
     """
-    file = folder / BANK_FILE
-    with safe_open(file, framework="pt") as opened:
-        meta = json.loads(opened.metadata()["bank"])
-    return Bank.from_tensors(load_file(file), meta)
+    place = Path(folder)
+    try:
+        described = json.loads((place / "bank.json").read_text())
+        if described["schema"] != _SCHEMA:
+            raise ValueError(f"schema {described['schema']}")
+        return Bank.from_tensors(load_file(place / "bank.safetensors"), described["meta"])
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        raise UserError(
+            str(place),
+            f"no whole bank: {error}",
+            "what a search computed",
+            "delete the folder: it is computed again",
+        ) from error

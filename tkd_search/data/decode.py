@@ -24,10 +24,15 @@ def decode(path: str, size: int, channels: int) -> np.ndarray:
     """
     try:
         with Image.open(path) as opened:
-            image = _levelled(opened, channels)
-            array = np.asarray(image if image.size == (size, size) else _fitted(image, size))
+            return from_image(opened, size, channels)
     except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
         raise DamagedImageError(f"{path}: {error}") from error
+
+
+def from_image(image: Image.Image, size: int, channels: int) -> np.ndarray:
+    """A Pillow image of any size and mode as uint8 [C, size, size], as :func:`decode` does it."""
+    levelled = _levelled(image, channels)
+    array = np.asarray(levelled if levelled.size == (size, size) else _fitted(levelled, size))
     return array[None] if channels == 1 else array.transpose(2, 0, 1)
 
 
@@ -52,6 +57,7 @@ def look(path: str) -> tuple[int, int, bool]:
 
 
 def _levelled(image: Image.Image, channels: int) -> Image.Image:
+    """Grey (mode L) for 1 channel, else RGB; 16-bit grey is scaled to 8 bits."""
     if image.mode.startswith("I"):
         # 16-bit grey: Pillow would clip instead of scaling.
         image = Image.fromarray((np.asarray(image).astype(np.uint32) >> 8).astype(np.uint8))
@@ -59,6 +65,7 @@ def _levelled(image: Image.Image, channels: int) -> Image.Image:
 
 
 def _fitted(image: Image.Image, size: int) -> Image.Image:
+    """The shorter side scaled to ``size``, the middle cut out."""
     scale = size / min(image.size)
     width, height = (max(size, round(side * scale)) for side in image.size)
     left, top = (width - size) // 2, (height - size) // 2

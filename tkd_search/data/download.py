@@ -8,6 +8,9 @@ from tkd_search.errors import UserError
 
 _CLASSES = {"mnist": "MNIST", "cifar10": "CIFAR10", "cifar100": "CIFAR100"}
 
+DOWNLOADABLE = tuple(_CLASSES)
+"""Sets that torchvision can fetch."""
+
 
 def download(name: str, path: Path) -> None:
     """Let torchvision fetch and unpack a set into ``path``; nothing is unpickled.

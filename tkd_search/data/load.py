@@ -1,18 +1,21 @@
 """A data set by its settings."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from tkd_search.data.assemble import assemble
 from tkd_search.data.cifar import cifar_folder, cifar_looked, read_cifar
 from tkd_search.data.digits import read_digits
-from tkd_search.data.download import download
+from tkd_search.data.download import DOWNLOADABLE, download
 from tkd_search.data.folders import is_image_folder, is_tiny_imagenet, read_image_folder, read_tiny_imagenet
 from tkd_search.data.mnist import mnist_folder, mnist_looked, read_mnist
 from tkd_search.data.raw import RawData
 from tkd_search.data.settings import DataSettings
 from tkd_search.data.types import DataBundle
 from tkd_search.errors import UserError
+
+Reader = Callable[[], RawData]
 
 _SOURCES = {
     "mnist": "its four files train/t10k-images-idx3-ubyte and -labels-idx1-ubyte, plain or .gz",
@@ -41,59 +44,76 @@ def resolved_augmentation(settings: DataSettings) -> str:
     return "shift" if settings.name in ("digits", "mnist") else "crop_flip"
 
 
+def check_source(settings: DataSettings) -> None:
+    """Refuse a set that is not there, without reading it.
+
+    Raises:
+        UserError: where it looked, and how to get the set.
+    """
+    if settings.name == "digits":
+        return
+    path = _path(settings)
+    if _reader(settings, path) is None and not (settings.download and settings.name in DOWNLOADABLE):
+        raise _missing(settings, path)
+
+
 def _read(settings: DataSettings) -> RawData:
     if settings.name == "digits":
         return read_digits()
+    path = _path(settings)
+    reader = _reader(settings, path)
+    if reader is None and settings.download:
+        download(settings.name, path)
+        reader = _reader(settings, path)
+    if reader is None:
+        raise _missing(settings, path)
+    return reader()
+
+
+def _path(settings: DataSettings) -> Path:
     if settings.path is None:
         raise UserError(
             "data.path",
             "nothing",
-            f"the folder that holds {settings.name}",
-            f"--set data.path=FOLDER; there should be {_SOURCES[settings.name]}",
+            f"the folder that holds {settings.name}: {_SOURCES[settings.name]}",
+            "for instance --set data.path=FOLDER" + _fetch_hint(settings),
         )
-    path = Path(settings.path).expanduser()
-    raw = _found(settings, path)
-    if raw is None and settings.download:
-        download(settings.name, path)
-        raw = _found(settings, path)
-    if raw is None:
-        raise _missing(settings, path)
-    return raw
+    return Path(settings.path).expanduser()
 
 
-def _found(settings: DataSettings, path: Path) -> RawData | None:
-    """The set where one of its forms lies at ``path``."""
+def _reader(settings: DataSettings, path: Path) -> Reader | None:
+    """What reads the form of the set that lies at ``path``; None where there is none."""
     if not path.is_dir():
         return None
     for look in _LOOKS[settings.name]:
-        raw = look(path, settings)
-        if raw is not None:
-            return raw
+        reader = look(path, settings)
+        if reader is not None:
+            return reader
     return None
 
 
-def _mnist(path: Path, settings: DataSettings) -> RawData | None:
+def _mnist(path: Path, settings: DataSettings) -> Reader | None:
     folder = mnist_folder(path)
-    return None if folder is None else read_mnist(folder)
+    return None if folder is None else partial(read_mnist, folder)
 
 
-def _cifar(path: Path, settings: DataSettings) -> RawData | None:
+def _cifar(path: Path, settings: DataSettings) -> Reader | None:
     found = cifar_folder(settings.name, path)
-    return None if found is None else read_cifar(*found)
+    return None if found is None else partial(read_cifar, *found)
 
 
-def _tiny_imagenet(path: Path, settings: DataSettings) -> RawData | None:
+def _tiny_imagenet(path: Path, settings: DataSettings) -> Reader | None:
     for folder in (path, path / "tiny-imagenet-200"):
         if is_tiny_imagenet(folder):
-            return read_tiny_imagenet(folder, settings)
+            return partial(read_tiny_imagenet, folder, settings)
     return None
 
 
-def _image_folder(path: Path, settings: DataSettings) -> RawData | None:
-    return read_image_folder(path, settings) if is_image_folder(path) else None
+def _image_folder(path: Path, settings: DataSettings) -> Reader | None:
+    return partial(read_image_folder, path, settings) if is_image_folder(path) else None
 
 
-_LOOKS: dict[str, tuple[Callable[[Path, DataSettings], RawData | None], ...]] = {
+_LOOKS: dict[str, tuple[Callable[[Path, DataSettings], Reader | None], ...]] = {
     "mnist": (_mnist, _image_folder),
     "cifar10": (_cifar, _image_folder),
     "cifar100": (_cifar, _image_folder),
@@ -102,17 +122,28 @@ _LOOKS: dict[str, tuple[Callable[[Path, DataSettings], RawData | None], ...]] = 
 }
 
 
+def _fetch_hint(settings: DataSettings) -> str:
+    if settings.name in DOWNLOADABLE and not settings.download:
+        return ", or let torchvision fetch it there: --set data.download=true"
+    return ""
+
+
 def _missing(settings: DataSettings, path: Path) -> UserError:
     looked = str(path)
     if settings.name == "mnist":
         looked = mnist_looked(path)
     elif settings.name.startswith("cifar"):
         looked = cifar_looked(settings.name, path)
-    what = "no such folder" if not path.exists() else "no folder" if not path.is_dir() else "not there"
-    downloads = settings.name in ("mnist", "cifar10", "cifar100")
+    what = (
+        "no such folder"
+        if not path.exists()
+        else "no folder"
+        if not path.is_dir()
+        else "not there, or not whole"
+    )
     return UserError(
         "data.path",
         f"{path} ({what}); looked in {looked}",
         _SOURCES[settings.name],
-        "or let torchvision fetch it: --set data.download=true" if downloads else "",
+        f"--set data.path=FOLDER{_fetch_hint(settings)}",
     )

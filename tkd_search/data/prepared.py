@@ -1,56 +1,87 @@
-"""A finished data set on disk, so that every worker maps the same arrays instead of decoding again."""
+"""A bundle on disk, as workers map it: one .npy per split and a JSON beside them.
+
+Mapped files are shared between the processes of a machine: eight trials hold one copy of the images.
+"""
 
 import json
 from pathlib import Path
+from typing import Any
 
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+import numpy as np
+import torch
 from torch import Tensor
 
-from tkd_search.data.types import DataBundle, Split
+from tkd_search.data.atomic import whole_folder
+from tkd_search.data.folder_store import FolderStore
+from tkd_search.data.types import DataBundle, ImageStore, Split
+from tkd_search.errors import UserError
 
-DATA_FILE = "data.safetensors"
-
-
-def save_prepared(bundle: DataBundle, folder: Path) -> None:
-    """Write the three splits; the file appears whole or not at all."""
-    folder.mkdir(parents=True, exist_ok=True)
-    tensors: dict[str, Tensor] = {}
-    for name, split in bundle.splits().items():
-        assert isinstance(split.images, Tensor)
-        tensors[f"{name}.images"] = split.images.contiguous()
-        tensors[f"{name}.labels"] = split.labels.contiguous()
-    meta = {
-        "name": bundle.name,
-        "classes": list(bundle.classes),
-        "mean": list(bundle.mean),
-        "std": list(bundle.std),
-        "digest": bundle.digest,
-    }
-    temporary = folder / f".{DATA_FILE}.part"
-    save_file(tensors, temporary, metadata={"bundle": json.dumps(meta)})
-    temporary.replace(folder / DATA_FILE)
+_SCHEMA = 1
+_PARTS = ("train", "validation", "test")
 
 
-def load_prepared(folder: Path) -> DataBundle:
-    """Map a data set written by :func:`save_prepared`; its pages are shared by every process of a node.
+def save_prepared(bundle: DataBundle, folder: str | Path) -> None:
+    """Write a bundle, whole or not at all; a folder of that name is replaced.
+
+    A streamed store is kept as the list of its files.
+    """
+    with whole_folder(Path(folder)) as partial:
+        streamed = {}
+        for part, split in bundle.splits().items():
+            np.save(partial / f"{part}_labels.npy", split.labels.numpy())
+            if isinstance(split.images, Tensor):
+                np.save(partial / f"{part}_images.npy", split.images.numpy())
+            else:
+                streamed[part] = _described(split.images)
+        described = {
+            "schema": _SCHEMA,
+            "name": bundle.name,
+            "classes": bundle.classes,
+            "mean": bundle.mean,
+            "std": bundle.std,
+            "digest": bundle.digest,
+            "streamed": streamed,
+        }
+        (partial / "bundle.json").write_text(json.dumps(described, ensure_ascii=False, indent=1))
+
+
+def load_prepared(folder: str | Path) -> DataBundle:
+    """Map what :func:`save_prepared` wrote; pages are read on first use and shared with other processes.
 
     Raises:
-        FileNotFoundError: nothing was prepared there.
+        UserError: there is none, or it is damaged.
     """
-    file = folder / DATA_FILE
-    with safe_open(file, framework="pt") as opened:
-        meta = json.loads(opened.metadata()["bundle"])
-    tensors = load_file(file)
-    splits = {
-        name: Split(tensors[f"{name}.images"], tensors[f"{name}.labels"])
-        for name in ("train", "validation", "test")
-    }
-    return DataBundle(
-        name=meta["name"],
-        classes=tuple(meta["classes"]),
-        mean=tuple(meta["mean"]),
-        std=tuple(meta["std"]),
-        digest=meta["digest"],
-        **splits,
-    )
+    place = Path(folder)
+    try:
+        described = json.loads((place / "bundle.json").read_text())
+        if described["schema"] != _SCHEMA:
+            raise ValueError(f"schema {described['schema']}")
+        splits = {part: _mapped(place, part, described["streamed"]) for part in _PARTS}
+        return DataBundle(
+            name=described["name"],
+            classes=tuple(described["classes"]),
+            mean=tuple(described["mean"]),
+            std=tuple(described["std"]),
+            digest=described["digest"],
+            **splits,
+        )
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            str(place), f"no whole prepared data set: {error}", "what a search prepared", "delete the folder"
+        ) from error
+
+
+def _described(store: ImageStore) -> dict[str, Any]:
+    if not isinstance(store, FolderStore):
+        raise TypeError(f"cannot store images of {type(store).__name__}")
+    return {"root": store.root, "files": store.files, "size": store.size, "channels": store.channels}
+
+
+def _mapped(place: Path, part: str, streamed: dict[str, Any]) -> Split:
+    labels = torch.from_numpy(np.load(place / f"{part}_labels.npy"))
+    if part in streamed:
+        store = streamed[part]
+        files = FolderStore(store["root"], tuple(store["files"]), store["size"], store["channels"])
+        return Split(files, labels)
+    # Copy on write, since torch has no read-only tensors; nobody writes, so nothing is copied.
+    return Split(torch.from_numpy(np.load(place / f"{part}_images.npy", mmap_mode="c")), labels)

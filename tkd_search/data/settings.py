@@ -42,5 +42,18 @@ class DataSettings:
         4096, ge=16, doc="images that fit are held as uint8 tensors, others are streamed", searchable=False
     )
 
+    mean: tuple[float, ...] | None = setting(
+        None,
+        doc="per plane, of pixels in [0, 1]; default: measured. Set it with std for weights trained elsewhere",
+        searchable=False,
+    )
+    std: tuple[float, ...] | None = setting(
+        None, doc="per plane, of pixels in [0, 1]; default: measured", searchable=False
+    )
+
     def __post_init__(self) -> None:
         check_bounds(self)
+        if (self.mean is None) != (self.std is None):
+            raise ValueError("DataSettings.mean and .std belong together: set both or neither")
+        if self.std is not None and min(self.std, default=0) <= 0:
+            raise ValueError(f"DataSettings.std = {self.std!r}; allowed: > 0")

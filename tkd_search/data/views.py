@@ -14,6 +14,9 @@ from torch.nn.functional import pad
 from tkd_search.data.types import Split
 from tkd_search.distill.seeds import child_seed
 
+VIEWS_VERSION = 1
+"""Counts up when the same (seed, index, view) comes out as another image: stored banks are then stale."""
+
 AUGMENTATIONS = ("none", "shift", "crop_flip")
 _GOLDEN = -7046029254386353131  # 0x9E3779B97F4A7C15 as a signed number: splitmix64's increment
 _MIX_1 = -4658895280553007687  # 0xBF58476D1CE4E5B9
