@@ -44,7 +44,7 @@ class DataSettings:
 
     mean: tuple[float, ...] | None = setting(
         None,
-        doc="per plane, of pixels in [0, 1]; default: measured. Set it with std for weights trained elsewhere",
+        doc="per plane, of pixels in [0, 1]; default: measured; set with std for weights trained elsewhere",
         searchable=False,
     )
     std: tuple[float, ...] | None = setting(
