@@ -92,7 +92,10 @@ print((yaml.safe_load(open(sys.argv[1])).get("metadata") or {}).get("storage") o
 fi
 
 {
-  echo "export PATH=$TKD_VENV/bin:\$PATH RAY_AUTH_MODE=token TKD_STATE=$state"
+  echo "export PATH=$TKD_VENV/bin:\$PATH RAY_AUTH_MODE=token RAY_USAGE_STATS_ENABLED=0 TKD_STATE=$state"
+  echo 'ulimit -n 65536 2> /dev/null || ulimit -n "$(ulimit -Hn)"'
+  # Ray gives its processes 30 seconds to start, too few for a small machine's first imports.
+  echo 'again() { local i; for i in 1 2 3; do "$@" && return; ray stop --force; done; return 1; }'
   if [ -n "$storage" ]; then echo "export TKD_STORAGE=$storage"; fi
   if [ "$role" = head ]; then
     echo "export TKD_DATABASE=$TKD_DATABASE TKD_CLUSTER_FILE=$HOME/ray_bootstrap_config.yaml"
@@ -103,9 +106,11 @@ fi
 } > "$state/env.new"
 mv "$state/env.new" "$state/env"
 
-# Whoever logs in on the head (`ray attach`) finds the environment and joins this cluster with a plain command;
-# `$-` holds a c in the shells of Ray's own commands, which must not.
-if [ "$role" = head ] && ! grep -qsF '# tkd_search' "$HOME/.bashrc"; then
-  echo "case \$- in *c*) ;; *) . $state/env; export RAY_ADDRESS=auto; cd $source_folder ;; esac  # tkd_search" >> "$HOME/.bashrc"
+# Ray's own commands (`ray down`, `ray exec`) find Ray through .bashrc. Whoever logs in on the head (`ray attach`)
+# joins this cluster with a plain command besides; `$-` holds a c in the shells of Ray's commands, which must not.
+if ! grep -qsF '# tkd_search' "$HOME/.bashrc"; then
+  join=":"
+  if [ "$role" = head ]; then join="export RAY_ADDRESS=auto; cd $source_folder"; fi
+  echo ". $state/env; case \$- in *c*) ;; *) $join ;; esac  # tkd_search" >> "$HOME/.bashrc"
 fi
 say "$role ready: $("$TKD_VENV/bin/ray" --version)"

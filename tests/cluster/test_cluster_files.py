@@ -63,8 +63,10 @@ def test_token_is_copied_demanded_and_pages_stay_on_loopback(name: str) -> None:
     assert config["file_mounts"]["~/.ray/auth_token"] == "~/.ray/auth_token"
     head = " ".join(config["head_start_ray_commands"])
     workers = " ".join(config["worker_start_ray_commands"])
-    assert "RAY_AUTH_MODE=token ray start --head" in head
-    assert "RAY_AUTH_MODE=token ray start --address" in workers
+    assert "again ray start --head" in head
+    assert "again ray start --address" in workers
+    assert "RAY_AUTH_MODE=token" in (CLUSTERS / "bootstrap.sh").read_text(), "what ~/.tkd/env sets"
+    assert all(". ~/.tkd/env;" in line for line in config["head_start_ray_commands"])
     assert "--dashboard-host=127.0.0.1" in head
 
 

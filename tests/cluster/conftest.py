@@ -1,0 +1,101 @@
+"""Fixtures: hosts of our own, and a cluster that a real ``ray up`` made on them."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.cluster import hosts as lab
+
+TOP = Path(__file__).parents[2]
+
+
+@dataclass
+class Cluster:
+    """A cluster in the making, as its user sees it.
+
+    Attributes:
+        hosts: its machines.
+        file: the user's copy of clusters/onprem.yaml, five lines changed.
+        laptop: home folder of the user.
+    """
+
+    hosts: lab.Hosts
+    file: Path
+    laptop: Path
+
+    def environment(self) -> dict[str, str]:
+        """What the user's shell has set."""
+        kept = {k: v for k, v in os.environ.items() if not k.startswith(("RAY_", "MLFLOW_", "TKD_"))}
+        path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+        temp = self.laptop / "tmp"
+        temp.mkdir(exist_ok=True)
+        return {
+            **kept,
+            "HOME": str(self.laptop),
+            "PATH": path,
+            "RAY_TMPDIR": str(temp),
+            "OMP_NUM_THREADS": "1",
+        }
+
+    def type(self, *command: str, seconds: float = 400) -> str:
+        """Type a command on the laptop, in the top folder; its output, asserted to have succeeded."""
+        done = subprocess.run(
+            command, cwd=TOP, env=self.environment(), capture_output=True, text=True,
+            timeout=seconds, stdin=subprocess.DEVNULL, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, f"{' '.join(command)}\n{done.stdout[-8000:]}\n{done.stderr[-4000:]}"
+        return done.stdout + done.stderr
+
+
+def change_five_lines(text: str, storage: Path, head: str, workers: list[str], key: Path) -> str:
+    """clusters/onprem.yaml as a user would change it."""
+    changes = {
+        "/nfs/CHANGE-ME/tkd": str(storage), "CHANGE-ME-head": head, "CHANGE-ME-worker": ", ".join(workers),
+        "CHANGE-ME-user": "root", "~/.ssh/CHANGE-ME": str(key),
+    }  # fmt: skip
+    for placeholder, value in changes.items():
+        assert text.count(placeholder) == 1, placeholder
+        text = text.replace(placeholder, value)
+    return text
+
+
+@pytest.fixture(scope="module")
+def lab_hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[lab.Hosts]:
+    """Three hosts, switched on."""
+    reason = lab.missing()
+    if reason:
+        pytest.skip(reason)
+    with lab.Hosts(tmp_path_factory.mktemp("hosts")) as hosts:
+        yield hosts
+
+
+@pytest.fixture(scope="module")
+def cluster(lab_hosts: lab.Hosts, tmp_path_factory: pytest.TempPathFactory) -> Cluster:
+    """Head and one worker, brought up by `ray up`; the third host is listed, but off."""
+    pytest.importorskip("aiohttp_cors", reason="the extra `cluster` is not installed")
+    for host in lab_hosts.hosts:
+        settings = f"TKD_VENV={sys.prefix}\nTKD_DATABASE=sqlite:///$HOME/.tkd/mlflow.db\n"
+        (host.home / ".tkd" / "settings").write_text(settings)
+    folder = tmp_path_factory.mktemp("user")
+    laptop = folder / "home"
+    (laptop / ".ssh").mkdir(parents=True)
+    storage = folder / "nfs"
+    storage.mkdir()
+    file = folder / "onprem.yaml"
+    text = (TOP / "clusters" / "onprem.yaml").read_text()
+    head, *workers = [host.address for host in lab_hosts.hosts]
+    file.write_text(change_five_lines(text, storage, head, workers, lab_hosts.key))
+    made = Cluster(lab_hosts, file, laptop)
+    t = yaml.safe_load(file.read_text())
+    t["file_mounts"] = {k: v for k, v in t["file_mounts"].items() if v.startswith("~") or (TOP / v).exists()}
+    file.write_text(yaml.safe_dump(t))  # TEMPORARY
+    lab_hosts.power_off(2)
+    made.type("ray", "get-auth-token", "--generate")
+    made.type("ray", "up", "--yes", str(file))
+    return made
