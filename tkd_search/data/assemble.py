@@ -30,11 +30,12 @@ def assemble(raw: RawData, settings: DataSettings) -> DataBundle:
     _check(raw, settings)
     train, test = _part(raw.train, raw.test, settings.test, settings, "test")
     train, validation = _part(train, raw.validation, settings.validation, settings, "validation")
-    if settings.train_limit is not None:
-        chosen = limited(train.labels, settings.train_limit, child_seed(settings.split_seed, "limit"))
-        train = subset(train, chosen)
     train, validation, test = (_sized(split, settings.size) for split in (train, validation, test))
+    # Before the limit: big models that saw all of the training part must see the same normalisation.
     mean, std = _normalisation(train.images, settings)
+    if settings.train_limit is not None:
+        seed = settings.split_seed if settings.limit_seed is None else settings.limit_seed
+        train = subset(train, limited(train.labels, settings.train_limit, child_seed(seed, "limit")))
     bundle = DataBundle(settings.name, train, validation, test, raw.classes, mean, std, digest="")
     return replace(bundle, digest=digest(bundle))
 

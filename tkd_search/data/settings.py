@@ -28,7 +28,13 @@ class DataSettings:
     )
     split_seed: int = setting(0, ge=0, doc="seed of the splits", searchable=False)
     train_limit: int | None = setting(
-        None, ge=1, doc="train on this many images, drawn by split_seed, class-balanced", searchable=False
+        None,
+        ge=1,
+        doc="distil on this many training images, class-balanced; a big model trained here sees all of them",
+        searchable=False,
+    )
+    limit_seed: int | None = setting(
+        None, ge=0, doc="which images train_limit draws; default: split_seed", searchable=False
     )
     augment: Literal["auto", "none", "shift", "crop_flip"] = setting(
         "auto",

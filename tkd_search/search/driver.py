@@ -78,7 +78,7 @@ def run_search(
     pool = WarmPool(broker, settings.resources, slots.count, place.folder / "train")
     try:
         progress.stage("data", None)
-        data, data_folder = prepare_data(config, place.cache)
+        data, data_folder = prepare_data(settings.data, place.cache)
         candidates = check_candidates(config, data.num_classes, data.channels, data.size)
         tracker.search_started(
             SearchStart(

@@ -7,6 +7,7 @@ from typing import Any, Literal
 from ray.actor import ActorHandle
 
 from tkd_search.config import Config
+from tkd_search.export import write_student
 from tkd_search.records import FrontMember, SearchRecord, TrialRecord
 from tkd_search.search.jobs import job_config
 from tkd_search.search.referee import Referee
@@ -121,3 +122,12 @@ def _ship(config: Config, folder: Path, prepared: Prepared, member: FrontMember)
     target = folder / member.path
     target.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(folder / "trials" / member.trial_id / "model.safetensors", target / "model.safetensors")
+    write_student(
+        target,
+        member,
+        architecture=config.settings(member.config).student,
+        data=prepared.data,
+        big_model=prepared.big_model,
+        search=config.name,
+        seed=config.settings().seed,
+    )

@@ -7,7 +7,7 @@ the same data share one F and one bank.
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from tkd_search.config import Config, Settings
 from tkd_search.data import DataBundle, load_data
 from tkd_search.data.bank_store import bank_key
 from tkd_search.data.prepared import save_prepared
+from tkd_search.data.settings import DataSettings
 from tkd_search.errors import UserError
 from tkd_search.records import BigModelRecord
 from tkd_search.search.broker import SlotClient
@@ -44,21 +45,25 @@ class Prepared:
         }
 
 
-def prepare_data(config: Config, cache: Path) -> tuple[DataBundle, Path]:
-    """Read, split and store the data set once; later runs map the stored arrays."""
-    bundle = load_data(config.settings().data)
+def prepare_data(settings: DataSettings, cache: Path) -> tuple[DataBundle, Path]:
+    """Read, split and store the data set once; workers map the stored arrays."""
+    bundle = load_data(settings)
     folder = cache / f"data-{bundle.digest[:16]}"
-    if not (folder / "complete").exists():
+    if not folder.exists():  # it appears whole or not at all
         save_prepared(bundle, folder)
-        (folder / "complete").touch()
     return bundle, folder
 
 
 def prepare_big_models(
     config: Config, data: DataBundle, data_folder: Path, cache: Path, broker: ActorHandle, progress: Progress
 ) -> tuple[tuple[Path, ...], BigModelRecord]:
-    """Train or load every F; files of their weights, and the figures of the first."""
+    """Train or load every F; files of their weights, and the figures of the first.
+
+    F is trained on the whole training part, also where the students get only some of it.
+    """
     settings = config.settings()
+    if settings.data.train_limit is not None:
+        data, data_folder = prepare_data(replace(settings.data, train_limit=None), cache)
     files, figures = [], []
     for index, model in enumerate(settings.big_models):
         folder = cache / f"big_model-{big_model_key(settings, index, data)}"
@@ -93,7 +98,7 @@ def prepare_bank(
     settings = config.settings()
     digests = [hashlib.sha256(file.read_bytes()).hexdigest() for file in big_models]
     folder = cache / f"bank-{bank_key(data.digest, digests, settings.bank, settings.data, settings.seed)}"
-    if not (folder / "complete").exists():
+    if not folder.exists():
         progress.stage("bank", None)
         job = {
             "kind": "bank",
@@ -106,7 +111,6 @@ def prepare_bank(
             if result["kind"] == "progress":
                 progress.stage("bank", result["total"])
                 progress.advance(result["done"])
-        (folder / "complete").touch()
     return folder
 
 
