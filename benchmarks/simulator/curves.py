@@ -5,10 +5,9 @@ Columns: ``config_id``, one dotted key per searched leaf (empty where the leaf w
 the space, the epochs of a whole trial, the number of classes and the big model's bytes.
 """
 
-import gzip
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -104,13 +103,6 @@ def space_from_json(written: Mapping[str, Any]) -> Space:
         leaves[leaf] = distribution
     conditions = written.get("conditions", []) if "leaves" in written else []
     return Space(leaves, tuple(Condition(c["leaf"], c["parent"], tuple(c["values"])) for c in conditions))
-
-
-def append_rows(path: Path, rows: Iterable[Sequence[Any]]) -> None:
-    """Add rows to a ``.csv.gz`` as a gzip member of its own, so that a kill loses at most this one."""
-    with gzip.open(path, "at", newline="") as stream:
-        for row in rows:
-            stream.write(",".join("" if cell is None else str(cell) for cell in row) + "\n")
 
 
 def _table_path(path: Path) -> Path:

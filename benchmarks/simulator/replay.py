@@ -8,17 +8,37 @@ import heapq
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.simulator.surrogate import BlackBox, Outcome
 from tkd_search.search.pareto import BYTES_AND_ACCURACY, nondominated_mask, normalised_hypervolume
-from tkd_search.search.rungs import RungRecord, Stop
-from tkd_search.search.study import SearchStudy, Suggestion
+from tkd_search.search.rungs import Decision, RungRecord, Stop
+from tkd_search.search.study import Suggestion
+from tkd_search.search.trials import StudyTrial
 
 T = TypeVar("T")
+
+
+class AskTell(Protocol):
+    """The part of a ``SearchStudy`` that a simulated driver uses."""
+
+    def ask(self) -> Suggestion:
+        """Begin a trial."""
+
+    def report(self, trial_id: str, record: RungRecord) -> Decision:
+        """One epoch of a trial."""
+
+    def complete(self, trial_id: str, values: tuple[float, float] | None = None) -> None:
+        """A trial had the full budget."""
+
+    def prune(self, trial_id: str, values: tuple[float, float] | None, reason: str) -> None:
+        """A trial was stopped."""
+
+    def trials(self, *states: Any) -> tuple[StudyTrial, ...]:
+        """Trials in the given states."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +91,7 @@ class Simulation:
 
     def __init__(
         self,
-        study: SearchStudy,
+        study: AskTell,
         black_box: BlackBox,
         *,
         full_budget: int,
@@ -139,7 +159,7 @@ class Simulation:
 
 
 def simulate(
-    study: SearchStudy,
+    study: AskTell,
     black_box: BlackBox,
     *,
     full_budget: int,

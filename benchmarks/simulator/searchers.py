@@ -1,0 +1,76 @@
+"""The searchers that are compared: each a study over the same space, sampled and stopped in its own way."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
+
+from benchmarks.simulator import moasha
+from benchmarks.simulator.curves import Curves
+from benchmarks.simulator.replay import AskTell
+from tkd_search.search.proposer import ProposerSettings
+from tkd_search.search.rungs import make_rule
+from tkd_search.search.study import SearchStudy
+
+
+@dataclass(frozen=True, kw_only=True)
+class Searcher:
+    """How one searcher proposes and stops.
+
+    Attributes:
+        name: as in tables and JSON.
+        proposer: sampler, start points, and what it learns from.
+        rule: name or import path of the rung rule.
+        rule_options: further arguments of the rule.
+    """
+
+    name: str
+    proposer: ProposerSettings = field(default_factory=ProposerSettings)
+    rule: str = "never"
+    rule_options: Mapping[str, Any] = field(default_factory=dict)
+
+    def open(self, curves: Curves, seed: int) -> AskTell:
+        """A fresh study in memory."""
+        return SearchStudy.open(
+            f"{self.name}-{seed}",
+            None,
+            space=curves.space,
+            full_budget=curves.epochs,
+            rule=make_rule(
+                self.rule,
+                full_budget=curves.epochs,
+                classes=curves.classes,
+                options=self.rule_options,
+            ),
+            seed=seed,
+            proposer=self.proposer,
+        )
+
+
+class Moasha:
+    """syne-tune's MOASHA; see ``moasha``."""
+
+    name = "moasha"
+
+    def open(self, curves: Curves, seed: int) -> AskTell:
+        """A fresh scheduler."""
+        return moasha.MoashaStudy(curves.space, curves.epochs, seed)
+
+
+OURS = Searcher(name="ours", rule="stratified")
+"""The defaults of a real search: whatever ``ProposerSettings`` and ``stratified`` say."""
+
+# Optuna's own defaults: ten random trials, then the model, learning from whole trials alone.
+_STOCK_TPE = ProposerSettings(sampler="tpe", options={"n_startup_trials": 10}, startup=0, learning="full")
+_STOCK_NSGA2 = ProposerSettings(sampler="nsga2", options={"population_size": 50}, startup=0, learning="full")
+
+SEARCHERS: Mapping[str, Callable[[], Searcher | Moasha]] = MappingProxyType(
+    {
+        "random": lambda: Searcher(name="random", proposer=ProposerSettings(sampler="random")),
+        "tpe": lambda: Searcher(name="tpe", proposer=_STOCK_TPE),
+        "nsga2": lambda: Searcher(name="nsga2", proposer=_STOCK_NSGA2),
+        "tpe_asha": lambda: Searcher(name="tpe_asha", proposer=_STOCK_TPE, rule="single_objective"),
+        "moasha": Moasha,
+        "ours": lambda: OURS,
+    }
+)
