@@ -20,9 +20,13 @@ class StoreIds:
 def absolute_uri(uri: str = "") -> str:
     """The URI with its file, if it is one, made absolute; '' becomes the environment's or the default."""
     uri = uri or os.environ.get("MLFLOW_TRACKING_URI", "") or DEFAULT_URI
-    if not uri.startswith("sqlite:///"):
-        return uri
-    return f"sqlite:///{Path(uri.removeprefix('sqlite:///')).absolute()}"
+    file = sqlite_file(uri)
+    return uri if file is None else f"sqlite:///{file.absolute()}"
+
+
+def sqlite_file(uri: str) -> Path | None:
+    """The file of a sqlite store, None for any other store."""
+    return Path(uri.removeprefix("sqlite:///")) if uri.startswith("sqlite:///") else None
 
 
 def public_uri(uri: str) -> str:
@@ -31,6 +35,16 @@ def public_uri(uri: str) -> str:
     if "@" not in parts.netloc:
         return uri
     return urlunsplit(parts._replace(netloc=parts.netloc.rsplit("@", 1)[1]))
+
+
+def known_uri(public: str) -> str:
+    """The URI to reach a store by, from the one without login that a summary holds.
+
+    MLFLOW_TRACKING_URI is taken where it names the same store; http servers get user name and password
+    from MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD anyway.
+    """
+    given = os.environ.get("MLFLOW_TRACKING_URI", "")
+    return given if given and public_uri(given) == public else public
 
 
 def login_to_environment(uri: str) -> str:
@@ -48,9 +62,8 @@ def login_to_environment(uri: str) -> str:
 
 def working_folder(uri: str) -> Path:
     """Where MLflow is to run: beside a sqlite file, so that its ``mlruns`` lie there as well."""
-    if uri.startswith("sqlite:///"):
-        return Path(uri.removeprefix("sqlite:///")).parent
-    return Path.cwd()
+    file = sqlite_file(uri)
+    return Path.cwd() if file is None else file.parent
 
 
 def run_url(uri: str, experiment_id: str, run_id: str) -> str:

@@ -3,7 +3,8 @@
 import contextlib
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal, cast
 
 import mlflow.exceptions
@@ -19,7 +20,7 @@ from tkd_search.records import (
     TrialRecord,
     TrialState,
 )
-from tkd_search.tracking.address import public_uri
+from tkd_search.tracking.address import login_to_environment, public_uri, sqlite_file
 from tkd_search.tracking.layout import (
     CHANGED,
     LATENCY,
@@ -73,14 +74,44 @@ def find_search(uri: str, name: str) -> str:
     return str(found[0].info.run_id)
 
 
+def trial_run(uri: str, parent_run_id: str, trial_id: str) -> str:
+    """The run of one trial of a search.
+
+    Raises:
+        UserError: there is none, or the store does not answer.
+    """
+    with _reading(uri) as client:
+        experiment = client.get_run(parent_run_id).info.experiment_id
+        condition = f"tags.`mlflow.parentRunId` = '{parent_run_id}' and tags.`{TAG_TRIAL}` = '{trial_id}'"
+        found = client.search_runs([experiment], condition, max_results=1)
+    if not found:
+        raise UserError(public_uri(uri), f"no trial {trial_id}", "a trial of the search")
+    return str(found[0].info.run_id)
+
+
+def log_files(uri: str, run_id: str, paths: Sequence[Path], folder: str | None = None) -> None:
+    """Add files to a run's artifacts, over whatever is there.
+
+    Raises:
+        UserError: the store does not answer.
+    """
+    with _reading(uri) as client:
+        for path in paths:
+            client.log_artifact(run_id, str(path), folder)
+
+
 @contextlib.contextmanager
 def _reading(uri: str) -> Iterator[Any]:
     """A client that gives up soon; what goes wrong is told as the user's to mend."""
+    file = sqlite_file(uri)
+    if file is not None and not file.exists():  # MLflow would make a new one
+        raise UserError(public_uri(uri), "no such file", "the store that the search was tracked in")
     before = {key: os.environ.get(key) for key in _IMPATIENT}
     os.environ.update(_IMPATIENT)
     try:
-        yield MlflowClient(tracking_uri=uri, registry_uri=uri)
-    except mlflow.exceptions.MlflowException as error:
+        login = login_to_environment(uri)
+        yield MlflowClient(tracking_uri=login, registry_uri=login)
+    except (mlflow.exceptions.MlflowException, OSError) as error:
         text = " ".join(str(error).split()).replace(uri, public_uri(uri))[:200]
         found = f"a tracking store that does not give the search ({text})"
         raise UserError(public_uri(uri), found, "MLflow's URI") from error

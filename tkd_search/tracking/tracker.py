@@ -190,6 +190,10 @@ class MlflowTracker:
         same = status.target == public_uri(self.uri)
         return status.ids if same else StoreIds(tracking_uri=public_uri(self.uri))
 
+    def left(self) -> int:
+        """How many events the store does not have yet."""
+        return max(0, self._missing(len(self._spool)))
+
     def close(self, timeout: float = 30.0) -> Leftover:
         """Let the writer finish, at most ``timeout`` seconds, and say what it leaves in the spool."""
         total = len(self._spool)
@@ -203,11 +207,12 @@ class MlflowTracker:
         while (left := deadline - time.monotonic()) > 0:
             if self._missing(total) <= 0 and self._alive() is None:
                 return
-            writer = self._alive() or self._start()
-            tell(writer, left)
-            self._wait(writer, total, deadline)
-            if writer.returncode in (0, 3):
-                return
+            writer = self._alive() or self._started_now()
+            if writer is not None:
+                tell(writer, left)
+                self._wait(writer, total, deadline)
+                if writer.returncode in (0, 3):
+                    return
             time.sleep(min(0.5, left))
 
     def _wait(self, writer: subprocess.Popen[bytes], total: int, deadline: float) -> None:
@@ -257,10 +262,7 @@ class MlflowTracker:
 
     def _watch(self, now: float) -> None:
         if self._alive() is None and now - self._started >= _RESTART_SECONDS:
-            try:
-                self._start()
-            except OSError as error:  # no memory or no process left: tracking waits, the search goes on
-                _log.warning("The tracking writer does not start: %s. The search goes on.", error)
+            self._started_now()
         status: WriterStatus = read_status(self.folder)
         if status.error and status.error != self._told:
             _log.warning("The tracking store waits: %s. The search goes on.", status.error)
@@ -269,9 +271,13 @@ class MlflowTracker:
     def _alive(self) -> subprocess.Popen[bytes] | None:
         return self._writer if self._writer is not None and self._writer.poll() is None else None
 
-    def _start(self) -> subprocess.Popen[bytes]:
+    def _started_now(self) -> subprocess.Popen[bytes] | None:
         self._started = time.monotonic()
-        self._writer = start_writer(self.uri, self.folder)
+        try:
+            self._writer = start_writer(self.uri, self.folder)
+        except OSError as error:  # no memory or no process left: tracking waits, the search goes on
+            _log.warning("The tracking writer does not start: %s. The search goes on.", error)
+            self._writer = None
         return self._writer
 
 
@@ -282,6 +288,9 @@ def start_writer(uri: str, folder: Path) -> subprocess.Popen[bytes]:
     its own so that Ctrl-C does not reach it; its output goes to ``folder/writer.log``. The address
     travels by environment variable: a command line with a password in it would be public.
     """
+    folder_of_store = working_folder(uri)
+    with contextlib.suppress(OSError):
+        folder_of_store.mkdir(parents=True, exist_ok=True)
     package = str(Path(__file__).parents[2])
     paths = [package, *filter(None, [os.environ.get("PYTHONPATH")])]
     with (folder / "writer.log").open("ab") as log:
@@ -291,7 +300,7 @@ def start_writer(uri: str, folder: Path) -> subprocess.Popen[bytes]:
             stdout=log,
             stderr=log,
             env={**os.environ, "TKD_TRACKING_URI": uri, "PYTHONPATH": os.pathsep.join(paths)},
-            cwd=working_folder(uri),
+            cwd=folder_of_store if folder_of_store.is_dir() else folder,
             start_new_session=True,
         )
 

@@ -1,0 +1,98 @@
+"""``pick``: one student of a front, chosen on validation figures."""
+
+import json
+
+import click
+
+from tkd_search.commands.choosing import Wish, choose, nearest_miss
+from tkd_search.commands.places import front_of, run_folder
+from tkd_search.commands.quantities import MILLISECONDS, SHARE, SIZE
+from tkd_search.records import FrontMember
+from tkd_search.tracking.description import human_bytes
+from tkd_search.tracking.plain import to_plain
+
+EPILOG = """\b
+Examples:
+  python -m tkd_search pick runs/digits --max-bytes 500kB
+  python -m tkd_search pick runs/digits --min-accuracy 97% --max-latency 5ms
+  cp $(python -m tkd_search pick runs/digits --knee --quiet)/model.safetensors .
+"""
+
+
+@click.command(epilog=EPILOG)
+@click.argument("run")
+@click.option("--max-bytes", type=SIZE, metavar="SIZE", help="Weights no larger than this, e.g. 500kB.")
+@click.option("--min-accuracy", type=SHARE, metavar="SHARE", help="Validation accuracy at least this.")
+@click.option("--max-ratio", type=SHARE, metavar="SHARE", help="Of the big model's bytes at most this share.")
+@click.option("--max-latency", type=MILLISECONDS, metavar="TIME", help="CPU latency at most this, e.g. 5ms.")
+@click.option("--batch", default=1, show_default=True, help="Batch size that --max-latency is about.")
+@click.option("--knee", is_flag=True, help="Where more bytes begin to buy little.")
+@click.option("--quiet", is_flag=True, help="Print the path alone.")
+@click.option("--json", "as_json", is_flag=True, help="Print the member as JSON.")
+@click.pass_context
+def command(
+    ctx: click.Context,
+    run: str,
+    max_bytes: float | None,
+    min_accuracy: float | None,
+    max_ratio: float | None,
+    max_latency: float | None,
+    batch: int,
+    knee: bool,
+    quiet: bool,
+    as_json: bool,
+) -> None:
+    """Choose a student from the front of RUN (a folder, or the name of a run).
+
+    Limits may be combined. Of the students that keep them all, --min-accuracy takes the smallest, anything
+    else the most accurate. Where none does, the nearest miss is printed and the exit code is 1.
+    """
+    wish = Wish(
+        max_bytes=max_bytes,
+        min_accuracy=min_accuracy,
+        max_ratio=max_ratio,
+        max_latency=max_latency,
+        batch=batch,
+    )
+    if wish == Wish(batch=batch) and not knee:
+        raise click.UsageError(
+            "say what you need: --max-bytes, --min-accuracy, --max-ratio, --max-latency or --knee"
+        )
+    folder = run_folder(run)
+    front = front_of(folder)
+    member = choose(front, wish, knee=knee)
+    if member is None:
+        _tell_miss(front, wish)
+        ctx.exit(1)
+        return
+    place = folder / member.path
+    if as_json:
+        click.echo(json.dumps({**to_plain(member), "path": str(place)}))
+    elif quiet:
+        click.echo(place)
+    else:
+        click.echo(f"{describe(member)}\n{place}")
+
+
+def describe(member: FrontMember) -> str:
+    """A member in one line."""
+    latency = "".join(
+        f", {value:.2f} ms for batch {size}" for size, value in sorted(member.latency_ms.items())
+    )
+    return (
+        f"{member.trial_id}  {member.student}: {human_bytes(member.bytes)} ({member.ratio:.1%} of F), "
+        f"validation {member.val_accuracy:.2%}, test {member.test_accuracy:.2%}{latency}"
+    )
+
+
+def _tell_miss(front: tuple[FrontMember, ...], wish: Wish) -> None:
+    nearest = nearest_miss(front, wish)
+    assert nearest is not None
+    misses = ", ".join(
+        f"--{name} "
+        + (f"by {share:.1%} of the limit" if share < 1e9 else f"(not measured for batch {wish.batch})")
+        for name, share in wish.misses(nearest).items()
+    )
+    click.echo(
+        f"No student of the front fits. Nearest miss, which misses {misses}:\n{describe(nearest)}", err=True
+    )
