@@ -7,23 +7,26 @@ import torch
 from torch import Tensor, nn
 
 _DTYPES = {
-    torch.float64: "F64",
-    torch.int64: "I64",
     torch.uint64: "U64",
+    torch.int64: "I64",
+    torch.float64: "F64",
+    torch.complex64: "C64",
     torch.float32: "F32",
-    torch.int32: "I32",
     torch.uint32: "U32",
+    torch.int32: "I32",
     torch.bfloat16: "BF16",
     torch.float16: "F16",
-    torch.int16: "I16",
     torch.uint16: "U16",
-    torch.uint8: "U8",
-    torch.int8: "I8",
-    torch.bool: "BOOL",
-    torch.complex64: "C64",
+    torch.int16: "I16",
     torch.float8_e4m3fn: "F8_E4M3",
     torch.float8_e5m2: "F8_E5M2",
+    torch.int8: "I8",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
 }
+"""Names of the types in a safetensors header, in the order in which the file holds their tensors."""
+
+_RANK = {dtype: rank for rank, dtype in enumerate(_DTYPES)}
 
 
 def shipping_state(module: nn.Module) -> dict[str, Tensor]:
@@ -41,9 +44,9 @@ def state_bytes(state: Mapping[str, Tensor]) -> int:
     """Length of the safetensors serialisation of ``state`` without metadata, from names and shapes alone.
 
     The file is an 8-byte length, a JSON header padded to a multiple of 8, and the tensors; they lie in order
-    of falling element size, then by name, which decides how many digits the offsets in the header take.
+    of type, then of name, which decides how many digits the offsets in the header take.
     """
-    order = sorted(state, key=lambda name: (-_rank(state[name].dtype), name))
+    order = sorted(state, key=lambda name: (_RANK[state[name].dtype], name))
     header, offset = {}, 0
     for name in order:
         tensor = state[name]
@@ -66,7 +69,3 @@ def model_bytes(module: nn.Module) -> int:
 def model_parameters(module: nn.Module) -> int:
     """Number of parameters, tied ones once; buffers such as BatchNorm's statistics are not counted."""
     return sum(parameter.numel() for parameter in module.parameters())
-
-
-def _rank(dtype: torch.dtype) -> int:
-    return dtype.itemsize

@@ -22,6 +22,19 @@ from tkd_search.models.size import shipping_state
 from tkd_search.models.strides import first_conv
 
 _TORCH_SUFFIXES = (".pt", ".pth", ".bin", ".tar")
+# Rubbish makes torch's restricted unpickler stumble in more ways than one.
+_UNREADABLE = (
+    SafetensorError,
+    pickle.UnpicklingError,
+    RuntimeError,
+    EOFError,
+    OSError,
+    ValueError,
+    TypeError,
+    LookupError,
+    AttributeError,
+    AssertionError,
+)
 _WRAPPERS = ("state_dict", "model", "model_state_dict", "net")
 _PREFIXES = ("module.", "_orig_mod.", "model.")
 
@@ -93,7 +106,7 @@ def read_state(path: Path, where: str) -> dict[str, Tensor]:
         raise UserError(where, f"{path}, which is no file", "a .safetensors, .pt or .pth file")
     try:
         loaded: Any = load_file(path) if path.suffix == ".safetensors" else _load_torch(path)
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
+    except _UNREADABLE as error:
         first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(
             where,

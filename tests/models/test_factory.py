@@ -1,0 +1,90 @@
+"""Wrong names, arguments and networks are the user's to mend; import paths get their own arguments."""
+
+import pytest
+import torch
+
+from tkd_search.errors import UserError
+from tkd_search.models import build_big_model, build_student, latency_ms
+from tkd_search.models.settings import BigModelSettings, StudentSettings
+
+PLACE = {"classes": 4, "channels": 3, "size": 16}
+
+
+def refused(error_at: str, **settings: object) -> UserError:
+    with pytest.raises(UserError) as caught:
+        build_student(StudentSettings(**settings), **PLACE)  # type: ignore[arg-type]
+    assert caught.value.where == error_at
+    return caught.value
+
+
+def test_an_unknown_name_gets_the_nearest() -> None:
+    assert "mobilenet_v2" in refused("student.name", name="mobilenetv2").hint
+
+
+def test_a_detector_is_no_classifier() -> None:
+    refused("student.name", name="fasterrcnn_resnet50_fpn")
+
+
+def test_an_unknown_stem() -> None:
+    refused("student.stem", stem="tiny")
+
+
+def test_an_unknown_argument_names_the_section() -> None:
+    assert "surprise" in refused("student.args", args={"surprise": 1}).found
+
+
+def test_a_wrong_argument_of_a_users_function() -> None:
+    refused("student.args", name="tests.models.nets:tiny", args={"depth": 3})
+
+
+@pytest.mark.parametrize(
+    ("name", "part"),
+    [
+        ("nowhere.to_be:found", "nowhere"),
+        ("tests.models.nets:gone", "gone"),
+        ("tests.models.nets:", "callable"),
+    ],
+)
+def test_a_path_that_leads_nowhere(name: str, part: str) -> None:
+    assert part in refused("student.name", name=name).found
+
+
+def test_a_function_that_returns_no_network() -> None:
+    assert "str" in refused("student.name", name="tests.models.nets:not_a_network").found
+
+
+def test_a_network_with_other_classes() -> None:
+    assert "5 logits" in refused("student.name", name="tests.models.nets:wrong_classes").found
+
+
+def test_a_network_that_cannot_run_on_such_images() -> None:
+    error = refused("student.name", name="tests.models.nets:tiny", args={"channels": 1})
+    assert "3 × 16 × 16" in error.found
+
+
+def test_a_big_model_without_width_refuses_one() -> None:
+    with pytest.raises(UserError, match="no width"):
+        build_big_model(BigModelSettings(name="densenet121", width=0.5), **PLACE)
+
+
+def test_an_imported_function_gets_its_own_arguments_and_the_number_of_classes() -> None:
+    settings = StudentSettings(name="tests.models.nets:tiny", args={"width": 9})
+    student = build_student(settings, **PLACE)
+    assert student.feature_width == 9
+    assert student(torch.randn(2, 3, 16, 16)).logits.shape == (2, 4)
+
+
+def test_a_class_can_be_imported_too() -> None:
+    made = build_big_model(BigModelSettings(name="tests.models.nets:FunctionalPool"), **PLACE)
+    assert made.has_maps
+
+
+class TestLatency:
+    def test_every_batch_size_gets_positive_milliseconds_and_all_is_put_back(self) -> None:
+        model = build_student(StudentSettings(name="tests.models.nets:tiny"), **PLACE).train()
+        threads = torch.get_num_threads()
+        found = latency_ms(model, torch.randn(1, 3, 16, 16), batch_sizes=(1, 4), repeats=3, threads=1)
+        assert sorted(found) == [1, 4]
+        assert all(value > 0 for value in found.values())
+        assert model.training
+        assert torch.get_num_threads() == threads

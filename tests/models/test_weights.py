@@ -1,0 +1,171 @@
+"""Weights go out and in again; what does not fit is explained; nothing is unpickled."""
+
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from tests.models import nets
+from tkd_search.errors import UserError
+from tkd_search.models.factory import build_big_model
+from tkd_search.models.settings import BigModelSettings
+from tkd_search.models.torchvision_compat import torchvision
+from tkd_search.models.weights import load_named_weights, load_weights, save_weights, weights_digest
+
+
+def differing(build: type[nn.Module] | None = None) -> tuple[nn.Module, nn.Module]:
+    torch.manual_seed(0)
+    first, second = (build() if build else nets.DropoutHead() for _ in range(2))
+    return first, second
+
+
+class TestRoundTrip:
+    @pytest.mark.parametrize("build", [nets.DropoutHead, nets.Tied, nets.NoLinear])
+    def test_what_was_saved_is_loaded(self, build: type[nn.Module], tmp_path: Path) -> None:
+        first, second = differing(build)
+        assert weights_digest(first) != weights_digest(second)
+        save_weights(first, tmp_path / "deep" / "model.safetensors")
+        load_weights(second, tmp_path / "deep" / "model.safetensors")
+        assert weights_digest(first) == weights_digest(second)
+
+    def test_a_channels_last_model_is_saved_as_any_other(self, tmp_path: Path) -> None:
+        first, second = differing()
+        save_weights(first.to(memory_format=torch.channels_last), tmp_path / "model.safetensors")
+        load_weights(second, tmp_path / "model.safetensors")
+        assert weights_digest(first) == weights_digest(second)
+
+    @pytest.mark.parametrize("wrapper", [None, "state_dict", "model"])
+    @pytest.mark.parametrize("prefix", ["", "module."])
+    def test_a_torch_file_of_tensors_is_loaded(
+        self, tmp_path: Path, wrapper: str | None, prefix: str
+    ) -> None:
+        first, second = differing()
+        state = {f"{prefix}{name}": tensor for name, tensor in first.state_dict().items()}
+        torch.save({wrapper: state, "epoch": 3} if wrapper else state, tmp_path / "model.pth")
+        load_weights(second, tmp_path / "model.pth")
+        assert weights_digest(first) == weights_digest(second)
+
+    def test_no_partial_file_is_left(self, tmp_path: Path) -> None:
+        save_weights(nets.tiny(3), tmp_path / "model.safetensors")
+        save_weights(nets.tiny(3), tmp_path / "model.safetensors")
+        assert [file.name for file in tmp_path.iterdir()] == ["model.safetensors"]
+
+
+class TestRefusals:
+    def refusal(self, net: nn.Module, path: Path) -> UserError:
+        with pytest.raises(UserError) as caught:
+            load_weights(net, path, where="big_model.weights")
+        assert caught.value.where == "big_model.weights"
+        return caught.value
+
+    def test_a_missing_file(self, tmp_path: Path) -> None:
+        assert "no file" in self.refusal(nets.tiny(3), tmp_path / "gone.safetensors").found
+
+    def test_a_truncated_file(self, tmp_path: Path) -> None:
+        path = tmp_path / "model.safetensors"
+        save_weights(nets.tiny(3), path)
+        path.write_bytes(path.read_bytes()[:-20])
+        assert str(path) in self.refusal(nets.tiny(3), path).found
+
+    def test_rubbish(self, tmp_path: Path) -> None:
+        for name in ("model.safetensors", "model.pth"):
+            (tmp_path / name).write_bytes(b"\x80\x04rubbish")
+            self.refusal(nets.tiny(3), tmp_path / name)
+
+    def test_other_classes_are_explained(self, tmp_path: Path) -> None:
+        save_weights(nets.DropoutHead(num_classes=7), tmp_path / "model.safetensors")
+        error = self.refusal(nets.DropoutHead(num_classes=5), tmp_path / "model.safetensors")
+        assert "7 classes" in error.found
+        assert "5 classes" in error.allowed
+
+    def test_missing_unknown_and_misshapen_tensors_are_named(self, tmp_path: Path) -> None:
+        state = dict(nets.tiny(3).state_dict())
+        state["surprise"] = state.pop("0.bias")
+        state["0.weight"] = torch.zeros(6, 3, 5, 5)
+        save_file(state, tmp_path / "model.safetensors")
+        found = self.refusal(nets.tiny(3), tmp_path / "model.safetensors").found
+        for part in ("lacks 1 tensor(s): 0.bias", "unknown 1 tensor(s): surprise", "0.weight [6, 3, 5, 5]"):
+            assert part in found
+
+    def test_nothing_is_changed_by_a_refused_file(self, tmp_path: Path) -> None:
+        net = nets.tiny(3)
+        before = weights_digest(net)
+        state = {**nets.tiny(3).state_dict(), "surprise": torch.zeros(1)}
+        save_file(state, tmp_path / "model.safetensors")
+        self.refusal(net, tmp_path / "model.safetensors")
+        assert weights_digest(net) == before
+
+    @pytest.mark.parametrize(
+        "writer", [torch.save, lambda thing, path: path.write_bytes(pickle.dumps(thing))]
+    )
+    def test_code_in_a_pickle_does_not_run(self, tmp_path: Path, writer: object) -> None:
+        witness = tmp_path / "witness"
+        writer({"0.weight": Bomb(witness)}, tmp_path / "model.pth")  # type: ignore[operator]
+        self.refusal(nets.tiny(3), tmp_path / "model.pth")
+        assert not witness.exists()
+
+    def test_a_whole_pickled_model_is_refused(self, tmp_path: Path) -> None:
+        torch.save(nets.tiny(3), tmp_path / "model.pth")
+        self.refusal(nets.tiny(3), tmp_path / "model.pth")
+
+
+class Bomb:
+    """Touches a file when it is unpickled."""
+
+    def __init__(self, witness: Path) -> None:
+        self.witness = witness
+
+    def __reduce__(self) -> tuple[object, tuple[str, str]]:
+        return open, (str(self.witness), "w")
+
+
+class TestGreyImages:
+    def test_colour_kernels_are_summed_so_that_grey_looks_the_same(self, tmp_path: Path) -> None:
+        colour, grey = nets.tiny(3).eval(), nets.tiny(3, channels=1).eval()
+        save_weights(colour, tmp_path / "model.safetensors")
+        load_weights(grey, tmp_path / "model.safetensors")
+        images = torch.randn(4, 1, 8, 8)
+        torch.testing.assert_close(grey(images), colour(images.expand(-1, 3, -1, -1)))
+
+
+class TestTorchvisionsWeights:
+    def test_an_unknown_name_lists_the_known(self) -> None:
+        with pytest.raises(UserError, match="IMAGENET1K_V1"):
+            load_named_weights(nets.tiny(3), "IMAGENET9", name="resnet18", classes=1000)
+
+    def test_other_classes_are_refused_before_any_download(self) -> None:
+        with pytest.raises(UserError, match="1000 classes"):
+            load_named_weights(nets.tiny(3), "IMAGENET1K_V1", name="resnet18", classes=10)
+
+    @pytest.mark.parametrize("spelled", ["IMAGENET1K_V1", "SqueezeNet1_1_Weights.IMAGENET1K_V1", "DEFAULT"])
+    def test_a_file_in_torchs_cache_is_loaded(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spelled: str
+    ) -> None:
+        monkeypatch.setattr(torch.hub, "_hub_dir", str(tmp_path))
+        entry = torchvision.models.SqueezeNet1_1_Weights.IMAGENET1K_V1
+        (tmp_path / "checkpoints").mkdir()
+        own = torchvision.models.squeezenet1_1()
+        torch.save(own.state_dict(), tmp_path / "checkpoints" / Path(entry.url).name)
+        settings = BigModelSettings(name="squeezenet1_1", weights=spelled)
+        model = build_big_model(settings, classes=1000, channels=3, size=96)
+        assert weights_digest(model.model) == weights_digest(own)
+
+    def test_no_network_is_the_users_to_mend(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(torch.hub, "_hub_dir", str(tmp_path))
+        monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
+        with pytest.raises(UserError, match="checkpoints"):
+            load_named_weights(nets.tiny(3), "IMAGENET1K_V1", name="squeezenet1_1", classes=1000)
+
+
+class TestDigest:
+    def test_it_sees_values_and_names_and_not_memory_format(self) -> None:
+        net = nets.tiny(3)
+        before = weights_digest(net)
+        assert weights_digest(net.to(memory_format=torch.channels_last)) == before
+        with torch.no_grad():
+            next(net.parameters())[0, 0, 0, 0] += 1e-3
+        assert weights_digest(net) != before
+        assert weights_digest(nn.Sequential(net)) != weights_digest(net)
