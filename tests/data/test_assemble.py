@@ -1,0 +1,121 @@
+"""What a bundle says of itself: limits, sizes, statistics and digest."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from tkd_search.data import DataSettings, Split, load_data
+from tkd_search.data.assemble import assemble, resize, statistics
+from tkd_search.data.raw import RawData
+from tkd_search.errors import UserError
+
+
+def raw(count: int = 60, channels: int = 3, size: int = 8) -> RawData:
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (count, channels, size, size), dtype=torch.uint8, generator=generator)
+    return RawData(train=Split(images, torch.arange(count) % 3), classes=("a", "b", "c"))
+
+
+def test_statistics_are_those_of_the_training_images() -> None:
+    data = assemble(raw(), DataSettings())
+    values = data.train.images[:].double() / 255  # type: ignore[index]
+    torch.testing.assert_close(torch.tensor(data.mean, dtype=torch.float64), values.mean((0, 2, 3)))
+    torch.testing.assert_close(
+        torch.tensor(data.std, dtype=torch.float64), values.std((0, 2, 3), unbiased=False)
+    )
+
+
+def test_a_plane_without_contrast_divides_by_one() -> None:
+    mean, std = statistics(torch.full((4, 2, 3, 3), 51, dtype=torch.uint8))
+    assert mean == pytest.approx((0.2, 0.2))
+    assert std == (1.0, 1.0)
+
+
+def test_a_limit_changes_training_alone_and_is_balanced() -> None:
+    whole, limited = (load_data(DataSettings(train_limit=limit)) for limit in (None, 200))
+    assert torch.bincount(limited.train.labels).tolist() == [20] * 10
+    assert torch.equal(whole.test.images, limited.test.images)  # type: ignore[arg-type]
+    assert torch.equal(whole.validation.labels, limited.validation.labels)
+    assert whole.digest != limited.digest
+
+
+def test_a_limit_below_the_number_of_classes_is_refused() -> None:
+    with pytest.raises(UserError, match="train_limit"):
+        load_data(DataSettings(train_limit=9))
+
+
+def test_splits_depend_on_their_seed() -> None:
+    one, other = (load_data(DataSettings(split_seed=seed)) for seed in (0, 1))
+    assert not torch.equal(one.test.images, other.test.images)  # type: ignore[arg-type]
+
+
+def test_shares_are_kept() -> None:
+    data = load_data(DataSettings(test=0.5, validation=0.1))
+    assert len(data.test) == pytest.approx(0.5 * 1797, abs=10)
+    assert len(data.validation) == pytest.approx(0.05 * 1797, abs=10)
+
+
+def test_images_are_resized() -> None:
+    data = load_data(DataSettings(size=16))
+    assert data.size == 16
+    flat = resize(torch.full((2, 1, 8, 8), 77, dtype=torch.uint8), 5)
+    assert flat.shape == (2, 1, 5, 5)
+    assert (flat == 77).all()
+
+
+def test_a_ramp_stays_a_ramp_when_resized() -> None:
+    ramp = torch.arange(0, 256, 8, dtype=torch.uint8).expand(1, 1, 32, 32)
+    small = resize(ramp, 8)[0, 0].int()
+    assert (small[:, 1:] > small[:, :-1]).all()
+
+
+class TestDigest:
+    def test_the_same_data_has_the_same(self) -> None:
+        assert assemble(raw(), DataSettings()).digest == assemble(raw(), DataSettings()).digest
+
+    @pytest.mark.parametrize(
+        "change",
+        [
+            {"mean": (0.5,) * 3, "std": (0.5,) * 3},
+            {"size": 9},
+            {"split_seed": 4},
+            {"test": 0.4},
+            {"train_limit": 12},
+        ],
+    )
+    def test_whatever_changes_the_data_changes_it(self, change: dict[str, object]) -> None:
+        settings = dataclasses.replace(DataSettings(), **change)  # type: ignore[arg-type]
+        assert assemble(raw(), settings).digest != assemble(raw(), DataSettings()).digest
+
+    def test_one_pixel_and_one_name_change_it(self) -> None:
+        before = assemble(raw(), DataSettings()).digest
+        other = raw()
+        other.train.images[5, 0, 0, 0] ^= 1  # type: ignore[index]
+        assert assemble(other, DataSettings()).digest != before
+        renamed = dataclasses.replace(raw(), classes=("a", "b", "z"))
+        assert assemble(renamed, DataSettings()).digest != before
+
+    def test_views_and_budget_do_not(self) -> None:
+        settings = DataSettings(views=7, memory_budget_mb=64, augment="none")
+        assert assemble(raw(), settings).digest == assemble(raw(), DataSettings()).digest
+
+
+class TestNormalisation:
+    def test_what_is_set_is_taken(self) -> None:
+        data = load_data(DataSettings(mean=(0.1,), std=(0.2,)))
+        assert (data.mean, data.std) == ((0.1,), (0.2,))
+
+    def test_one_value_for_every_plane(self) -> None:
+        with pytest.raises(UserError, match=r"data\.mean"):
+            load_data(DataSettings(mean=(0.1, 0.2, 0.3), std=(0.2, 0.2, 0.2)))
+
+    @pytest.mark.parametrize("wrong", [{"mean": (0.1,)}, {"std": (0.1,)}, {"mean": (0.1,), "std": (0.0,)}])
+    def test_half_of_it_or_no_contrast_is_refused(self, wrong: dict[str, tuple[float, ...]]) -> None:
+        with pytest.raises(ValueError, match="std"):
+            DataSettings(**wrong)  # type: ignore[arg-type]
+
+
+def test_a_split_with_a_label_too_few_is_refused() -> None:
+    with pytest.raises(ValueError, match="labels"):
+        Split(torch.zeros(3, 1, 2, 2, dtype=torch.uint8), torch.zeros(2).long())

@@ -1,0 +1,285 @@
+"""Streamed folders, prepared bundles and banks on disk: what comes back is what went in."""
+
+import dataclasses
+import pickle
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tests.data import writers
+from tkd_search.data import AugmentedViews, DataBundle, DataSettings, ImageStore, load_data, plain_batches
+from tkd_search.data import folder_store as folder_store_module
+from tkd_search.data.atomic import whole_folder
+from tkd_search.data.bank_store import bank_key, load_bank, save_bank
+from tkd_search.data.folder_store import FolderStore
+from tkd_search.data.prepared import load_prepared, save_prepared
+from tkd_search.distill.bank import compute_bank
+from tkd_search.distill.settings import BankSettings
+from tkd_search.errors import UserError
+from tkd_search.models import build_big_model
+from tkd_search.models.settings import BigModelSettings
+
+COUNT = 40
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("images")
+    writers.write_image_folder(place, {"train": COUNT, "test": 9}, size=(64, 64))
+    return place
+
+
+@pytest.fixture(scope="module")
+def held(root: Path) -> DataBundle:
+    return load_data(DataSettings(name="imagefolder", path=str(root)))
+
+
+@pytest.fixture(scope="module")
+def streamed(root: Path, held: DataBundle) -> DataBundle:
+    # At 1,600 pixels a side they would not fit; the statistics are given, so that nothing is decoded yet.
+    settings = DataSettings(
+        name="imagefolder", path=str(root), memory_budget_mb=16, size=1600, mean=held.mean, std=held.std
+    )
+    bundle = load_data(settings)
+    stores = {
+        part: dataclasses.replace(split, images=dataclasses.replace(split.images, size=64))  # type: ignore[type-var]
+        for part, split in bundle.splits().items()
+    }
+    return dataclasses.replace(bundle, **stores)  # type: ignore[arg-type]
+
+
+class TestStreaming:
+    def test_what_does_not_fit_is_streamed(self, held: DataBundle, streamed: DataBundle) -> None:
+        assert isinstance(held.train.images, torch.Tensor)
+        assert isinstance(streamed.train.images, FolderStore)
+        assert isinstance(streamed.train.images, ImageStore)
+
+    def test_streamed_and_held_images_are_the_same(self, held: DataBundle, streamed: DataBundle) -> None:
+        assert (streamed.channels, streamed.size) == (held.channels, held.size)
+        for part, split in held.splits().items():
+            other = streamed.splits()[part]
+            assert torch.equal(split.labels, other.labels)
+            index = torch.randperm(len(split), generator=torch.Generator().manual_seed(0))
+            assert torch.equal(split.images[index], other.images[index])
+
+    def test_views_of_both_are_the_same(self, held: DataBundle, streamed: DataBundle) -> None:
+        index = torch.tensor([3, 3, 20, 5])
+        view = torch.tensor([0, 2, 1, 3])
+        batches = [
+            AugmentedViews(data.train, mean=data.mean, std=data.std, views=4, augment="crop_flip").batch(
+                index, view
+            )
+            for data in (held, streamed)
+        ]
+        assert torch.equal(*batches)
+
+    def test_evaluation_of_both_is_the_same(self, held: DataBundle, streamed: DataBundle) -> None:
+        for one, other in zip(
+            plain_batches(held.test, mean=held.mean, std=held.std, batch_size=10),
+            plain_batches(streamed.test, mean=held.mean, std=held.std, batch_size=10),
+            strict=True,
+        ):
+            assert torch.equal(one[0], other[0])
+
+    def test_a_damaged_image_is_named_on_access(self, tmp_path: Path) -> None:
+        writers.write_images(tmp_path / "a", 3)
+        (tmp_path / "a" / "001.png").write_bytes(b"no image")
+        store = FolderStore(str(tmp_path), tuple(f"a/{i:03d}.png" for i in range(3)), 12, 3)
+        assert store[torch.tensor([0, 2])].shape == (2, 3, 12, 12)
+        with pytest.raises(UserError) as caught:
+            store[torch.tensor([0, 1])]
+        assert caught.value.where.endswith("001.png")
+
+    def test_a_used_store_travels_between_processes(self, streamed: DataBundle) -> None:
+        index = torch.arange(20)
+        before = streamed.train.images[index]
+        assert torch.equal(pickle.loads(pickle.dumps(streamed.train.images))[index], before)
+
+    def test_several_threads_may_read_at_once(self, streamed: DataBundle, held: DataBundle) -> None:
+        found: list[bool] = []
+
+        def read(seed: int) -> None:
+            index = torch.randperm(len(held.train), generator=torch.Generator().manual_seed(seed))
+            found.append(torch.equal(streamed.train.images[index], held.train.images[index]))
+
+        threads = [threading.Thread(target=read, args=(seed,)) for seed in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert found == [True] * 4
+
+    def test_its_fingerprint_sees_names_order_and_sizes(self, tmp_path: Path) -> None:
+        writers.write_images(tmp_path, 3)
+        names = tuple(f"{i:03d}.png" for i in range(3))
+        store = FolderStore(str(tmp_path), names, 12, 3)
+        before = store.fingerprint()
+        assert store.subset(torch.tensor([0, 2, 1])).fingerprint() != before
+        with (tmp_path / "001.png").open("ab") as file:
+            file.write(b"more")
+        assert store.fingerprint() != before
+
+
+class TestSharedDecoding:
+    def test_processes_decode_what_one_would(self, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        files = tuple(sorted(str(file.relative_to(root)) for file in root.rglob("*.png")))
+        store = FolderStore(str(root), files, 64, 3)
+        monkeypatch.setattr(folder_store_module, "PROCESS_SHARE", 40)
+        monkeypatch.setattr("os.sched_getaffinity", lambda pid: {0, 1, 2})
+        assert torch.equal(store.decoded(), store[torch.arange(len(files))])
+
+    def test_a_damaged_image_is_named(self, tmp_path: Path) -> None:
+        writers.write_images(tmp_path, 8)
+        (tmp_path / "006.png").write_bytes(b"no image")
+        store = FolderStore(str(tmp_path), tuple(f"{i:03d}.png" for i in range(8)), 12, 3)
+        with pytest.raises(UserError) as caught:
+            store._decoded_by(2)
+        assert caught.value.where.endswith("006.png")
+
+
+class TestPrepared:
+    @pytest.mark.parametrize("kind", ["held", "streamed"])
+    def test_a_bundle_comes_back(self, kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+        bundle: DataBundle = request.getfixturevalue(kind)
+        save_prepared(bundle, tmp_path / "deep" / "data")
+        back = load_prepared(tmp_path / "deep" / "data")
+        for name in ("name", "classes", "mean", "std", "digest", "channels", "size", "num_classes"):
+            assert getattr(back, name) == getattr(bundle, name), name
+        for part, split in bundle.splits().items():
+            index = torch.arange(len(split))
+            assert torch.equal(back.splits()[part].images[index], split.images[index])
+            assert torch.equal(back.splits()[part].labels, split.labels)
+
+    def test_images_are_mapped_not_read(self, held: DataBundle, tmp_path: Path) -> None:
+        save_prepared(held, tmp_path / "data")
+        images = load_prepared(tmp_path / "data").train.images
+        assert isinstance(images, torch.Tensor)
+        mapped = Path("/proc/self/maps")
+        if mapped.exists():
+            assert str(tmp_path / "data" / "train_images.npy") in mapped.read_text()
+
+    def test_a_second_save_replaces_the_first(self, held: DataBundle, tmp_path: Path) -> None:
+        save_prepared(held, tmp_path / "data")
+        save_prepared(dataclasses.replace(held, digest="other"), tmp_path / "data")
+        assert load_prepared(tmp_path / "data").digest == "other"
+        assert [entry.name for entry in tmp_path.iterdir()] == ["data"]
+
+    @pytest.mark.parametrize("victim", ["bundle.json", "train_images.npy", "test_labels.npy"])
+    def test_a_damaged_folder_is_named(self, held: DataBundle, tmp_path: Path, victim: str) -> None:
+        save_prepared(held, tmp_path / "data")
+        (tmp_path / "data" / victim).write_bytes(b"rubbish")
+        with pytest.raises(UserError, match="data"):
+            load_prepared(tmp_path / "data")
+        (tmp_path / "data" / victim).unlink()
+        with pytest.raises(UserError, match="data"):
+            load_prepared(tmp_path / "data")
+
+
+class TestBankStore:
+    @pytest.fixture(scope="class")
+    def bank(self) -> object:
+        data = load_data(DataSettings(train_limit=60))
+        views = AugmentedViews(data.train, mean=data.mean, std=data.std, views=2, augment="shift")
+        torch.manual_seed(0)
+        model = build_big_model(BigModelSettings(width=0.125), classes=10, channels=1, size=8)
+        return compute_bank([model], views, BankSettings(width=16, grid=2), batch_size=32)
+
+    def test_a_bank_comes_back(self, bank: object, tmp_path: Path) -> None:
+        save_bank(bank, tmp_path / "bank")  # type: ignore[arg-type]
+        back = load_bank(tmp_path / "bank")
+        theirs, ours = bank.tensors(), back.tensors()  # type: ignore[attr-defined]
+        assert list(theirs) == list(ours)
+        for name, tensor in theirs.items():
+            assert torch.equal(tensor, ours[name]), name
+            assert tensor.dtype == ours[name].dtype
+        assert back.meta() == bank.meta()  # type: ignore[attr-defined]
+
+    def test_it_is_mapped_not_read(self, bank: object, tmp_path: Path) -> None:
+        save_bank(bank, tmp_path / "bank")  # type: ignore[arg-type]
+        back = load_bank(tmp_path / "bank")
+        maps = Path("/proc/self/maps")
+        if maps.exists():
+            assert str(tmp_path / "bank" / "bank.safetensors") in maps.read_text()
+        assert back.features is not None
+
+    @pytest.mark.parametrize("victim", ["bank.json", "bank.safetensors"])
+    def test_a_damaged_bank_is_named(self, bank: object, tmp_path: Path, victim: str) -> None:
+        save_bank(bank, tmp_path / "bank")  # type: ignore[arg-type]
+        (tmp_path / "bank" / victim).write_bytes(b"rubbish rubbish")
+        with pytest.raises(UserError, match="bank"):
+            load_bank(tmp_path / "bank")
+
+
+class TestBankKey:
+    def key(self, **changes: object) -> str:
+        data = dataclasses.replace(DataSettings(), **changes.pop("data_settings", {}))  # type: ignore[arg-type]
+        bank = dataclasses.replace(BankSettings(), **changes.pop("bank", {}))  # type: ignore[arg-type]
+        given = {"data_digest": "d", "model_digests": ["m"], "seed": 0, **changes}
+        return bank_key(bank=bank, data=data, **given)  # type: ignore[arg-type]
+
+    def test_it_repeats_and_is_a_file_name(self) -> None:
+        assert self.key() == self.key()
+        assert self.key().isalnum()
+
+    @pytest.mark.parametrize(
+        "change",
+        [
+            {"data_digest": "e"},
+            {"model_digests": ["m", "n"]},
+            {"seed": 1},
+            {"bank": {"width": 8}},
+            {"bank": {"taps": ("features.*",)}},
+            {"bank": {"grid": 4}},
+            {"data_settings": {"views": 2}},
+            {"data_settings": {"augment": "none"}},
+        ],
+    )
+    def test_whatever_a_bank_depends_on_changes_it(self, change: dict[str, object]) -> None:
+        assert self.key(**change) != self.key()
+
+    def test_what_it_does_not_depend_on_does_not(self) -> None:
+        assert self.key(data_settings={"augment": "shift"}) == self.key(), "auto means shift for digits"
+        assert self.key(data_settings={"path": "/elsewhere", "memory_budget_mb": 99}) == self.key()
+
+
+class TestWholeFolder:
+    def test_a_failed_writer_leaves_nothing_and_keeps_what_was(self, tmp_path: Path) -> None:
+        with whole_folder(tmp_path / "it") as partial:
+            (partial / "file").write_text("old")
+        with pytest.raises(FileNotFoundError), whole_folder(tmp_path / "it") as partial:
+            (partial / "nowhere" / "file").write_text("new")
+        assert (tmp_path / "it" / "file").read_text() == "old"
+        assert [entry.name for entry in tmp_path.iterdir()] == ["it"]
+
+    def test_many_writers_at_once_leave_one_whole_folder(self, tmp_path: Path) -> None:
+        errors: list[BaseException] = []
+
+        def write(number: int) -> None:
+            try:
+                for _ in range(5):
+                    with whole_folder(tmp_path / "it") as partial:
+                        for name in ("a", "b"):
+                            (partial / name).write_text(str(number))
+            except BaseException as error:
+                errors.append(error)
+
+        threads = [threading.Thread(target=write, args=(number,)) for number in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert errors == []
+        assert (tmp_path / "it" / "a").read_text() == (tmp_path / "it" / "b").read_text()
+        assert [entry.name for entry in tmp_path.iterdir()] == ["it"]
+
+
+def test_sixteen_bit_grey_images_are_scaled_not_clipped(tmp_path: Path) -> None:
+    from PIL import Image
+
+    deep = np.linspace(0, 65535, 144).astype(np.uint16).reshape(12, 12)
+    Image.fromarray(deep).save(tmp_path / "deep.png")
+    store = FolderStore(str(tmp_path), ("deep.png",), 12, 1)
+    assert torch.equal(store[torch.tensor([0])][0, 0], torch.from_numpy((deep >> 8).astype(np.uint8)))
