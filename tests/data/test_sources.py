@@ -13,7 +13,6 @@ from tkd_search.data import DataBundle, DataSettings, load_data
 from tkd_search.data.load import check_source
 from tkd_search.errors import UserError
 
-
 DIGITS = (178, 182, 177, 183, 181, 182, 181, 179, 174, 180)
 """How often each digit occurs in the whole set."""
 
