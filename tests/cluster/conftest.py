@@ -99,3 +99,8 @@ def cluster(lab_hosts: lab.Hosts, tmp_path_factory: pytest.TempPathFactory) -> C
     made.type("ray", "get-auth-token", "--generate")
     made.type("ray", "up", "--yes", str(file))
     return made
+
+
+def tail(path: Path, characters: int = 6000) -> str:
+    """The end of a text file, for messages of failed assertions; '' where it is missing."""
+    return path.read_text(errors="replace")[-characters:] if path.exists() else ""

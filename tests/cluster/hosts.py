@@ -132,6 +132,8 @@ class Hosts:
 
     def processes(self, number: int) -> list[str]:
         """Command lines of the processes of a host, less init, sshd and this question itself."""
+        if not self.hosts[number].init:
+            return []
         lines = self.run(number, "ps -ww -eo pid=,args=").splitlines()
         entries = [line.split(None, 1) for line in lines]
         ours = ("ps -ww", "bash -c ps", "sshd")

@@ -9,9 +9,14 @@ from hypothesis import strategies as st
 from tkd_search.cluster.file import NodeType, read_cluster_file
 from tkd_search.cluster.idle import IdleClock
 from tkd_search.cluster.instances import INSTANCES, PRICES_DATE
-from tkd_search.cluster.limits import ClusterLimits, max_cluster_resources
-from tkd_search.cluster.prices import estimate_cost
+from tkd_search.cluster.prices import estimate_cost, price
 from tkd_search.cluster.quantity import parse_quantity
+from tkd_search.cluster.resources import (
+    ClusterLimits,
+    launchable_nodes,
+    max_cluster_nodes,
+    max_cluster_resources,
+)
 from tkd_search.errors import UserError
 
 CLUSTERS = Path(__file__).parents[2] / "clusters"
@@ -39,8 +44,25 @@ def test_kuberay_limits_come_from_the_pods() -> None:
     assert limits.copies({"CPU": 4}) == 4, "the head offers only two CPUs"
 
 
-def test_hosts_of_ones_own_have_to_be_asked() -> None:
+def test_hosts_of_ones_own_have_to_be_asked_or_described(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = (CLUSTERS / "onprem.yaml").read_text()
     assert max_cluster_resources(CLUSTERS / "onprem.yaml") is None
+    with pytest.raises(UserError, match="host_resources"):
+        max_cluster_nodes(CLUSTERS / "onprem.yaml")
+    described = tmp_path / "mine.yaml"
+    described.write_text(text.replace("# host_resources", "host_resources"))
+    assert max_cluster_nodes(described) == ({"CPU": 16, "GPU": 1}, {"CPU": 16, "GPU": 1})
+    monkeypatch.setenv("TKD_CLUSTER_FILE", str(described))
+    assert launchable_nodes() == max_cluster_nodes(described)
+    monkeypatch.delenv("TKD_CLUSTER_FILE")
+    assert launchable_nodes() is None
+
+
+def test_nodes_of_the_largest_cluster() -> None:
+    nodes = max_cluster_nodes(CLUSTERS / "aws.yaml")
+    assert nodes == ({"CPU": 2}, *[{"CPU": 4, "GPU": 1}] * 4)
 
 
 @given(
@@ -65,7 +87,7 @@ def test_a_bundle_that_asks_nothing_is_refused() -> None:
 
 
 def test_cost_is_head_plus_spot_workers() -> None:
-    estimate = estimate_cost(CLUSTERS / "aws.yaml", hours=2, workers=3)
+    estimate = price(CLUSTERS / "aws.yaml", hours=2, workers=3)
     assert estimate is not None
     expected = INSTANCES["m6i.xlarge"].on_demand + 3 * INSTANCES["g5.xlarge"].spot
     assert estimate.usd_per_hour == pytest.approx(expected)
@@ -75,19 +97,21 @@ def test_cost_is_head_plus_spot_workers() -> None:
 
 
 def test_cost_counts_no_more_workers_than_the_file_allows() -> None:
-    most = estimate_cost(CLUSTERS / "aws.yaml", hours=1, workers=1000)
+    most = price(CLUSTERS / "aws.yaml", hours=1, workers=1000)
     assert most is not None
     assert most.workers == 4
 
 
 def test_machines_without_a_price_have_no_estimate() -> None:
-    assert estimate_cost(CLUSTERS / "onprem.yaml", hours=1) is None
-    assert estimate_cost(CLUSTERS / "kuberay.yaml", hours=1) is None
+    assert price(CLUSTERS / "onprem.yaml", hours=1) is None
+    assert "unknown" in estimate_cost(CLUSTERS / "onprem.yaml", hours=1)[-1]
+    assert price(CLUSTERS / "kuberay.yaml", hours=1) is None
 
 
 @pytest.mark.parametrize("name", ["aws.yaml", "gcp.yaml"])
 def test_the_table_knows_the_machines_of_the_examples(name: str) -> None:
-    assert estimate_cost(CLUSTERS / name, hours=1) is not None
+    assert price(CLUSTERS / name, hours=1) is not None
+    assert PRICES_DATE in estimate_cost(CLUSTERS / name, hours=1)[-1]
 
 
 def test_spot_is_cheaper() -> None:

@@ -1,6 +1,7 @@
 """A real `ray up clusters/onprem.yaml` on hosts of our own, and what may be seen and done from outside."""
 
 import contextlib
+import json
 import socket
 import subprocess
 import sys
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster.conftest import Cluster
+from tests.cluster.conftest import TOP, Cluster, tail
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1500)]
 
@@ -101,10 +102,77 @@ def _output(cluster: Cluster, script: str) -> str:
         return str(error.stdout)
 
 
-def test_a_host_that_is_switched_on_joins(cluster: Cluster) -> None:
-    cluster.hosts.power_on(2)
-    wait_until(lambda: raylets(cluster, 2), "the added worker's raylet")
+SMALL = {
+    "search.trials": 8, "search.startup_trials": 4, "training.epochs": 9, "big_model.epochs": 4,
+    "student.width": 0.25, "resources.max_concurrent": 2,
+}  # fmt: skip
+NAME = "on-hosts"
+
+
+def command(cluster: Cluster) -> list[str]:
+    settings = [word for key, value in SMALL.items() for word in ("--set", f"{key}={value}")]
+    config = ["--config", "configs/digits.yaml", "--name", NAME]
+    output = ["--output", str(cluster.file.parent / "fetched")]
+    return [
+        sys.executable, "-m", "tkd_search.run", "--cluster", str(cluster.file), *config, *settings, *output
+    ]  # fmt: skip
+
+
+def ended_trials(cluster: Cluster) -> int:
+    """Trials that the study knows to have ended, read from its journal on the shared folder."""
+    text = "".join(
+        path.read_text(errors="replace")
+        for path in (cluster.file.parent / "nfs").rglob("*study*")
+        if path.is_file()
+    )
+    return text.count('"op_code": 6') or text.count('"op_code":6')
+
+
+def test_a_search_outlives_a_host_and_uses_another(cluster: Cluster) -> None:
+    log = cluster.file.parent / "search.log"
+    with log.open("w") as out:
+        run = subprocess.Popen(
+            command(cluster), cwd=TOP, env=cluster.environment(), stdout=out, stderr=out,
+            stdin=subprocess.DEVNULL, start_new_session=True,
+        )  # fmt: skip
+    try:
+        wait_until(lambda: run.poll() is not None or ended_trials(cluster) >= 1, "a first trial", 500)
+        assert run.poll() is None, tail(log)
+        cluster.hosts.power_on(2)
+        cluster.hosts.power_off(1)
+        wait_until(lambda: raylets(cluster, 2), "the added worker's raylet")
+        assert run.wait(timeout=900) == 0, tail(log)
+    finally:
+        if run.poll() is None:
+            run.kill()
+    summary = json.loads((cluster.file.parent / "fetched" / NAME / "summary.json").read_text())
+    assert summary["status"] == "complete"
+    trials = summary["trials"]
+    assert trials["total"] == SMALL["search.trials"]
+    assert trials["completed"] + trials["stopped_early"] == trials["total"], trials
+    assert summary["front"]
     assert raylets(cluster, 0), "the head was not restarted"
+
+
+_RUNS_IN_MLFLOW = """
+import mlflow, collections
+client = mlflow.MlflowClient()
+experiments = [e.experiment_id for e in client.search_experiments() if e.name != "Default"]
+runs = client.search_runs(experiments, max_results=1000)
+names = [run.info.run_name for run in runs]
+print("runs", len(names), "distinct", len(set(names)))
+"""
+
+
+def test_mlflow_has_every_trial_once(cluster: Cluster) -> None:
+    script = cluster.file.parent / "runs.py"
+    script.write_text(_RUNS_IN_MLFLOW)
+    count = 1 + SMALL["search.trials"]
+    assert f"runs {count} distinct {count}" in _output(cluster, f". ~/.tkd/env; python {script}")
+
+
+def test_the_same_command_again_shows_the_finished_front(cluster: Cluster) -> None:
+    assert "tkd-on-hosts-2" in cluster.type(*command(cluster))
 
 
 def test_down_leaves_nothing_running(cluster: Cluster) -> None:

@@ -48,8 +48,8 @@ class ClusterFile:
         name: name of the cluster.
         provider: ``aws``, ``gcp``, ``local`` or ``kuberay``.
         region: the provider's region; '' where there is none.
-        head: the head's node type; without resources for ``local`` (Ray finds them on the hosts).
-        workers: node types of the workers; empty for ``local``.
+        head: the head's node type.
+        workers: node types of the workers; for ``local`` one type, with ``metadata.host_resources``.
         max_workers: the most workers of all types together.
         storage: ``metadata.storage``: where data, bank and checkpoints go.
         ssh_user, ssh_key, ssh_proxy_command: how Ray, and so we, log in on the head.
@@ -131,9 +131,13 @@ def _from_autoscaler(
     types = tree.get("available_node_types") or {}
     head_name = str(tree.get("head_node_type", ""))
     hosts = provider.get("worker_ips") or []
+    metadata = tree.get("metadata") or {}
     max_workers = int(tree.get("max_workers", len(hosts)))
     if types and head_name not in types:
         raise UserError(f"{path}: head_node_type", repr(head_name), f"one of {', '.join(types)}")
+    if kind == "local":  # all hosts are of one type; what they have stands in our own part of the file
+        entry = {"resources": metadata.get("host_resources") or {}}
+        types, head_name = {"host": entry, "head": entry}, "head"
     key = auth.get("ssh_private_key")
     return ClusterFile(
         path=path,
@@ -147,7 +151,7 @@ def _from_autoscaler(
             if name != head_name
         ),
         max_workers=max_workers,
-        storage=str((tree.get("metadata") or {}).get("storage") or ""),
+        storage=str(metadata.get("storage") or ""),
         ssh_user=str(auth.get("ssh_user", "")),
         ssh_key=Path(key).expanduser() if key else None,
         ssh_proxy_command=str(auth.get("ssh_proxy_command", "")),

@@ -1,8 +1,9 @@
 """A small process on every cluster host: keeps MLflow running beside Ray, and switches idle machines off.
 
 ``python -m tkd_search.cluster.keeper start head --mlflow --idle-minutes 60`` returns at once; the keeper
-goes on in the background and ends by itself a minute after Ray on this host did (``ray down``), with what Ray
-left behind, unless it has a machine to switch off. ``keeper mlflow`` runs the server in the foreground, as a container does.
+goes on in the background and ends by itself a minute after Ray on this host did (``ray down``), with what
+Ray left behind, unless it has a machine to switch off. ``keeper mlflow`` runs the server in the foreground,
+as a container does.
 """
 
 import fcntl
@@ -96,7 +97,7 @@ def _watch(role: str, folder: Path, mlflow: bool, idle_minutes: float) -> None:
             if server is not None and not gone:
                 server.keep()
             if gone and not idle_minutes:
-                # `ray down` stops Ray on the head alone; a worker's raylet then ends, its log monitor does not.
+                # `ray down` stops Ray on the head alone; a worker's raylet then ends, its log monitor stays.
                 subprocess.run(["ray", "stop", "--force"], capture_output=True, check=False)
                 return
             clock = clock.observe(now, alive and (role == "worker" or _head_busy()))

@@ -4,6 +4,7 @@ Find the head, open the tunnels, submit the run as a Ray job with the code and t
 writes. Ctrl-C leaves the search running; the same command attaches again.
 """
 
+import logging
 import os
 import sys
 import tempfile
@@ -59,7 +60,14 @@ def run_on_cluster(cluster_file: Path, argv: Sequence[str], name: str) -> int:
         except KeyboardInterrupt:
             _say_detached(file, head, name, job_id, forwards)
             return DETACHED
-        return _finish(client, head, job_id, Path(option(argv, "--output") or "runs") / name)
+        return _finish(
+            client, head, job_id, runs_folder(file), Path(option(argv, "--output") or "runs") / name
+        )
+
+
+def runs_folder(file: ClusterFile) -> str:
+    """Where the head keeps runs, in its shell's syntax: beside the data where all hosts share a folder."""
+    return f"{file.storage}/runs" if file.storage and "://" not in file.storage else _RUNS
 
 
 def _use_token(head: SshHead | KubernetesHead) -> None:
@@ -78,6 +86,7 @@ def _client(port: int) -> Any:
     try:
         from ray.job_submission import JobSubmissionClient
 
+        logging.getLogger("ray.dashboard.modules.job.sdk").setLevel(logging.WARNING)
         return JobSubmissionClient(f"http://127.0.0.1:{port}")
     except ImportError as error:
         raise UserError(
@@ -100,7 +109,7 @@ def _attach_or_submit(
         _say(f"{name} is running as job {running.id}: attached")
         return running.id
     arguments = without_option(without_option(without_option(argv, "--cluster"), "--address"), "--output")
-    settings = {"output": _RUNS}
+    settings = {"output": runs_folder(file)}
     given = overrides(argv)
     data = local_data(arguments)
     if data is not None and isinstance(head, SshHead):
@@ -148,10 +157,10 @@ def _follow(client: Any, tunnel: Tunnel, job_id: str) -> None:
                     tunnel.open()
 
 
-def _finish(client: Any, head: SshHead | KubernetesHead, job_id: str, folder: Path) -> int:
+def _finish(client: Any, head: SshHead | KubernetesHead, job_id: str, runs: str, folder: Path) -> int:
     info = client.get_job_info(job_id)
     status = str(info.status)
-    if head.fetch(f"{_RUNS}/{folder.name}", folder):
+    if head.fetch(f"{runs}/{folder.name}", folder):
         _say(f"results copied to {folder}/")
     if status == "SUCCEEDED":
         return 0

@@ -28,8 +28,8 @@ class CostEstimate:
     lines: tuple[str, ...]
 
 
-def estimate_cost(cluster_yaml: Path, hours: float, workers: int | None = None) -> CostEstimate | None:
-    """Estimate the price of a search.
+def price(cluster_yaml: Path, hours: float, workers: int | None = None) -> CostEstimate | None:
+    """Price some hours.
 
     Args:
         cluster_yaml: the cluster file.
@@ -58,6 +58,19 @@ def estimate_cost(cluster_yaml: Path, hours: float, workers: int | None = None) 
         date=PRICES_DATE,
         lines=(_line(1, file.head, head, hours), _line(count, file.workers[0], worker, hours)),
     )
+
+
+def estimate_cost(cluster_yaml: Path, hours: float, workers: int | None = None) -> tuple[str, ...]:
+    """The lines that ``--dry-run --cluster`` prints: :func:`price` in words, or why there is none.
+
+    Raises:
+        UserError: where the file cannot be read.
+    """
+    found = price(cluster_yaml, hours, workers)
+    if found is None:
+        return ("estimated cost: unknown, no list price for the machines of this cluster file",)
+    total = f"estimated cost: ${found.usd:.2f} (${found.usd_per_hour:.2f} an hour), prices of {found.date}"
+    return (*found.lines, f"{total}, spot prices vary")
 
 
 def _hourly(node: NodeType) -> float:

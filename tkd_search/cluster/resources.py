@@ -1,10 +1,12 @@
 """What a cluster file may launch at most: arithmetic only, nothing is asked of a provider."""
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from tkd_search.cluster.file import NodeType, read_cluster_file
+from tkd_search.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,14 @@ class ClusterLimits:
         """Whether at least one such bundle fits in one node."""
         return self.copies(bundle) > 0
 
+    def nodes(self) -> tuple[Mapping[str, float], ...]:
+        """The resources of every node of the largest cluster: the head, then workers, most GPUs first."""
+        workers = [
+            node.resources for node in self.workers for _ in range(min(node.max_count, self.max_workers))
+        ]
+        workers.sort(key=lambda r: (r.get("GPU", 0.0), r.get("CPU", 0.0)), reverse=True)
+        return (self.head.resources, *workers[: self.max_workers])
+
     def describe(self) -> str:
         """One line for messages: the head and the workers with their resources."""
         parts = [f"head {_resources_text(self.head)}"]
@@ -58,16 +68,46 @@ def max_cluster_resources(cluster_yaml: Path) -> ClusterLimits | None:
     """What the cluster may grow to.
 
     Returns:
-        None where the file does not tell (provider ``local``: Ray finds the resources on the hosts, so the
-        live cluster has to be asked; likewise an instance type without resources that no table knows).
+        None where the file does not tell: provider ``local`` without ``metadata.host_resources`` (Ray finds
+        them on the hosts, so the live cluster has to be asked), or an instance type that no table knows.
 
     Raises:
         UserError: where the file cannot be read.
     """
     file = read_cluster_file(cluster_yaml)
-    if file.provider == "local" or any(not node.resources for node in file.workers):
+    if not file.workers or any(not node.resources for node in (file.head, *file.workers)):
         return None
     return ClusterLimits(file.head, file.workers, file.max_workers)
+
+
+def max_cluster_nodes(cluster_yaml: Path) -> tuple[Mapping[str, float], ...]:
+    """The resources of every node that the cluster file may launch, head first.
+
+    Raises:
+        UserError: where the file cannot be read or does not tell.
+    """
+    limits = max_cluster_resources(cluster_yaml)
+    if limits is None:
+        raise UserError(
+            str(cluster_yaml),
+            "nodes whose resources are known only once Ray runs on them",
+            "node types with resources; for hosts of your own, metadata.host_resources: {CPU: …, GPU: …}",
+            "add it, or start the cluster and plan there: ray attach, then run --dry-run --address auto",
+        )
+    return limits.nodes()
+
+
+def launchable_nodes() -> tuple[Mapping[str, float], ...] | None:
+    """On a cluster's head: what the cluster may grow to, from the file that ``TKD_CLUSTER_FILE`` names.
+
+    Returns:
+        None where this is no head, or the file does not tell; then the live nodes are all there is.
+    """
+    path = os.environ.get("TKD_CLUSTER_FILE", "")
+    if not path or not Path(path).is_file():
+        return None
+    limits = max_cluster_resources(Path(path))
+    return None if limits is None else limits.nodes()
 
 
 def _copies_in(resources: Mapping[str, float], bundle: Mapping[str, float]) -> int:
