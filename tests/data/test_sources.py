@@ -237,6 +237,15 @@ class TestImageFolder:
         data = load("imagefolder", tmp_path)
         assert tuple(len(split) for split in data.splits().values()) == counts
 
+    def test_classes_may_lie_at_the_top_and_hold_folders(self, tmp_path: Path) -> None:
+        for name in ("cat", "dog"):
+            writers.write_images(tmp_path / name, 2)
+            writers.write_images(tmp_path / name / "deep" / "er", 4)
+        check_source(DataSettings(name="imagefolder", path=str(tmp_path)))
+        data = load("imagefolder", tmp_path)
+        assert data.classes == ("cat", "dog")
+        assert sum(len(split) for split in data.splits().values()) == 12
+
     def test_grey_images_have_one_plane(self, tmp_path: Path) -> None:
         writers.write_image_folder(tmp_path, {"train": 5}, mode="L")
         assert load("imagefolder", tmp_path).channels == 1

@@ -27,12 +27,17 @@ Listing = list[tuple[str, int]]
 def read_image_folder(root: Path, settings: DataSettings) -> RawData:
     """``root/train/<class>/*``; val/ is validation and test/ is test where they exist.
 
+    Without ``train/`` the classes may lie in ``root`` itself. Folders in a class's folder are looked into.
+
     Raises:
         UserError: no classes, an empty or an unknown class, images of different sizes without ``data.size``,
             a damaged image.
     """
+    if not (root / "train").is_dir():
+        classes = _class_names(root)
+        return _loaded(root, {"train": _listing(root, ".", classes, required=True)}, classes, settings)
     classes = _class_names(root / "train")
-    parts = {"train": _listing(root, "train", classes)}
+    parts = {"train": _listing(root, "train", classes, required=True)}
     for part, names in (("validation", _VALIDATION_NAMES), ("test", ("test",))):
         folder = next((name for name in names if (root / name).is_dir()), None)
         if folder is not None:
@@ -41,8 +46,22 @@ def read_image_folder(root: Path, settings: DataSettings) -> RawData:
 
 
 def is_image_folder(path: Path) -> bool:
-    """Whether there is ``train/`` with a folder in it."""
-    return (path / "train").is_dir() and any(entry.is_dir() for entry in os.scandir(path / "train"))
+    """Whether there is ``train/`` with a folder in it, or at least two folders with images right in them."""
+    if (path / "train").is_dir():
+        return any(entry.is_dir() for entry in os.scandir(path / "train"))
+    return sum(entry.is_dir() and _holds_images(entry.path) for entry in os.scandir(path)) >= 2
+
+
+def _holds_images(folder: str) -> bool:
+    """Looks no deeper: the path may be a mistake, and somebody's whole home."""
+    try:
+        return any(_is_image(entry.name) for entry in os.scandir(folder))
+    except OSError:
+        return False
+
+
+def _is_image(name: str) -> bool:
+    return not name.startswith(".") and os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
 
 
 def is_tiny_imagenet(path: Path) -> bool:
@@ -115,7 +134,8 @@ def _class_names(train: Path) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _listing(root: Path, part: str, classes: Sequence[str]) -> Listing:
+def _listing(root: Path, part: str, classes: Sequence[str], required: bool = False) -> Listing:
+    """Files of one part; ``required``: of every class at least one."""
     present = _class_names(root / part)
     unknown = [name for name in present if name not in classes]
     if unknown:
@@ -128,20 +148,21 @@ def _listing(root: Path, part: str, classes: Sequence[str]) -> Listing:
     for label, name in enumerate(classes):
         folder = root / part / name
         files = _images(folder) if folder.is_dir() else []
-        if not files and part == "train":
+        if not files and required:
             raise UserError(str(folder), "no image", f"files named {', '.join(sorted(IMAGE_SUFFIXES))}")
-        listing += [(f"{part}/{name}/{file}", label) for file in files]
+        listing += [(os.path.normpath(f"{part}/{name}/{file}"), label) for file in files]
     if not listing:
         raise UserError(str(root / part), "no image", "images in one folder per class")
     return listing
 
 
 def _images(folder: Path) -> list[str]:
-    return sorted(
-        entry.name
-        for entry in os.scandir(folder)
-        if not entry.name.startswith(".") and os.path.splitext(entry.name)[1].lower() in IMAGE_SUFFIXES
-    )
+    """Image files under ``folder``, relative to it, in a fixed order; hidden ones are passed over."""
+    found = []
+    for place, folders, files in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        found += [os.path.relpath(os.path.join(place, name), folder) for name in files if _is_image(name)]
+    return sorted(found)
 
 
 def _loaded(
