@@ -170,3 +170,10 @@ def test_widths_change_nothing_but_widths() -> None:
     widths = [Student(nets.tiny(5, width=width), SHAPE).feature_width for width in (4, 6, 9)]
     assert widths == [4, 6, 9]
     assert all(a < b for a, b in pairwise(widths))
+
+
+def test_it_compiles_whole() -> None:
+    student = randomised(Student(nets.FunctionalPool(), SHAPE))
+    compiled = torch.compile(student, backend="eager", fullgraph=True)
+    for one, other in zip(compiled(images(4)), student(images(4)), strict=True):
+        torch.testing.assert_close(one, other)
