@@ -44,6 +44,8 @@ class Searcher:
             ),
             seed=seed,
             proposer=self.proposer,
+            big_model_bytes=curves.big_model_bytes,
+            classes=curves.classes,
         )
 
 

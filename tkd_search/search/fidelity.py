@@ -7,6 +7,7 @@ gets one comparable figure: the accuracy it would have at a common budget.
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from types import MappingProxyType
 
@@ -18,7 +19,10 @@ from tkd_search.search.trials import StudyTrial
 Lessons = dict[int, float]
 """Trial number → accuracy at the common budget, for every trial that teaches."""
 
-_LEAST_ERROR = 1e-3
+ERROR_OFFSET = 0.01
+"""Added to an error before its logarithm: differences far below a validation set's grain do not count."""
+
+_CARRYING = 0.005
 
 
 def learn_full(trials: Sequence[StudyTrial], levels: Sequence[int], full_budget: int) -> Lessons:
@@ -37,30 +41,58 @@ def learn_highest_rung(
     return learn_full(trials, levels, full_budget)
 
 
-def learn_extrapolated(
-    trials: Sequence[StudyTrial], levels: Sequence[int], full_budget: int, pairs: int = 4
-) -> Lessons:
-    """Every trial that reached a rung teaches the accuracy it would have had in the end.
+@dataclass(frozen=True)
+class Extrapolation:
+    """What every trial is expected to reach at a common budget.
 
-    From one budget to the next the error 1 − accuracy shrinks by a factor, the median over the trials
-    seen at both. A trial's last rung is carried upwards by these factors as far as at least ``pairs``
-    trials support them; trials that went further are read at that same budget.
+    Attributes:
+        log_error: trial number → log(1 − accuracy + ``ERROR_OFFSET``) at the common budget.
+        variance: trial number → variance that carrying a trial's last rung forward has added.
+        budget: the common budget in epochs, the full one as soon as enough trials support it.
+    """
+
+    log_error: Mapping[int, float]
+    variance: Mapping[int, float]
+    budget: int
+
+    def accuracy(self, number: int) -> float:
+        """The expected accuracy of a trial."""
+        return min(max(1.0 + ERROR_OFFSET - math.exp(self.log_error[number]), 0.0), 1.0)
+
+
+def extrapolate(
+    trials: Sequence[StudyTrial], levels: Sequence[int], full_budget: int, pairs: int = 4
+) -> Extrapolation:
+    """Carry every trial's last rung forward to a common budget.
+
+    From one budget to the next the error shrinks by a factor, the median over the trials seen at both;
+    the spread of their factors is the variance of having carried. A trial is carried as far as at least
+    ``pairs`` trials support; trials that went further are read at that same budget.
     """
     budgets = sorted({*levels, full_budget})
-    factors: list[float] = []
+    steps: list[tuple[float, float]] = []
     for low, high in pairwise(budgets):
         both = [t for t in trials if low in t.curve and high in t.curve]
         if len(both) < pairs:
             break
-        factors.append(float(np.median([_error(t, high) / _error(t, low) for t in both])))
-    common = len(factors)
-    lessons: Lessons = {}
+        shifts = np.array([_log_error(t, high) - _log_error(t, low) for t in both])
+        steps.append((float(np.median(shifts)), float(shifts.var()) + _CARRYING))
+    common = budgets[: len(steps) + 1]
+    errors: dict[int, float] = {}
+    variances: dict[int, float] = {}
     for trial in trials:
-        reached = [i for i, budget in enumerate(budgets[: common + 1]) if budget in trial.curve]
+        reached = [i for i, budget in enumerate(common) if budget in trial.curve]
         if reached and trial.state != "failed":
-            last = reached[-1]
-            lessons[trial.number] = 1.0 - _error(trial, budgets[last]) * math.prod(factors[last:common])
-    return lessons
+            left = steps[reached[-1] :]
+            errors[trial.number] = _log_error(trial, common[reached[-1]]) + sum(shift for shift, _ in left)
+            variances[trial.number] = sum(variance for _, variance in left)
+    return Extrapolation(errors, variances, common[-1])
+
+
+def learn_extrapolated(trials: Sequence[StudyTrial], levels: Sequence[int], full_budget: int) -> Lessons:
+    """Every trial that reached a rung teaches the accuracy it would have had in the end."""
+    found = extrapolate(trials, levels, full_budget)
+    return {number: found.accuracy(number) for number in found.log_error}
 
 
 LEARNING: Mapping[str, Callable[[Sequence[StudyTrial], Sequence[int], int], Lessons]] = MappingProxyType(
@@ -80,5 +112,5 @@ def _ranks(values: Sequence[float]) -> NDArray[np.float64]:
     return np.array([(array < v).sum() + ((array == v).sum() - 1) / 2 for v in array])
 
 
-def _error(trial: StudyTrial, epoch: int) -> float:
-    return max(1.0 - trial.curve[epoch], _LEAST_ERROR)
+def _log_error(trial: StudyTrial, epoch: int) -> float:
+    return math.log(max(1.0 - trial.curve[epoch], 0.0) + ERROR_OFFSET)

@@ -11,6 +11,7 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from tkd_search.search.fidelity import LEARNING, Lessons
+from tkd_search.search.frugal import FrugalSampler, FrugalSettings
 from tkd_search.search.pareto import BYTES_AND_ACCURACY, nondominated_mask
 from tkd_search.search.samplers import DESIGNS, SamplerFactory, design_point, make_sampler
 from tkd_search.search.seeds import child_seed
@@ -29,7 +30,7 @@ class ProposerSettings:
     """How configurations are proposed.
 
     Attributes:
-        sampler: tpe, nsga2, gp, random, qmc, or package.module:Class.
+        sampler: frugal, tpe, nsga2, gp, random, qmc, or package.module:Class.
         options: further arguments of the sampler's constructor.
         startup: trials that must have taught something before the model is asked; quasi-random until then.
         learning: full, highest_rung or extrapolated (see ``fidelity``).
@@ -64,6 +65,8 @@ class Proposer:
         seed: root seed.
         levels: epochs of the rungs.
         full_budget: epochs of a whole trial.
+        big_model_bytes: of F, for samplers that reckon in hypervolume.
+        classes: number of classes, likewise.
     """
 
     def __init__(
@@ -74,12 +77,24 @@ class Proposer:
         seed: int,
         levels: Sequence[int],
         full_budget: int,
+        big_model_bytes: float | None = None,
+        classes: int | None = None,
     ) -> None:
         self._space, self._settings, self._seed = space, settings, seed
         self._levels, self._full_budget = tuple(levels), full_budget
         self._storage = ViewStorage([StudyDirection.MINIMIZE, StudyDirection.MAXIMIZE])
         self._factory: SamplerFactory | None = None
-        if settings.sampler not in DESIGNS:
+        self._frugal: FrugalSampler | None = None
+        if settings.sampler == "frugal":
+            self._frugal = FrugalSampler(
+                space,
+                levels=levels,
+                full_budget=full_budget,
+                big_model_bytes=big_model_bytes,
+                classes=classes,
+                settings=_frugal_settings(settings.options),
+            )
+        elif settings.sampler not in DESIGNS:
             self._factory = make_sampler(settings.sampler, settings.options)
         self._frozen: dict[int, FrozenTrial] = {}
 
@@ -94,11 +109,17 @@ class Proposer:
             given: values fixed beforehand; a configuration that is given in part is completed by a
                 quasi-random point.
         """
-        if self._factory is None or given is not None:
-            return self._design(self._settings.sampler if given is None else "qmc", number, given)
+        if given is not None:
+            return self._design("qmc", number, given)
+        if self._settings.sampler in DESIGNS:
+            return self._design(self._settings.sampler, number, None)
         lessons = LEARNING[self._settings.learning](trials, self._levels, self._full_budget)
         if len(lessons) < self._settings.startup:
             return self._design("qmc", number, None)
+        if self._frugal is not None:
+            config = self._frugal.suggest(trials, child_seed(self._seed, "sampler", number))
+            return self._design("qmc", number, None) if config is None else Proposal(config)
+        assert self._factory is not None
         self._storage.show(self._view(trials, lessons), number)
         return self._ask(self._factory(child_seed(self._seed, "sampler", number)))
 
@@ -141,6 +162,13 @@ class Proposer:
             frozen.state = TrialState.COMPLETE
             frozen.values = [float(np.log10(trial.bytes)), accuracy]
         return frozen
+
+
+def _frugal_settings(options: Mapping[str, Any]) -> FrugalSettings:
+    try:
+        return FrugalSettings(**options)
+    except TypeError as error:
+        raise ValueError(f"sampler frugal: {error}") from error
 
 
 def _front(trials: Sequence[StudyTrial], lessons: Lessons) -> set[int]:

@@ -91,6 +91,8 @@ class SearchStudy:
         proposer: ProposerSettings | None = None,
         enqueue: Sequence[Mapping[str, Any]] = (),
         earlier: Sequence[StudyTrial] = (),
+        big_model_bytes: float | None = None,
+        classes: int | None = None,
     ) -> "SearchStudy":
         """Begin a study, or go on with the one of that name.
 
@@ -105,6 +107,8 @@ class SearchStudy:
             enqueue: configurations tried first, in this order; leaves that one leaves out are filled from
                 a quasi-random point.
             earlier: trials of earlier studies to learn from (see :func:`earlier_trials`).
+            big_model_bytes: of F, for samplers that reckon in hypervolume.
+            classes: number of classes, likewise.
 
         Raises:
             ValueError: unknown sampler, or a value in ``enqueue`` outside the space.
@@ -113,7 +117,13 @@ class SearchStudy:
         opened = storage if isinstance(storage, BaseStorage) else open_storage(storage)
         rule = rule or Never()
         proposing = Proposer(
-            space, proposer or ProposerSettings(), seed=seed, levels=rule.levels, full_budget=full_budget
+            space,
+            proposer or ProposerSettings(),
+            seed=seed,
+            levels=rule.levels,
+            full_budget=full_budget,
+            big_model_bytes=big_model_bytes,
+            classes=classes,
         )
         return cls(
             opened,
@@ -203,7 +213,7 @@ class SearchStudy:
         )
 
     def records(self, epoch: int | None = None) -> tuple[RungRecord, ...]:
-        """What was recorded at a rung in order of arrival; at every rung, lowest first, where none is given."""
+        """What was recorded at a rung in order of arrival; at every rung, lowest first, without one."""
         if epoch is not None:
             return tuple(self._rungs.get(epoch, ()))
         return tuple(record for level in sorted(self._rungs) for record in self._rungs[level])

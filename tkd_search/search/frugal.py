@@ -1,0 +1,218 @@
+"""The frugal sampler: a model of accuracy that every trial teaches, asked for the largest expected gain.
+
+Only accuracy is uncertain; bytes are nearly a function of a few leaves. So one Gaussian process predicts
+the log error at the full budget, from whole trials and from stopped ones whose error is carried forward
+(with the variance that carrying adds, see ``fidelity.extrapolate``); another predicts log bytes. The next
+configuration is the candidate with the largest expected gain in normalised hypervolume, running trials
+counted as if they ended as predicted.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tkd_search.search.encoding import Cube
+from tkd_search.search.fidelity import ERROR_OFFSET, Extrapolation, extrapolate
+from tkd_search.search.gaussian_process import Hyperparameters, Posterior, fit
+from tkd_search.search.improvement import NODES, WEIGHTS, area_gain
+from tkd_search.search.pareto import BYTES_AND_ACCURACY, nondominated_mask, nondominated_sort, unit_square
+from tkd_search.search.space import Space
+from tkd_search.search.trials import StudyTrial
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class FrugalSettings:
+    """Sizes of the sampler's work, each bounding what a suggestion costs.
+
+    Attributes:
+        memory: most trials in the model; the best half, the rest drawn at random.
+        refit_every: lessons between fits of the hyperparameters.
+        random: candidates drawn uniformly.
+        local: candidates made from good trials by small changes.
+        polish: candidates made from the best candidates.
+    """
+
+    memory: int = 200
+    refit_every: int = 10
+    random: int = 500
+    local: int = 1000
+    polish: int = 500
+
+
+class FrugalSampler:
+    """Suggests configurations of a space; see the module.
+
+    Args:
+        space: the searched leaves.
+        levels: epochs of the rungs.
+        full_budget: epochs of a whole trial.
+        big_model_bytes: of F; the largest student seen unless given.
+        classes: for chance accuracy; chance 0 unless given.
+        settings: sizes of its work.
+    """
+
+    def __init__(
+        self,
+        space: Space,
+        *,
+        levels: Sequence[int],
+        full_budget: int,
+        big_model_bytes: float | None = None,
+        classes: int | None = None,
+        settings: FrugalSettings | None = None,
+    ) -> None:
+        self._cube = Cube(space)
+        self._levels, self._full_budget = tuple(levels), full_budget
+        self._big_model_bytes, self._classes = big_model_bytes, classes
+        self._settings = settings or FrugalSettings()
+        self._points: dict[int, Array] = {}
+        self._fitted: tuple[int, Hyperparameters, Hyperparameters] | None = None
+
+    def suggest(self, trials: Sequence[StudyTrial], seed: int) -> dict[str, object] | None:
+        """The next configuration, or None while too little is known (fewer than four lessons)."""
+        rng = np.random.default_rng(seed)
+        lessons = extrapolate(trials, self._levels, self._full_budget)
+        taught = [t for t in trials if t.number in lessons.log_error and t.bytes]
+        if len(taught) < 4:
+            return None
+        running = [t for t in trials if t.state == "running" and t.number not in lessons.log_error]
+        error, size = self._models(self._remembered(taught, lessons, rng), lessons, running)
+        front = self._front(trials, lessons, running, error, size)
+        best = sorted(zip(self._ranks(taught, lessons), taught, strict=True), key=lambda pair: pair[0])
+        elite = np.array([self._point(t) for _, t in best[: max(20, len(taught) // 8)]])
+        return self._cube.decode(self._best_candidate(elite, front, error, size, rng))
+
+    def _models(
+        self, taught: list[StudyTrial], lessons: Extrapolation, running: list[StudyTrial]
+    ) -> tuple[Posterior, Posterior]:
+        """Posteriors of log error and of log10 bytes; running trials are believed as predicted."""
+        inputs = self._features(taught)
+        errors = np.array([lessons.log_error[t.number] for t in taught])
+        variances = np.array([lessons.variance[t.number] for t in taught])
+        sizes = np.log10([float(t.bytes or 1) for t in taught])
+        groups, nothing = self._cube.leaf_of_feature, np.zeros(len(taught))
+        of_error, of_size = self._hyperparameters(inputs, errors, variances, sizes, len(lessons.log_error))
+        size = Posterior(inputs, sizes, nothing, groups, of_size)
+        error = Posterior(inputs, errors, variances, groups, of_error)
+        if running:
+            waiting = self._features(running)
+            inputs = np.vstack([inputs, waiting])
+            errors = np.append(errors, error.predict(waiting)[0])
+            variances = np.append(variances, np.zeros(len(running)))
+            error = Posterior(inputs, errors, variances, groups, of_error)
+        return error, size
+
+    def _hyperparameters(
+        self, inputs: Array, errors: Array, variances: Array, sizes: Array, lessons: int
+    ) -> tuple[Hyperparameters, Hyperparameters]:
+        """Fitted anew after every few lessons, from where the last fit ended."""
+        if self._fitted is None or lessons - self._fitted[0] >= self._settings.refit_every:
+            groups = self._cube.leaf_of_feature
+            before = self._fitted or (0, None, None)
+            of_error = fit(inputs, errors, variances, groups, before[1])
+            of_size = fit(inputs, sizes, np.zeros(len(sizes)), groups, before[2])
+            self._fitted = (lessons, of_error, of_size)
+        return self._fitted[1], self._fitted[2]
+
+    def _front(
+        self,
+        trials: Sequence[StudyTrial],
+        lessons: Extrapolation,
+        running: list[StudyTrial],
+        error: Posterior,
+        size: Posterior,
+    ) -> Array:
+        """The front to improve on, in the unit square: whole trials, and running ones as they promise."""
+        known = [t for t in trials if t.state == "complete" and t.bytes]
+        promising = [t for t in trials if t.state == "running" and t.number in lessons.log_error]
+        sizes = [float(t.bytes or 1) for t in [*known, *promising]]
+        values = [t.accuracy for t in known] + [lessons.accuracy(t.number) for t in promising]
+        if running:
+            waiting = self._features(running)
+            sizes += (10 ** size.predict(waiting)[0]).tolist()
+            values += _accuracy(error.predict(waiting)[0]).tolist()
+        if not sizes:
+            return np.empty((0, 2))
+        self._largest = max(sizes)
+        square = self._square(np.array(sizes), np.array(values))
+        front = np.unique(square[nondominated_mask(square, BYTES_AND_ACCURACY)], axis=0)
+        return front
+
+    def _best_candidate(
+        self, elite: Array, front: Array, error: Posterior, size: Posterior, rng: np.random.Generator
+    ) -> Array:
+        settings = self._settings
+        candidates = np.vstack(
+            [
+                rng.random((settings.random, self._cube.dimensions)),
+                self._changed(elite, settings.local, rng, share=0.3, step=0.2),
+            ]
+        )
+        gains = self._gains(candidates, front, error, size)
+        best = candidates[np.argsort(-gains, kind="stable")[:12]]
+        polished = np.vstack([best, self._changed(best, settings.polish, rng, share=0.15, step=0.07)])
+        return np.asarray(polished[self._gains(polished, front, error, size).argmax()])
+
+    def _gains(self, points: Array, front: Array, error: Posterior, size: Posterior) -> Array:
+        """Expected gain in normalised hypervolume [n] of candidates [n, L]."""
+        features = self._cube.features(points)
+        mean, deviation = error.predict(features)
+        heights = _accuracy(mean[:, None] + deviation[:, None] * NODES)
+        sizes = 10 ** size.predict(features)[0]
+        square = self._square(np.repeat(sizes, len(NODES)), heights.ravel())
+        gains = area_gain(front, square[:: len(NODES), 0], square[:, 1].reshape(heights.shape))
+        return np.asarray(gains @ WEIGHTS)
+
+    def _changed(
+        self, parents: Array, count: int, rng: np.random.Generator, *, share: float, step: float
+    ) -> Array:
+        """Children of random parents: each coordinate is kept, crossed with another parent's, or moved."""
+        shape = (count, self._cube.dimensions)
+        children = parents[rng.integers(len(parents), size=count)]
+        others = parents[rng.integers(len(parents), size=count)]
+        children = np.where(rng.random(shape) < 0.2, others, children)
+        moved = np.clip(children + step * rng.standard_normal(shape), 0.0, 1.0)
+        moved = np.where(rng.random(shape) < 0.3, rng.random(shape), moved)
+        return np.asarray(np.where(rng.random(shape) < share, moved, children))
+
+    def _remembered(
+        self, taught: list[StudyTrial], lessons: Extrapolation, rng: np.random.Generator
+    ) -> list[StudyTrial]:
+        """At most ``memory`` trials: the best half by rank, the rest at random."""
+        most = self._settings.memory
+        if len(taught) <= most:
+            return taught
+        order = np.argsort(self._ranks(taught, lessons), kind="stable")
+        kept = set(order[: most // 2].tolist())
+        kept |= set(rng.choice(order[most // 2 :], most - most // 2, replace=False).tolist())
+        return [taught[i] for i in sorted(kept)]
+
+    def _ranks(self, taught: list[StudyTrial], lessons: Extrapolation) -> list[int]:
+        points = [[float(t.bytes or 1), lessons.accuracy(t.number)] for t in taught]
+        return nondominated_sort(points, BYTES_AND_ACCURACY).tolist()
+
+    def _square(self, sizes: Array, values: Array) -> Array:
+        return unit_square(
+            sizes,
+            values,
+            big_model_bytes=self._big_model_bytes or 1.1 * self._largest,
+            classes=self._classes or 10**9,
+        )
+
+    def _features(self, trials: list[StudyTrial]) -> Array:
+        return self._cube.features(np.array([self._point(t) for t in trials]))
+
+    def _point(self, trial: StudyTrial) -> Array:
+        if trial.number not in self._points:
+            self._points[trial.number] = self._cube.point(trial.config)
+        return self._points[trial.number]
+
+
+def _accuracy(log_error: Array) -> Array:
+    """Accuracy in [0, 1] from the log error that the model predicts."""
+    return np.clip(1.0 + ERROR_OFFSET - np.exp(np.minimum(log_error, math.log1p(ERROR_OFFSET))), 0.0, 1.0)
