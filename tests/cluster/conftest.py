@@ -1,8 +1,11 @@
 """Fixtures: hosts of our own, and a cluster that a real ``ray up`` made on them."""
 
 import os
+import shutil
 import subprocess
 import sys
+import time
+import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,8 +14,10 @@ import pytest
 import yaml
 
 from tests.cluster import hosts as lab
+from tkd_search.cluster.tunnels import free_port
 
 TOP = Path(__file__).parents[2]
+REGION = "us-east-1"
 
 
 @dataclass
@@ -104,3 +109,46 @@ def cluster(lab_hosts: lab.Hosts, tmp_path_factory: pytest.TempPathFactory) -> C
 def tail(path: Path, characters: int = 6000) -> str:
     """The end of a text file, for messages of failed assertions; '' where it is missing."""
     return path.read_text(errors="replace")[-characters:] if path.exists() else ""
+
+
+@pytest.fixture(scope="module")
+def aws(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A moto server's address, with credentials in the environment that open nothing else."""
+    pytest.importorskip("boto3")
+    pytest.importorskip("flask", reason="moto[server] is not installed")
+    server = shutil.which("moto_server", path=str(Path(sys.executable).parent)) or shutil.which("moto_server")
+    if server is None:
+        pytest.skip("moto_server is not installed: pip install 'moto[server]'")
+    port, folder = free_port(5055), tmp_path_factory.mktemp("moto")
+    log = (folder / "moto.log").open("w")
+    process = subprocess.Popen(
+        [server, "-H", "127.0.0.1", "-p", str(port)], stdout=log, stderr=log,
+        env={**os.environ, "MOTO_IAM_LOAD_MANAGED_POLICIES": "true"},
+    )  # fmt: skip
+    url = f"http://127.0.0.1:{port}"
+    patch = pytest.MonkeyPatch()
+    for key, value in {
+        "AWS_ENDPOINT_URL": url, "AWS_ACCESS_KEY_ID": "testing", "AWS_SECRET_ACCESS_KEY": "testing",
+        "AWS_DEFAULT_REGION": REGION, "AWS_EC2_METADATA_DISABLED": "true",
+    }.items():  # fmt: skip
+        patch.setenv(key, value)
+    patch.delenv("AWS_PROFILE", raising=False)
+    try:
+        _wait_for(url, process)
+        yield url
+    finally:
+        patch.undo()
+        process.terminate()
+        process.wait(timeout=20)
+        log.close()
+
+
+def _wait_for(url: str, process: "subprocess.Popen[bytes]") -> None:
+    for _ in range(300):
+        assert process.poll() is None, "the moto server ended"
+        try:
+            urllib.request.urlopen(f"{url}/moto-api/", timeout=5).close()
+            return
+        except OSError:
+            time.sleep(0.2)
+    raise AssertionError("the moto server did not answer")

@@ -1,27 +1,19 @@
 """AWS without AWS: preparation, Ray's bootstrap and the launch of nodes against a moto server."""
 
 import json
-import os
-import shutil
-import subprocess
-import sys
-import time
-import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from tests.cluster.conftest import REGION
 from tkd_search.cluster.aws import prepare
 from tkd_search.cluster.aws_policies import head_policy, worker_policy
-from tkd_search.cluster.tunnels import free_port
 from tkd_search.errors import UserError
 
 CLUSTERS = Path(__file__).parents[2] / "clusters"
 OWN = "203.0.113.7/32"
-REGION = "us-east-1"
 
 
 def statements(policy: dict[str, Any], action: str) -> list[dict[str, Any]]:
@@ -69,49 +61,7 @@ def test_lines_left_unchanged_are_refused() -> None:
         prepare(CLUSTERS / "aws.yaml", OWN)
 
 
-@pytest.fixture(scope="module")
-def aws(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A moto server's address, with credentials in the environment that open nothing else."""
-    pytest.importorskip("boto3")
-    pytest.importorskip("flask", reason="moto[server] is not installed")
-    server = shutil.which("moto_server", path=str(Path(sys.executable).parent)) or shutil.which("moto_server")
-    if server is None:
-        pytest.skip("moto_server is not installed: pip install 'moto[server]'")
-    port, folder = free_port(5055), tmp_path_factory.mktemp("moto")
-    log = (folder / "moto.log").open("w")
-    process = subprocess.Popen(
-        [server, "-H", "127.0.0.1", "-p", str(port)], stdout=log, stderr=log,
-        env={**os.environ, "MOTO_IAM_LOAD_MANAGED_POLICIES": "true"},
-    )  # fmt: skip
-    url = f"http://127.0.0.1:{port}"
-    patch = pytest.MonkeyPatch()
-    for key, value in {
-        "AWS_ENDPOINT_URL": url, "AWS_ACCESS_KEY_ID": "testing", "AWS_SECRET_ACCESS_KEY": "testing",
-        "AWS_DEFAULT_REGION": REGION, "AWS_EC2_METADATA_DISABLED": "true",
-    }.items():  # fmt: skip
-        patch.setenv(key, value)
-    patch.delenv("AWS_PROFILE", raising=False)
-    try:
-        _wait_for(url, process)
-        yield url
-    finally:
-        patch.undo()
-        process.terminate()
-        process.wait(timeout=20)
-        log.close()
-
-
-def _wait_for(url: str, process: "subprocess.Popen[bytes]") -> None:
-    for _ in range(300):
-        assert process.poll() is None, "the moto server ended"
-        try:
-            urllib.request.urlopen(f"{url}/moto-api/", timeout=5).close()
-            return
-        except OSError:
-            time.sleep(0.2)
-    raise AssertionError("the moto server did not answer")
-
-
+@pytest.mark.cluster
 def test_prepare_makes_everything_and_can_be_repeated(aws: str, filled: Path) -> None:
     import boto3
 

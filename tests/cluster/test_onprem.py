@@ -22,10 +22,10 @@ from tkd_search.cluster.file import read_cluster_file
 from tkd_search.cluster.head import find_head
 from tkd_search.cluster.tunnels import Forward, Tunnel, free_port
 file = read_cluster_file(Path(sys.argv[1])); file.require_filled()
-head = find_head(file); launch._use_token(head)
+head = find_head(file); launch.use_token(head)
 port = free_port(8265)
 with Tunnel(head.tunnel_command([Forward(port, 8265)]), [port]):
-    client = launch._client(port)
+    client = launch.open_client(port)
     job = jobs.next_job_id("hello", jobs.list_jobs(client))
     client.submit_job(entrypoint=sys.argv[2], submission_id=job)
     jobs.follow(client, job, sys.stdout.write)

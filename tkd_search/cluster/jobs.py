@@ -50,7 +50,12 @@ def entrypoint(argv: Sequence[str], settings: Mapping[str, str]) -> str:
     words = ["python", "-m", "tkd_search.run", "--address", "auto", *argv]
     quoted = [shlex.quote(word) for word in words]
     quoted += [f'--set "{key}={value}"' for key, value in settings.items()]
-    script = '. "${TKD_STATE:-$HOME/.tkd}/env"; exec ' + " ".join(quoted)
+    return on_head(" ".join(quoted))
+
+
+def on_head(command: str) -> str:
+    """The shell command that runs another with the head's environment (tracking, storage, passwords)."""
+    script = f'. "${{TKD_STATE:-$HOME/.tkd}}/env"; exec {command}'
     return f"bash -c {shlex.quote(script)}"
 
 

@@ -45,13 +45,13 @@ def run_on_cluster(cluster_file: Path, argv: Sequence[str], name: str) -> int:
     file = read_cluster_file(cluster_file)
     file.require_filled()
     head = find_head(file)
-    _use_token(head)
+    use_token(head)
     forwards = (
         Forward(free_port(DASHBOARD_PORT), DASHBOARD_PORT),
         Forward(free_port(MLFLOW_PORT), MLFLOW_PORT),
     )
     with Tunnel(head.tunnel_command(forwards), [forwards[0].local]) as tunnel:
-        client = _client(forwards[0].local)
+        client = open_client(forwards[0].local)
         job_id = _attach_or_submit(client, head, file, argv, name)
         _say(f"dashboard  http://127.0.0.1:{forwards[0].local}   (this command keeps the tunnels open)")
         _say(f"MLflow     http://127.0.0.1:{forwards[1].local}   {_mlflow_login(head)}")
@@ -70,7 +70,12 @@ def runs_folder(file: ClusterFile) -> str:
     return f"{file.storage}/runs" if file.storage and "://" not in file.storage else _RUNS
 
 
-def _use_token(head: SshHead | KubernetesHead) -> None:
+def use_token(head: SshHead | KubernetesHead) -> None:
+    """Make Ray's client in this process use the cluster's token.
+
+    Raises:
+        UserError: where none is known here.
+    """
     token = head.token()
     if not token:
         raise UserError(
@@ -82,7 +87,12 @@ def _use_token(head: SshHead | KubernetesHead) -> None:
     os.environ["RAY_AUTH_TOKEN"] = token
 
 
-def _client(port: int) -> Any:
+def open_client(port: int) -> Any:
+    """A ``JobSubmissionClient`` on a dashboard that a tunnel brought to a local port.
+
+    Raises:
+        UserError: where Ray's dashboard packages are missing, or the dashboard refuses the token.
+    """
     try:
         from ray.job_submission import JobSubmissionClient
 

@@ -1,0 +1,155 @@
+"""The doctor's answers: each check on a machine that has the trouble, or on a real server that causes it."""
+
+import http.server
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.commands.calling import call
+from tkd_search.cluster import checks
+from tkd_search.cluster.probe import NodeReport, disk_free, write_error
+
+
+def report(**changes: object) -> NodeReport:
+    fields = {
+        "host": "a", "gpus": (), "disk_free": 10**11, "shared_memory": 10**10, "storage_error": "",
+        "python": "3.12.1", "torch": "2.13.0", **changes,
+    }  # fmt: skip
+    return NodeReport(**fields)  # type: ignore[arg-type]
+
+
+def test_this_machine_has_every_package_in_range() -> None:
+    assert {check.state for check in checks.check_versions()} == {"ok"}
+
+
+def test_missing_and_old_packages_are_named_with_the_mend() -> None:
+    found = list(checks.check_versions(["nonesuch>=1", "click>=999", "ray; python_version < '3'"]))
+    wrong = [check for check in found if check.state == "wrong"]
+    assert [check.found.split()[0] for check in wrong] == ["nonesuch", "click"]
+    assert all("setup.sh" in check.line() for check in wrong)
+
+
+@pytest.mark.parametrize(
+    ("names", "version", "driver", "state", "word"),
+    [
+        (("NVIDIA L4",), "2.13.0", True, "ok", "1 × NVIDIA L4"),
+        ((), "2.13.0+cpu", True, "mind", "CPU build"),
+        ((), "2.13.0", True, "mind", "does not see"),
+        ((), "2.13.0+cpu", False, "ok", "CPU"),
+    ],
+)
+def test_gpus(names: tuple[str, ...], version: str, driver: bool, state: str, word: str) -> None:
+    check = checks.check_gpus(names, version, driver)
+    assert check.state == state
+    assert word in check.found
+
+
+def test_a_cluster_wants_a_token(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
+        monkeypatch.delenv(name, raising=False)
+    assert checks.check_token({}, "auto").state == "wrong"
+    assert checks.check_token({}, "local").state == "ok"
+    (tmp_path / ".ray").mkdir()
+    (tmp_path / ".ray" / "auth_token").write_text("secret-of-mine")
+    check = checks.check_token({}, "auto")
+    assert check.state == "ok"
+    assert "secret" not in check.line()
+    assert checks.check_token({"RAY_AUTH_MODE": "disabled"}, "auto").state == "mind"
+
+
+def test_storage_that_can_be_written_and_storage_that_cannot(tmp_path: Path) -> None:
+    assert checks.check_storage(str(tmp_path / "new" / "folder")).state == "ok"
+    assert list((tmp_path / "new" / "folder").iterdir()) == [], "nothing is left behind"
+    (tmp_path / "file").touch()
+    check = checks.check_storage(str(tmp_path / "file" / "below"))
+    assert check.state == "wrong"
+    assert check.mend
+    assert "ftp" in write_error("ftp://nowhere/x")
+
+
+@pytest.mark.cluster
+def test_storage_on_s3(aws: str) -> None:
+    import boto3
+
+    boto3.client("s3").create_bucket(Bucket="doctors")
+    host = aws.removeprefix("http://")
+    place = f"s3://doctors/tkd?scheme=http&endpoint_override={host}"
+    assert write_error(place) == ""
+    assert write_error(place.replace("doctors", "no-such-bucket"))
+
+
+class Answer(http.server.BaseHTTPRequestHandler):
+    """An MLflow server as far as the doctor sees it: one API call behind a login."""
+
+    def do_GET(self) -> None:
+        allowed = self.headers.get("Authorization") == "Basic YWRtaW46cHc="  # admin:pw
+        self.send_response(200 if allowed else 401)
+        self.end_headers()
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+@pytest.fixture
+def tracking() -> Iterator[str]:
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Answer)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+
+
+def test_tracking_behind_a_login(tracking: str) -> None:
+    refused = checks.check_tracking(f"http://{tracking}", {})
+    assert refused.state == "wrong"
+    assert "MLFLOW_TRACKING_PASSWORD" in refused.mend
+    login = {"MLFLOW_TRACKING_USERNAME": "admin", "MLFLOW_TRACKING_PASSWORD": "pw"}
+    assert checks.check_tracking(f"http://{tracking}", login).state == "ok"
+    inside = checks.check_tracking(f"http://admin:pw@{tracking}", {})
+    assert inside.state == "ok"
+    assert "pw" not in inside.line()
+
+
+def test_tracking_that_is_down_does_not_stop_a_search() -> None:
+    assert checks.check_tracking("http://127.0.0.1:9", {}).state == "mind"
+
+
+def test_room_for_the_bank(tmp_path: Path) -> None:
+    disk, store = checks.check_room(tmp_path / "not" / "there", 10**10, 0)
+    assert disk_free(tmp_path / "not" / "there") == disk_free(tmp_path)
+    assert store.state == "ok"
+    disk, store = checks.check_room(tmp_path, 10**10, 10**15)
+    assert (disk.state, store.state) == ("wrong", "mind")
+    assert "/dev/shm" in store.mend
+
+
+def test_nodes_that_differ_or_cannot_write_are_wrong() -> None:
+    fine = list(checks.check_nodes([report(), report(host="b", gpus=("L4",))], "s3://b"))
+    assert {check.state for check in fine} == {"ok"}
+    broken = list(checks.check_nodes([report(), report(host="b", storage_error="403")], "s3://b"))
+    assert [check.state for check in broken] == ["ok", "wrong"]
+    mixed = list(checks.check_nodes([report(), report(python="3.11.4"), report(torch="2.12.0")], ""))
+    assert sum(check.state == "wrong" for check in mixed) == 2
+    cuda = list(checks.check_nodes([report(torch="2.13.0+cpu"), report(torch="2.13.0+cu128")], ""))
+    assert {check.state for check in cuda} == {"ok"}, "a CPU head beside GPU workers is as it should be"
+
+
+def test_the_command_answers_line_by_line(tmp_path: Path) -> None:
+    called = call(
+        "doctor", "--storage", tmp_path, "--tracking", f"sqlite:///{tmp_path}/m.db", "--output", tmp_path
+    )
+    lines = called.out.splitlines()
+    assert all(line.startswith(("ok", "mind", "WRONG")) for line in lines)
+    assert any("storage" in line for line in lines)
+    assert called.code == (1 if any(line.startswith("WRONG") for line in lines) else 0)
+    (tmp_path / "file").touch()
+    assert call("doctor", "--storage", tmp_path / "file" / "x").code == 1
+
+
+def test_an_unchanged_cluster_file_is_the_first_thing_said() -> None:
+    called = call("doctor", "--cluster", Path(__file__).parents[2] / "clusters" / "aws.yaml")
+    assert called.code == 1
+    assert "still has to be changed" in called.out

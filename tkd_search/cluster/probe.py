@@ -1,0 +1,83 @@
+"""Looking at one node: can it write to the storage, how much room has it? Sent to every node as a task."""
+
+import os
+import shutil
+import socket
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class NodeReport:
+    """What a node said of itself.
+
+    Attributes:
+        host: its name.
+        gpus: names of the GPUs that torch sees.
+        disk_free: free bytes where temporary files go.
+        shared_memory: bytes of /dev/shm, Ray's object store; 0 where there is none.
+        storage_error: why the storage cannot be written; '' where it can, or where none was asked for.
+        python: version of the interpreter.
+        torch: version of PyTorch.
+    """
+
+    host: str
+    gpus: tuple[str, ...]
+    disk_free: int
+    shared_memory: int
+    storage_error: str
+    python: str
+    torch: str
+
+
+def probe_node(storage: str, folder: str) -> NodeReport:
+    """Look at the node this runs on.
+
+    Args:
+        storage: URI or path to write to; '' for none.
+        folder: folder whose disk is asked for room; where it is missing, the nearest parent.
+    """
+    import platform
+
+    import torch
+
+    gpus = tuple(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count()))
+    return NodeReport(
+        host=socket.gethostname(),
+        gpus=gpus,
+        disk_free=disk_free(Path(folder)),
+        shared_memory=shutil.disk_usage("/dev/shm").total if os.path.isdir("/dev/shm") else 0,
+        storage_error=write_error(storage) if storage else "",
+        python=platform.python_version(),
+        torch=torch.__version__,
+    )
+
+
+def disk_free(folder: Path) -> int:
+    """Free bytes on the disk that holds a folder, or would if it were made."""
+    place = folder.absolute()
+    while not place.exists():
+        place = place.parent
+    return shutil.disk_usage(place).free
+
+
+def write_error(storage: str) -> str:
+    """Write, read and delete a small file below a URI or folder; '' where that works, else why not."""
+    from pyarrow import fs
+
+    try:
+        if "://" in storage:
+            system, base = fs.FileSystem.from_uri(storage)
+        else:
+            system, base = fs.LocalFileSystem(), os.path.abspath(os.path.expanduser(storage))
+            Path(base).mkdir(parents=True, exist_ok=True)
+        name = f"{base}/.tkd-doctor-{socket.gethostname()}-{uuid.uuid4().hex}"
+        with system.open_output_stream(name) as file:
+            file.write(b"tkd")
+        with system.open_input_stream(name) as file:
+            written = file.read()
+        system.delete_file(name)
+    except (OSError, ValueError) as error:
+        return " ".join(str(error).split()) or type(error).__name__
+    return "" if written == b"tkd" else "what was written could not be read again"
