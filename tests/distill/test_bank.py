@@ -8,8 +8,9 @@ from torch import Tensor, nn
 
 from tests.distill.nets import DigitViews, TinyBig, digit_bank, digit_views, trained_big_model
 from tkd_search.distill import bank as bank_module
-from tkd_search.distill.bank import Bank, compute_bank, mean_logits
+from tkd_search.distill.bank import Bank, compute_bank
 from tkd_search.distill.projection import fit_projection
+from tkd_search.distill.reading import mean_logits
 from tkd_search.distill.settings import BankSettings
 from tkd_search.distill.source import BankSource, LiveSource
 from tkd_search.distill.statistics import moments

@@ -175,11 +175,11 @@ def test_evaluated_weights_are_the_schedule_free_average_with_their_own_statisti
     for _ in range(3):
         made.run_epoch()
     found = made.eval_student()
-    made._optimizer.eval()  # type: ignore[attr-defined]
+    made._learners._student.eval()  # type: ignore[attr-defined]
     for (name, ours), theirs in zip(made.student.named_parameters(), found.parameters(), strict=True):
         torch.testing.assert_close(theirs, ours, rtol=1e-5, atol=1e-6, msg=name)
         assert not theirs.requires_grad
-    made._optimizer.train()  # type: ignore[attr-defined]
+    made._learners._student.train()  # type: ignore[attr-defined]
     statistics = found.body[1].running_mean
     assert not torch.equal(statistics, made.student.body[1].running_mean)  # type: ignore[union-attr, index]
     assert found.body[1].momentum == 0.1

@@ -9,8 +9,9 @@ from tkd_search.distill.errors import Diverged
 from tkd_search.distill.evaluation import accuracy, evaluate
 from tkd_search.distill.generators import candidate_count
 from tkd_search.distill.settings import BankSettings, MethodSettings, TrainSettings
+from tkd_search.distill.stats import EpochStats
 from tkd_search.distill.taps import Tap, find_taps
-from tkd_search.distill.trainer import Distiller, EpochStats
+from tkd_search.distill.trainer import Distiller
 from tkd_search.distill.types import StudentLike, StudentOutput, ViewSource
 
 __all__ = [

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from tkd_search.distill import losses
-from tkd_search.distill.bank import Bank, Readers
+from tkd_search.distill.bank import Bank
 from tkd_search.distill.projection import project_all, project_cells
+from tkd_search.distill.reading import Readers
 from tkd_search.distill.settings import MethodSettings
 
 
