@@ -94,7 +94,7 @@ def ours(trials: int, seconds: float) -> tuple[list[float], float]:
     from tkd_search.search.slot import SlotTrainable
 
     begin = time.monotonic()
-    broker = Broker.remote()
+    broker = Broker.remote()  # type: ignore[attr-defined]
     pool = WarmPool(
         broker, ResourceSettings(), SLOTS, tempfile.mkdtemp(), runner="benchmarks.toy_job:run_toy_job"
     )

@@ -111,12 +111,14 @@ def _validate(cls: type, field: "dataclasses.Field[Any]", path: str, value: Any)
 @cache
 def _adapter(cls: type, name: str) -> TypeAdapter[Any]:
     field = {f.name: f for f in dataclasses.fields(cls)}[name]
-    hint = get_type_hints(cls)[name]
+    hint: Any = get_type_hints(cls)[name]
     bounds = {key: field.metadata[key] for key in ("ge", "gt", "le", "lt") if key in field.metadata}
     arms = [arm for arm in get_args(hint) if arm is not type(None)]
     if bounds and type(None) in get_args(hint):
-        return TypeAdapter(Annotated[arms[0], Field(**bounds)] | None)
-    return TypeAdapter(Annotated[hint, Field(**bounds)] if bounds else hint)
+        hint = Annotated[arms[0], Field(**bounds)] | None
+    elif bounds:
+        hint = Annotated[hint, Field(**bounds)]
+    return TypeAdapter(hint)
 
 
 def _allowed(cls: type, field: "dataclasses.Field[Any]") -> str:

@@ -6,8 +6,15 @@ from contextlib import contextmanager
 
 import rich.console
 from rich.live import Live
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
-from rich.progress import TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 
 from tkd_search.records import SearchRecord
@@ -83,10 +90,12 @@ class Console:
         """The front as a table, the big model's figures, and what to type next."""
         big = record.big_model
         table = Table(
-            title=f"front of {record.name}: {big.name}, {human_bytes(big.bytes)}, test {big.test_accuracy:.2%}"
+            title=f"front of {record.name}: {big.name}, {human_bytes(big.bytes)}, "
+            f"test {big.test_accuracy:.2%}"
         )
-        for column in ("trial", "student", "method", "size", "ratio", "validation", "test", "retention"):
-            table.add_column(column, justify="left" if column in ("trial", "student", "method") else "right")
+        for column in ("trial", "student", "method", "size", "ratio", "val", "test", "kept"):
+            left = column in ("trial", "student", "method")
+            table.add_column(column, justify="left" if left else "right", no_wrap=True)
         for member in record.front:
             table.add_row(
                 member.trial_id,
@@ -102,8 +111,8 @@ class Console:
         states = [trial.state for trial in record.trials]
         spent = sum(len(trial.epochs) for trial in record.trials)
         self.note(
-            f"{len(states)} trials ({states.count('complete')} complete, {states.count('stopped')} stopped early, "
-            f"{states.count('failed')} failed), {spent} epochs, hypervolume {record.hypervolume:.3f}"
+            f"{len(states)} trials ({states.count('complete')} complete, {states.count('stopped')} stopped "
+            f"early, {states.count('failed')} failed), {spent} epochs, hypervolume {record.hypervolume:.3f}"
             + (f", {seconds:.0f} s" if seconds is not None else "")
         )
         name = record.name

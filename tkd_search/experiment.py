@@ -156,6 +156,8 @@ def _budget_raised(old: Config, new: Config) -> bool:
 
 
 def _execute(config: Config, address: str | None, progress: "Progress", command: str) -> Result:
+    from tkd_search.data import load_data
+    from tkd_search.search.checks import check_candidates, rung_rule
     from tkd_search.search.lock import run_lock
     from tkd_search.search.preflight import plan_slots
     from tkd_search.search.session import live_nodes, local_nodes, ray_session
@@ -164,7 +166,10 @@ def _execute(config: Config, address: str | None, progress: "Progress", command:
     if address in (None, "local"):
         # Refuse what can never fit before anything starts.
         plan_slots(settings.resources, local_nodes(), settings.search.trials)
-    check_data_path(config)
+    progress.stage("data", None)
+    data = load_data(settings.data)
+    rung_rule(config, data.num_classes)
+    check_candidates(config, data)
     with run_lock(config.folder), ray_session(address) as where:
         from tkd_search.search.driver import run_search
         from tkd_search.tracking.spool import write_text
@@ -175,19 +180,10 @@ def _execute(config: Config, address: str | None, progress: "Progress", command:
         write_text(config.folder / "config.yaml", config.to_yaml())
         tracker = open_tracker(settings.tracking.uri, config.folder)
         try:
-            record = run_search(config, slots=slots, tracker=tracker, progress=progress, command=command)
+            record = run_search(
+                config, data, slots=slots, tracker=tracker, progress=progress, command=command
+            )
         finally:
             progress.stage("tracking", None)
             leftover = tracker.close()
     return Result(record, config.folder, tuple(filter(None, [str(leftover)])))
-
-
-def check_data_path(config: Config) -> None:
-    """Refuse a data set that is not there before anything is written.
-
-    Raises:
-        UserError: where it was looked for, and how to get it.
-    """
-    from tkd_search.data.load import check_source
-
-    check_source(config.settings().data)

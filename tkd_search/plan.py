@@ -39,7 +39,7 @@ def show_plan(
     """
     settings = config.settings()
     big = ", ".join(f"{m.name} ×{m.width:g}" for m in settings.big_models)
-    student = "{student.name} ×{student.width}".format(student=settings.student)
+    student = f"{settings.student.name} ×{settings.student.width}"
     if any(key.startswith("student.") for key in config.space.leaves):
         student = f"{settings.student.name}, size searched"
     budget = f"{settings.search.trials} trials of up to {settings.training.epochs} epochs"
@@ -71,11 +71,11 @@ def _show_space(config: Config, console: Console) -> None:
 def _estimate(config: Config, settings: Settings, slots: int, console: Console, cluster: Path | None) -> None:
     """Time steps of the default student on this machine and multiply."""
     from tkd_search.data import load_data
-    from tkd_search.search.driver import check_candidates, rung_rule
+    from tkd_search.search.checks import check_candidates, rung_rule
 
     data = load_data(settings.data)
     rung_rule(config, data.num_classes)
-    taps = check_candidates(config, data.num_classes, data.channels, data.size)
+    taps = check_candidates(config, data)
     batches = max(1, len(data.train.labels) // settings.training.batch_size)
     seconds = step_seconds(settings, data.num_classes, data.channels, data.size)
     epochs = settings.search.trials * settings.training.epochs * (1 - STOPPING_SAVES)
@@ -85,8 +85,8 @@ def _estimate(config: Config, settings: Settings, slots: int, console: Console, 
         f"{len(data.test.labels):,} test, {data.num_classes} classes; {taps} taps of the big model"
     )
     console.note(
-        f"estimated time of the trials: {_duration(total)} here ({seconds * 1000:.0f} ms a step × {batches} batches × "
-        f"~{epochs:.0f} epochs ÷ {slots} slots); the big model and the bank come on top"
+        f"estimated time of the trials: {_duration(total)} here ({seconds * 1000:.0f} ms a step × {batches} "
+        f"batches × ~{epochs:.0f} epochs ÷ {slots} slots); the big model and the bank come on top"
     )
     if cluster is not None:
         from tkd_search.cluster.prices import estimate_cost

@@ -61,7 +61,7 @@ class RefereeSearcher(Searcher):
         """Nothing; see :meth:`save`."""
 
 
-class RefereeScheduler(FIFOScheduler):  # type: ignore[misc]
+class RefereeScheduler(FIFOScheduler):
     """Asks the referee after every epoch whether the trial goes on."""
 
     _supports_buffered_results = False

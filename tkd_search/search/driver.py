@@ -12,22 +12,22 @@ from ray.actor import ActorHandle
 from ray.tune import CheckpointConfig, FailureConfig, RunConfig, TuneConfig, Tuner
 
 from tkd_search.config import Config, Settings
-from tkd_search.distill.taps import find_taps
+from tkd_search.data import DataBundle
 from tkd_search.errors import UserError
-from tkd_search.models import build_big_model, build_student, model_bytes, model_parameters
+from tkd_search.models import build_student, model_bytes, model_parameters
 from tkd_search.records import SearchRecord, SearchStart
 from tkd_search.search.adapters import RefereeScheduler, RefereeSearcher
 from tkd_search.search.broker import Broker
 from tkd_search.search.budget import Budget
-from tkd_search.search.ending import finish
+from tkd_search.search.checks import check_candidates, rung_rule
+from tkd_search.search.ending import Status, finish
 from tkd_search.search.pool import WarmPool
 from tkd_search.search.preflight import Slots
 from tkd_search.search.progress import Progress
 from tkd_search.search.proposer import ProposerSettings
 from tkd_search.search.referee import Referee, Size
-from tkd_search.search.rungs import RULES, RungRule, make_rule
 from tkd_search.search.slot import SlotTrainable
-from tkd_search.search.stages import Prepared, prepare_bank, prepare_big_models, prepare_data
+from tkd_search.search.stages import Prepared, prepare_bank, prepare_big_models, store_data
 from tkd_search.search.study import SearchStudy, earlier_trials
 from tkd_search.search.trials import StudyTrial
 from tkd_search.tracking.spool import Spool
@@ -57,12 +57,13 @@ class Workplace:
 
 
 def run_search(
-    config: Config, *, slots: Slots, tracker: Tracker, progress: Progress, command: str
+    config: Config, data: DataBundle, *, slots: Slots, tracker: Tracker, progress: Progress, command: str
 ) -> SearchRecord:
     """Run or resume a search on the connected Ray; the caller holds the run's lock.
 
     Args:
         config: the experiment.
+        data: its data set, read and checked.
         slots: how many trials run at once.
         tracker: open; it is told everything and left open.
         progress: shown to the user.
@@ -74,12 +75,13 @@ def run_search(
     began = time.monotonic()
     place = Workplace.of(config)
     settings = config.settings()
-    broker = Broker.options(name=f"broker-{config.name}-{time.time_ns()}").remote()
+    broker = Broker.options(  # type: ignore[attr-defined]
+        name=f"broker-{config.name}-{time.time_ns()}"
+    ).remote()
     pool = WarmPool(broker, settings.resources, slots.count, place.folder / "train")
     try:
-        progress.stage("data", None)
-        data, data_folder = prepare_data(settings.data, place.cache)
-        candidates = check_candidates(config, data.num_classes, data.channels, data.size)
+        data_folder = store_data(data, place.cache)
+        candidates = check_candidates(config, data)
         tracker.search_started(
             SearchStart(
                 name=config.name,
@@ -101,7 +103,7 @@ def run_search(
         prepared = Prepared(data, data_folder, files, figures, bank)
         referee = _referee(config, place, prepared, candidates, tracker, progress)
         progress.stage("search", settings.search.trials)
-        status = "complete"
+        status: Status = "complete"
         try:
             _tune(referee, broker, pool, prepared, config, place, slots.count)
         except KeyboardInterrupt:
@@ -120,47 +122,6 @@ def run_search(
     finally:
         pool.close()
         ray.kill(broker)
-
-
-def check_candidates(config: Config, classes: int, channels: int, size: int) -> int:
-    """Number of taps over all big models; refuses a fixed K above taps × masks.
-
-    Raises:
-        UserError: ``method.k`` is fixed and larger than the number of candidates, or no tap matches.
-    """
-    import torch
-
-    settings = config.settings()
-    taps = 0
-    example = torch.zeros(2, channels, size, size)
-    for model_settings in settings.big_models:
-        model = build_big_model(model_settings, classes=classes, channels=channels, size=size)
-        taps += len(find_taps(model.model, settings.bank.taps, example))
-    fixed = "method.k" not in config.space.leaves and "method.masks" not in config.space.leaves
-    most = taps * settings.method.masks
-    if fixed and settings.method.name == "tkd" and settings.method.k > most:
-        raise UserError(
-            "method.k",
-            str(settings.method.k),
-            f"1 to {most}: {taps} taps × {settings.method.masks} masks",
-            "lower method.k, raise method.masks, or name more bank.taps",
-        )
-    return taps
-
-
-def rung_rule(config: Config, classes: int) -> RungRule:
-    """The configured rule.
-
-    Raises:
-        UserError: no such rule, or options it does not take.
-    """
-    search, epochs = config.settings().search, config.settings().training.epochs
-    try:
-        return make_rule(search.rule, full_budget=epochs, classes=classes, options=search.rule_args)
-    except (ValueError, ImportError, AttributeError) as error:
-        raise UserError(
-            "search.rule", f"{search.rule!r} ({error})", f"{', '.join(RULES)} or package.module:Class"
-        ) from error
 
 
 def _referee(
@@ -278,4 +239,4 @@ def _flat(config: Config) -> dict[str, Any]:
     return flatten(config.tree)
 
 
-__all__ = ["Workplace", "check_candidates", "run_search"]
+__all__ = ["Workplace", "run_search"]

@@ -8,7 +8,7 @@ import json
 from collections.abc import Callable, Iterator
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -72,7 +72,7 @@ def train_big_model(job: dict[str, Any], context: JobContext) -> None:
         )
         if not _train(distiller, data, job, context, TrialCheckpoint(folder / "checkpoint")):
             return
-        model = distiller.eval_student()
+        model = cast(Student, distiller.eval_student())
     if context.rank == 0:
         figures = {
             "name": model_settings.name,
@@ -138,7 +138,7 @@ def train_trial(job: dict[str, Any], context: JobContext) -> None:
     )
     folder = Path(job["folder"])
     if _train(distiller, data, job, context, TrialCheckpoint(folder)) and context.rank == 0:
-        save_weights(distiller.eval_student().model, folder / "model.safetensors")
+        save_weights(cast(Student, distiller.eval_student()).model, folder / "model.safetensors")
         context.push({"kind": "done"})
 
 

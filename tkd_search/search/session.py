@@ -6,8 +6,6 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
-import psutil
-
 from tkd_search.errors import UserError
 
 
@@ -15,7 +13,7 @@ def local_nodes() -> list[dict[str, float]]:
     """This machine as one node; cores this process may use, GPUs as torch sees them."""
     import torch
 
-    cpus = len(psutil.Process().cpu_affinity()) if hasattr(psutil.Process, "cpu_affinity") else os.cpu_count()
+    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return [{"CPU": float(cpus or 1), "GPU": float(torch.cuda.device_count())}]
 
 
@@ -80,6 +78,8 @@ def quiet_environment() -> None:
     os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # Groups, controllers and Trainables start together, and Ray warns when that exceeds four times the cores.
+    os.environ.setdefault("RAY_worker_maximum_startup_concurrency", "8")
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
     os.environ.setdefault("TUNE_RESULT_BUFFER_LENGTH", "0")
     os.environ.setdefault("TUNE_DISABLE_STRICT_METRIC_CHECKING", "1")

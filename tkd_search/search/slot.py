@@ -23,6 +23,9 @@ class SlotTrainable(tune.Trainable):
     infrastructure and makes Tune try the trial again from its own checkpoint.
     """
 
+    _posted: bool
+    _last: dict[str, Any]
+
     @classmethod
     def default_resource_request(cls, config: dict[str, Any]) -> PlacementGroupFactory:
         """A byte: the worker groups hold all the cores, and Tune refuses an empty request."""
@@ -86,7 +89,7 @@ class SlotTrainable(tune.Trainable):
             "folder": f"{self._common['trials']}/{self._trial}",
         }
         self._posted = False
-        self._last: dict[str, Any] = {"epoch": self._job.get("after_epoch", 0)}
+        self._last = {"epoch": self._job.get("after_epoch", 0)}
 
     def _next(self) -> dict[str, Any]:
         assert self._client is not None

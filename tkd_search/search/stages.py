@@ -17,7 +17,6 @@ from tkd_search.config import Config, Settings
 from tkd_search.data import DataBundle, load_data
 from tkd_search.data.bank_store import bank_key
 from tkd_search.data.prepared import save_prepared
-from tkd_search.data.settings import DataSettings
 from tkd_search.errors import UserError
 from tkd_search.records import BigModelRecord
 from tkd_search.search.broker import SlotClient
@@ -45,13 +44,12 @@ class Prepared:
         }
 
 
-def prepare_data(settings: DataSettings, cache: Path) -> tuple[DataBundle, Path]:
-    """Read, split and store the data set once; workers map the stored arrays."""
-    bundle = load_data(settings)
+def store_data(bundle: DataBundle, cache: Path) -> Path:
+    """Store a data set once, for workers to map; the folder."""
     folder = cache / f"data-{bundle.digest[:16]}"
     if not folder.exists():  # it appears whole or not at all
         save_prepared(bundle, folder)
-    return bundle, folder
+    return folder
 
 
 def prepare_big_models(
@@ -63,7 +61,8 @@ def prepare_big_models(
     """
     settings = config.settings()
     if settings.data.train_limit is not None:
-        data, data_folder = prepare_data(replace(settings.data, train_limit=None), cache)
+        data = load_data(replace(settings.data, train_limit=None))
+        data_folder = store_data(data, cache)
     files, figures = [], []
     for index, model in enumerate(settings.big_models):
         folder = cache / f"big_model-{big_model_key(settings, index, data)}"

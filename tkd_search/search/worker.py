@@ -9,6 +9,7 @@ import os
 import threading
 import traceback
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import ray
@@ -38,13 +39,18 @@ def worker_loop(config: dict[str, Any]) -> None:
         ray.get(broker.attach.remote(slot, info))
     job_id = -1
     while True:
-        taken = ranks.share(lambda after=job_id: ray.get(broker.take.remote(slot, after)))
+        taken = ranks.share(partial(_take, broker, slot, job_id))
         if taken is None:
             continue
         job_id, job = taken
         if job["kind"] == "exit":
             return
         _serve(run_job, broker, slot, job_id, job, ranks)
+
+
+def _take(broker: ActorHandle, slot: str, after: int) -> tuple[int, dict[str, Any]] | None:
+    taken: tuple[int, dict[str, Any]] | None = ray.get(broker.take.remote(slot, after))
+    return taken
 
 
 def _serve(
