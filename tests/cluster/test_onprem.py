@@ -88,6 +88,34 @@ def test_whoever_lacks_the_token_is_refused(cluster: Cluster) -> None:
     assert done.returncode != 0
 
 
+# Processes whose ports answer strangers, each with its reason in SECURITY.md.
+NAMED = {"sshd"}
+METRICS = {"python3", "ray::DashboardA"}
+RENDEZVOUS = {"ray::RayTrainWo"}
+
+
+def unguarded(cluster: Cluster, number: int, named: set[str]) -> list[object]:
+    """Ports of a host that give strangers something, and are neither named nor metrics."""
+    from tests.cluster.ports import knock, open_ports
+
+    listening = open_ports(cluster.hosts.run(number, "ss -Hltnp"))
+    doors = [knock(cluster.hosts[number].address, *entry) for entry in listening]
+    print(*doors, sep="\n")
+    return [
+        door
+        for door in doors
+        if not door.closed
+        and door.process not in named
+        and not (door.metrics_alone and door.process in METRICS)
+    ]
+
+
+def test_every_other_port_asks_for_the_token(cluster: Cluster) -> None:
+    pytest.importorskip("grpc", reason="grpcio is not installed: pip install grpcio")
+    for number in (0, 1):
+        assert not unguarded(cluster, number, NAMED), f"host {number}"
+
+
 def test_mlflow_wants_its_password(cluster: Cluster) -> None:
     ask = "curl -s -o /dev/null -w '%{http_code}' http://127.0.0.1:5000/api/2.0/mlflow/experiments/search?max_results=1"
     wait_until(lambda: "401" in _output(cluster, ask), "MLflow to answer")
@@ -138,6 +166,7 @@ def test_a_search_outlives_a_host_and_uses_another(cluster: Cluster) -> None:
     try:
         wait_until(lambda: run.poll() is not None or ended_trials(cluster) >= 1, "a first trial", 500)
         assert run.poll() is None, tail(log)
+        assert not unguarded(cluster, 0, NAMED | RENDEZVOUS)
         cluster.hosts.power_on(2)
         cluster.hosts.power_off(1)
         wait_until(lambda: raylets(cluster, 2), "the added worker's raylet")
