@@ -73,7 +73,7 @@ ALTER ROLE tkd PASSWORD '$password';
 SELECT 'CREATE DATABASE mlflow OWNER tkd' WHERE NOT EXISTS (SELECT FROM pg_database WHERE datname = 'mlflow') \gexec
 SELECT 'CREATE DATABASE studies OWNER tkd' WHERE NOT EXISTS (SELECT FROM pg_database WHERE datname = 'studies') \gexec
 SQL
-  echo "postgresql://tkd:$password@127.0.0.1:5432/mlflow"
+  echo "postgresql+psycopg2://tkd:$password@127.0.0.1:5432/mlflow"
 }
 
 storage=${TKD_STORAGE:-}

@@ -130,6 +130,14 @@ def _output(cluster: Cluster, script: str) -> str:
         return str(error.stdout)
 
 
+def test_the_doctor_examines_every_node(cluster: Cluster) -> None:
+    output = cluster.type(sys.executable, "-m", "tkd_search", "doctor", "--cluster", str(cluster.file))
+    assert "WRONG" not in output
+    for host in ("node0", "node1"):
+        assert any(host in line and "writes" in line for line in output.splitlines()), output
+    assert "http://127.0.0.1:5000 answers" in output
+
+
 SMALL = {
     "search.trials": 8, "search.startup_trials": 4, "training.epochs": 9, "big_model.epochs": 4,
     "student.width": 0.25, "resources.max_concurrent": 2,

@@ -1,0 +1,148 @@
+"""clusters/bootstrap.sh on a home of its own, and the MLflow server it prepares."""
+
+import itertools
+import os
+import shutil
+import stat
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tkd_search.cluster.mlflow_server import secret, server_command, server_environment, server_settings
+
+SCRIPT = Path(__file__).parents[2] / "clusters" / "bootstrap.sh"
+
+
+def bootstrap(home: Path, role: str = "head", **settings: str) -> "subprocess.CompletedProcess[str]":
+    environment = {"HOME": str(home), "PATH": os.environ["PATH"], "TKD_VENV": sys.prefix, **settings}
+    return subprocess.run(
+        ["bash", str(SCRIPT), role], env=environment, capture_output=True, text=True, check=False
+    )
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    """A home folder that `ray up` copied the token to, readable for others as rsync may leave it."""
+    (tmp_path / ".ray").mkdir()
+    token = tmp_path / ".ray" / "auth_token"
+    token.write_text("a-token")
+    token.chmod(0o644)
+    return tmp_path
+
+
+def mode(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+def test_a_head_without_a_token_is_refused(tmp_path: Path) -> None:
+    done = bootstrap(tmp_path)
+    assert done.returncode == 1
+    assert "get-auth-token" in done.stderr
+    assert not (tmp_path / ".tkd" / "env").exists()
+
+
+def test_roles_are_checked(home: Path) -> None:
+    assert bootstrap(home, "heda").returncode == 2
+
+
+def test_an_environment_without_ray_is_refused(home: Path) -> None:
+    done = bootstrap(home, "worker", TKD_VENV="/nonesuch")
+    assert done.returncode == 1
+    assert "no Ray" in done.stderr
+
+
+def test_a_head_is_prepared_and_a_second_time_changes_nothing(home: Path) -> None:
+    (home / "ray_bootstrap_config.yaml").write_text("metadata: {storage: 's3://b/tkd'}\n")
+    database = f"sqlite:///{home}/m.db"
+    first = bootstrap(home, TKD_DATABASE=database)
+    assert first.returncode == 0, first.stderr
+    environment, shell = (home / ".tkd" / "env").read_text(), (home / ".bashrc").read_text()
+    assert bootstrap(home, TKD_DATABASE=database).returncode == 0
+    assert (home / ".tkd" / "env").read_text() == environment
+    assert (home / ".bashrc").read_text() == shell
+    assert "TKD_STORAGE=s3://b/tkd" in environment
+    assert database in environment
+    for secret_file in (".ray/auth_token", ".tkd/env", ".tkd/mlflow_password"):
+        assert mode(home / secret_file) == 0o600, secret_file
+
+
+def test_settings_reach_rays_commands_and_whoever_logs_in(home: Path) -> None:
+    (home / "tkd_search").mkdir()
+    assert bootstrap(home, TKD_DATABASE="sqlite:////m.db").returncode == 0
+    ask = 'echo "$(command -v ray)" "${RAY_ADDRESS:-none}" "$RAY_AUTH_MODE"'
+    environment = {"HOME": str(home), "PATH": "/usr/bin:/bin"}
+    rays = subprocess.run(
+        ["bash", "-c", f"source ~/.bashrc; {ask}"],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert rays.stdout.split() == [f"{sys.prefix}/bin/ray", "none", "token"]
+    user = subprocess.run(
+        ["bash", "--rcfile", str(home / ".bashrc"), "-i"], input=ask, env=environment,
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert "auto token" in user.stdout
+
+
+def test_a_worker_gets_no_password(home: Path) -> None:
+    assert bootstrap(home, "worker", TKD_STORAGE="/nfs/tkd").returncode == 0
+    environment = (home / ".tkd" / "env").read_text()
+    assert "PASSWORD" not in environment
+    assert "TKD_STORAGE=/nfs/tkd" in environment
+
+
+def test_mlflow_listens_on_loopback_behind_a_login(tmp_path: Path) -> None:
+    environment = server_environment(tmp_path, {"X": "1"})
+    again = server_environment(tmp_path, {})
+    key = "MLFLOW_FLASK_SERVER_SECRET_KEY"
+    assert environment[key] == again[key], "sessions outlive a restart"
+    assert environment["X"] == "1"
+    ini = Path(environment["MLFLOW_AUTH_CONFIG_PATH"])
+    assert mode(ini) == 0o600
+    assert secret(tmp_path / "mlflow_password") in ini.read_text()
+    assert "default_permission = NO_PERMISSIONS" in ini.read_text()
+    command = server_command(*server_settings({"TKD_STORAGE": "s3://b/tkd/"}, tmp_path))
+    pairs = dict(itertools.pairwise(command))
+    assert pairs["--host"] == "127.0.0.1"
+    assert pairs["--app-name"] == "basic-auth"
+    assert pairs["--artifacts-destination"] == "s3://b/tkd/mlflow"
+
+
+@pytest.fixture
+def postgres() -> Iterator[None]:
+    """PostgreSQL's server as Debian installs it; left as it was found."""
+    if os.geteuid() != 0 or shutil.which("pg_lsclusters") is None:
+        pytest.skip("needs root and Debian's package postgresql")
+    before = subprocess.run(["pg_lsclusters", "-h"], capture_output=True, text=True, check=True).stdout
+    yield
+    for line in before.splitlines():
+        version, name, _, status = line.split()[:4]
+        if status == "down":
+            subprocess.run(["pg_ctlcluster", version, name, "stop", "-m", "fast"], check=False)
+
+
+@pytest.mark.cluster
+@pytest.mark.usefixtures("postgres")
+def test_the_heads_database_takes_runs_and_studies(home: Path) -> None:
+    psycopg2 = pytest.importorskip("psycopg2", reason="psycopg2-binary is not installed")
+    import optuna
+
+    for _ in range(2):
+        done = bootstrap(home)
+        assert done.returncode == 0, done.stderr
+    lines = (home / ".tkd" / "env").read_text().replace("export ", "").split()
+    settings = dict(word.split("=", 1) for word in lines if "=" in word)
+    plain = settings["TKD_DATABASE"].replace("+psycopg2", "")
+    with psycopg2.connect(plain) as connection, connection.cursor() as cursor:
+        cursor.execute("select current_database()")
+        assert cursor.fetchone() == ("mlflow",)
+    storage = optuna.storages.RDBStorage(settings["TKD_STUDIES"])
+    study = optuna.create_study(storage=storage, study_name="probe", load_if_exists=True)
+    optuna.delete_study(study_name=study.study_name, storage=storage)
+    with pytest.raises(psycopg2.OperationalError):
+        psycopg2.connect(plain.replace("tkd:", "tkd:wrong"))
