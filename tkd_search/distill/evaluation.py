@@ -1,6 +1,5 @@
 """Accuracy of a classifier, and copies of a student in training that are fit to be evaluated."""
 
-import copy
 from collections.abc import Iterable, Iterator
 
 import torch
@@ -33,10 +32,12 @@ def evaluate(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> floa
     return right / rows if rows else float("nan")
 
 
-def frozen_copy(model: nn.Module) -> nn.Module:
-    """A deep copy whose parameters ask for no gradients."""
-    made = copy.deepcopy(model)
-    return made.requires_grad_(False)
+def release(model: nn.Module) -> None:
+    """Give parameters memory of their own, without gradients: nothing ties the model to a training."""
+    for parameter in model.parameters():
+        parameter.grad = None
+        parameter.data = parameter.data.clone()
+        parameter.requires_grad_(False)
 
 
 def normalisations(model: nn.Module) -> Iterator[nn.Module]:

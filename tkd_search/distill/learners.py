@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tkd_search.distill.flat import FlatParameters
 from tkd_search.distill.reduce import Reduction
 from tkd_search.distill.schedule import (
     GENERATOR_WEIGHT_DECAY,
@@ -42,10 +43,11 @@ class Learners:
         reduction: Reduction,
         device: torch.device,
     ) -> None:
-        first, others = list(student), [group for group in others if group]
+        self._flat = FlatParameters([p for p in student if p.requires_grad])
+        others = [group for group in others if group]
         self._train, self._others_lr, self._total, self._reduction = train, others_lr, total, reduction
-        self._parameters = [*first, *(p for group in others for p in group)]
-        self._student = student_optimizer(first, train, total)
+        self._parameters = [self._flat.whole, *(p for group in others for p in group)]
+        self._student = student_optimizer([self._flat.whole], train, total)
         self._others = [adamw(group, others_lr, GENERATOR_WEIGHT_DECAY) for group in others]
         half = train.precision == "fp16" and device.type == "cuda"
         self._scaler = torch.amp.GradScaler(device.type) if half else None
@@ -56,8 +58,7 @@ class Learners:
 
     def update(self, terms: Iterable[Tensor], step: int) -> None:
         """One step of every optimiser down the sum of terms; learners share no gradients."""
-        for optimizer in self._optimizers:
-            optimizer.zero_grad(set_to_none=True)
+        self._zero_gradients()
         total = torch.stack(list(terms)).sum()
         (self._scaler.scale(total) if self._scaler else total).backward()
         self._reduction.average_gradients(self._parameters)
@@ -77,14 +78,14 @@ class Learners:
         for optimizer in self._others:
             set_rate(optimizer, self._others_lr * rate("one_cycle", step, self._total))
 
-    def forget_gradients(self) -> None:
-        """Free all gradients."""
-        for optimizer in self._optimizers:
+    def _zero_gradients(self) -> None:
+        self._flat.zero_grad()
+        for optimizer in self._others:
             optimizer.zero_grad(set_to_none=True)
 
-    def averaged(self, parameter: Tensor) -> Tensor:
-        """The value of one of the student's parameters to evaluate and ship."""
-        return averaged(self._student, parameter)
+    def averaged(self) -> list[Tensor]:
+        """Values of the student's learning parameters to evaluate and ship, in their order."""
+        return list(self._flat.views(averaged(self._student, self._flat.whole)))
 
     def state_dict(self) -> dict[str, Any]:
         """State of all optimisers; tensors are not copied."""

@@ -1,6 +1,7 @@
 """The training loop: one student, one method, one budget, resumable to the bit after any epoch."""
 
 import contextlib
+import copy
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any, cast
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 
 from tkd_search.distill.bank import Bank
 from tkd_search.distill.batchnorm import desynchronised, synchronised
-from tkd_search.distill.evaluation import frozen_copy, recalibrate
+from tkd_search.distill.evaluation import recalibrate, release
 from tkd_search.distill.learners import Learners, copied
 from tkd_search.distill.methods import build_objective, signal_source
 from tkd_search.distill.objective import Batch, Context
@@ -140,7 +141,6 @@ class Distiller:
                 if self.step % _CHECK_EVERY == 0:
                     means.check(self.epoch)
         losses = means.check(self.epoch)
-        self._learners.forget_gradients()
         self.epoch += 1
         teachers = self.objective.teachers() if isinstance(self.objective, GeneratedTeachers) else ()
         return EpochStats(self.epoch, losses, teachers, time.perf_counter() - started)
@@ -216,12 +216,13 @@ class Distiller:
         anew for them from training images (512, or 1,024 once the budget is spent). The training itself is
         not touched; any rank may call it alone.
         """
-        self._learners.forget_gradients()
-        made = desynchronised(frozen_copy(self.student)).eval()
+        made = desynchronised(copy.deepcopy(self.student)).eval()
+        learning = [p for p in made.parameters() if p.requires_grad]
+        release(made)
         if self.train.schedule != "schedule_free" or self.step == 0:
             return made
-        for ours, theirs in zip(self.student.parameters(), made.parameters(), strict=True):
-            theirs.copy_(self._learners.averaged(ours))
+        for theirs, average in zip(learning, self._learners.averaged(), strict=False):
+            theirs.copy_(average)
         rows = _CALIBRATION_ROWS * (2 if self.epoch >= self.train.epochs else 1)
         index, view = sample(self._views, rows, seed=self._seed, name="calibration")
         recalibrate(
