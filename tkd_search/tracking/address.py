@@ -70,4 +70,5 @@ def run_url(uri: str, experiment_id: str, run_id: str) -> str:
     """The page of a run in MLflow's user interface; '' where the store has none of its own."""
     if not uri.startswith(("http://", "https://")) or not run_id:
         return ""
-    return f"{uri.rstrip('/')}/#/experiments/{experiment_id}/runs/{run_id}"
+    # Without the last part MLflow 3 opens its menus for chat applications.
+    return f"{uri.rstrip('/')}/#/experiments/{experiment_id}/runs/{run_id}?workflowType=machine_learning"

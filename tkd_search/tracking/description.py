@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+PREVIEW_FILE = "preview.png"
+
 
 def describe(record: Mapping[str, Any], command: str, parent_run_id: str) -> str:
     """The parent run's description.
@@ -10,7 +12,7 @@ def describe(record: Mapping[str, Any], command: str, parent_run_id: str) -> str
     Args:
         record: a SearchRecord as plain values (``trials`` and ``history`` may be missing).
         command: the line that repeats the search; '' leaves it out.
-        parent_run_id: MLflow's identifier of the run that holds ``pareto.png``.
+        parent_run_id: MLflow's identifier of the run that holds ``preview.png``.
     """
     big = record["big_model"]
     lines = [
@@ -23,7 +25,7 @@ def describe(record: Mapping[str, Any], command: str, parent_run_id: str) -> str
         "",
         *front_table(record["front"]),
         "",
-        f"![The front](get-artifact?path=pareto.png&run_uuid={parent_run_id})",
+        f"![The front](get-artifact?path={PREVIEW_FILE}&run_uuid={parent_run_id})",
         "",
         "The interactive picture is the artifact `pareto.html`; the students are the child runs with "
         "`tags.pareto = 'true'`.",
@@ -37,8 +39,11 @@ def front_table(front: Sequence[Mapping[str, Any]]) -> list[str]:
     """The front as the lines of a Markdown table, smallest student first."""
     rows = [_row(member) for member in sorted(front, key=lambda member: member["bytes"])]
     return [
-        "| trial | student | size | of F | validation | test | kept |",
-        "|---|---|--:|--:|--:|--:|--:|",
+        "".join(
+            f"| {name}&ensp;" for name in ("trial", "student", "size", "of F", "validation", "test", "kept")
+        )
+        + "|",
+        "|:--|:--|--:|--:|--:|--:|--:|",
         *rows,
     ]
 
@@ -53,7 +58,8 @@ def _row(member: Mapping[str, Any]) -> str:
         _percent(member["test_accuracy"]),
         f"{member['retention']:.1%}",
     ]
-    return f"| {' | '.join(cells)} |"
+    # MLflow's tables have no padding of their own.
+    return "".join(f"| {cell}&ensp;" for cell in cells) + "|"
 
 
 def human_bytes(count: float) -> str:

@@ -3,15 +3,17 @@
 import contextlib
 import importlib.metadata
 import subprocess
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import mlflow.exceptions
 from mlflow.entities import Metric, RunTag
+from PIL import Image
 
 from tkd_search.records import FrontMember
-from tkd_search.tracking.description import describe
+from tkd_search.tracking.description import PREVIEW_FILE, describe
 from tkd_search.tracking.layout import (
     LATENCY,
     PARENT,
@@ -47,10 +49,22 @@ def write_ending(store: MlflowStore, event: Event) -> None:
     store.reconcile()
     parent = store.run(PARENT)
     store.files(parent, [folder / name for name in REPORT_FILES if (folder / name).exists()])
+    preview(store, parent, folder / "pareto.png")
     mark_front(store, {member.trial_id for member in front})
     for member in front:
         write_member(store, member, folder, event.time)
     _close(store, parent, event)
+
+
+def preview(store: MlflowStore, parent: str, picture: Path) -> None:
+    """The picture at half its width for the description, where MLflow does not scale pictures."""
+    if picture.exists():
+        with Image.open(picture) as full, tempfile.TemporaryDirectory() as scratch:
+            small = Path(scratch) / PREVIEW_FILE
+            full.convert("RGB").resize((full.width // 2, full.height // 2), Image.Resampling.LANCZOS).save(
+                small
+            )
+            store.files(parent, [small])
 
 
 def _close(store: MlflowStore, parent: str, event: Event) -> None:

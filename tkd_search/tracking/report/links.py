@@ -22,7 +22,8 @@ def trial_links(record: SearchRecord, tracking: Path) -> dict[str, str]:
     links = {}
     for trial in record.trials:
         search = quote(f"tags.`{TAG_TRIAL}` = '{trial.trial_id}'")
-        listed = f"{uri.rstrip('/')}/#/experiments/{record.experiment_id}/runs?searchFilter={search}"
+        page = f"{uri.rstrip('/')}/#/experiments/{record.experiment_id}/runs"
+        listed = f"{page}?workflowType=machine_learning&searchFilter={search}"
         run = runs.get(trial.trial_id, "")
         links[trial.trial_id] = run_url(uri, record.experiment_id, run) or listed
     return links
