@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-import yaml
 
 from tests.cluster import hosts as lab
 from tkd_search.cluster.tunnels import free_port
@@ -97,9 +96,6 @@ def cluster(lab_hosts: lab.Hosts, tmp_path_factory: pytest.TempPathFactory) -> C
     head, *workers = [host.address for host in lab_hosts.hosts]
     file.write_text(change_five_lines(text, storage, head, workers, lab_hosts.key))
     made = Cluster(lab_hosts, file, laptop)
-    t = yaml.safe_load(file.read_text())
-    t["file_mounts"] = {k: v for k, v in t["file_mounts"].items() if v.startswith("~") or (TOP / v).exists()}
-    file.write_text(yaml.safe_dump(t))  # TEMPORARY
     lab_hosts.power_off(2)
     made.type("ray", "get-auth-token", "--generate")
     made.type("ray", "up", "--yes", str(file))

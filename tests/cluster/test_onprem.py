@@ -123,6 +123,15 @@ def test_mlflow_wants_its_password(cluster: Cluster) -> None:
     assert oct((cluster.hosts[0].home / ".tkd" / "mlflow_password").stat().st_mode)[-3:] == "600"
 
 
+def test_mlflow_comes_back_when_it_is_killed(cluster: Cluster) -> None:
+    find = "pgrep -o -f 'mlflow server'"
+    before = cluster.hosts.run(0, find).strip()
+    cluster.hosts.run(0, f"kill -9 {before}")
+    wait_until(lambda: _output(cluster, find).strip() not in ("", before), "another MLflow server")
+    ask = "curl -s -o /dev/null -w '%{http_code}' http://127.0.0.1:5000/"
+    wait_until(lambda: "401" in _output(cluster, ask), "MLflow to answer again")
+
+
 def _output(cluster: Cluster, script: str) -> str:
     try:
         return cluster.hosts.run(0, f"HOME={Path('~root').expanduser()}; {script}")

@@ -10,12 +10,14 @@ import fcntl
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
 import time
 import urllib.error
 import urllib.request
+from contextlib import suppress
 from pathlib import Path
 
 import click
@@ -122,6 +124,9 @@ class _Server:
     def keep(self) -> None:
         if self.child is not None and self.child.poll() is None:
             return
+        if self.child is not None:  # its workers outlive it and would hold the port
+            with suppress(ProcessLookupError):
+                os.killpg(self.child.pid, signal.SIGKILL)
         environment = server_environment(self.folder, os.environ)
         with (self.folder / "mlflow.log").open("ab") as log:
             self.child = subprocess.Popen(
@@ -134,7 +139,7 @@ class _Server:
         """End the server and its worker processes."""
         if self.child is None:
             return
-        for signal_number in (15, 9):
+        for signal_number in (signal.SIGTERM, signal.SIGKILL):
             try:
                 os.killpg(self.child.pid, signal_number)
             except ProcessLookupError:
