@@ -79,7 +79,9 @@ class Replay:
 
 
 @dataclass
-class _Running:
+class Running:
+    """A trial in a slot: its outcome to come, the time an epoch takes, and epochs done."""
+
     suggestion: Suggestion
     outcome: Outcome
     pace: float
@@ -104,7 +106,7 @@ class Simulation:
         self._slots, self._max_epochs, self._max_trials = slots, max_epochs, max_trials
         self._rng = np.random.default_rng([seed, 7])
         self._queue: list[tuple[float, int]] = []
-        self._running: dict[int, _Running] = {}
+        self._running: dict[int, Running] = {}
         self.outcomes: dict[str, Outcome] = {}
         self.epochs_spent = 0
         self.whole: list[tuple[int, str]] = []
@@ -132,11 +134,11 @@ class Simulation:
         outcome = self.black_box.evaluate(suggestion.config)
         self.outcomes[suggestion.trial_id] = outcome
         pace = float(self._rng.uniform(0.8, 1.2))
-        self._running[suggestion.number] = _Running(suggestion, outcome, pace)
+        self._running[suggestion.number] = Running(suggestion, outcome, pace)
         heapq.heappush(self._queue, (now + pace, suggestion.number))
         return True
 
-    def _epoch(self, running: _Running) -> bool:
+    def _epoch(self, running: Running) -> bool:
         """One epoch of one trial; whether it goes on."""
         running.epoch += 1
         self.epochs_spent += 1

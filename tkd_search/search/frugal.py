@@ -23,6 +23,8 @@ from tkd_search.search.space import Space
 from tkd_search.search.trials import StudyTrial
 
 Array = NDArray[np.float64]
+_CURIOSITY = 1e-7
+"""Weight of the uncertainty: it decides only among candidates that promise no gain."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,7 +87,8 @@ class FrugalSampler:
         front = self._front(trials, lessons, running, error, size)
         best = sorted(zip(self._ranks(taught, lessons), taught, strict=True), key=lambda pair: pair[0])
         elite = np.array([self._point(t) for _, t in best[: max(20, len(taught) // 8)]])
-        return self._cube.decode(self._best_candidate(elite, front, error, size, rng))
+        known = {row.tobytes() for row in np.round(self._features(list(trials)), 9)}
+        return self._cube.decode(self._best_candidate(elite, known, front, error, size, rng))
 
     def _models(
         self, taught: list[StudyTrial], lessons: Extrapolation, running: list[StudyTrial]
@@ -144,7 +147,13 @@ class FrugalSampler:
         return front
 
     def _best_candidate(
-        self, elite: Array, front: Array, error: Posterior, size: Posterior, rng: np.random.Generator
+        self,
+        elite: Array,
+        known: set[bytes],
+        front: Array,
+        error: Posterior,
+        size: Posterior,
+        rng: np.random.Generator,
     ) -> Array:
         settings = self._settings
         candidates = np.vstack(
@@ -153,18 +162,26 @@ class FrugalSampler:
                 self._changed(elite, settings.local, rng, share=0.3, step=0.2),
             ]
         )
-        gains = self._gains(candidates, front, error, size)
-        best = candidates[np.argsort(-gains, kind="stable")[:12]]
+        order = np.argsort(-self._worth(candidates, known, front, error, size), kind="stable")
+        best = candidates[order[:12]]
         polished = np.vstack([best, self._changed(best, settings.polish, rng, share=0.15, step=0.07)])
-        return np.asarray(polished[self._gains(polished, front, error, size).argmax()])
+        return np.asarray(polished[self._worth(polished, known, front, error, size).argmax()])
 
-    def _gains(self, points: Array, front: Array, error: Posterior, size: Posterior) -> Array:
-        """Expected gain in normalised hypervolume [n] of candidates [n, L]."""
+    def _worth(
+        self, points: Array, known: set[bytes], front: Array, error: Posterior, size: Posterior
+    ) -> Array:
+        """Expected gain [n]; where nothing is expected the least known goes first, and nothing goes twice."""
         features = self._cube.features(points)
         mean, deviation = error.predict(features)
+        gains = self._gains(mean, deviation, size.predict(features)[0], front)
+        worth = gains + _CURIOSITY * deviation
+        tried = [row.tobytes() in known for row in np.round(features, 9)]
+        return np.where(tried, -1.0, worth)
+
+    def _gains(self, mean: Array, deviation: Array, log_bytes: Array, front: Array) -> Array:
+        """Expected gain in normalised hypervolume [n], from the beliefs about log error and log10 bytes."""
         heights = _accuracy(mean[:, None] + deviation[:, None] * NODES)
-        sizes = 10 ** size.predict(features)[0]
-        square = self._square(np.repeat(sizes, len(NODES)), heights.ravel())
+        square = self._square(np.repeat(10**log_bytes, len(NODES)), heights.ravel())
         gains = area_gain(front, square[:: len(NODES), 0], square[:, 1].reshape(heights.shape))
         return np.asarray(gains @ WEIGHTS)
 

@@ -113,6 +113,7 @@ class Proposer:
             return self._design("qmc", number, given)
         if self._settings.sampler in DESIGNS:
             return self._design(self._settings.sampler, number, None)
+        trials = _window(trials, self._settings.cap)
         lessons = LEARNING[self._settings.learning](trials, self._levels, self._full_budget)
         if len(lessons) < self._settings.startup:
             return self._design("qmc", number, None)
@@ -137,15 +138,8 @@ class Proposer:
         return Proposal(config, dict(self._storage.get_trial(trial._trial_id).system_attrs))
 
     def _view(self, trials: Sequence[StudyTrial], lessons: Lessons) -> list[FrozenTrial]:
-        """Running trials without values, the front and the latest of those that teach, oldest first."""
-        teaching = [t for t in trials if t.number in lessons and t.bytes]
-        kept = {t.number for t in teaching[-self._settings.cap :]}
-        if len(teaching) > self._settings.cap:
-            # What stopped trials are expected to reach must not crowd out what was really reached.
-            kept |= _front(teaching, lessons) | _front(
-                [t for t in teaching if t.state == "complete"], lessons
-            )
-        shown = [t for t in trials if t.number in kept or (t.state == "running" and t.number not in lessons)]
+        """Those that teach, with comparable values, and running ones without; oldest first."""
+        shown = [t for t in trials if t.number in lessons or t.state == "running"]
         frozen = [self._freeze(t, lessons.get(t.number)) for t in shown]
         self._frozen = {trial.number: trial for trial in frozen}
         return frozen
@@ -164,14 +158,19 @@ class Proposer:
         return frozen
 
 
+def _window(trials: Sequence[StudyTrial], cap: int) -> Sequence[StudyTrial]:
+    """The latest ``cap`` trials, and of the older ones the front of whole trials and what still runs."""
+    if len(trials) <= cap:
+        return trials
+    old = trials[:-cap]
+    complete = [t for t in trials if t.state == "complete"]
+    mask = nondominated_mask([[t.bytes or 0, t.accuracy] for t in complete], BYTES_AND_ACCURACY)
+    front = {t.number for t, on_front in zip(complete, mask, strict=True) if on_front}
+    return [*(t for t in old if t.number in front or t.state == "running"), *trials[-cap:]]
+
+
 def _frugal_settings(options: Mapping[str, Any]) -> FrugalSettings:
     try:
         return FrugalSettings(**options)
     except TypeError as error:
         raise ValueError(f"sampler frugal: {error}") from error
-
-
-def _front(trials: Sequence[StudyTrial], lessons: Lessons) -> set[int]:
-    points = np.array([[t.bytes or 0, lessons[t.number]] for t in trials])
-    mask = nondominated_mask(points, BYTES_AND_ACCURACY)
-    return {t.number for t, on_front in zip(trials, mask, strict=True) if on_front}

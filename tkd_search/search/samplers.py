@@ -67,7 +67,7 @@ def make_sampler(name: str, options: Mapping[str, Any] | None = None) -> Sampler
 def _imported(path: str) -> Callable[..., BaseSampler]:
     module, _, attribute = path.partition(":")
     if not attribute:
-        known = ", ".join([*SAMPLERS, *DESIGNS])
+        known = ", ".join(["frugal", *SAMPLERS, *DESIGNS])
         raise ValueError(f"unknown sampler {path!r}; known: {known}, or package.module:Class")
     try:
         found: Callable[..., BaseSampler] = getattr(importlib.import_module(module), attribute)

@@ -1,0 +1,87 @@
+"""What stopped trials teach."""
+
+import math
+
+import pytest
+
+from tkd_search.search.fidelity import (
+    ERROR_OFFSET,
+    LEARNING,
+    extrapolate,
+    learn_extrapolated,
+    learn_full,
+    learn_highest_rung,
+    rank_correlation,
+)
+from tkd_search.search.trials import StudyTrial
+
+LEVELS, BUDGET = (3, 9), 27
+
+
+def trial(number, curve, state="stopped"):
+    return StudyTrial(number=number, storage_id=number, config={}, state=state, bytes=1000, curve=dict(curve))
+
+
+def whole(number, errors=(0.4, 0.2, 0.1)):
+    curve = {budget: 1 - error for budget, error in zip((3, 9, 27), errors, strict=True)}
+    return trial(number, curve, "complete")
+
+
+def test_whole_trials_teach_what_they_reached():
+    trials = [whole(i, (0.4, 0.2, 0.1 + i / 100)) for i in range(6)]
+    found = extrapolate(trials, LEVELS, BUDGET)
+    assert found.budget == 27
+    assert [found.accuracy(i) for i in range(6)] == pytest.approx([0.9 - i / 100 for i in range(6)])
+    assert set(found.variance.values()) == {0}
+
+
+def test_stopped_trials_are_carried_by_the_factors_of_the_others():
+    trials = [*(whole(i) for i in range(5)), trial(9, {3: 0.6}), trial(10, {3: 0.6, 9: 0.7})]
+    found = extrapolate(trials, LEVELS, BUDGET)
+    assert found.accuracy(9) == pytest.approx(0.9)
+    factor = (0.1 + ERROR_OFFSET) / (0.2 + ERROR_OFFSET)
+    assert math.exp(found.log_error[10]) == pytest.approx((0.3 + ERROR_OFFSET) * factor)
+    assert found.variance[9] > found.variance[10] > 0
+
+
+def test_order_within_a_rung_is_kept():
+    trials = [*(whole(i) for i in range(5)), *(trial(10 + i, {3: 0.3 + i / 20}) for i in range(6))]
+    lessons = learn_extrapolated(trials, LEVELS, BUDGET)
+    carried = [lessons[10 + i] for i in range(6)]
+    assert carried == sorted(carried)
+
+
+def test_without_enough_whole_trials_the_common_budget_is_lower():
+    trials = [*(trial(i, {3: 0.6, 9: 0.8}, "running") for i in range(5)), whole(8), trial(9, {3: 0.5})]
+    found = extrapolate(trials, LEVELS, BUDGET)
+    assert found.budget == 9
+    assert found.accuracy(8) == pytest.approx(0.8)
+    assert set(found.log_error) == {0, 1, 2, 3, 4, 8, 9}
+
+
+def test_failed_and_unreported_trials_teach_nothing():
+    trials = [whole(0), trial(1, {3: 0.5}, "failed"), trial(2, {}, "running"), trial(3, {1: 0.5}, "running")]
+    assert set(extrapolate(trials, LEVELS, BUDGET).log_error) == {0}
+
+
+def test_highest_rung_with_enough_trials():
+    trials = [*(trial(i, {3: 0.5}) for i in range(10)), *(trial(20 + i, {3: 0.6, 9: 0.7}) for i in range(5))]
+    assert set(learn_highest_rung(trials, LEVELS, BUDGET, enough=5).values()) == {0.7}
+    assert len(learn_highest_rung(trials, LEVELS, BUDGET, enough=6)) == 15
+
+
+def test_full_learns_from_whole_trials_alone():
+    assert learn_full([whole(0), trial(1, {3: 0.9})], LEVELS, BUDGET) == {0: pytest.approx(0.9)}
+
+
+@pytest.mark.parametrize("learn", LEARNING.values())
+def test_nothing_known_teaches_nothing(learn):
+    assert learn([], LEVELS, BUDGET) == {}
+
+
+def test_rank_correlation():
+    assert rank_correlation([1, 2, 3, 4], [10, 20, 30, 40]) == pytest.approx(1)
+    assert rank_correlation([1, 2, 3, 4], [4, 3, 2, 1]) == pytest.approx(-1)
+    assert rank_correlation([1, 1, 2, 2], [1, 1, 2, 2]) == pytest.approx(1)
+    assert math.isnan(rank_correlation([1, 2], [1, 2]))
+    assert math.isnan(rank_correlation([1, 1, 1], [1, 2, 3]))

@@ -1,0 +1,106 @@
+"""The frugal sampler on problems whose answer is known."""
+
+import numpy as np
+import pytest
+
+from tests.search.test_study import BUDGET, SPACE, open_study, quality, run_trial, size_of
+from tkd_search.search.frugal import FrugalSampler, FrugalSettings
+from tkd_search.search.pareto import normalised_hypervolume
+from tkd_search.search.proposer import ProposerSettings
+from tkd_search.search.rungs import Never
+from tkd_search.search.trials import StudyTrial
+
+SMALL = {"random": 100, "local": 200, "polish": 100}
+
+
+def whole_trials(count, seed=0):
+    rng = np.random.default_rng(seed)
+    trials = []
+    for i in range(count):
+        config = SPACE.at(rng.random(len(SPACE.leaves)).tolist())
+        trials.append(
+            StudyTrial(
+                number=i,
+                storage_id=i,
+                config=config,
+                state="complete",
+                bytes=size_of(config),
+                curve={BUDGET: min(quality(config), 1.0)},
+            )
+        )
+    return trials
+
+
+def sampler(**settings):
+    return FrugalSampler(
+        SPACE,
+        levels=(),
+        full_budget=BUDGET,
+        big_model_bytes=2e6,
+        classes=10,
+        settings=FrugalSettings(**{**SMALL, **settings}),
+    )
+
+
+def test_suggestions_are_in_the_space_and_repeatable():
+    trials = whole_trials(20)
+    first, second = sampler().suggest(trials, seed=5), sampler().suggest(trials, seed=5)
+    assert SPACE.contains(first)
+    assert first == second
+    assert sampler().suggest(trials, seed=6) != first
+
+
+def test_too_little_is_known_at_first():
+    assert sampler().suggest(whole_trials(3), seed=0) is None
+
+
+def test_it_finds_the_learning_rate_that_pays():
+    trials = whole_trials(30)
+    rates = [sampler().suggest(trials, seed=i)["training.lr"] for i in range(8)]
+    assert np.median(np.abs(np.array(rates) - 0.01)) < 0.01
+
+
+def test_running_trials_are_not_suggested_again():
+    trials = whole_trials(25)
+    asked = []
+    for i in range(6):
+        config = sampler().suggest(trials, seed=1)
+        asked.append(tuple(config.values()))
+        trials.append(StudyTrial(number=25 + i, storage_id=25 + i, config=config))
+    assert len(set(asked)) == 6
+
+
+def test_memory_bounds_the_model():
+    trials = whole_trials(60)
+    small = sampler(memory=20)
+    assert SPACE.contains(small.suggest(trials, seed=0))
+
+
+def test_without_a_big_model_the_largest_student_is_the_measure():
+    plain = FrugalSampler(SPACE, levels=(), full_budget=BUDGET, settings=FrugalSettings(**SMALL))
+    assert SPACE.contains(plain.suggest(whole_trials(20), seed=0))
+
+
+def test_better_than_random_on_the_same_number_of_trials():
+    def final(name):
+        study = open_study(
+            rule=Never(),
+            proposer=ProposerSettings(sampler=name, options=SMALL if name == "frugal" else {}, startup=8),
+            big_model_bytes=2e6,
+            classes=10,
+        )
+        for _ in range(30):
+            run_trial(study)
+        return normalised_hypervolume(
+            [t.bytes for t in study.trials()],
+            [t.accuracy for t in study.trials()],
+            big_model_bytes=2e6,
+            classes=10,
+        )
+
+    assert final("frugal") > final("random")
+
+
+def test_unknown_options_are_refused():
+    with pytest.raises(ValueError, match="frugal"):
+        open_study(proposer=ProposerSettings(sampler="frugal", options={"size": 3}))
