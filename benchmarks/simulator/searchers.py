@@ -59,8 +59,8 @@ class Moasha:
         return moasha.MoashaStudy(curves.space, curves.epochs, seed)
 
 
-OURS = Searcher(name="ours", rule="stratified")
-"""The defaults of a real search: whatever ``ProposerSettings`` and ``stratified`` say."""
+OURS = Searcher(name="ours", proposer=ProposerSettings(sampler="frugal", startup=10), rule="stratified")
+"""The defaults of a real search."""
 
 # Optuna's own defaults: ten random trials, then the model, learning from whole trials alone.
 _STOCK_TPE = ProposerSettings(sampler="tpe", options={"n_startup_trials": 10}, startup=0, learning="full")

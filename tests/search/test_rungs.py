@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from tests.search.rung_conformance import RungRuleConformance, rungs
 from tkd_search.search.rungs import (
+    LATE_RUNGS,
     Continue,
     Never,
     RungRecord,
@@ -71,17 +72,17 @@ class TestStratified(RungRuleConformance):
     @given(st.data(), st.floats(0.5, 1.0))
     def test_far_away_sizes_do_not_judge(self, data, accuracy):
         """Large accurate students, however many, cannot stop a small one that is good for its size."""
-        small = [record(i, 1000 + i, 0.3 + 0.01 * i) for i in range(12)]
-        large = [record(100 + i, 10**6 + i, accuracy) for i in range(data.draw(st.integers(0, 30)))]
-        newcomer = record(999, 1100, 0.4)
+        small = [record(i, 1000 + i, 0.3 + 0.01 * i, epoch=9) for i in range(12)]
+        large = [record(100 + i, 10**6 + i, accuracy, epoch=9) for i in range(data.draw(st.integers(0, 30)))]
+        newcomer = record(999, 1100, 0.4, epoch=9)
         rule = dataclasses.replace(self.make_rule(), stratum=12)
         assert rule.decide(small + large, newcomer) == rule.decide(small, newcomer) == Continue()
 
     def test_reason_is_a_sentence_with_the_figures(self):
         records = [record(i, 1000, 0.5 + i / 100) for i in range(20)]
-        decision = self.make_rule().decide(records, record(99, 1000, 0.5))
+        decision = self.make_rule().decide(records, record(99, 1000, 0.5, epoch=9))
         assert isinstance(decision, Stop)
-        assert "50.0% after 3 epochs is 20. of 21 of its size" in decision.reason
+        assert "50.0% after 9 epochs is 20. of 21 of its size" in decision.reason
 
     def test_wrong_settings_are_refused(self):
         with pytest.raises(ValueError, match="2 rungs"):
@@ -92,8 +93,8 @@ class TestStratified(RungRuleConformance):
 
 def test_all_below_the_floor_is_no_reason_to_stop_everybody():
     rule = make_rule("stratified", full_budget=27, classes=200)
-    records = [record(i, 1000 + i, 0.005) for i in range(30)]
-    assert rule.decide(records, record(99, 900, 0.006)) == Continue()
+    records = [record(i, 1000 + i, 0.005, epoch=9) for i in range(30)]
+    assert rule.decide(records, record(99, 900, 0.006, epoch=9)) == Continue()
 
 
 @given(st.integers(1, 500))
@@ -102,11 +103,13 @@ def test_levels_of_any_budget(full_budget):
     assert list(levels) == sorted(set(levels))
     assert all(0 < level < full_budget for level in levels)
     rule = make_rule("stratified", full_budget=full_budget, classes=10)
-    assert rule.levels == levels
+    assert rule.levels == rung_levels(full_budget, LATE_RUNGS)
+    assert len(rule.keep) == len(rule.levels)
 
 
 def test_levels_of_the_default_budget():
     assert rung_levels(27) == (3, 9)
+    assert make_rule("stratified", full_budget=27, classes=10).levels == (9, 18)
 
 
 def test_neighbours_are_nearest_in_log_size_with_ties():

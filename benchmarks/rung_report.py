@@ -1,0 +1,122 @@
+"""Where a search may stop trials: what early ranks say about the end, and what rules cost.
+
+    python -m benchmarks.rung_report [--curves FILE]
+
+First, on the recorded curves as they are, Spearman's rank correlation between accuracy at each epoch and
+at the end: over all students, and among students of a size (bytes regressed out), which is what a rule
+that compares like with like relies on. Then rules, on 250 configurations of the black box at a time: the
+share of the full epochs that a trial costs, and the share of the true front that was stopped.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.search_efficiency import DEFAULT_CURVES
+from benchmarks.simulator.curves import Curves, load_curves
+from benchmarks.simulator.surrogate import Outcome, Surrogate
+from tkd_search.errors import UserError
+from tkd_search.search.fidelity import rank_correlation
+from tkd_search.search.pareto import BYTES_AND_ACCURACY, nondominated_mask
+from tkd_search.search.rungs import RungRecord, RungRule, Stop, make_rule
+from tkd_search.search.samplers import design_point
+
+VARIANTS: Sequence[tuple[Sequence[float], Sequence[float]]] = (
+    ((1 / 9, 1 / 3), (0.6, 0.4)),
+    ((1 / 3, 2 / 3), (0.4, 0.4)),
+    ((1 / 3, 2 / 3), (0.5, 0.5)),
+    ((1 / 3, 2 / 3), (0.6, 0.5)),
+    ((1 / 3, 2 / 3), (0.7, 0.4)),
+    ((1 / 3,), (0.5,)),
+    ((2 / 3,), (0.4,)),
+)
+
+
+def correlations(curves: Curves) -> list[tuple[int, float, float]]:
+    """(epoch, rank correlation with the end, the same among students of a size)."""
+    inputs = np.column_stack([np.ones(len(curves)), np.log(curves.bytes)])
+
+    def apart_from_size(values: NDArray[np.float64]) -> list[float]:
+        fitted = inputs @ np.linalg.lstsq(inputs, values, rcond=None)[0]
+        return [float(v) for v in values - fitted]
+
+    end = curves.accuracy[:, -1]
+    return [
+        (
+            epoch,
+            rank_correlation(curves.accuracy[:, epoch - 1].tolist(), end.tolist()),
+            rank_correlation(apart_from_size(curves.accuracy[:, epoch - 1]), apart_from_size(end)),
+        )
+        for epoch in range(1, curves.epochs)
+    ]
+
+
+def pools(curves: Curves, box: Surrogate, *, count: int, size: int) -> list[list[Outcome]]:
+    """Outcomes of uniformly drawn configurations, ``count`` times ``size`` of them."""
+    space = curves.space
+    draw = (
+        box.evaluate(space.at(design_point("random", i, len(space.leaves), seed=99).tolist()))
+        for i in range(count * size)
+    )
+    outcomes = list(draw)
+    return [outcomes[i * size : (i + 1) * size] for i in range(count)]
+
+
+def judge(rule: RungRule, outcomes: Sequence[Outcome], full_budget: int) -> tuple[float, float]:
+    """(share of the full epochs spent, share of the true front that was stopped), one after another."""
+    records: dict[int, list[RungRecord]] = {level: [] for level in rule.levels}
+    epochs = np.full(len(outcomes), full_budget)
+    for i, outcome in enumerate(outcomes):
+        for level in rule.levels:
+            newcomer = RungRecord(
+                trial_id=str(i),
+                epoch=level,
+                bytes=outcome.bytes,
+                accuracy=float(outcome.accuracy[level - 1]),
+            )
+            decision = rule.decide(records[level], newcomer)
+            records[level].append(newcomer)
+            if isinstance(decision, Stop):
+                epochs[i] = level
+                break
+    points = [[outcome.bytes, outcome.accuracy[-1]] for outcome in outcomes]
+    front = nondominated_mask(points, BYTES_AND_ACCURACY)
+    return float(epochs.mean() / full_budget), float((epochs[front] < full_budget).mean())
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Parse the command line and print both tables."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.rung_report", description=__doc__)
+    parser.add_argument("--curves", type=Path, default=DEFAULT_CURVES, help="recording")
+    parser.add_argument("--pools", type=int, default=8, help="pools of 250 configurations")
+    args = parser.parse_args(arguments)
+    try:
+        curves = load_curves(args.curves)
+    except UserError as error:
+        sys.exit(str(error))
+    print(f"{len(curves)} curves of {curves.epochs} epochs: rank correlation with the end")
+    print(f"{'epoch':>6}{'all':>8}{'of a size':>12}")
+    for epoch, overall, alike in correlations(curves):
+        print(f"{epoch:6}{overall:8.2f}{alike:12.2f}")
+    box = Surrogate(curves)
+    print(f"black box on held-out configurations: {box.fidelity}")
+    drawn = pools(curves, box, count=args.pools, size=250)
+    print(f"{'rungs':>12}{'keep':>12}{'cost':>8}{'regret':>8}")
+    for shares, keep in VARIANTS:
+        rule = make_rule(
+            "stratified",
+            full_budget=curves.epochs,
+            classes=curves.classes,
+            options={"shares": shares, "keep": keep},
+        )
+        cost, regret = np.mean([judge(rule, outcomes, curves.epochs) for outcomes in drawn], axis=0)
+        levels, kept = "/".join(map(str, rule.levels)), "/".join(f"{share:g}" for share in keep)
+        print(f"{levels:>12}{kept:>12}{cost:8.2f}{regret:8.1%}")
+
+
+if __name__ == "__main__":
+    main()
