@@ -15,14 +15,18 @@ from tkd_search.distill.settings import MethodSettings
 
 @dataclass(frozen=True)
 class Selection:
-    """The teachers: ``candidates`` int64 [K], most wanted first; ``weights`` [K] sum to 1."""
+    """The teachers: ``candidates`` int64 [K], most wanted first; ``weights`` [K] sum to 1.
+
+    ``agreement`` [K] is CKA(h, φ(y_k)) on the sample they were chosen on: what the student saw of each.
+    """
 
     candidates: Tensor
     weights: Tensor
+    agreement: Tensor
 
     def to(self, device: torch.device) -> "Selection":
         """The same on another device."""
-        return Selection(self.candidates.to(device), self.weights.to(device))
+        return Selection(*(part.to(device) for part in (self.candidates, self.weights, self.agreement)))
 
 
 def z_scored(values: Tensor) -> Tensor:
@@ -90,4 +94,4 @@ def select(
     weights = torch.full((len(chosen),), 1 / len(chosen), dtype=torch.float64)
     if kind == "heuristic":
         weights = (score[chosen] / settings.selection_temperature).softmax(0)
-    return Selection(chosen, weights.float())
+    return Selection(chosen, weights.float(), CRITERIA["alignment"](snapshot)[chosen].cpu())

@@ -18,13 +18,15 @@ class EpochStats:
 
     ``epoch`` counts from 1; ``losses`` are the means of the objective's weighted terms, the student's
     ``total`` among them, and of what its teachers learn from (``generators``); ``teachers`` are (candidate
-    name, weight), most wanted first; ``seconds`` is wall time.
+    name, weight), most wanted first; ``seconds`` is wall time;
+    ``agreements`` are (candidate name, CKA with the student when it was selected).
     """
 
     epoch: int
     losses: dict[str, float]
     teachers: tuple[tuple[str, float], ...]
     seconds: float
+    agreements: tuple[tuple[str, float], ...] = ()
 
 
 class Means:

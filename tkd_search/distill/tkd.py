@@ -101,6 +101,14 @@ class GeneratedTeachers(nn.Module):
             (self._names[k], w) for k, w in zip(chosen, self.selection.weights.tolist(), strict=True)
         )
 
+    def agreements(self) -> tuple[tuple[str, float], ...]:
+        """Names of the teachers and their CKA with the student when they were selected."""
+        if self.selection is None:
+            return ()
+        chosen = self.selection.candidates.tolist()
+        values = self.selection.agreement.tolist()
+        return tuple((self._names[k], value) for k, value in zip(chosen, values, strict=True))
+
     @torch.no_grad()
     def reselect(
         self, output: StudentOutput, signals: Signals, labels: Tensor, generator: torch.Generator

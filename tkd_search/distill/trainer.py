@@ -142,8 +142,11 @@ class Distiller:
                     means.check(self.epoch)
         losses = means.check(self.epoch)
         self.epoch += 1
-        teachers = self.objective.teachers() if isinstance(self.objective, GeneratedTeachers) else ()
-        return EpochStats(self.epoch, losses, teachers, time.perf_counter() - started)
+        seconds = time.perf_counter() - started
+        if not isinstance(self.objective, GeneratedTeachers):
+            return EpochStats(self.epoch, losses, (), seconds)
+        teachers, agreements = self.objective.teachers(), self.objective.agreements()
+        return EpochStats(self.epoch, losses, teachers, seconds, agreements)
 
     @contextlib.contextmanager
     def _private_randomness(self) -> Iterator[None]:
@@ -186,7 +189,9 @@ class Distiller:
 
     def _selection_due(self) -> bool:
         every = max(1, round(self.method.reselect_every * self.train.epochs))
-        return isinstance(self.objective, GeneratedTeachers) and self.epoch % every == 0
+        # Once more after the first epoch: at the very start the heads know nothing, and probe is noise.
+        due = self.epoch % every == 0 or self.epoch == 1
+        return due and isinstance(self.objective, GeneratedTeachers)
 
     @torch.no_grad()
     def _reselect(self) -> None:
@@ -205,7 +210,7 @@ class Distiller:
         objective.reselect(output, signals, self._labels[index.to(self._labels.device)], generator)
         assert objective.selection is not None
         chosen = objective.selection
-        self._group.share([chosen.candidates, chosen.weights])
+        self._group.share([chosen.candidates, chosen.weights, chosen.agreement])
         objective.restore(chosen)
 
     @torch.no_grad()
@@ -244,7 +249,7 @@ class Distiller:
             "objective": self.objective.state_dict(),
             "big_models": self._source.state_dict() if self._source is not None else {},
             "learners": self._learners.state_dict(),
-            "selection": None if chosen is None else [chosen.candidates, chosen.weights],
+            "selection": None if chosen is None else [chosen.candidates, chosen.weights, chosen.agreement],
         }
         return cast(dict[str, Any], copied(state))
 
