@@ -4,10 +4,14 @@ import os
 import socket
 
 import pytest
+from hypothesis import settings
 
 from tests.tracking.conftest import empty_database  # noqa: F401
 from tests.tracking.synthetic import synthetic_search, tell_all
 from tkd_search.tracking import MlflowTracker, write_summary
+
+settings.register_profile("untimed", deadline=None)  # a loaded machine is no failure
+settings.load_profile("untimed")
 
 
 @pytest.fixture

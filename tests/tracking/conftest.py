@@ -1,9 +1,13 @@
 import shutil
 
 import pytest
+from hypothesis import settings
 
 from tests.tracking.synthetic import synthetic_search
 from tkd_search.tracking import MlflowTracker, write_summary
+
+settings.register_profile("untimed", deadline=None)  # a loaded machine is no failure
+settings.load_profile("untimed")
 
 
 @pytest.fixture(scope="session")

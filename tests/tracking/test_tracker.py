@@ -238,3 +238,14 @@ def alive(pid):
 
 def test_synthetic_searches_differ_by_seed():
     assert synthetic_search(seed=1) != synthetic_search(seed=2)
+
+
+def test_the_experiment_may_be_named_and_the_machine_watched(folder, record, database, still, monkeypatch):
+    monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "0.2")
+    tracker = open_tracker(database, folder, experiment="mine", system_metrics=True)
+    tracker.search_started(synthetic_start())
+    drain = drain_here(tracker)
+    wait_until(
+        lambda: any(name.startswith("system/") for name, _ in stored(database, "mine")["digits", ""][1])
+    )
+    drain.close()

@@ -71,6 +71,8 @@ class Context:
     """
 
     search_id: str = ""
+    experiment: str = ""
+    system_metrics: bool = False
     first: SearchStart | None = None
     search: SearchStart | None = None
     big_model: BigModelRecord | None = None
@@ -81,7 +83,14 @@ def fold(context: Context, event: Event) -> Context:
     if event.kind == "search_started":
         search = from_plain(SearchStart, event.data["search"])
         first = context.first or search
-        return replace(context, search_id=event.data["search_id"], first=first, search=search)
+        return replace(
+            context,
+            search_id=event.data["search_id"],
+            experiment=event.data.get("experiment") or f"tkd_search/{search.dataset}",
+            system_metrics=bool(event.data.get("system_metrics")),
+            first=first,
+            search=search,
+        )
     if event.kind == "big_model":
         return replace(context, big_model=from_plain(BigModelRecord, event.data))
     return context

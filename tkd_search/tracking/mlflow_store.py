@@ -45,13 +45,16 @@ class MlflowStore:
         uri: tracking URI; the model registry is the same store.
         search_id: identity of the search, the tag by which its runs are found again.
         search: what the runs are named after.
+        experiment: name of the experiment that holds them.
         refuse: told of every entry that MLflow will never take.
     """
 
-    def __init__(self, uri: str, search_id: str, search: SearchStart, refuse: Refuse) -> None:
+    def __init__(
+        self, uri: str, search_id: str, search: SearchStart, experiment: str, refuse: Refuse
+    ) -> None:
         self.uri, self.search_id, self.search, self._refuse = uri, search_id, search, refuse
         self.client = MlflowClient(tracking_uri=uri, registry_uri=uri)
-        self._experiment = ""
+        self._name, self._experiment = experiment, ""
         self._runs: dict[str, str] = {}
 
     def forget(self) -> None:
@@ -73,9 +76,9 @@ class MlflowStore:
     def experiment(self) -> str:
         """The data set's experiment: found by name, restored when it was deleted, made when missing."""
         if not self._experiment:
-            found = self.client.get_experiment_by_name(self.search.dataset)
+            found = self.client.get_experiment_by_name(self._name)
             if found is None:
-                self._experiment = self.client.create_experiment(self.search.dataset)
+                self._experiment = self.client.create_experiment(self._name)
             else:
                 if found.lifecycle_stage == "deleted":
                     self.client.restore_experiment(found.experiment_id)

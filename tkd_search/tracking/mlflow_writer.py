@@ -72,6 +72,7 @@ class Drain:
             if event.sequence <= self.acknowledged.sequence:
                 self._context = fold(self._context, event)
         self._store: Any = None
+        self._monitor: Any = None
 
     def left(self) -> int:
         """How many events the store does not have yet."""
@@ -101,6 +102,7 @@ class Drain:
 
         store = self._open(context)
         self._say(ids=store.ids())
+        self._watch_machine(context)
         for change in changes(context, events):
             store.apply(change)
         note_runs(self.folder, self.status.ids.parent_run_id, store.known_runs())
@@ -115,9 +117,23 @@ class Drain:
 
         assert context.search is not None, "a spool begins with search_started"
         if self._store is None:
-            self._store = MlflowStore(self.uri, context.search_id, context.search, self._refuse)
+            self._store = MlflowStore(
+                self.uri, context.search_id, context.search, context.experiment, self._refuse
+            )
         self._store.search = context.search
         return self._store
+
+    def _watch_machine(self, context: Context) -> None:
+        if context.system_metrics and self._monitor is None:
+            from tkd_search.tracking.system_metrics import start_monitor
+
+            self._monitor = start_monitor(self.uri, self.status.ids.parent_run_id)
+
+    def close(self) -> None:
+        """Stop the machine's monitor, where there is one."""
+        if self._monitor is not None:
+            self._monitor.finish()
+        self._monitor = None
 
     def failed(self, error: Exception) -> None:
         """State why the store does not take events, and look everything up again next time."""
@@ -209,7 +225,10 @@ def main() -> int:
     folder, orders = Path(sys.argv[1]), Orders()
     uri = login_to_environment(os.environ["TKD_TRACKING_URI"])
     with exclusive(folder, orders) as alone:
-        return work(Drain(uri, folder), orders) if alone else 3
+        if not alone:
+            return 3
+        with contextlib.closing(Drain(uri, folder)) as drain:
+            return work(drain, orders)
 
 
 if __name__ == "__main__":

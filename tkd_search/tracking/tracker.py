@@ -133,12 +133,15 @@ class MlflowTracker:
         uri: an MLflow tracking URI; relative sqlite files are taken from the working directory.
         folder: the run's folder; the spool in it identifies the search, so a search that is started
             again there goes on in the same MLflow runs.
+        experiment: name of the MLflow experiment; '' is ``tkd_search/<data set>``.
+        system_metrics: whether the machine's load is logged as well.
 
     Raises:
         DiskFullError: from any call that finds no room for its event.
     """
 
-    def __init__(self, uri: str, folder: Path) -> None:
+    def __init__(self, uri: str, folder: Path, *, experiment: str = "", system_metrics: bool = False) -> None:
+        self._page = {"experiment": experiment, "system_metrics": system_metrics}
         self.uri = absolute_uri(uri)
         self.folder = folder.absolute() / "tracking"
         self._spool = Spool(self.folder)
@@ -152,7 +155,8 @@ class MlflowTracker:
 
     def search_started(self, search: SearchStart) -> None:
         """Open the search's page, or open it again."""
-        self._append("search_started", {"search_id": self._search_id, "search": to_plain(search)})
+        data = {"search_id": self._search_id, **self._page, "search": to_plain(search)}
+        self._append("search_started", data)
 
     def big_model(self, record: BigModelRecord) -> None:
         """Record F's figures."""
@@ -316,7 +320,9 @@ def tell(writer: subprocess.Popen[bytes], seconds: float) -> None:
         pass  # it has just died; whoever asks looks at its return code
 
 
-def open_tracker(uri: str, folder: Path) -> Tracker:
+def open_tracker(
+    uri: str, folder: Path, *, experiment: str | None = None, system_metrics: bool = False
+) -> Tracker:
     """The tracker for a tracking URI.
 
     Args:
@@ -324,8 +330,12 @@ def open_tracker(uri: str, folder: Path) -> Tracker:
             MLFLOW_TRACKING_URI or else ``sqlite:///mlflow.db`` in the working directory; 'none' tracks
             nothing.
         folder: the run's folder, ``runs/<name>``.
+        experiment: name of the MLflow experiment; None is ``tkd_search/<data set>``.
+        system_metrics: whether CPU, memory, disk, network and GPU use of this machine are logged as well.
     """
-    return NullTracker() if uri.lower() in ("none", "off") else MlflowTracker(uri, folder)
+    if uri.lower() in ("none", "off"):
+        return NullTracker()
+    return MlflowTracker(uri, folder, experiment=experiment or "", system_metrics=system_metrics)
 
 
 def _identity(folder: Path) -> str:

@@ -1,0 +1,26 @@
+"""CPU, memory, disk, network and GPU use of the driver's machine on the search's page (optional).
+
+These come from MLflow's own monitor and go straight to the store: unlike all else they are not spooled, so
+those of a time when the store was down are missing.
+"""
+
+import importlib.util
+import logging
+from typing import Any
+
+_log = logging.getLogger(__name__)
+INTERVAL_SECONDS = 10.0
+
+
+def start_monitor(uri: str, run_id: str) -> Any:
+    """A monitor that logs ``system/…`` metrics to a run every ten seconds; None where psutil is missing."""
+    if importlib.util.find_spec("psutil") is None:
+        _log.warning("system metrics need the package psutil")
+        return None
+    from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+
+    monitor = SystemMetricsMonitor(
+        run_id, sampling_interval=INTERVAL_SECONDS, resume_logging=True, tracking_uri=uri
+    )
+    monitor.start()
+    return monitor
