@@ -141,9 +141,9 @@ class TestRungs:
         study = open_study(rule=make_rule("stratified", full_budget=BUDGET, classes=10))
         suggestions = [study.ask() for _ in range(5)]
         for i in (3, 0, 4, 1, 2):
-            study.report(suggestions[i].trial_id, record(suggestions[i], 1, 0.5))
-        assert [r.trial_id for r in study.records(1)] == ["t0003", "t0000", "t0004", "t0001", "t0002"]
-        assert study.records(3) == ()
+            study.report(suggestions[i].trial_id, record(suggestions[i], 3, 0.5))
+        assert [r.trial_id for r in study.records(3)] == ["t0003", "t0000", "t0004", "t0001", "t0002"]
+        assert study.records(6) == ()
 
     def test_replaying_the_records_reproduces_each_stop(self, journal):
         study = open_study(journal)
@@ -344,6 +344,11 @@ class TestSuggestions:
         run_trial(open_study(journal))
         with pytest.raises(ValueError, match="no study 'x'"):
             earlier_trials(journal, "x")
+
+    def test_a_missing_storage_is_not_made(self, tmp_path):
+        with pytest.raises(ValueError, match="no study storage"):
+            earlier_trials(tmp_path / "none.journal")
+        assert list(tmp_path.iterdir()) == []
 
 
 def test_history_is_capped_but_keeps_the_front():

@@ -8,26 +8,29 @@ replaying them through the pure rule reproduces every stop.
 
 import dataclasses
 import math
-import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import optuna
 from optuna.storages import BaseStorage
-from optuna.study import StudyDirection
 
 from tkd_search.records import TrialState
 from tkd_search.search.pareto import BYTES_AND_ACCURACY, nondominated_mask
 from tkd_search.search.proposer import Proposer, ProposerSettings
+from tkd_search.search.remembered import (
+    check_enqueued,
+    create_or_load,
+    earlier_trials,
+    renumbered,
+    rungs_of,
+)
 from tkd_search.search.rungs import Continue, Decision, Never, RungRecord, RungRule, Stop
 from tkd_search.search.space import Space
 from tkd_search.search.storage import open_storage
 from tkd_search.search.trials import OPTUNA_STATES, PROGRESS, StudyTrial, from_optuna, to_optuna
 
 _NOT_A_NUMBER = "validation accuracy is not a number"
-_DIRECTIONS = [StudyDirection.MINIMIZE, StudyDirection.MAXIMIZE]
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,9 @@ class Suggestion:
     number: int
     config: dict[str, Any]
     stop: Stop | None = None
+
+
+__all__ = ["SearchStudy", "Suggestion", "earlier_trials"]
 
 
 class SearchStudy:
@@ -72,10 +78,10 @@ class SearchStudy:
         self._space, self._rule, self._proposer = space, rule, proposer
         self._full_budget = full_budget
         self._enqueue = tuple(enqueue)
-        self._earlier = _renumbered(earlier, space)
+        self._earlier = renumbered(earlier, space)
         remembered = storage.get_all_trials(study_id, deepcopy=False)
         self._trials = {trial.trial_id: trial for trial in map(from_optuna, remembered)}
-        self._rungs = _rungs(self._trials.values())
+        self._rungs = rungs_of(self._trials.values())
         self._arrivals = sum(len(records) for records in self._rungs.values())
 
     @classmethod
@@ -113,7 +119,7 @@ class SearchStudy:
         Raises:
             ValueError: unknown sampler, or a value in ``enqueue`` outside the space.
         """
-        _check_enqueued(enqueue, space)
+        check_enqueued(enqueue, space)
         opened = storage if isinstance(storage, BaseStorage) else open_storage(storage)
         rule = rule or Never()
         proposing = Proposer(
@@ -127,7 +133,7 @@ class SearchStudy:
         )
         return cls(
             opened,
-            _create_or_load(opened, name),
+            create_or_load(opened, name),
             space=space,
             rule=rule,
             full_budget=full_budget,
@@ -279,63 +285,3 @@ class SearchStudy:
     def _put(self, trial: StudyTrial) -> StudyTrial:
         self._trials[trial.trial_id] = trial
         return trial
-
-
-def earlier_trials(storage: str | Path | BaseStorage, name: str | None = None) -> tuple[StudyTrial, ...]:
-    """The trials of an earlier study, to learn from.
-
-    They should come from the same data set and big model: their accuracies are taken at face value.
-
-    Args:
-        storage: path of a journal file, an Optuna URL, or an open storage.
-        name: name of the study; None where the storage holds just one.
-
-    Raises:
-        ValueError: no such study, or several and no name.
-    """
-    opened = storage if isinstance(storage, BaseStorage) else open_storage(storage)
-    names = [study.study_name for study in opened.get_all_studies()]
-    if name is None and len(names) == 1:
-        name = names[0]
-    if name not in names:
-        raise ValueError(f"no study {name!r} in {storage}; there: {', '.join(names) or 'none'}")
-    study_id = opened.get_study_id_from_name(name)
-    return tuple(map(from_optuna, opened.get_all_trials(study_id, deepcopy=False)))
-
-
-def _create_or_load(storage: BaseStorage, name: str) -> int:
-    optuna.logging.set_verbosity(optuna.logging.WARNING)  # the search has its own voice
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        study = optuna.create_study(
-            storage=storage, study_name=name, directions=_DIRECTIONS, load_if_exists=True
-        )
-        if study.metric_names is None:
-            study.set_metric_names(["bytes", "val_accuracy"])
-    return storage.get_study_id_from_name(name)
-
-
-def _check_enqueued(enqueue: Sequence[Mapping[str, Any]], space: Space) -> None:
-    for i, config in enumerate(enqueue):
-        for leaf, value in config.items():
-            if leaf not in space.leaves or not space.leaves[leaf].contains(value):
-                allowed = space.leaves[leaf] if leaf in space.leaves else f"one of {', '.join(space.leaves)}"
-                raise ValueError(f"enqueue.{i}.{leaf} = {value!r}; allowed: {allowed}")
-
-
-def _renumbered(earlier: Sequence[StudyTrial], space: Space) -> tuple[StudyTrial, ...]:
-    """Earlier trials that this space contains, numbered … −2, −1 so that they come before its own."""
-    fitting = [t for t in earlier if t.state in ("complete", "stopped") and space.contains(t.config)]
-    return tuple(dataclasses.replace(t, number=i - len(fitting)) for i, t in enumerate(fitting))
-
-
-def _rungs(trials: Iterable[StudyTrial]) -> dict[int, list[RungRecord]]:
-    arrived = sorted(
-        (position, epoch, trial) for trial in trials for epoch, position in trial.arrivals.items()
-    )
-    rungs: dict[int, list[RungRecord]] = {}
-    for _, epoch, trial in arrived:
-        record = trial.record_at(epoch)
-        if record is not None:
-            rungs.setdefault(epoch, []).append(record)
-    return rungs
