@@ -156,6 +156,7 @@ def _budget_raised(old: Config, new: Config) -> bool:
 
 
 def _execute(config: Config, address: str | None, progress: "Progress", command: str) -> Result:
+    from tkd_search.cluster.resources import launchable_nodes
     from tkd_search.data import load_data
     from tkd_search.search.checks import check_candidates, rung_rule
     from tkd_search.search.lock import run_lock
@@ -175,7 +176,7 @@ def _execute(config: Config, address: str | None, progress: "Progress", command:
         from tkd_search.tracking.spool import write_text
         from tkd_search.tracking.tracker import open_tracker
 
-        slots = plan_slots(settings.resources, live_nodes(), settings.search.trials)
+        slots = plan_slots(settings.resources, launchable_nodes() or live_nodes(), settings.search.trials)
         progress.note(f"{where}; {slots.arithmetic}")
         write_text(config.folder / "config.yaml", config.to_yaml())
         tracker = open_tracker(settings.tracking.uri, config.folder)

@@ -10,6 +10,7 @@ import ray
 from ray import tune
 from ray.actor import ActorHandle
 from ray.tune import CheckpointConfig, FailureConfig, RunConfig, TuneConfig, Tuner
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from tkd_search.config import Config, Settings
 from tkd_search.data import DataBundle
@@ -76,7 +77,10 @@ def run_search(
     place = Workplace.of(config)
     settings = config.settings()
     broker = Broker.options(  # type: ignore[attr-defined]
-        name=f"broker-{config.name}-{time.time_ns()}"
+        # Beside the driver: a worker host may leave at any time, and the leases with it.
+        scheduling_strategy=NodeAffinitySchedulingStrategy(
+            ray.get_runtime_context().get_node_id(), soft=False
+        )
     ).remote()
     pool = WarmPool(broker, settings.resources, slots.count, place.folder / "train")
     try:
