@@ -13,8 +13,8 @@ from pathlib import Path
 def whole_folder(target: Path) -> Iterator[Path]:
     """A temporary folder beside ``target`` that takes its name when the block ends without an error.
 
-    A folder of that name that was there before is replaced; of several writers at once the last one stays. Files
-    are flushed to the disk first, so that a power failure leaves no empty ones under the final name.
+    A folder of that name that was there before is replaced; of several writers at once the last one stays.
+    Files are flushed to the disk first, so that a power failure leaves no empty ones under the final name.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
