@@ -148,6 +148,13 @@ def test_a_name_without_a_rule_gets_torchvisions_constructor(name: str) -> None:
     assert made(torch.randn(2, 1, 32, 32)).logits.shape == (2, 6)
 
 
+@pytest.mark.parametrize(("stem", "quick"), [("small", True), ("original", False)])
+def test_running_statistics_of_small_networks_keep_up_with_short_trainings(stem: str, quick: bool) -> None:
+    made = student("mnasnet0_5", 64, width=1.0, stem=stem)
+    momenta = [module.momentum for module in made.modules() if isinstance(module, torch.nn.BatchNorm2d)]
+    assert all((momentum is not None and momentum >= 0.1) is quick for momentum in momenta)
+
+
 def test_every_family_names_something_of_torchvision() -> None:
     names = torchvision_names()
     for name in NAMES_WITH_RULES:

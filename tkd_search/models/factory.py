@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from tkd_search.errors import UserError
-from tkd_search.models.families import Request, family_of, torchvision_names
+from tkd_search.models.families import Request, build_torchvision, family_of, torchvision_names
 from tkd_search.models.settings import BigModelSettings, StudentSettings
 from tkd_search.models.strides import wants_small_stem
 from tkd_search.models.student import Student
@@ -120,7 +120,7 @@ def _torchvision(request: Request, where: str) -> Callable[[], nn.Module]:
     ):
         if not varies and value != 1.0 and where == "big_model":
             raise UserError(f"{where}.{knob}", f"{value:g}", f"1: {request.name} has no {knob} here")
-    return lambda: family.build(request)
+    return lambda: build_torchvision(request)
 
 
 def _imported(request: Request, where: str) -> Callable[[], nn.Module]:

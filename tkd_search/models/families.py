@@ -34,6 +34,14 @@ class Family:
     depth: bool = False
 
 
+def build_torchvision(request: Request) -> nn.Module:
+    """A network of torchvision, adapted to what is asked."""
+    net = family_of(request.name).build(request)
+    if request.small:
+        _quicken_statistics(net)
+    return net
+
+
 def family_of(name: str) -> Family:
     """The family a torchvision name belongs to; names without a rule get torchvision's own constructor."""
     for prefix, family in _FAMILIES.items():
@@ -54,6 +62,14 @@ def _plain(request: Request) -> nn.Module:
     return _fitted(net, request)
 
 
+def _quicken_statistics(net: nn.Module) -> None:
+    """Let BatchNorm forget within tens of steps; some of torchvision's remember thousands."""
+    for module in net.modules():
+        if isinstance(module, nn.BatchNorm2d) and module.momentum is not None:
+            module.momentum = max(module.momentum, _MOMENTUM)
+
+
+_MOMENTUM = 0.1
 _WITH_AUXILIARIES = ("googlenet", "inception_v3")
 
 
