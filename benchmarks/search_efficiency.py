@@ -27,7 +27,7 @@ from benchmarks.simulator.curves import Curves, load_curves
 from benchmarks.simulator.replay import Replay, simulate
 from benchmarks.simulator.searchers import SEARCHERS
 from benchmarks.simulator.sizes import exact_sizes
-from benchmarks.simulator.surrogate import BlackBox, Surrogate
+from benchmarks.simulator.surrogate import BlackBox, Surrogate, Table
 from tkd_search.errors import UserError
 
 DEFAULT_CURVES = Path(__file__).parent / "curves" / "digits" / "curves.csv.gz"
@@ -100,7 +100,7 @@ def compare(
 def _run(curves: Curves, black_box: BlackBox, budget: int, task: tuple[str, int]) -> Replay:
     name, seed = task
     return simulate(
-        SEARCHERS[name]().open(curves, seed),
+        SEARCHERS[name]().open(curves, seed, black_box if isinstance(black_box, Table) else None),
         black_box,
         full_budget=curves.epochs,
         classes=curves.classes,
@@ -187,6 +187,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--plot", type=Path, help="write a picture here (.png, .svg)")
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--trials", type=int, default=200, help="whole trials that the epochs pay for")
+    parser.add_argument("--exact-table", action="store_true", help="draw recorded rows alone, no regressor")
     parser.add_argument("--searchers", nargs="+", choices=list(SEARCHERS), default=list(SEARCHERS))
     parser.add_argument("--workers", type=int, default=min(4, os.cpu_count() or 1), help="processes")
     args = parser.parse_args(arguments)
@@ -195,9 +196,8 @@ def main(arguments: list[str] | None = None) -> None:
     except UserError as error:
         sys.exit(str(error))
     names = _available(args.searchers)
-    black_box = Surrogate(curves, size_of=exact_sizes(curves))
     print(f"{len(curves)} recorded curves of {curves.epochs} epochs ({curves.left_out} left out)")
-    print(f"black box on held-out configurations: {black_box.fidelity}")
+    black_box = _black_box(curves, args.exact_table)
     summaries = compare(
         curves, black_box, names=names, seeds=args.seeds, trials=args.trials, workers=args.workers
     )
@@ -211,6 +211,15 @@ def main(arguments: list[str] | None = None) -> None:
             args.json.write_text(json.dumps(figures, indent=1) + "\n")
     if args.plot:
         plot(summaries, args.trials * curves.epochs, args.plot)
+
+
+def _black_box(curves: Curves, exact_table: bool) -> BlackBox:
+    if exact_table:
+        print("black box: recorded rows alone, each proposal its nearest row that was not drawn yet")
+        return Table(curves)
+    surrogate = Surrogate(curves, size_of=exact_sizes(curves))
+    print(f"black box on held-out configurations: {surrogate.fidelity}")
+    return surrogate
 
 
 def _available(names: Sequence[str]) -> list[str]:

@@ -8,6 +8,7 @@ from typing import Any
 from benchmarks.simulator import moasha
 from benchmarks.simulator.curves import Curves
 from benchmarks.simulator.replay import AskTell
+from benchmarks.simulator.surrogate import Table
 from tkd_search.search.proposer import ProposerSettings
 from tkd_search.search.rungs import make_rule
 from tkd_search.search.study import SearchStudy
@@ -29,8 +30,8 @@ class Searcher:
     rule: str = "never"
     rule_options: Mapping[str, Any] = field(default_factory=dict)
 
-    def open(self, curves: Curves, seed: int) -> AskTell:
-        """A fresh study in memory."""
+    def open(self, curves: Curves, seed: int, table: Table | None = None) -> AskTell:
+        """A fresh study in memory; with a table, every proposal becomes its nearest row not yet drawn."""
         return SearchStudy.open(
             f"{self.name}-{seed}",
             None,
@@ -46,6 +47,7 @@ class Searcher:
             proposer=self.proposer,
             big_model_bytes=curves.big_model_bytes,
             classes=curves.classes,
+            adjust=table.drawing() if table else None,
         )
 
 
@@ -54,8 +56,8 @@ class Moasha:
 
     name = "moasha"
 
-    def open(self, curves: Curves, seed: int) -> AskTell:
-        """A fresh scheduler."""
+    def open(self, curves: Curves, seed: int, table: Table | None = None) -> AskTell:
+        """A fresh scheduler; in table mode its points are evaluated as their nearest rows."""
         return moasha.MoashaStudy(curves.space, curves.epochs, seed)
 
 

@@ -160,6 +160,22 @@ class Table:
         distance[list(without)] = np.inf
         return int(distance.argmin())
 
+    def drawing(self) -> Callable[[dict[str, Any]], dict[str, Any]]:
+        """A function that draws rows without replacement: the nearest that it has not given yet.
+
+        It starts anew once every row was drawn.
+        """
+        drawn: set[int] = set()
+
+        def draw(config: dict[str, Any]) -> dict[str, Any]:
+            if len(drawn) == len(self._curves):
+                drawn.clear()
+            row = self.nearest(config, frozenset(drawn))
+            drawn.add(row)
+            return dict(self._curves.configs[row])
+
+        return draw
+
     def evaluate(self, config: Mapping[str, Any]) -> Outcome:
         """The recorded curve of the nearest configuration (itself, where it was recorded)."""
         row = self.nearest(config)

@@ -53,6 +53,12 @@ def test_command_prints_and_writes(recording, tmp_path, capsys):
     assert "ours reaches" in printed
 
 
+def test_exact_table_mode_runs(recording, capsys):
+    small = ["--seeds", "1", "--trials", "10", "--workers", "1", "--searchers", "random", "ours"]
+    search_efficiency.main(["--curves", str(recording), "--exact-table", *small])
+    assert "recorded rows alone" in capsys.readouterr().out
+
+
 def test_missing_recording_is_one_message(tmp_path):
     with pytest.raises(SystemExit, match="no recording"):
         search_efficiency.main(["--curves", str(tmp_path / "none")])

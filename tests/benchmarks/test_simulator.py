@@ -84,6 +84,15 @@ def test_table_mode_gives_recorded_rows_alone(synthetic):
     assert near != 7
 
 
+def test_table_mode_draws_without_replacement(synthetic):
+    draw = Table(synthetic).drawing()
+    point = synthetic.space.at([0.5] * len(synthetic.space.leaves))
+    drawn = [tuple(draw(point).items()) for _ in range(len(synthetic))]
+    assert len(set(drawn)) == len(synthetic)
+    assert set(drawn) == {tuple(config.items()) for config in synthetic.configs}
+    assert tuple(draw(point).items()) == drawn[0]
+
+
 class TestReplay:
     def test_without_stopping_every_trial_is_whole(self, synthetic, black_box):
         result = replay(open_study(synthetic, "never"), synthetic, black_box, max_trials=20)

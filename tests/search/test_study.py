@@ -294,6 +294,15 @@ class TestSuggestions:
         with pytest.raises(ValueError, match=r"method.lamb"):
             open_study(enqueue=[{"method.lamb": 0.5}])
 
+    def test_what_is_run_is_what_is_remembered(self, journal):
+        def halved(config):
+            return {**config, "training.lr": 0.02}
+
+        study = open_study(journal, adjust=halved)
+        asked = [study.ask().config for _ in range(3)]
+        assert {config["training.lr"] for config in asked} == {0.02}
+        assert [t.config for t in open_study(journal).trials()] == asked
+
     @pytest.mark.parametrize(
         "sampler", ["frugal", "tpe", "nsga2", "random", "qmc", "optuna.samplers:RandomSampler"]
     )

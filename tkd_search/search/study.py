@@ -8,7 +8,7 @@ replaying them through the pure rule reproduces every stop.
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from tkd_search.search.space import Space
 from tkd_search.search.storage import open_storage
 from tkd_search.search.trials import OPTUNA_STATES, PROGRESS, StudyTrial, from_optuna, to_optuna
 
+Adjust = Callable[[dict[str, Any]], dict[str, Any]]
 _NOT_A_NUMBER = "validation accuracy is not a number"
 
 
@@ -72,12 +73,13 @@ class SearchStudy:
         proposer: Proposer,
         enqueue: Sequence[Mapping[str, Any]] = (),
         earlier: Sequence[StudyTrial] = (),
+        adjust: Adjust | None = None,
     ) -> None:
         """Use :meth:`open`."""
         self._storage, self._study_id = storage, study_id
         self._space, self._rule, self._proposer = space, rule, proposer
         self._full_budget = full_budget
-        self._enqueue = tuple(enqueue)
+        self._enqueue, self._adjust = tuple(enqueue), adjust
         self._earlier = renumbered(earlier, space)
         remembered = storage.get_all_trials(study_id, deepcopy=False)
         self._trials = {trial.trial_id: trial for trial in map(from_optuna, remembered)}
@@ -99,6 +101,7 @@ class SearchStudy:
         earlier: Sequence[StudyTrial] = (),
         big_model_bytes: float | None = None,
         classes: int | None = None,
+        adjust: Adjust | None = None,
     ) -> "SearchStudy":
         """Begin a study, or go on with the one of that name.
 
@@ -115,6 +118,8 @@ class SearchStudy:
             earlier: trials of earlier studies to learn from (see :func:`earlier_trials`).
             big_model_bytes: of F, for samplers that reckon in hypervolume.
             classes: number of classes, likewise.
+            adjust: turns a proposal into what can be run (K clipped to the candidates there are, say);
+                the study remembers, and learns from, what was run. The result must be in the space.
 
         Raises:
             ValueError: unknown sampler, or a value in ``enqueue`` outside the space.
@@ -140,6 +145,7 @@ class SearchStudy:
             proposer=proposing,
             enqueue=enqueue,
             earlier=earlier,
+            adjust=adjust,
         )
 
     def ask(self) -> Suggestion:
@@ -147,7 +153,8 @@ class SearchStudy:
         number = len(self._trials)
         given = self._enqueue[number] if number < len(self._enqueue) else None
         proposal = self._proposer.propose(number, [*self._earlier, *self._trials.values()], given)
-        trial = StudyTrial(number=number, storage_id=-1, config=proposal.config, system=proposal.system)
+        config = self._adjust(proposal.config) if self._adjust else proposal.config
+        trial = StudyTrial(number=number, storage_id=-1, config=config, system=proposal.system)
         storage_id = self._storage.create_new_trial(self._study_id, to_optuna(trial, self._space))
         trial = dataclasses.replace(trial, storage_id=storage_id)
         self._trials[trial.trial_id] = trial
