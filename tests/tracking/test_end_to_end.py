@@ -11,9 +11,9 @@ from urllib.parse import quote
 import numpy as np
 import pytest
 from mlflow import MlflowClient
-from tests.tracking.stores import Server, assert_exactly_once
 
 import tkd_search
+from tests.tracking.stores import Server, assert_exactly_once
 from tkd_search.commands.export import data_of
 from tkd_search.commands.standing import standing_of
 from tkd_search.data import plain_batches
@@ -22,10 +22,7 @@ from tkd_search.tracking.summary import read_record, read_summary
 
 pytestmark = [pytest.mark.slow, pytest.mark.faults, pytest.mark.timeout(1800)]
 DOWN_SECONDS = 20
-SMALL = (
-    *("--set", "search.trials=8", "--set", "training.epochs=6", "--set", "big_model.epochs=8"),
-    *("--set", "search.max_concurrent=1"),
-)
+SMALL = (*("--set", "search.trials=8", "--set", "training.epochs=6", "--set", "big_model.epochs=8"),)
 
 
 @pytest.fixture(scope="module")
@@ -178,13 +175,14 @@ def test_the_page_works_from_disk_without_network_and_leads_to_the_trial(found, 
     assert drawn == len(record.trials) + 1  # and the big model
     assert not browser.execute_script("return performance.getEntriesByType('resource').length")
     sizes = browser.execute_script(
-        "return document.getElementById('front').data.filter(t => t.name == 'front').map(t => Array.from(t.x))[0]"
+        "return Array.from(document.getElementById('front').data.find(t => t.name == 'front').x)"
     )
     np.testing.assert_array_equal(sorted(sizes), sorted(member.bytes for member in record.front))
     address = browser.execute_script(
         "const p = document.getElementById('front');"
         "const t = p.data.find(t => t.name == 'front'); let got = null;"
-        "window.open = (a) => { got = a; }; p.emit('plotly_click', {points: [{customdata: t.customdata[0]}]});"
+        "window.open = (address) => { got = address; };"
+        "p.emit('plotly_click', {points: [{customdata: t.customdata[0]}]});"
         "return got;"
     )
     assert address.startswith(server.uri)
