@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from tests.distill.nets import TinyBig, TinyStudent
-from tkd_search.distill.taps import Tap, TapReader, as_map, find_taps
+from tkd_search.distill.taps import Tap, TapReader, as_map, find_taps, find_taps_of_all
 from tkd_search.errors import UserError
 from tkd_search.models.torchvision_compat import torchvision
 
@@ -114,3 +114,11 @@ def test_channels_last_activations_are_turned() -> None:
     assert as_map((torch.zeros(2, 5), None)).shape == (2, 5)  # type: ignore[union-attr]
     assert as_map({"a": 1}) is None
     assert as_map(torch.zeros(2, 3, dtype=torch.long)) is None
+
+
+def test_a_pattern_need_match_only_one_of_several_models() -> None:
+    models, example = [TinyBig(), TinyStudent()], torch.zeros(1, 1, 8, 8)
+    taps = find_taps_of_all(models, ("features.5", "body.2"), example)
+    assert [tap.label for tap in taps] == ["features.5", "logits", "1:body.2", "1:logits"]
+    with pytest.raises(UserError):
+        find_taps_of_all(models, ("features.5", "head.*.nothing"), example)

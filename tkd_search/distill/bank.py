@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from tkd_search.distill.projection import Projection, fit_projection, project_all, project_cells
-from tkd_search.distill.reading import Readers, Reading, taps_of
+from tkd_search.distill.reading import Readers, Reading
 from tkd_search.distill.seeds import child_generator
 from tkd_search.distill.settings import BankSettings
 from tkd_search.distill.statistics import Moments, fisher_ratio, merge, moments
-from tkd_search.distill.taps import Tap
+from tkd_search.distill.taps import Tap, find_taps_of_all
 from tkd_search.distill.types import ViewSource, channels_last
 
 Progress = Callable[[int, int], None]
@@ -170,7 +170,7 @@ def compute_bank(
     for model in models:
         model.eval().to(device)
     example = views.batch(torch.zeros(1, dtype=torch.long), torch.zeros(1, dtype=torch.long))
-    taps = taps_of(models, settings.taps, example.to(device))
+    taps = find_taps_of_all(models, settings.taps, example.to(device))
     readers = Readers(models, taps, settings.grid)
     try:
         return _compute(readers, taps, views, settings, _Pass(readers, views, device, batch_size, progress))

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from tkd_search.distill.taps import Tap, TapReader, find_taps
+from tkd_search.distill.taps import Tap, TapReader
 
 
 @dataclass(frozen=True)
@@ -61,8 +61,3 @@ def mean_logits(logits: Sequence[Tensor]) -> Tensor:
     if len(logits) == 1:
         return logits[0]
     return torch.stack([z.log_softmax(-1) for z in logits]).logsumexp(0)
-
-
-def taps_of(models: Sequence[nn.Module], patterns: Sequence[str], example: Tensor) -> tuple[Tap, ...]:
-    """The taps of all big models, model by model (see ``find_taps``)."""
-    return tuple(tap for i, m in enumerate(models) for tap in find_taps(m, patterns, example, index=i))

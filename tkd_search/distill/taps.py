@@ -149,9 +149,7 @@ def _matches(name: str, pattern: str) -> bool:
     return fnmatchcase(name, pattern) or fnmatchcase(re.sub(r"^(model|module)\.", "", name), pattern)
 
 
-def find_taps(
-    model: nn.Module, patterns: Sequence[str], example: Tensor, *, index: int = 0
-) -> tuple[Tap, ...]:
+def find_taps(model: nn.Module, patterns: Sequence[str], example: Tensor) -> tuple[Tap, ...]:
     """The taps of a model, in order of execution; the logits are always the last.
 
     Args:
@@ -159,30 +157,47 @@ def find_taps(
         patterns: module names or fnmatch patterns; ``auto`` stands for the ends of stages, thinned evenly
             to 16 with the logits.
         example: images [B, C, H, W] to run, B ≥ 1.
-        index: position of the model among several big models.
 
     Raises:
         UserError: a pattern matches no module that returns an activation.
     """
-    shapes = _shapes(model, example)
-    logits = shapes.pop(LOGITS)
-    chosen: set[str] = set()
+    return find_taps_of_all([model], patterns, example)
+
+
+def find_taps_of_all(
+    models: Sequence[nn.Module], patterns: Sequence[str], example: Tensor
+) -> tuple[Tap, ...]:
+    """The taps of several big models, model by model; see ``find_taps``.
+
+    Raises:
+        UserError: a pattern matches no module of any model.
+    """
+    shapes = [_shapes(model, example) for model in models]
+    names = [name for found in shapes for name in found]
     for pattern in patterns:
-        if pattern == LOGITS:
-            continue
-        if pattern == "auto":
-            chosen |= set(stage_ends(model, shapes, most=MOST_AUTO_TAPS - 1))
-            continue
-        matched = {name for name in shapes if _matches(name, pattern)}
-        if not matched:
-            near = ", ".join(list(shapes)[:12])
+        if pattern != "auto" and not any(_matches(name, pattern) for name in names):
+            near = ", ".join(names[:12])
             raise UserError(
                 "bank.taps", repr(pattern), f"names or patterns of modules, or auto; such as {near}"
             )
-        chosen |= matched
+    return tuple(
+        tap
+        for index, (model, found) in enumerate(zip(models, shapes, strict=True))
+        for tap in _chosen(model, found, patterns, index)
+    )
+
+
+def _chosen(
+    model: nn.Module, shapes: dict[str, tuple[int, ...]], patterns: Sequence[str], index: int
+) -> list[Tap]:
+    """The taps of one model among its modules' output shapes."""
+    inner = {name: shape for name, shape in shapes.items() if name != LOGITS}
+    chosen = {name for name in inner if any(_matches(name, pattern) for pattern in patterns)}
+    if "auto" in patterns:
+        chosen |= set(stage_ends(model, inner, most=MOST_AUTO_TAPS - 1))
     taps = [
         Tap(name, shape[-1] if len(shape) == 3 else shape[1], len(shape) == 4 and min(shape[2:]) > 1, index)
-        for name, shape in shapes.items()
+        for name, shape in inner.items()
         if name in chosen
     ]
-    return (*taps, Tap(LOGITS, logits[1], False, index))
+    return [*taps, Tap(LOGITS, shapes[LOGITS][1], False, index)]

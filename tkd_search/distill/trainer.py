@@ -79,8 +79,7 @@ class Distiller:
             views,
         )
         _check(views, bank, class_count)
-        if bank is not None and self.device.type == "cuda":
-            bank = bank.to(self.device)
+        bank = _near(bank, self.device)
         network = cast(nn.Module, student).to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.student: nn.Module = synchronised(network) if self._group.size > 1 else network
         generator = child_generator(seed, "initial")
@@ -278,3 +277,10 @@ def _check(views: ViewSource, bank: Bank | None, class_count: int) -> None:
     wanted = (views.views, len(views), class_count)
     if found != wanted:
         raise ValueError(f"the bank holds (views, images, classes) {found}, the data {wanted}")
+
+
+def _near(bank: Bank | None, device: torch.device) -> Bank | None:
+    """The bank on the GPU where it takes at most half of the memory that is free there; else as it is."""
+    if bank is None or device.type != "cuda" or bank.nbytes > torch.cuda.mem_get_info(device)[0] // 2:
+        return bank
+    return bank.to(device)
