@@ -47,7 +47,7 @@ class TestStudents:
         sizes = [bytes_of(name, width=width) for width in (0.1, 0.25, 0.5, 1.0)]
         assert sizes == sorted(set(sizes))
 
-    @pytest.mark.parametrize("name", ["resnet18", "shufflenet_v2_x0_5", "efficientnet_b0"])
+    @pytest.mark.parametrize("name", ["mobilenet_v2", "resnet18", "shufflenet_v2_x0_5", "efficientnet_b0"])
     def test_deeper_is_larger(self, name: str) -> None:
         sizes = [bytes_of(name, depth=depth) for depth in (0.5, 1.0, 2.0)]
         assert sizes == sorted(set(sizes))

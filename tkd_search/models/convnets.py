@@ -4,13 +4,12 @@ Networks of width 1 and depth 1 are torchvision's own, name for name, so its wei
 to small images afterwards (:mod:`tkd_search.models.strides`).
 """
 
-import math
 from typing import Any
 
 import torch
 from torch import nn
 
-from tkd_search.models.mobilenet import divisible
+from tkd_search.models.mobilenet import deeper, divisible
 from tkd_search.models.torchvision_compat import torchvision
 
 _RESNET_PLANES = (64, 128, 256, 512)
@@ -32,11 +31,6 @@ _EFFICIENTNET_SCALES = {
     "efficientnet_b7": (2.0, 3.1, 0.5),
 }
 _VGG_LAYOUTS = {"vgg11": "A", "vgg13": "B", "vgg16": "D", "vgg19": "E"}
-
-
-def deeper(count: int, depth: float) -> int:
-    """``count`` blocks times ``depth``, rounded up (EfficientNet's rule), at least one."""
-    return max(1, math.ceil(count * depth - 1e-9))
 
 
 def resnet(name: str, *, num_classes: int, width: float = 1.0, depth: float = 1.0, **args: Any) -> nn.Module:

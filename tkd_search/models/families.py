@@ -97,6 +97,7 @@ def _mobilenet_v2(request: Request) -> nn.Module:
     net = mobilenet.mobilenet_v2(
         num_classes=request.classes,
         width=request.width,
+        depth=request.depth,
         size=request.size,
         small=request.small,
         **request.args,
@@ -167,7 +168,7 @@ def _vision_transformer(request: Request) -> nn.Module:
 
 _FAMILIES: dict[str, Family] = {
     "alexnet": Family(_alexnet, width=True),
-    "mobilenet_v2": Family(_mobilenet_v2, width=True),
+    "mobilenet_v2": Family(_mobilenet_v2, width=True, depth=True),
     "mobilenet_v3_*": Family(_mobilenet_v3, width=True),
     "resnet*": Family(_resnet, width=True, depth=True),
     "resnext*": Family(_resnet, width=True, depth=True),

@@ -1,5 +1,6 @@
 """torchvision's MobileNetV2 and V3 with any width, and with strides for small images."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,6 +10,16 @@ from tkd_search.models.strides import fit_strides
 from tkd_search.models.torchvision_compat import torchvision
 
 LAST_CHANNELS = 1280
+STAGES = (
+    # expansion, channels, blocks, stride: table 2 of the paper
+    (1, 16, 1, 1),
+    (6, 24, 2, 2),
+    (6, 32, 3, 2),
+    (6, 64, 4, 2),
+    (6, 96, 3, 1),
+    (6, 160, 3, 2),
+    (6, 320, 1, 1),
+)
 _CONV = torchvision.ops.misc.Conv2dNormActivation
 
 
@@ -16,6 +27,11 @@ def divisible(channels: float, multiple: int = 8) -> int:
     """``channels`` rounded to a multiple, at least one of it (MobileNet's own rule: not under 90 %)."""
     rounded = max(multiple, int(channels + multiple / 2) // multiple * multiple)
     return rounded + multiple if rounded < 0.9 * channels else rounded
+
+
+def deeper(count: int, depth: float) -> int:
+    """``count`` blocks times ``depth``, rounded up (EfficientNet's rule), at least one."""
+    return max(1, math.ceil(count * depth - 1e-9))
 
 
 def stride_order_for(size: int) -> tuple[int, ...]:
@@ -31,6 +47,7 @@ def mobilenet_v2(
     *,
     num_classes: int,
     width: float = 1.0,
+    depth: float = 1.0,
     size: int = 224,
     small: bool = False,
     last_channels: int | None = None,
@@ -44,6 +61,7 @@ def mobilenet_v2(
         num_classes: c.
         width: multiplier of all channels. For ``small`` also of the last 1280, which torchvision never
             scales below 1: at width 0.1 they would be most of the bytes.
+        depth: multiplier of the blocks of every stage, rounded up.
         size: side of the images.
         small: fit the strides to ``size``.
         last_channels: channels of the last convolution, d; default as said above.
@@ -53,7 +71,14 @@ def mobilenet_v2(
         round_nearest: channels are multiples of this.
     """
     net = torchvision.models.MobileNetV2(
-        num_classes=num_classes, width_mult=width, dropout=dropout, round_nearest=round_nearest
+        num_classes=num_classes,
+        width_mult=width,
+        inverted_residual_setting=[
+            [expansion, channels, deeper(blocks, depth), stride]
+            for expansion, channels, blocks, stride in STAGES
+        ],
+        dropout=dropout,
+        round_nearest=round_nearest,
     )
     if small and last_channels is None:
         last_channels = divisible(LAST_CHANNELS * min(1.0, width), round_nearest)
