@@ -80,7 +80,7 @@ def test_bad_input_ends_with_one_message_and_writes_nothing(tmp_path, arguments,
 def test_a_dry_run_shows_plan_space_and_time_and_writes_nothing(tmp_path):
     code, output = run(tmp_path, "--dry-run", "--set", "method.k=3")
     assert code == 0, output
-    for word in ("student.width", "estimated time", "30 trials", "at once", "method.name is tkd"):
+    for word in ("student.width", "estimated time", "26 trials", "at once", "method.name is tkd"):
         assert word in output
     assert list(tmp_path.iterdir()) == []
 

@@ -26,6 +26,8 @@ class Console:
 
     def __init__(self, console: rich.console.Console | None = None) -> None:
         self.out = console or rich.console.Console(highlight=False, soft_wrap=True)
+        if not self.out.is_terminal:
+            self.out.width = max(self.out.width, 120)  # a log has no edge to keep to
         self._bars = Progress(
             TextColumn("{task.description}", justify="left"),
             BarColumn(bar_width=24),

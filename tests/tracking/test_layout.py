@@ -10,9 +10,9 @@ from tkd_search.records import SearchRecord, SearchStart, TrialRecord
 from tkd_search.tracking.address import absolute_uri, public_uri, run_url
 from tkd_search.tracking.description import describe, human_bytes
 from tkd_search.tracking.layout import PARENT, Context, changes, fold, metric_name, param_text, param_value
+from tkd_search.tracking.mlflow_tracker import MlflowTracker
 from tkd_search.tracking.plain import from_plain, to_plain
 from tkd_search.tracking.spool import all_events
-from tkd_search.tracking.tracker import MlflowTracker
 
 
 @pytest.fixture

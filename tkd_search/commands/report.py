@@ -78,18 +78,18 @@ def deliver(folder: Path) -> StoreIds:
 
     A live search delivers its own. What cannot be delivered is told and stays where it is.
     """
+    from tkd_search.tracking.mlflow_tracker import MlflowTracker
     from tkd_search.tracking.spool import SPOOL_FILE
-    from tkd_search.tracking.status import read_status
-    from tkd_search.tracking.tracker import MlflowTracker
+    from tkd_search.tracking.status import read_status, read_target
 
     spool = folder / "tracking"
-    status = read_status(spool)
-    if not (spool / SPOOL_FILE).exists() or not status.target:
-        return status.ids
+    target = read_target(spool)
+    if not (spool / SPOOL_FILE).exists() or not target:
+        return StoreIds()
     if live_driver(folder) is None:
-        tracker = MlflowTracker(known_uri(status.target), folder)
+        tracker = MlflowTracker(known_uri(target), folder)
         if tracker.left():
-            click.echo(f"delivering what the search could not write to {status.target} …", err=True)
+            click.echo(f"delivering what the search could not write to {target} …", err=True)
             leftover = tracker.close(_DRAIN_SECONDS)
             if str(leftover):
                 click.echo(str(leftover), err=True)

@@ -14,7 +14,7 @@ from tkd_search.commands.standing import standing_of
 from tkd_search.errors import UserError
 from tkd_search.tracking.description import human_bytes
 from tkd_search.tracking.spool import last_sequence
-from tkd_search.tracking.status import read_status
+from tkd_search.tracking.status import read_status, read_target
 
 _output = click.option("--output", default="runs", show_default=True, help="Folder that holds the runs.")
 
@@ -91,16 +91,16 @@ def status(name: str, output: str) -> None:
 
 def _tell_tracking(folder: Path) -> None:
     spool = folder / "tracking" / "spool.jsonl"
-    said = read_status(folder / "tracking")
-    if not spool.exists() or not said.target:
+    target, said = read_target(folder / "tracking"), read_status(folder / "tracking")
+    if not spool.exists() or not target:
         return
     from tkd_search.tracking.spool import read_acknowledged
 
-    left = last_sequence(spool) - read_acknowledged(folder / "tracking", said.target).sequence
+    left = last_sequence(spool) - read_acknowledged(folder / "tracking", target).sequence
     waits = (
         f", {left} events waiting" + (f": {said.error}" if said.error else "") if left > 0 else ", complete"
     )
-    click.echo(f"  tracking: {said.target}{waits}")
+    click.echo(f"  tracking: {target}{waits}")
 
 
 @command.command()

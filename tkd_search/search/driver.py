@@ -169,6 +169,8 @@ def _referee(
         ),
         enqueue=config.enqueued(),
         earlier=warm_start(config, place),
+        big_model_bytes=prepared.big_model.bytes,
+        classes=data.num_classes,
     )
     return Referee(
         config,

@@ -1,4 +1,4 @@
-"""The writer process: drains a search's spool into MLflow (see ``tracker`` for why it is a process).
+"""The writer process: drains a search's spool into MLflow (see ``mlflow_tracker`` for why it is a process).
 
 ``python -m tkd_search.tracking.mlflow_writer FOLDER`` with the address in TKD_TRACKING_URI. It reads a
 batch of events, waits until they are on the disk, writes them merged (one batch per run), and moves the

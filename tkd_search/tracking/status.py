@@ -2,6 +2,7 @@
 
 import json
 import os
+import uuid
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from tkd_search.tracking.address import StoreIds
 from tkd_search.tracking.plain import from_plain, to_plain
 from tkd_search.tracking.spool import write_json
 
+IDENTITY_FILE = "identity.json"
 STATUS_FILE = "writer.json"
 RUNS_FILE = "runs.json"
 REFUSED_FILE = "refused.jsonl"
@@ -27,6 +29,30 @@ class WriterStatus:
     error: str = ""
     refused: int = 0
     pid: int = 0
+
+
+def identify(folder: Path, target: str) -> str:
+    """The search's identity, made up at its first start; notes the store it is to be written to.
+
+    It is what its runs in the store are found by, so a new folder is a new search whatever its name.
+    """
+    known = _identity(folder)
+    if known.get("target") != target:
+        known = {"search_id": known.get("search_id") or uuid.uuid4().hex, "target": target}
+        write_json(folder / IDENTITY_FILE, known, durable=True)
+    return known["search_id"]
+
+
+def read_target(folder: Path) -> str:
+    """The store (its URI without login) that a spool is meant for; '' where there is none."""
+    return _identity(folder).get("target", "")
+
+
+def _identity(folder: Path) -> dict[str, str]:
+    try:
+        return {key: str(value) for key, value in json.loads((folder / IDENTITY_FILE).read_text()).items()}
+    except (OSError, ValueError, AttributeError):
+        return {}
 
 
 def read_status(folder: Path) -> WriterStatus:
