@@ -13,7 +13,6 @@ import pytest
 SMALL = [
     "--set=training.epochs=3",
     "--set=training.batch_size=256",
-    "--set=student.depth=0.34",
     "--set=student.width={float: [0.1, 0.3], log: true}",
     "--set=big_model.epochs=3",
     "--set=data.views=2",
