@@ -43,6 +43,7 @@ def test_every_shipped_configuration_is_valid_and_says_what_it_is(file):
         ("method.k", ["--set", "key.path=value"]),
         ("search.enqueue=[{method.zz: 1}]", ["search.enqueue.0.method.zz", "unknown"]),
         ("resources.workers_per_trial=64", ["training.batch_size", "64 workers"]),
+        ("storage=s3://bucket", ["storage", "s3://bucket", "output"]),
         ("training.epochs=[1", ["--set training.epochs", "YAML"]),
     ],
 )

@@ -39,7 +39,7 @@ class RunSettings:
     seed: int = setting(0, ge=0, le=2**31 - 1, doc="root seed of everything random", searchable=False)
     output: str = setting("runs", doc="folder that holds the runs", searchable=False)
     storage: str | None = setting(
-        None, doc="s3://, gs:// or shared folder for data, bank and checkpoints", searchable=False
+        None, doc="object storage for data, bank and checkpoints: not there yet, see output", searchable=False
     )
 
 
@@ -350,6 +350,13 @@ def _build(cls: type, entry: Mapping[str, Any], prefix: str) -> Any:
 def _check_together(config: Config) -> None:
     """What no single leaf can tell."""
     settings = config.settings()
+    if config.tree["storage"] is not None:
+        raise UserError(
+            "storage",
+            repr(config.tree["storage"]),
+            "nothing yet: data, bank and checkpoints go below output",
+            "let output name a folder that every node shares, such as /nfs/runs",
+        )
     workers, batch = settings.resources.workers_per_trial, settings.training.batch_size
     if batch // workers < 2:
         raise UserError(
