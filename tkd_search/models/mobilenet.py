@@ -37,7 +37,7 @@ def deeper(count: int, depth: float) -> int:
 def stride_order_for(size: int) -> tuple[int, ...]:
     """Which of MobileNet's five strides to keep first for images of ``size`` pixels.
 
-    The earliest, which is fastest. Images under 12 pixels keep theirs through the stem: that costs a tenth
+    The earliest, which is fastest. Images under 12 pixels keep theirs through the stem: that costs a fifth
     more time and gives 96 % instead of 88 % on 8 × 8 digits (width 0.25, 20 epochs, two seeds).
     """
     return (1, 3, 0, 2, 4) if size < 12 else (0, 1, 2, 3, 4)
