@@ -40,9 +40,6 @@ class SearchSettings:
     warm_start: tuple[str, ...] = setting(
         (), doc="names or study storages of earlier searches to learn from", searchable=False
     )
-    max_latency: str | None = setting(
-        None, doc="batch-1 CPU latency a student may have, such as 5ms", searchable=False
-    )
 
     def __post_init__(self) -> None:
         check_bounds(self)
