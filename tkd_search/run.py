@@ -80,8 +80,14 @@ def start(
         return 0
     show_plan(config, nodes_for(address, None), console, brief=True)
     began = time.monotonic()
-    with console.live():
-        result = Experiment(config).search(address=address, progress=console, command=resume_command(config))
+    try:
+        with console.live():
+            result = Experiment(config).search(
+                address=address, progress=console, command=resume_command(config)
+            )
+    except KeyboardInterrupt:  # before the first trial, or again while the end is written
+        console.note(f"interrupted; go on with: {resume_command(config)}")
+        return 130
     console.front(result.record, seconds=time.monotonic() - began)
     for note in result.notes:
         console.note(note)

@@ -89,6 +89,15 @@ def test_a_broker_that_forgot_everything_takes_nothing_of_the_former_for_its_own
     assert after.post(fresh, {}) != job_id
 
 
+def test_an_evicted_holder_makes_way_at_once(boxes):
+    lease = boxes.lease("one", 0.0)
+    job_id = boxes.post(lease, {"kind": "trial"})
+    boxes.retire("a", evict=True)
+    assert boxes.superseded("a", job_id)
+    assert boxes.take("a", after=job_id)[1] == {"kind": "exit"}
+    assert not boxes.beat(lease, 0.0)
+
+
 def test_a_retiring_slot_ends_only_when_nobody_holds_it(boxes):
     lease = boxes.lease("one", 0.0)
     job_id = boxes.post(lease, {"kind": "trial"})

@@ -88,9 +88,9 @@ class Broker:
         self._boxes.withdraw(lease)
         await self._notify()
 
-    async def retire(self, slot: str) -> None:
-        """Ask a slot to end once nobody holds it."""
-        self._boxes.retire(slot)
+    async def retire(self, slot: str, evict: bool = False) -> None:
+        """Ask a slot to end once nobody holds it, or at once."""
+        self._boxes.retire(slot, evict=evict)
         await self._notify()
 
     async def forget(self, slot: str) -> None:

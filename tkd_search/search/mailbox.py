@@ -154,10 +154,12 @@ class Mailboxes:
 
     # the pool's side --------------------------------------------------------------------------------
 
-    def retire(self, slot: str) -> None:
-        """Ask a slot to end once nobody holds it."""
+    def retire(self, slot: str, *, evict: bool = False) -> None:
+        """Ask a slot to end once nobody holds it; ``evict`` takes it from its holder at once."""
         if slot in self._slots:
             self._slots[slot].retiring = True
+            if evict:
+                self._free(self._slots[slot])
 
     def forget(self, slot: str) -> None:
         """A group is gone for good; its holder's lease is lost."""

@@ -84,7 +84,7 @@ class WarmPool:
         """End every group and wait for their runs."""
         self._closing.set()
         for slot in list(self._groups):
-            ray.get(self._broker.retire.remote(slot))
+            ray.get(self._broker.retire.remote(slot, True))
         end = time.monotonic() + timeout
         for group in list(self._groups.values()):
             group.thread.join(max(0.1, end - time.monotonic()))
