@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, cast
 
 import yaml
 
@@ -201,10 +201,23 @@ def parse_config(tree: Mapping[str, Any]) -> Config:
             ]
         else:
             resolved[section] = dict(_checked(cls, written, f"{section}.", leaves))
-    config = Config(resolved, Space(leaves, _conditions(leaves, resolved)))
+    _settle_unused(leaves, resolved)
+    config = Config(resolved, Space(leaves, _conditions(leaves)))
     config.settings()
     _check_together(config)
     return config
+
+
+def with_overrides(config: Config, changes: Mapping[str, Any]) -> Config:
+    """The experiment with leaves replaced: dotted key → value, or distribution as in a file.
+
+    Raises:
+        UserError: as :func:`parse_config`.
+    """
+    tree = copy.deepcopy(dict(config.tree))
+    for key, value in changes.items():
+        _put(tree, key, value)
+    return parse_config(tree)
 
 
 def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
@@ -256,7 +269,12 @@ def _override(tree: dict[str, Any], text: str) -> None:
         raise UserError(
             f"--set {key}", repr(value), "a YAML value, for instance 3, [1, 2] or {float: [0, 1]}"
         ) from error
-    node: Any = tree
+    _put(tree, key.strip(), parsed)
+
+
+def _put(tree: dict[str, Any], key: str, value: Any) -> None:
+    """Write a value at a dotted key, making sections on the way."""
+    parts, node = key.split("."), cast(Any, tree)
     for i, part in enumerate(parts[:-1]):
         if isinstance(node, list):
             node = _item(node, part, key)
@@ -267,9 +285,9 @@ def _override(tree: dict[str, Any], text: str) -> None:
         if not isinstance(node, dict | list):
             raise UserError(f"--set {key}", f"a value at {'.'.join(parts[: i + 1])}", "a section")
     if isinstance(node, list):
-        node[node.index(_item(node, parts[-1], key))] = parsed
+        node[node.index(_item(node, parts[-1], key))] = value
     else:
-        node[parts[-1]] = parsed
+        node[parts[-1]] = value
 
 
 def _item(node: list[Any], part: str, key: str) -> Any:
@@ -305,17 +323,36 @@ def _check_name(name: str) -> None:
         raise UserError("name", repr(name), _NAME_PATTERN)
 
 
-def _conditions(leaves: Mapping[str, Distribution], tree: Mapping[str, Any]) -> tuple[Condition, ...]:
+def _conditions(leaves: Mapping[str, Distribution]) -> tuple[Condition, ...]:
     """The declared ``when`` of each searched leaf whose parent is searched too."""
-    conditions = []
-    for key in leaves:
+    return tuple(
+        Condition(key, parent, values)
+        for key in leaves
+        for parent, values in _declared_parents(key)
+        if parent in leaves
+    )
+
+
+def _settle_unused(leaves: dict[str, Distribution], tree: dict[str, Any]) -> None:
+    """Give leaves that no trial can use their default: a search over γ teaches nothing where all is KD."""
+    for key in list(leaves):
         section, _, name = key.partition(".")
-        fields = {f.name: f for f in dataclasses.fields(SECTIONS[section])} if section in SECTIONS else {}
-        when = fields[name].metadata.get("when", {}) if name in fields else {}
-        for parent, values in when.items():
-            if f"{section}.{parent}" in leaves:
-                conditions.append(Condition(key, f"{section}.{parent}", tuple(values)))
-    return tuple(conditions)
+        parents = [(p.partition(".")[2], values) for p, values in _declared_parents(key) if p not in leaves]
+        if any(tree[section][parent] not in values for parent, values in parents):
+            del leaves[key]
+            tree[section][name] = _fields(section)[name].default
+
+
+def _declared_parents(key: str) -> list[tuple[str, tuple[Any, ...]]]:
+    """(dotted parent, values) under which a leaf matters, as its section declares them."""
+    section, _, name = key.partition(".")
+    fields = _fields(section)
+    when = fields[name].metadata.get("when") or {} if name in fields else {}
+    return [(f"{section}.{parent}", tuple(values)) for parent, values in when.items()]
+
+
+def _fields(section: str) -> dict[str, dataclasses.Field[Any]]:
+    return {f.name: f for f in dataclasses.fields(SECTIONS[section])} if section in SECTIONS else {}
 
 
 def _at_point(tree: Mapping[str, Any], space: Space, point: Mapping[str, Any]) -> dict[str, Any]:

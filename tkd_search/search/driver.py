@@ -1,6 +1,8 @@
 """One search from configuration to front: stages, pool, Tune, and what is written at the end."""
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -27,6 +29,7 @@ from tkd_search.search.preflight import Slots
 from tkd_search.search.progress import Progress
 from tkd_search.search.proposer import ProposerSettings
 from tkd_search.search.referee import Referee, Size
+from tkd_search.search.settings import ResourceSettings
 from tkd_search.search.slot import SlotTrainable
 from tkd_search.search.stages import Prepared, prepare_bank, prepare_big_models, store_data
 from tkd_search.search.study import SearchStudy, earlier_trials
@@ -76,14 +79,7 @@ def run_search(
     began = time.monotonic()
     place = Workplace.of(config)
     settings = config.settings()
-    broker = Broker.options(  # type: ignore[attr-defined]
-        # Beside the driver: a worker host may leave at any time, and the leases with it.
-        scheduling_strategy=NodeAffinitySchedulingStrategy(
-            ray.get_runtime_context().get_node_id(), soft=False
-        )
-    ).remote()
-    pool = WarmPool(broker, settings.resources, slots.count, place.folder / "train")
-    try:
+    with open_pool(settings.resources, slots.count, place.folder / "train") as (broker, pool):
         data_folder = store_data(data, place.cache)
         candidates = check_candidates(config, data)
         tracker.search_started(
@@ -123,6 +119,28 @@ def run_search(
             status=status,
             seconds=time.monotonic() - began,
         )
+
+
+@contextmanager
+def open_pool(
+    resources: ResourceSettings, slots: int, folder: Path
+) -> Iterator[tuple[ActorHandle, WarmPool]]:
+    """A broker and its warm worker groups for the length of a ``with`` block.
+
+    Args:
+        resources: what one group takes.
+        slots: groups to request.
+        folder: for Ray Train's own bookkeeping.
+    """
+    broker = Broker.options(  # type: ignore[attr-defined]
+        # Beside the driver: a worker host may leave at any time, and the leases with it.
+        scheduling_strategy=NodeAffinitySchedulingStrategy(
+            ray.get_runtime_context().get_node_id(), soft=False
+        )
+    ).remote()
+    pool = WarmPool(broker, resources, slots, folder)
+    try:
+        yield broker, pool
     finally:
         pool.close()
         ray.kill(broker)
@@ -245,4 +263,4 @@ def _flat(config: Config) -> dict[str, Any]:
     return flatten(config.tree)
 
 
-__all__ = ["Workplace", "run_search"]
+__all__ = ["Workplace", "open_pool", "run_search"]

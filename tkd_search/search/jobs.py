@@ -205,6 +205,7 @@ def _train(
                     **stats.losses,
                     "seconds": stats.seconds,
                     **{f"weight.{name}": weight for name, weight in stats.teachers},
+                    **{f"agreement.{name}": cka for name, cka in stats.agreements},
                 },
                 "last": stats.epoch >= distiller.train.epochs,
             }
