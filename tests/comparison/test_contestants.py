@@ -1,0 +1,80 @@
+"""Who takes part: what the command line's words become, and what they may not be."""
+
+import pytest
+
+from tkd_search.comparison.contestants import (
+    fresh_seeds,
+    parse_contestants,
+    retrained_config,
+    search_config,
+)
+from tkd_search.config import load_config
+from tkd_search.errors import UserError
+
+FIXED = ["student.width=0.2", "data.train_limit=500"]
+
+
+def test_methods_variants_and_ablations_in_order():
+    found = parse_contestants(
+        ["kd", "tkd"], ["bare:method.name=tkd;method.gamma=0"], ["k1:method.k=1;method.masks=1"]
+    )
+    assert [c.label for c in found] == ["kd", "tkd", "bare", "k1"]
+    assert found[2].changes == {"method.name": "tkd", "method.gamma": 0}
+    assert [c.winner_of for c in found] == [None, None, None, "tkd"]
+
+
+@pytest.mark.parametrize(
+    ("methods", "variants", "ablations", "words"),
+    [
+        (["kdd"], [], [], ["kdd", "dkd"]),
+        (["kd"], ["kd:method.lam=1"], [], ["'kd' twice"]),
+        (["kd"], [], ["k1:method.k=1"], ["no contestant tkd"]),
+        (["kd"], ["no colon"], [], ["LABEL:key=value"]),
+        (["kd"], ["../up:method.k=1"], [], ["LABEL:key=value"]),
+        (["kd"], ["x:method.k"], [], ["method.k", "LABEL:key=value"]),
+    ],
+)
+def test_words_that_mean_nothing_are_refused(methods, variants, ablations, words):
+    with pytest.raises(UserError) as refused:
+        parse_contestants(methods, variants, ablations)
+    assert all(word in str(refused.value) for word in words)
+
+
+def test_a_search_has_the_method_the_budget_and_only_the_leaves_it_can_use():
+    (kd,) = parse_contestants(["kd"])
+    config = search_config(load_config(None, FIXED, name="c"), kd, 7)
+    assert config.name == "c-kd"
+    assert config.settings().search.trials == 7
+    assert set(config.space.leaves) == {"method.lam", "method.tau", "training.lr"}
+
+
+def test_contestants_of_different_sizes_are_no_comparison_of_methods():
+    (kd,) = parse_contestants(["kd"])
+    with pytest.raises(UserError, match=r"student\.width"):
+        search_config(load_config(None, name="c"), kd, 7)
+
+
+def test_a_change_that_does_not_fit_names_its_key():
+    (bad,) = parse_contestants([], ["x:method.gama=0"])
+    with pytest.raises(UserError, match=r"did you mean method\.gamma"):
+        search_config(load_config(None, FIXED, name="c"), bad, 7)
+
+
+def test_a_winner_is_retrained_at_its_point_on_a_subset_of_its_own():
+    config = load_config(None, FIXED, name="c")
+    tkd, k1 = parse_contestants(["tkd"], [], ["k1:method.k=1"])
+    searched = search_config(config, tkd, 7)
+    point = {"method.k": 5, "training.lr": 0.01}
+    first, second = (retrained_config(config, tkd, searched, point, seed) for seed in (1000, 1001))
+    assert (first.settings().method.k, first.settings().data.limit_seed) == (5, 1000)
+    assert first.digest() != second.digest()
+    assert not first.space.leaves
+    ablated = retrained_config(config, k1, searched, point, 1000).settings()
+    assert ablated.method.k == 1
+    assert ablated.training == first.settings().training
+
+
+def test_fresh_seeds_differ_from_the_search_and_more_of_them_begin_with_fewer():
+    config = load_config(None, FIXED)
+    assert fresh_seeds(config, 5)[:3] == fresh_seeds(config, 3)
+    assert config.settings().seed not in fresh_seeds(config, 100)

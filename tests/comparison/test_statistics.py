@@ -1,0 +1,79 @@
+"""Means, spreads and paired differences: against textbook figures and by their symmetries."""
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tkd_search.comparison.statistics import Training, paired_difference, summarise
+from tkd_search.comparison.tables import markdown, write_tables
+from tkd_search.records import BigModelRecord
+
+ACCURACIES = st.dictionaries(st.integers(0, 20), st.floats(0, 1), min_size=2, max_size=10)
+
+
+def training(label, seed, test, **rest):
+    figures = {"val_accuracy": test, "seconds_per_epoch": 0.5, "parameters": 10, "bytes": 40, **rest}
+    return Training(label=label, seed=seed, test_accuracy=test, **figures)
+
+
+def test_the_interval_is_students_by_hand():
+    found = paired_difference({1: 0.6, 2: 0.7, 3: 0.8}, {1: 0.5, 2: 0.5, 3: 0.5})
+    # differences .1 .2 .3: sd .1, error .1/√3, t(.975, 2) = 4.3027
+    assert found.mean == pytest.approx(0.2)
+    assert found.half_width == pytest.approx(4.302653 * 0.1 / math.sqrt(3))
+    assert found.pairs == 3
+    assert found.low == pytest.approx(found.mean - found.half_width)
+
+
+@given(ACCURACIES, ACCURACIES)
+def test_swapping_sides_turns_the_sign_and_keeps_the_width(these, those):
+    there, back = paired_difference(these, those), paired_difference(those, these)
+    if there is None:
+        assert back is None and not these.keys() & those.keys()
+        return
+    assert there.mean == pytest.approx(-back.mean)
+    assert there.half_width == pytest.approx(back.half_width)
+
+
+@given(ACCURACIES, st.floats(-0.5, 0.5))
+def test_a_constant_gain_has_no_spread(these, gain):
+    found = paired_difference({seed: value + gain for seed, value in these.items()}, these)
+    assert found.mean == pytest.approx(gain, abs=1e-9)
+    assert found.half_width == pytest.approx(0, abs=1e-9)
+
+
+def test_only_common_seeds_pair_and_one_pair_promises_nothing():
+    found = paired_difference({1: 0.6, 2: 0.9}, {1: 0.5, 3: 0.1})
+    assert (found.pairs, found.half_width) == (1, math.inf)
+    assert paired_difference({1: 0.6}, {2: 0.5}) is None
+
+
+def test_rows_keep_their_order_and_the_base_has_no_difference(tmp_path):
+    trainings = [training(label, s, t) for s in (1, 2) for label, t in (("tkd", 0.7 + s / 10), ("kd", 0.6))]
+    tkd, kd = summarise(trainings, "kd")
+    assert (tkd.label, kd.label, kd.difference) == ("tkd", "kd", None)
+    assert tkd.difference.mean == pytest.approx(0.25)
+    assert tkd.test_sd == pytest.approx(0.1 / math.sqrt(2))
+
+
+def test_a_training_done_again_counts_once():
+    (row,) = summarise([training("kd", 1, 0.1), training("kd", 1, 0.5)], "kd")
+    assert (row.seeds, row.test_mean) == (1, 0.5)
+    assert math.isnan(row.test_sd)
+
+
+def test_the_tables_say_what_was_found(tmp_path):
+    trainings = [training("kd", 1, 0.5), training("tkd", 1, 0.6, teachers=((1, "fc", 0.7, 0.2),))]
+    big = BigModelRecord(name="alexnet", bytes=1000, parameters=250, val_accuracy=0.9, test_accuracy=0.8)
+    winners = {"kd": {"method.lam": 0.51234}}
+    rows = summarise(trainings, "kd")
+    page = markdown(rows, winners, base="kd", big_model=big, title="t", command="again")
+    assert "| tkd | 1 | 60.00 | 60.00 | +10.00 (one pair) |" in page
+    assert "method.lam 0.512" in page
+    assert "`again`" in page
+    markdown_file, csv, teachers = write_tables(tmp_path, page, trainings)
+    assert markdown_file.read_text() == page
+    assert csv.read_text().splitlines()[0].startswith("label,seed,val_accuracy,test_accuracy")
+    assert teachers.read_text().splitlines()[1] == "tkd,1,1,fc,0.7,0.2"

@@ -1,0 +1,1 @@
+"""Comparing methods at equal search budgets: contestants, fresh seeds, paired statistics, tables."""

@@ -1,0 +1,236 @@
+"""Run a comparison: a search per contestant, then every winner anew on fresh seeds, on warm worker groups."""
+
+import json
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from ray.actor import ActorHandle
+
+from tkd_search.comparison.contestants import Contestant, fresh_seeds, retrained_config, search_config
+from tkd_search.comparison.statistics import Row, Training, summarise
+from tkd_search.comparison.tables import markdown, write_tables
+from tkd_search.config import Config
+from tkd_search.data import load_data
+from tkd_search.errors import UserError
+from tkd_search.experiment import Experiment
+from tkd_search.records import BigModelRecord, SearchRecord, TrialRecord
+from tkd_search.search.driver import Workplace, open_pool
+from tkd_search.search.jobs import job_config
+from tkd_search.search.preflight import plan_slots
+from tkd_search.search.progress import Progress
+from tkd_search.search.session import live_nodes, ray_session
+from tkd_search.search.stages import Prepared, prepare_bank, prepare_big_models, run_stage, store_data
+from tkd_search.tracking.spool import write_json
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What came out.
+
+    Attributes:
+        rows: one per contestant.
+        trainings: one per contestant and fresh seed.
+        page: the comparison as Markdown.
+        files: what was written.
+    """
+
+    rows: tuple[Row, ...]
+    trainings: tuple[Training, ...]
+    page: str
+    files: tuple[Path, ...]
+
+
+@dataclass(frozen=True)
+class _Task:
+    """One training on a fresh seed, and the file that keeps its figures."""
+
+    label: str
+    seed: int
+    config: Config
+    winner: TrialRecord
+    file: Path
+
+
+def run_comparison(
+    config: Config,
+    contestants: Sequence[Contestant],
+    *,
+    trials: int,
+    seeds: int,
+    base: str,
+    address: str | None,
+    progress: Progress,
+    command: str,
+) -> Comparison:
+    """Search, retrain, test and tabulate; what was done before under this name is not done again.
+
+    Args:
+        config: the experiment; its name is the comparison's.
+        contestants: who takes part.
+        trials: of each contestant's search.
+        seeds: fresh seeds on which each winner is trained anew.
+        base: label of the contestant that differences are taken to.
+        address: which Ray, as for a search.
+        progress: told of stages.
+        command: the line that makes it again.
+
+    Raises:
+        UserError: the experiment does not fit, or a contestant has no complete trial.
+        KeyboardInterrupt: interrupted; the same command goes on.
+    """
+    if base not in [contestant.label for contestant in contestants]:
+        raise UserError("--base", repr(base), ", ".join(c.label for c in contestants))
+    configs = {c.label: search_config(config, c, trials) for c in contestants if c.winner_of is None}
+    # An ablation that cannot be is refused before anything starts.
+    for contestant in contestants:
+        retrained_config(config, contestant, configs[contestant.winner_of or contestant.label], {}, 0)
+    records = {label: _search(searched, address, progress, command) for label, searched in configs.items()}
+    winners = {label: _winner(label, record) for label, record in records.items()}
+    folder = config.folder / "comparison"
+    folder.mkdir(parents=True, exist_ok=True)
+    tasks = [
+        _task(config, contestant, configs, winners, seed, folder)
+        for seed in fresh_seeds(config, seeds)
+        for contestant in contestants
+    ]
+    _retrain([task for task in tasks if not task.file.exists()], config, address, progress)
+    trainings = tuple(read_training(task.file) for task in tasks)
+    rows = summarise(trainings, base)
+    page = markdown(
+        rows,
+        {label: winner.config for label, winner in winners.items()},
+        base=base,
+        big_model=next(iter(records.values())).big_model,
+        title=config.name,
+        command=command,
+    )
+    return Comparison(rows, trainings, page, tuple(write_tables(config.folder, page, trainings)))
+
+
+def _search(config: Config, address: str | None, progress: Progress, command: str) -> SearchRecord:
+    progress.note(f"search of {config.name}")
+    result = Experiment(config).search(address=address, progress=progress, command=command)
+    if result.record.status != "complete":
+        raise KeyboardInterrupt
+    return result.record
+
+
+def _winner(label: str, record: SearchRecord) -> TrialRecord:
+    """The complete trial of the highest validation accuracy; of equals the earliest."""
+    complete = [trial for trial in record.trials if trial.state == "complete"]
+    if not complete:
+        raise UserError(
+            f"contestant {label}", "no complete trial", "at least one", "see its trials' reasons in MLflow"
+        )
+    return max(complete, key=lambda trial: trial.val_accuracy)
+
+
+def _task(
+    config: Config,
+    contestant: Contestant,
+    configs: Mapping[str, Config],
+    winners: Mapping[str, TrialRecord],
+    seed: int,
+    folder: Path,
+) -> _Task:
+    source = contestant.winner_of or contestant.label
+    retrained = retrained_config(config, contestant, configs[source], winners[source].config, seed)
+    # Named by all that decides the outcome: another winner or change is another training.
+    file = folder / f"{contestant.label}-{retrained.digest()}-{seed}.json"
+    return _Task(contestant.label, seed, retrained, winners[source], file)
+
+
+def _retrain(tasks: Sequence[_Task], config: Config, address: str | None, progress: Progress) -> None:
+    if not tasks:
+        return
+    place = Workplace.of(config)
+    resources = config.settings().resources
+    with ray_session(address):
+        slots = plan_slots(resources, live_nodes(), len(tasks)).count
+        with open_pool(resources, slots, place.folder / "train") as (broker, pool):
+            progress.stage("worker groups", None)
+            pool.wait(300.0)
+            prepared = _prepared(tasks, place, broker, progress)
+            progress.stage("winners on fresh seeds", len(tasks))
+            with ThreadPoolExecutor(slots) as threads:
+                run = partial(_train, broker, place.folder / "comparison")
+                jobs = [threads.submit(run, task, prepared[task.seed]) for task in tasks]
+                try:
+                    for done, job in enumerate(jobs, start=1):
+                        job.result()
+                        progress.advance(done)
+                except BaseException:
+                    threads.shutdown(wait=False, cancel_futures=True)
+                    raise
+
+
+def _prepared(
+    tasks: Sequence[_Task], place: Workplace, broker: ActorHandle, progress: Progress
+) -> dict[int, Prepared]:
+    """Data, F and bank by fresh seed: F is the searches' own, the bank that of the seed's images."""
+    prepared: dict[int, Prepared] = {}
+    big: tuple[tuple[Path, ...], BigModelRecord] | None = None
+    for seed, config in {task.seed: task.config for task in tasks}.items():
+        data = load_data(config.settings().data)
+        folder = store_data(data, place.cache)
+        big = big or prepare_big_models(config, data, folder, place.cache, broker, progress)
+        bank = prepare_bank(config, data, folder, big[0], place.cache, broker, progress)
+        prepared[seed] = Prepared(data, folder, *big, bank)
+    return prepared
+
+
+def _train(broker: ActorHandle, folder: Path, task: _Task, prepared: Prepared) -> None:
+    """Train one winner on a fresh seed, test it once, keep its figures."""
+    trial_id = f"fresh{task.seed}"  # the same for all: contestants of a seed begin with the same weights
+    target = folder / task.file.stem
+    job = {
+        **prepared.common_job(task.config),
+        "kind": "trial",
+        "trial_id": trial_id,
+        "point": {},
+        "folder": str(target),
+        "after_epoch": 0,
+    }
+    epochs = [result for result in run_stage(broker, job) if result["kind"] == "epoch"]
+    member = {"trial_id": trial_id, "point": {}, "weights": str(target / "model.safetensors")}
+    test = {
+        "kind": "test",
+        "config": job_config(task.config),
+        "data": str(prepared.data_folder),
+        "members": [member],
+    }
+    tested = next(result for result in list(run_stage(broker, test)) if result["kind"] == "tested")
+    training = Training(
+        label=task.label,
+        seed=task.seed,
+        val_accuracy=epochs[-1]["val_accuracy"],
+        test_accuracy=tested["test_accuracy"],
+        seconds_per_epoch=_median([epoch["metrics"]["seconds"] for epoch in epochs]),
+        parameters=task.winner.parameters,
+        bytes=task.winner.bytes,
+        teachers=tuple(teacher for epoch in epochs for teacher in _teachers(epoch)),
+    )
+    write_json(task.file, asdict(training))
+
+
+def _teachers(epoch: Mapping[str, Any]) -> list[tuple[int, str, float, float]]:
+    metrics = epoch["metrics"]
+    names = [key.removeprefix("weight.") for key in metrics if key.startswith("weight.")]
+    return [
+        (epoch["epoch"], name, metrics[f"weight.{name}"], metrics.get(f"agreement.{name}", float("nan")))
+        for name in names
+    ]
+
+
+def _median(values: Sequence[float]) -> float:
+    return sorted(values)[len(values) // 2]
+
+
+def read_training(file: Path) -> Training:
+    """The figures of one training as its file keeps them."""
+    plain = json.loads(file.read_text(encoding="utf-8"))
+    return replace(Training(**plain), teachers=tuple(tuple(teacher) for teacher in plain["teachers"]))
