@@ -20,6 +20,7 @@ import yaml
 
 from tkd_search.config_leaf import is_section, read_leaf
 from tkd_search.data.settings import DataSettings
+from tkd_search.data.storage import storage_uri
 from tkd_search.distill.settings import BankSettings, MethodSettings, TrainSettings
 from tkd_search.errors import UserError
 from tkd_search.models.settings import BigModelSettings, StudentSettings
@@ -39,7 +40,9 @@ class RunSettings:
     seed: int = setting(0, ge=0, le=2**31 - 1, doc="root seed of everything random", searchable=False)
     output: str = setting("runs", doc="folder that holds the runs", searchable=False)
     storage: str | None = setting(
-        None, doc="object storage for data, bank and checkpoints: not there yet, see output", searchable=False
+        None,
+        doc="s3://…, gs://… or a folder all nodes share: data, bank, checkpoints, and a copy of the run",
+        searchable=False,
     )
 
 
@@ -388,12 +391,7 @@ def _check_together(config: Config) -> None:
     """What no single leaf can tell."""
     settings = config.settings()
     if config.tree["storage"] is not None:
-        raise UserError(
-            "storage",
-            repr(config.tree["storage"]),
-            "nothing yet: data, bank and checkpoints go below output",
-            "let output name a folder that every node shares, such as /nfs/runs",
-        )
+        storage_uri(config.tree["storage"])
     workers, batch = settings.resources.workers_per_trial, settings.training.batch_size
     if batch // workers < 2:
         raise UserError(

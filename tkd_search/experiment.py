@@ -130,6 +130,8 @@ def finished_record(config: Config) -> SearchRecord | None:
 
     file = config.folder / "config.yaml"
     if not file.exists():
+        _recover(config)
+    if not file.exists():
         return None
     old = parse_config(yaml.safe_load(file.read_text(encoding="utf-8")))
     changed = differences(old, config)
@@ -146,6 +148,18 @@ def finished_record(config: Config) -> SearchRecord | None:
     return record if record.status == "complete" and not _budget_raised(old, config) else None
 
 
+def _recover(config: Config) -> None:
+    """Fetch a run of this name from the storage, where another machine has begun it."""
+    if config.tree["storage"] is None:
+        return
+    from tkd_search.data import storage
+    from tkd_search.search.mirror import restore
+
+    root = storage.storage_uri(config.tree["storage"])
+    storage.check_storage(root)
+    restore(config.folder, storage.below(root, "runs", config.name))
+
+
 def _budget_raised(old: Config, new: Config) -> bool:
     def limits(config: Config) -> tuple[float, ...]:
         search = config.settings().search
@@ -158,12 +172,15 @@ def _budget_raised(old: Config, new: Config) -> bool:
 def _execute(config: Config, address: str | None, progress: "Progress", command: str) -> Result:
     from tkd_search.cluster.resources import launchable_nodes
     from tkd_search.data import load_data
+    from tkd_search.data.storage import check_storage, storage_uri
     from tkd_search.search.checks import check_candidates, rung_rule
     from tkd_search.search.lock import run_lock
     from tkd_search.search.preflight import plan_slots
     from tkd_search.search.session import live_nodes, local_nodes, ray_session
 
     settings = config.settings()
+    if config.tree["storage"] is not None:
+        check_storage(storage_uri(config.tree["storage"]))
     if address in (None, "local"):
         # Refuse what can never fit before anything starts.
         plan_slots(settings.resources, local_nodes(), settings.search.trials)

@@ -9,7 +9,8 @@ import pytest
 
 from tests.commands.calling import call
 from tkd_search.cluster import checks
-from tkd_search.cluster.probe import NodeReport, disk_free, write_error
+from tkd_search.cluster.probe import NodeReport, disk_free
+from tkd_search.data.storage import write_error
 
 
 def report(**changes: object) -> NodeReport:

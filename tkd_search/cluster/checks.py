@@ -15,7 +15,8 @@ from urllib.parse import urlsplit
 from packaging.requirements import Requirement
 
 from tkd_search.cluster.head import local_token
-from tkd_search.cluster.probe import NodeReport, disk_free, write_error
+from tkd_search.cluster.probe import NodeReport, disk_free
+from tkd_search.data.storage import write_error
 
 State = Literal["ok", "mind", "wrong"]
 LEAST_DISK, LEAST_SHARED_MEMORY = 5 * 10**9, 10**9

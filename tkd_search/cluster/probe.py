@@ -3,7 +3,6 @@
 import os
 import shutil
 import socket
-import uuid
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,6 +41,8 @@ def probe_node(storage: str, folder: str) -> NodeReport:
 
     import torch
 
+    from tkd_search.data.storage import write_error
+
     gpus = tuple(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count()))
     return NodeReport(
         host=socket.gethostname(),
@@ -60,24 +61,3 @@ def disk_free(folder: Path) -> int:
     while not place.exists():
         place = place.parent
     return shutil.disk_usage(place).free
-
-
-def write_error(storage: str) -> str:
-    """Write, read and delete a small file below a URI or folder; '' where that works, else why not."""
-    from pyarrow import fs
-
-    try:
-        if "://" in storage:
-            system, base = fs.FileSystem.from_uri(storage)
-        else:
-            system, base = fs.LocalFileSystem(), os.path.abspath(os.path.expanduser(storage))
-            Path(base).mkdir(parents=True, exist_ok=True)
-        name = f"{base}/.tkd-doctor-{socket.gethostname()}-{uuid.uuid4().hex}"
-        with system.open_output_stream(name) as file:
-            file.write(b"tkd")
-        with system.open_input_stream(name) as file:
-            written = file.read()
-        system.delete_file(name)
-    except (OSError, ValueError) as error:
-        return " ".join(str(error).split()) or type(error).__name__
-    return "" if written == b"tkd" else "what was written could not be read again"

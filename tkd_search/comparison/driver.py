@@ -173,7 +173,7 @@ def _prepared(
 ) -> dict[int, Prepared]:
     """Data, F and bank by fresh seed: F is the searches' own, the bank that of the seed's images."""
     prepared: dict[int, Prepared] = {}
-    big: tuple[tuple[Path, ...], BigModelRecord] | None = None
+    big: tuple[tuple[str, ...], BigModelRecord] | None = None
     for seed, config in {task.seed: task.config for task in tasks}.items():
         data = load_data(config.settings().data)
         folder = store_data(data, place.cache)

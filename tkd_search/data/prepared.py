@@ -4,6 +4,7 @@ Mapped files are shared between the processes of a machine: eight trials hold on
 """
 
 import json
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tkd_search.data import storage
 from tkd_search.data.atomic import whole_folder
 from tkd_search.data.folder_store import FolderStore
 from tkd_search.data.types import DataBundle, ImageStore, Split
@@ -74,14 +76,33 @@ def load_prepared(folder: str | Path) -> DataBundle:
 def _described(store: ImageStore) -> dict[str, Any]:
     if not isinstance(store, FolderStore):
         raise TypeError(f"cannot store images of {type(store).__name__}")
-    return {"root": store.root, "files": store.files, "size": store.size, "channels": store.channels}
+    described = {"files": store.files, "size": store.size, "channels": store.channels}
+    came_from = storage.origin(Path(store.root))
+    if came_from is None:
+        return {**described, "root": store.root}
+    # Every node reads the files from where they came into its own cache.
+    return {**described, "root": came_from[0], "below": came_from[1]}
 
 
 def _mapped(place: Path, part: str, streamed: dict[str, Any]) -> Split:
     labels = torch.from_numpy(np.load(place / f"{part}_labels.npy"))
     if part in streamed:
         store = streamed[part]
-        files = FolderStore(store["root"], tuple(store["files"]), store["size"], store["channels"])
+        files = FolderStore(_root(store), tuple(store["files"]), store["size"], store["channels"])
         return Split(files, labels)
     # Copy on write, since torch has no read-only tensors; nobody writes, so nothing is copied.
     return Split(torch.from_numpy(np.load(place / f"{part}_images.npy", mmap_mode="c")), labels)
+
+
+def _root(store: dict[str, Any]) -> str:
+    """The folder of streamed images on this machine."""
+    if storage.is_remote(store["root"]):
+        return str(storage.fetched_tree(store["root"]) / store["below"])
+    if not Path(store["root"]).is_dir():
+        raise UserError(
+            "data.path",
+            f"{store['root']}, which the node {socket.gethostname()} does not have",
+            "a folder that all nodes share, or s3://, gs://",
+            "copy it once (aws s3 sync, gcloud storage rsync), then --set data.path=s3://…",
+        )
+    return str(store["root"])

@@ -14,7 +14,9 @@ class DataSettings:
 
     name: DatasetName = setting("digits", doc="data set", searchable=False)
     path: str | None = setting(
-        None, doc="folder that holds the data set; digits needs none", searchable=False
+        None,
+        doc="folder that holds the data set, also s3:// or gs://; digits needs none",
+        searchable=False,
     )
     download: bool = setting(False, doc="let torchvision fetch the data set into path", searchable=False)
     size: int | None = setting(

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -15,7 +15,7 @@ from ray.tune import CheckpointConfig, FailureConfig, RunConfig, TuneConfig, Tun
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from tkd_search.config import Config, Settings
-from tkd_search.data import DataBundle
+from tkd_search.data import DataBundle, storage
 from tkd_search.errors import UserError
 from tkd_search.models import build_student, model_bytes, model_parameters
 from tkd_search.records import SearchRecord, SearchStart
@@ -24,6 +24,7 @@ from tkd_search.search.broker import Broker
 from tkd_search.search.budget import Budget
 from tkd_search.search.checks import check_candidates, rung_rule
 from tkd_search.search.ending import Status, finish
+from tkd_search.search.mirror import Mirror
 from tkd_search.search.pool import WarmPool
 from tkd_search.search.preflight import Slots
 from tkd_search.search.progress import Progress
@@ -46,18 +47,33 @@ class Workplace:
     """Where a search keeps its things.
 
     Attributes:
-        folder: ``<output>/<name>``: what is this run's alone.
-        cache: what searches over the same data share.
+        folder: ``<output>/<name>`` on the driver's disk: study, logs and results of this run.
+        cache: place of what searches over the same data share: data, F, bank.
+        trials: place of the trials' checkpoints and weights.
+        home: place on ``storage`` to which ``folder`` is copied; None without a storage.
     """
 
     folder: Path
-    cache: Path
+    cache: str
+    trials: str
+    home: str | None = None
 
     @classmethod
     def of(cls, config: Config) -> "Workplace":
-        """The folders that a configuration names."""
+        """The places that a configuration names."""
         output = Path(config.tree["output"]).absolute()
-        return cls(output / config.name, output / ".cache")
+        folder = output / config.name
+        if config.tree["storage"] is None:
+            return cls(folder, str(output / ".cache"), str(folder / "trials"))
+        root = storage.storage_uri(config.tree["storage"])
+        home = storage.below(root, "runs", config.name)
+        return cls(folder, storage.below(root, "cache"), storage.below(home, "trials"), home)
+
+    def mirrored(self) -> AbstractContextManager[object]:
+        """Keeps the copy of ``folder`` on the storage fresh for the length of a ``with`` block."""
+        if self.home is None or storage.local_path(self.home) == self.folder:
+            return nullcontext()
+        return Mirror(self.folder, self.home)
 
 
 def run_search(
@@ -79,7 +95,10 @@ def run_search(
     began = time.monotonic()
     place = Workplace.of(config)
     settings = config.settings()
-    with open_pool(settings.resources, slots.count, place.folder / "train") as (broker, pool):
+    with (
+        place.mirrored(),
+        open_pool(settings.resources, slots.count, place.folder / "train") as (broker, pool),
+    ):
         data_folder = store_data(data, place.cache)
         candidates = check_candidates(config, data)
         tracker.search_started(
@@ -97,10 +116,10 @@ def run_search(
         )
         progress.stage("worker groups", None)
         pool.wait(300.0)
-        files, figures = prepare_big_models(config, data, data_folder, place.cache, broker, progress)
+        weights, figures = prepare_big_models(config, data, data_folder, place.cache, broker, progress)
         tracker.big_model(figures)
-        bank = prepare_bank(config, data, data_folder, files, place.cache, broker, progress)
-        prepared = Prepared(data, data_folder, files, figures, bank)
+        bank = prepare_bank(config, data, data_folder, weights, place.cache, broker, progress)
+        prepared = Prepared(data, data_folder, weights, figures, bank)
         referee = _referee(config, place, prepared, candidates, tracker, progress)
         progress.stage("search", settings.search.trials)
         status: Status = "complete"
@@ -112,6 +131,7 @@ def run_search(
         return finish(
             config,
             place.folder,
+            place.trials,
             prepared,
             referee,
             broker,
@@ -235,7 +255,7 @@ def _tune(
     common = {
         **prepared.common_job(config),
         "kind": "trial",
-        "trials": str(place.folder / "trials"),
+        "trials": place.trials,
     }
     tuner = Tuner(
         tune.with_parameters(SlotTrainable, broker=broker, common=common),

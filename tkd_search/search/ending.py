@@ -1,12 +1,12 @@
 """The end of a search: the front tested once, its files put together, everything written and tracked."""
 
-import shutil
 from pathlib import Path
 from typing import Any, Literal
 
 from ray.actor import ActorHandle
 
 from tkd_search.config import Config
+from tkd_search.data import storage
 from tkd_search.export import write_student
 from tkd_search.records import FrontMember, SearchRecord, TrialRecord
 from tkd_search.search.jobs import job_config
@@ -24,6 +24,7 @@ TESTED_FILE = "tested.json"
 def finish(
     config: Config,
     folder: Path,
+    trials: str,
     prepared: Prepared,
     referee: Referee,
     broker: ActorHandle,
@@ -36,9 +37,20 @@ def finish(
 
     Test data are read here alone, and only for the front of a complete search: an interrupted one has no
     test figures yet (NaN), for choosing is not over.
+
+    Args:
+        config: the experiment.
+        folder: the run's folder on this machine.
+        trials: the place of the trials' weights.
+        prepared: data, F and bank.
+        referee: knows the trials.
+        broker: of the worker groups that test the front.
+        tracker: is told.
+        status: how the search ended.
+        seconds: since this driver began.
     """
     standing = referee.standing()
-    tested = _test(config, folder, prepared, standing.front, broker) if status == "complete" else {}
+    tested = _test(config, folder, trials, prepared, standing.front, broker) if status == "complete" else {}
     settings = config.settings()
     ids = tracker.ids()
     record = SearchRecord(
@@ -60,7 +72,7 @@ def finish(
         parent_run_id=ids.parent_run_id,
     )
     for member in record.front:
-        _ship(config, folder, prepared, member)
+        _ship(config, folder, trials, prepared, member)
     write_report(record, folder)
     write_summary(record, folder)
     tracker.search_ended(record, folder)
@@ -68,7 +80,12 @@ def finish(
 
 
 def _test(
-    config: Config, folder: Path, prepared: Prepared, front: tuple[TrialRecord, ...], broker: ActorHandle
+    config: Config,
+    folder: Path,
+    trials: str,
+    prepared: Prepared,
+    front: tuple[TrialRecord, ...],
+    broker: ActorHandle,
 ) -> dict[str, dict[str, Any]]:
     """Test figures by trial; a member that was tested before keeps its figure."""
     import json
@@ -80,12 +97,12 @@ def _test(
         job = {
             "kind": "test",
             "config": job_config(config),
-            "data": str(prepared.data_folder),
+            "data": prepared.data_folder,
             "members": [
                 {
                     "trial_id": trial.trial_id,
                     "point": trial.config,
-                    "weights": str(folder / "trials" / trial.trial_id / "model.safetensors"),
+                    "weights": storage.below(trials, trial.trial_id, "model.safetensors"),
                 }
                 for trial in missing
             ],
@@ -117,11 +134,12 @@ def _member(trial: TrialRecord, prepared: Prepared, tested: dict[str, Any]) -> F
     )
 
 
-def _ship(config: Config, folder: Path, prepared: Prepared, member: FrontMember) -> None:
+def _ship(config: Config, folder: Path, trials: str, prepared: Prepared, member: FrontMember) -> None:
     """Put a member's weights and description into ``students/<trial>``."""
     target = folder / member.path
-    target.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(folder / "trials" / member.trial_id / "model.safetensors", target / "model.safetensors")
+    storage.get_file(
+        storage.below(trials, member.trial_id, "model.safetensors"), target / "model.safetensors"
+    )
     write_student(
         target,
         member,

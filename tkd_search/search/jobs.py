@@ -1,10 +1,12 @@
 """What a warm worker group can be asked to do: train F, compute the bank, train a student, test the front.
 
 A job is a plain dictionary with a ``kind``; its results are pushed as plain dictionaries too, so that
-broker, Tune and the study never see a tensor. Whatever a job leaves on disk is written atomically.
+broker, Tune and the study never see a tensor. Whatever a job leaves is whole or not there, at a place
+that all nodes reach (:mod:`tkd_search.data.storage`).
 """
 
 import json
+import tempfile
 from collections.abc import Callable, Iterator
 from functools import lru_cache
 from pathlib import Path
@@ -14,7 +16,14 @@ import torch
 from torch import Tensor
 
 from tkd_search.config import Config, Settings, parse_config
-from tkd_search.data import AugmentedViews, DataBundle, Split, plain_batches, resolved_augmentation
+from tkd_search.data import (
+    AugmentedViews,
+    DataBundle,
+    Split,
+    plain_batches,
+    resolved_augmentation,
+    storage,
+)
 from tkd_search.data.bank_store import load_bank, save_bank
 from tkd_search.data.prepared import load_prepared
 from tkd_search.distill.bank import Bank, compute_bank
@@ -46,7 +55,7 @@ def train_big_model(job: dict[str, Any], context: JobContext) -> None:
     config, data = _parse(job["config"]), _data(job["data"])
     settings = config.settings()
     model_settings = settings.big_models[job["index"]]
-    folder = Path(job["folder"])
+    checkpoint = TrialCheckpoint(job["checkpoint"])
     torch.manual_seed(child_seed(settings.seed, "big_model", job["index"]))
     model = build_big_model(model_settings, classes=data.num_classes, channels=data.channels, size=data.size)
     if model_settings.weights is None:
@@ -70,7 +79,7 @@ def train_big_model(job: dict[str, Any], context: JobContext) -> None:
             group=reduction_for(context.workers),
             class_count=data.num_classes,
         )
-        if not _train(distiller, data, job, context, TrialCheckpoint(folder / "checkpoint")):
+        if not _train(distiller, data, job, context, checkpoint):
             return
         model = cast(Student, distiller.eval_student())
     if context.rank == 0:
@@ -81,9 +90,10 @@ def train_big_model(job: dict[str, Any], context: JobContext) -> None:
             "val_accuracy": evaluate(model, _batches(data, data.validation, context.device)),
             "test_accuracy": evaluate(model, _batches(data, data.test, context.device)),
         }
-        save_weights(model.model, folder / "model.safetensors")
-        _write_json(folder / "figures.json", figures)
-        TrialCheckpoint(folder / "checkpoint").remove()
+        with storage.filling(job["folder"]) as folder:
+            save_weights(model.model, folder / "model.safetensors")
+            (folder / "figures.json").write_text(json.dumps(figures, indent=1))
+        checkpoint.remove()
         context.push({"kind": "done", "figures": figures})
 
 
@@ -101,7 +111,8 @@ def build_bank(job: dict[str, Any], context: JobContext) -> None:
         device=context.device,
         progress=lambda done, total: context.push({"kind": "progress", "done": done, "total": total}),
     )
-    save_bank(bank, Path(job["folder"]))
+    with storage.filling(job["folder"]) as folder:
+        save_bank(bank, folder)
     context.push({"kind": "done", "taps": [tap.name for tap in bank.taps]})
 
 
@@ -136,9 +147,8 @@ def train_trial(job: dict[str, Any], context: JobContext) -> None:
         group=reduction_for(context.workers),
         class_count=data.num_classes,
     )
-    folder = Path(job["folder"])
-    if _train(distiller, data, job, context, TrialCheckpoint(folder)) and context.rank == 0:
-        save_weights(cast(Student, distiller.eval_student()).model, folder / "model.safetensors")
+    if _train(distiller, data, job, context, TrialCheckpoint(job["folder"])) and context.rank == 0:
+        _store_weights(cast(Student, distiller.eval_student()).model, job["folder"])
         context.push({"kind": "done"})
 
 
@@ -156,7 +166,10 @@ def test_front(job: dict[str, Any], context: JobContext) -> None:
         student = build_student(
             settings.student, classes=data.num_classes, channels=data.channels, size=data.size
         )
-        load_weights(student.model, Path(member["weights"]))
+        with tempfile.TemporaryDirectory() as folder:
+            weights = Path(folder) / "model.safetensors"
+            storage.get_file(member["weights"], weights)
+            load_weights(student.model, weights)
         example = torch.zeros(1, data.channels, data.size, data.size)
         latency = latency_ms(student.model, example)
         accuracy = evaluate(student.to(context.device), _batches(data, data.test, context.device))
@@ -240,31 +253,31 @@ def _parse(text: str) -> Config:
 
 
 @lru_cache(maxsize=2)
-def _data(folder: str) -> DataBundle:
-    return load_prepared(Path(folder))
+def _data(place: str) -> DataBundle:
+    return load_prepared(storage.fetched(place))
 
 
 @lru_cache(maxsize=2)
-def _bank(folder: str) -> Bank:
-    return load_bank(Path(folder))
+def _bank(place: str) -> Bank:
+    return load_bank(storage.fetched(place))
 
 
 @lru_cache(maxsize=2)
-def _big_models(config: str, data_folder: str, weights: tuple[str, ...], device: str) -> tuple[Student, ...]:
+def _big_models(config: str, data_folder: str, places: tuple[str, ...], device: str) -> tuple[Student, ...]:
     data = _data(data_folder)
     models = []
-    for settings, path in zip(_parse(config).settings().big_models, weights, strict=True):
+    for settings, place in zip(_parse(config).settings().big_models, places, strict=True):
         model = build_big_model(settings, classes=data.num_classes, channels=data.channels, size=data.size)
-        load_weights(model.model, Path(path))
+        load_weights(model.model, storage.fetched(place) / "model.safetensors")
         models.append(model.eval().to(device))
     return tuple(models)
 
 
-def _write_json(path: Path, value: Any) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(value, indent=1))
-    temporary.replace(path)
+def _store_weights(model: torch.nn.Module, place: str) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        weights = Path(folder) / "model.safetensors"
+        save_weights(model, weights)
+        storage.put_file(weights, storage.below(place, weights.name))
 
 
 def job_config(config: Config) -> str:

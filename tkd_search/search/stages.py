@@ -1,7 +1,7 @@
 """The stages around the trials, each a job on a warm worker group: the big model, the bank, the test.
 
-A stage whose result is on disk is skipped: results are kept by what they depend on, so that searches over
-the same data share one F and one bank.
+A stage whose result is stored is skipped: results are kept by what they depend on, so that searches over
+the same data share one F and one bank. Places are strings: folders here, or on object storage.
 """
 
 import hashlib
@@ -14,7 +14,7 @@ from typing import Any
 from ray.actor import ActorHandle
 
 from tkd_search.config import Config, Settings
-from tkd_search.data import DataBundle, load_data
+from tkd_search.data import DataBundle, load_data, storage
 from tkd_search.data.bank_store import bank_key
 from tkd_search.data.prepared import save_prepared
 from tkd_search.errors import UserError
@@ -26,36 +26,37 @@ from tkd_search.search.progress import Progress
 
 @dataclass(frozen=True)
 class Prepared:
-    """What the trials of a search share, as folders that every worker can read."""
+    """What the trials of a search share, at places that every worker can read."""
 
     data: DataBundle
-    data_folder: Path
-    big_model_files: tuple[Path, ...]
+    data_folder: str
+    big_model_folders: tuple[str, ...]
     big_model: BigModelRecord
-    bank_folder: Path
+    bank_folder: str
 
     def common_job(self, config: Config) -> dict[str, Any]:
         """The part of a job that is the same for every trial."""
         return {
             "config": job_config(config),
-            "data": str(self.data_folder),
-            "bank": str(self.bank_folder),
-            "big_models": [str(file) for file in self.big_model_files],
+            "data": self.data_folder,
+            "bank": self.bank_folder,
+            "big_models": list(self.big_model_folders),
         }
 
 
-def store_data(bundle: DataBundle, cache: Path) -> Path:
-    """Store a data set once, for workers to map; the folder."""
-    folder = cache / f"data-{bundle.digest[:16]}"
-    if not folder.exists():  # it appears whole or not at all
-        save_prepared(bundle, folder)
-    return folder
+def store_data(bundle: DataBundle, cache: str) -> str:
+    """Store a data set once, for workers to map; its place."""
+    place = storage.below(cache, f"data-{bundle.digest[:16]}")
+    if not storage.is_whole(place):
+        with storage.filling(place) as folder:
+            save_prepared(bundle, folder)
+    return place
 
 
 def prepare_big_models(
-    config: Config, data: DataBundle, data_folder: Path, cache: Path, broker: ActorHandle, progress: Progress
-) -> tuple[tuple[Path, ...], BigModelRecord]:
-    """Train or load every F; files of their weights, and the figures of the first.
+    config: Config, data: DataBundle, data_folder: str, cache: str, broker: ActorHandle, progress: Progress
+) -> tuple[tuple[str, ...], BigModelRecord]:
+    """Train or load every F; the places of their weights, and the figures of the first.
 
     F is trained on the whole training part, also where the students get only some of it.
     """
@@ -63,54 +64,60 @@ def prepare_big_models(
     if settings.data.train_limit is not None:
         data = load_data(replace(settings.data, train_limit=None))
         data_folder = store_data(data, cache)
-    files, figures = [], []
+    places, figures = [], []
     for index, model in enumerate(settings.big_models):
-        folder = cache / f"big_model-{big_model_key(settings, index, data)}"
-        if not (folder / "figures.json").exists():
+        place = storage.below(cache, f"big_model-{big_model_key(settings, index, data)}")
+        if not storage.is_whole(place):
             progress.stage(f"big model {model.name}", model.epochs if model.weights is None else None)
             job = {
                 "kind": "big_model",
                 "config": job_config(config),
                 "index": index,
-                "data": str(data_folder),
-                "folder": str(folder),
+                "data": data_folder,
+                "folder": place,
+                "checkpoint": storage.below(cache, f"training-{big_model_key(settings, index, data)}"),
             }
             for result in run_stage(broker, job):
                 if result["kind"] == "epoch":
                     progress.advance(result["epoch"], f"validation {result['val_accuracy']:.2%}")
-        files.append(folder / "model.safetensors")
-        figures.append(BigModelRecord(**json.loads((folder / "figures.json").read_text())))
+        places.append(place)
+        written = (storage.fetched(place) / "figures.json").read_text()
+        figures.append(BigModelRecord(**json.loads(written)))
     _warn_at_chance(figures, data, progress)
-    return tuple(files), figures[0]
+    return tuple(places), figures[0]
 
 
 def prepare_bank(
     config: Config,
     data: DataBundle,
-    data_folder: Path,
-    big_models: tuple[Path, ...],
-    cache: Path,
+    data_folder: str,
+    big_models: tuple[str, ...],
+    cache: str,
     broker: ActorHandle,
     progress: Progress,
-) -> Path:
+) -> str:
     """Compute the bank once for data, F, taps and views (statistics alone where F runs live)."""
     settings = config.settings()
-    digests = [hashlib.sha256(file.read_bytes()).hexdigest() for file in big_models]
-    folder = cache / f"bank-{bank_key(data.digest, digests, settings.bank, settings.data, settings.seed)}"
-    if not folder.exists():
+    digests = [
+        hashlib.sha256((storage.fetched(place) / "model.safetensors").read_bytes()).hexdigest()
+        for place in big_models
+    ]
+    key = bank_key(data.digest, digests, settings.bank, settings.data, settings.seed)
+    place = storage.below(cache, f"bank-{key}")
+    if not storage.is_whole(place):
         progress.stage("bank", None)
         job = {
             "kind": "bank",
             "config": job_config(config),
-            "data": str(data_folder),
-            "big_models": [str(file) for file in big_models],
-            "folder": str(folder),
+            "data": data_folder,
+            "big_models": list(big_models),
+            "folder": place,
         }
         for result in run_stage(broker, job):
             if result["kind"] == "progress":
                 progress.stage("bank", result["total"])
                 progress.advance(result["done"])
-    return folder
+    return place
 
 
 def run_stage(broker: ActorHandle, job: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
