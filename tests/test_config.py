@@ -45,6 +45,11 @@ def test_every_shipped_configuration_is_valid_and_says_what_it_is(file):
         ("resources.workers_per_trial=64", ["training.batch_size", "64 workers"]),
         ("storage=s3://bucket", ["storage", "s3://bucket", "output"]),
         ("training.epochs=[1", ["--set training.epochs", "YAML"]),
+        ("search.max_latency=5 parsecs", ["search.max_latency", "'5 parsecs'", "5ms", "null"]),
+        ("search.max_latency=0ms", ["search.max_latency", "'0ms'", "above 0"]),
+        ("search.max_latency=.inf", ["search.max_latency", "inf", "above 0"]),
+        ("search.max_latency=true", ["search.max_latency", "True"]),
+        ("search.max_latency={float: [1, 5]}", ["search.max_latency", "not searched"]),
     ],
 )
 def test_bad_settings_name_path_value_and_what_is_allowed(override, words):
@@ -126,3 +131,12 @@ def test_several_big_models_and_one_of_them_overridden():
     assert [m.name for m in parse_config(tree).settings().big_models] == ["alexnet", "resnet18"]
     with pytest.raises(UserError, match=r"big_model\.1\.epochs"):
         parse_config(minimal(big_model=[{"name": "alexnet"}, {"epochs": 0}]))
+
+
+@pytest.mark.parametrize(
+    ("written", "milliseconds"), [("5ms", 5), ("0.2s", 200), ("2.5", 2.5), ("null", None)]
+)
+def test_a_limit_on_latency_is_read_with_its_unit(written, milliseconds):
+    config = load_config(None, [f"search.max_latency={written}"])
+    assert config.settings().search.latency_limit == milliseconds
+    assert parse_config(yaml.safe_load(config.to_yaml())).tree == config.tree

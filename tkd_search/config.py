@@ -24,6 +24,7 @@ from tkd_search.data.storage import storage_uri
 from tkd_search.distill.settings import BankSettings, MethodSettings, TrainSettings
 from tkd_search.errors import UserError
 from tkd_search.models.settings import BigModelSettings, StudentSettings
+from tkd_search.quantity import MILLISECONDS
 from tkd_search.search.settings import ResourceSettings, SearchSettings, TrackingSettings
 from tkd_search.search.space import Condition, Distribution, Space
 from tkd_search.setting import setting
@@ -392,6 +393,14 @@ def _check_together(config: Config) -> None:
     settings = config.settings()
     if config.tree["storage"] is not None:
         storage_uri(config.tree["storage"])
+    try:
+        _ = settings.search.latency_limit
+    except ValueError as error:
+        raise UserError(
+            "search.max_latency",
+            repr(settings.search.max_latency),
+            f"a time above 0, {MILLISECONDS.allowed}, or null for no limit",
+        ) from error
     workers, batch = settings.resources.workers_per_trial, settings.training.batch_size
     if batch // workers < 2:
         raise UserError(

@@ -1,8 +1,10 @@
 """What the user sees of a search in the terminal; plain lines where it is no terminal."""
 
 import math
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import rich.console
 from rich.live import Live
@@ -19,6 +21,8 @@ from rich.table import Table
 
 from tkd_search.records import SearchRecord
 from tkd_search.search.referee import Standing
+from tkd_search.tracking.address import run_url
+from tkd_search.tracking.description import human_bytes
 
 
 class Console:
@@ -77,7 +81,9 @@ class Console:
         done = standing.complete + standing.stopped + standing.failed
         best = max((trial.val_accuracy for trial in standing.front), default=math.nan)
         text = (
-            f"{standing.running} running, {standing.stopped} stopped early, {standing.complete} done"
+            f"{standing.running} running, {standing.stopped - standing.not_trained} stopped early, "
+            f"{standing.complete} done"
+            + (f", {standing.not_trained} too slow to train" if standing.not_trained else "")
             + (f", {standing.failed} failed" if standing.failed else "")
             + f"; front {len(standing.front)}, hypervolume {standing.hypervolume:.3f}"
             + (f", best {best:.1%}" if standing.front else "")
@@ -88,8 +94,8 @@ class Console:
             self._last_line = f"  {done}/"
             self.out.print(line, markup=False)
 
-    def front(self, record: SearchRecord, seconds: float | None = None) -> None:
-        """The front as a table, the big model's figures, and what to type next."""
+    def front(self, record: SearchRecord, folder: Path, seconds: float | None = None) -> None:
+        """The front as a table, the big model's figures, and what to do next with the run in ``folder``."""
         big = record.big_model
         table = Table(
             title=f"front of {record.name}: {big.name}, {human_bytes(big.bytes)}, "
@@ -112,23 +118,30 @@ class Console:
         self.out.print(table)
         states = [trial.state for trial in record.trials]
         spent = sum(len(trial.epochs) for trial in record.trials)
+        slow = [trial for trial in record.trials if trial.not_trained]
         self.note(
-            f"{len(states)} trials ({states.count('complete')} complete, {states.count('stopped')} stopped "
-            f"early, {states.count('failed')} failed), {spent} epochs, hypervolume {record.hypervolume:.3f}"
+            f"{len(states)} trials ({states.count('complete')} complete, "
+            f"{states.count('stopped') - len(slow)} stopped early, "
+            + (f"{len(slow)} too slow to train, " if slow else "")
+            + f"{states.count('failed')} failed), {spent} epochs, hypervolume {record.hypervolume:.3f}"
             + (f", {seconds:.0f} s" if seconds is not None else "")
         )
-        name = record.name
-        self.note(f"  next: mlflow ui --backend-store-uri {record.tracking_uri or 'sqlite:///mlflow.db'}")
-        self.note(f"        python -m tkd_search pick runs/{name} --max-ratio 0.1")
+        if slow:
+            self.note(f"  {slow[0].trial_id}, for instance: {slow[0].reason}")
+        for lead, line in zip(("next:", *[""] * 9), next_steps(record, folder), strict=False):
+            self.note(f"  {lead:<5} {line}")
 
 
-def human_bytes(count: float) -> str:
-    """Decimal units: 1 kB is 1,000 bytes."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000 or unit == "GB":
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.3g} {unit}"
-        count /= 1000
-    raise AssertionError
+def next_steps(record: SearchRecord, folder: Path) -> list[str]:
+    """What a user does with a finished search, a line each: look at it, and take a student of its front."""
+    uri = record.tracking_uri
+    page = run_url(uri, record.experiment_id, record.parent_run_id)
+    if page or uri.startswith(("http://", "https://")):
+        look = [f"see {page or uri}"]
+    else:
+        look = [f"mlflow ui --backend-store-uri {shlex.quote(uri)}"] if uri else []
+    take = [f"python -m tkd_search pick {shlex.quote(str(folder))} --max-ratio 0.1"] if record.front else []
+    return [*look, f"see {folder / 'pareto.html'}", *take]
 
 
 def _share(value: float) -> str:

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.table import Table
 
@@ -10,6 +11,9 @@ from tkd_search.config import Config, Settings
 from tkd_search.console import Console
 from tkd_search.search.preflight import plan_slots
 from tkd_search.search.session import local_nodes
+
+if TYPE_CHECKING:
+    from tkd_search.data import DataBundle
 
 STOPPING_SAVES = 0.45
 """Share of the epochs that early stopping usually saves on the default experiment (benchmarks/RESULTS.md)."""
@@ -48,6 +52,11 @@ def show_plan(
         f"  {budget}; {len(config.space.leaves)} leaves searched by {settings.search.sampler}, "
         f"rule {settings.search.rule}; results in {config.folder}/"
     )
+    limit = settings.search.latency_limit
+    if limit is not None:
+        console.note(
+            f"  a student that needs more than {limit:g} ms for one image on one CPU thread is not trained"
+        )
     if brief:
         return
     _show_space(config, console)
@@ -84,6 +93,11 @@ def _estimate(config: Config, settings: Settings, slots: int, console: Console, 
         f"data: {data.name}, {len(data.train.labels):,} train / {len(data.validation.labels):,} validation / "
         f"{len(data.test.labels):,} test, {data.num_classes} classes; {taps} taps of the big model"
     )
+    if settings.search.latency_limit is not None:
+        fast, slow = (_latency(config, data, end) for end in (0.0, 1.0))
+        console.note(
+            f"latency here: {fast:.3g} ms at the small end of the space, {slow:.3g} ms at the large end"
+        )
     console.note(
         f"estimated time of the trials: {_duration(total)} here ({seconds * 1000:.0f} ms a step × {batches} "
         f"batches × ~{epochs:.0f} epochs ÷ {slots} slots); the big model and the bank come on top"
@@ -93,6 +107,14 @@ def _estimate(config: Config, settings: Settings, slots: int, console: Console, 
 
         for line in estimate_cost(cluster, total / 3600):
             console.note(line)
+
+
+def _latency(config: Config, data: "DataBundle", end: float) -> float:
+    """Milliseconds of the student at one end (0 or 1) of every searched leaf."""
+    from tkd_search.search.latency import measure_student
+
+    point = config.space.at([end] * len(config.space.leaves))
+    return measure_student(config.settings(point).student, data)
 
 
 def step_seconds(settings: Settings, classes: int, channels: int, size: int) -> float:

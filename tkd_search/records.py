@@ -42,6 +42,11 @@ class TrialRecord:
         """Validation accuracy at the last epoch, NaN before the first."""
         return self.epochs[-1].val_accuracy if self.epochs else float("nan")
 
+    @property
+    def not_trained(self) -> bool:
+        """Whether it was stopped before its first epoch: the student breaks a limit of the search."""
+        return self.state == "stopped" and not self.epochs
+
 
 @dataclass(frozen=True, kw_only=True)
 class BigModelRecord:

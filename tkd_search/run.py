@@ -76,7 +76,7 @@ def start(
         return 0
     finished = finished_record(config)
     if finished is not None:
-        console.front(finished)
+        console.front(finished, config.folder)
         return 0
     show_plan(config, nodes_for(address, None), console, brief=True)
     began = time.monotonic()
@@ -88,7 +88,7 @@ def start(
     except KeyboardInterrupt:  # before the first trial, or again while the end is written
         console.note(f"interrupted; go on with: {resume_command(config)}")
         return 130
-    console.front(result.record, seconds=time.monotonic() - began)
+    console.front(result.record, result.folder, seconds=time.monotonic() - began)
     for note in result.notes:
         console.note(note)
     if result.record.status == "interrupted":

@@ -40,8 +40,16 @@ class Budget:
             return f"{limits.max_epochs} epochs"
         if limits.max_hours is not None and self.clock() - self.started >= limits.max_hours * 3600:
             return f"{limits.max_hours:g} hours"
-        if limits.plateau is not None and len(history) > limits.plateau:
-            best_before = max(value for _, value in history[: -limits.plateau])
-            if max(value for _, value in history[-limits.plateau :]) <= best_before:
-                return f"no gain in hypervolume over {limits.plateau} trials"
+        if limits.plateau is not None and _flat(_after_training(history), limits.plateau):
+            return f"no gain in hypervolume over {limits.plateau} trials"
         return ""
+
+
+def _flat(values: Sequence[float], plateau: int) -> bool:
+    return len(values) > plateau and max(values[-plateau:]) <= max(values[:-plateau])
+
+
+def _after_training(history: Sequence[tuple[int, float]]) -> list[float]:
+    """The hypervolumes after trials that trained: students above a limit cost no epoch and prove nothing."""
+    before = (0, *(epochs for epochs, _ in history))
+    return [value for (epochs, value), earlier in zip(history, before, strict=False) if epochs > earlier]

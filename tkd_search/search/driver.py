@@ -1,10 +1,10 @@
 """One search from configuration to front: stages, pool, Tune, and what is written at the end."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +18,14 @@ from tkd_search.config import Config, Settings
 from tkd_search.data import DataBundle, storage
 from tkd_search.errors import UserError
 from tkd_search.models import build_student, model_bytes, model_parameters
+from tkd_search.models.settings import StudentSettings
 from tkd_search.records import SearchRecord, SearchStart
 from tkd_search.search.adapters import RefereeScheduler, RefereeSearcher
 from tkd_search.search.broker import Broker
 from tkd_search.search.budget import Budget
 from tkd_search.search.checks import check_candidates, rung_rule
 from tkd_search.search.ending import Status, finish
+from tkd_search.search.latency import Latencies, measure_student
 from tkd_search.search.mirror import Mirror
 from tkd_search.search.pool import WarmPool
 from tkd_search.search.preflight import Slots
@@ -220,8 +222,18 @@ def _referee(
         candidates=candidates,
         big_model_bytes=prepared.big_model.bytes,
         classes=data.num_classes,
+        latency=_latency(settings, place, data),
         changed=lambda standing: progress.standing(standing, settings.search.trials),
     )
+
+
+def _latency(
+    settings: Settings, place: Workplace, data: DataBundle
+) -> Callable[[StudentSettings], float] | None:
+    limit = settings.search.latency_limit
+    if limit is None:
+        return None
+    return Latencies(place.folder / "latency.json", partial(measure_student, data=data, limit=limit)).of
 
 
 def warm_start(config: Config, place: Workplace) -> tuple[StudyTrial, ...]:

@@ -27,7 +27,10 @@ _CARRYING = 0.005
 
 def learn_full(trials: Sequence[StudyTrial], levels: Sequence[int], full_budget: int) -> Lessons:
     """Only trials with the full budget teach (what samplers do by default)."""
-    return {trial.number: trial.accuracy for trial in trials if trial.state == "complete"}
+    return {
+        **_not_trained(trials),
+        **{trial.number: trial.accuracy for trial in trials if trial.state == "complete"},
+    }
 
 
 def learn_highest_rung(
@@ -37,7 +40,7 @@ def learn_highest_rung(
     for budget in sorted({*levels, full_budget}, reverse=True):
         reached = {trial.number: trial.curve[budget] for trial in trials if budget in trial.curve}
         if len(reached) >= enough:
-            return reached
+            return {**_not_trained(trials), **reached}
     return learn_full(trials, levels, full_budget)
 
 
@@ -92,7 +95,12 @@ def extrapolate(
 def learn_extrapolated(trials: Sequence[StudyTrial], levels: Sequence[int], full_budget: int) -> Lessons:
     """Every trial that reached a rung teaches the accuracy it would have had in the end."""
     found = extrapolate(trials, levels, full_budget)
-    return {number: found.accuracy(number) for number in found.log_error}
+    return {**_not_trained(trials), **{number: found.accuracy(number) for number in found.log_error}}
+
+
+def _not_trained(trials: Sequence[StudyTrial]) -> Lessons:
+    """Students that broke a limit before their first epoch teach that they are worth nothing."""
+    return {trial.number: 0.0 for trial in trials if trial.state == "stopped" and not trial.curve}
 
 
 LEARNING: Mapping[str, Callable[[Sequence[StudyTrial], Sequence[int], int], Lessons]] = MappingProxyType(

@@ -12,8 +12,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from tkd_search.config import Config, Settings
+from tkd_search.models.settings import StudentSettings
 from tkd_search.records import EpochRecord, TrialRecord
 from tkd_search.search.budget import Budget
+from tkd_search.search.latency import too_slow
 from tkd_search.search.pareto import BYTES_AND_ACCURACY, nondominated_mask, normalised_hypervolume
 from tkd_search.search.rungs import RungRecord, Stop
 from tkd_search.search.study import SearchStudy, Suggestion
@@ -40,11 +42,15 @@ class Assignment:
 
 @dataclass(frozen=True)
 class Standing:
-    """Where a search stands, for the terminal and the tracker."""
+    """Where a search stands, for the terminal and the tracker.
+
+    ``stopped`` counts the students that were not trained at all (``not_trained``) as well.
+    """
 
     running: int
     complete: int
     stopped: int
+    not_trained: int
     failed: int
     epochs: int
     front: tuple[TrialRecord, ...]
@@ -64,6 +70,7 @@ class Referee:
         candidates: taps of F, to clip K (× masks).
         big_model_bytes: size of F, for ratio and hypervolume.
         classes: number of classes, for the hypervolume's reference point.
+        latency: a student → milliseconds of one image, where ``search.max_latency`` is set.
         changed: called after each change, with the new standing.
     """
 
@@ -79,12 +86,14 @@ class Referee:
         candidates: int,
         big_model_bytes: int,
         classes: int,
+        latency: Callable[[StudentSettings], float] | None = None,
         changed: Callable[[Standing], None] = lambda standing: None,
     ) -> None:
         self._config, self._study, self._budget = config, study, budget
         self._measure, self._tracker, self._log = measure, tracker, log
         self._candidates, self._big_model_bytes, self._classes = candidates, big_model_bytes, classes
-        self._changed = changed
+        self._latency, self._changed = latency, changed
+        self._limit = config.settings().search.latency_limit or math.inf
         self._full = config.settings().training.epochs
         self._trials: dict[str, TrialRecord] = {}
         self._stops: dict[str, str] = {}
@@ -98,18 +107,32 @@ class Referee:
     def next_trial(self) -> Assignment | None:
         """The next trial to start: first those a killed driver left unfinished, then new ones.
 
-        None where the budget allows no more.
+        None where the budget allows no more. A student above the limit on latency ends here.
         """
-        while self._waiting:
-            suggestion = self._waiting.pop(0)
-            if suggestion.stop is None:
-                return self._assign(suggestion)
-            self._stops[suggestion.trial_id] = suggestion.stop.reason
-            self._enter(suggestion)
+        while (suggestion := self._next_suggestion()) is not None:
+            if suggestion.stop is not None:
+                self._stops[suggestion.trial_id] = suggestion.stop.reason
+                self._enter(suggestion)
+            else:
+                assignment = self._assign(suggestion)
+                latency = self.latency_of(assignment.point)
+                reason = "" if latency is None else too_slow(latency, self._limit)
+                if not reason:
+                    return assignment
+                self._stops[suggestion.trial_id] = reason
             self.ended(suggestion.trial_id)
+        return None
+
+    def latency_of(self, point: Mapping[str, Any]) -> float | None:
+        """Milliseconds of one image through a trial's student, None where nothing limits it."""
+        return None if self._latency is None else self._latency(self._config.settings(point).student)
+
+    def _next_suggestion(self) -> Suggestion | None:
+        if self._waiting:
+            return self._waiting.pop(0)
         if self._budget.exhausted(self.standing(), len(self._trials), self.history):
             return None
-        return self._assign(self._study.ask())
+        return self._study.ask()
 
     def _assign(self, suggestion: Suggestion) -> Assignment:
         record = self._enter(suggestion)
@@ -233,6 +256,7 @@ class Referee:
             running=states.count("running"),
             complete=len(complete),
             stopped=states.count("stopped"),
+            not_trained=sum(trial.not_trained for trial in self._trials.values()),
             failed=states.count("failed"),
             epochs=sum(len(trial.epochs) for trial in self._trials.values()),
             front=front,

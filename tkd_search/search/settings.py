@@ -1,8 +1,10 @@
 """Settings of the search, of the resources it uses and of where its results go."""
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
+from tkd_search.quantity import MILLISECONDS
 from tkd_search.setting import check_bounds, setting
 
 
@@ -40,9 +42,29 @@ class SearchSettings:
     warm_start: tuple[str, ...] = setting(
         (), doc="names or study storages of earlier searches to learn from", searchable=False
     )
+    max_latency: str | float | None = setting(
+        None,
+        doc="most time that one image may take a student on one CPU thread, such as 5ms; slower ones are "
+        "not trained",
+        searchable=False,
+    )
 
     def __post_init__(self) -> None:
         check_bounds(self)
+
+    @property
+    def latency_limit(self) -> float | None:
+        """``max_latency`` in milliseconds, None for no limit.
+
+        Raises:
+            ValueError: it is no time above 0.
+        """
+        if self.max_latency is None:
+            return None
+        limit = MILLISECONDS.parse(self.max_latency)
+        if not 0 < limit < math.inf:
+            raise ValueError(f"{self.max_latency!r} is no time above 0; write {MILLISECONDS.allowed}")
+        return limit
 
 
 @dataclass(frozen=True, kw_only=True)

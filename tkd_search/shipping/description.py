@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import math
 import platform
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 import tkd_search
 from tkd_search.errors import UserError
 from tkd_search.models.settings import StudentSettings
-from tkd_search.tracking.plain import from_plain, to_plain
+from tkd_search.tracking.plain import finite, from_plain, to_plain
 from tkd_search.tracking.spool import write_json
 
 SCHEMA = 1
@@ -55,7 +54,7 @@ def write_description(folder: Path, description: StudentDescription) -> Path:
 
     The weights must be there: their SHA-256 goes into the provenance.
     """
-    plain = _finite(to_plain(description))
+    plain = finite(to_plain(description))
     plain["provenance"]["weights_sha256"] = sha256(folder / WEIGHTS_FILE)
     write_json(folder / DESCRIPTION_FILE, {"schema": SCHEMA, **plain}, indent=2, durable=True)
     return folder / DESCRIPTION_FILE
@@ -97,11 +96,3 @@ def sha256(path: Path) -> str:
     """Hexadecimal SHA-256 of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _finite(plain: Any) -> Any:
-    if isinstance(plain, dict):
-        return {key: _finite(value) for key, value in plain.items()}
-    if isinstance(plain, list):
-        return [_finite(value) for value in plain]
-    return None if isinstance(plain, float) and not math.isfinite(plain) else plain

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tkd_search.data.decode import DamagedImageError, _fitted, _levelled, decode
+from tkd_search.data.decode import DamagedImageError, decode, from_image
 from tkd_search.data.views import Normaliser
 from tkd_search.errors import UserError
 from tkd_search.shipping.description import Preprocessing
@@ -43,13 +43,11 @@ class Transform:
         size, channels = self.preprocessing.size, self.preprocessing.channels
         if isinstance(picture, str | Path):
             try:
-                return torch.from_numpy(np.array(decode(str(picture), size, channels)))
+                return _tensor(decode(str(picture), size, channels))
             except DamagedImageError as error:
                 raise UserError(str(picture), str(error), "an image file") from error
         if hasattr(picture, "convert"):
-            levelled = _levelled(picture, channels)
-            array = np.array(levelled if levelled.size == (size, size) else _fitted(levelled, size))
-            return _planes(torch.from_numpy(array))
+            return _tensor(from_image(picture, size, channels))
         tensor = picture if isinstance(picture, Tensor) else _planes(torch.from_numpy(np.array(picture)))
         if tensor.dtype != torch.uint8 or tuple(tensor.shape) != (channels, size, size):
             found = f"{tensor.dtype} of shape {tuple(tensor.shape)}"
@@ -61,6 +59,10 @@ class Transform:
     def __repr__(self) -> str:
         one = self.preprocessing
         return f"Transform({one.size}×{one.size}, {'grey' if one.channels == 1 else 'RGB'})"
+
+
+def _tensor(planes: np.ndarray) -> Tensor:
+    return torch.from_numpy(np.array(planes, order="C"))
 
 
 def _planes(array: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ from tkd_search.tracking.address import StoreIds, absolute_uri, public_uri
 from tkd_search.tracking.plain import to_plain
 from tkd_search.tracking.spool import Spool, all_events, read_acknowledged
 from tkd_search.tracking.status import WriterStatus, identify, read_status
-from tkd_search.tracking.tracker import Leftover
+from tkd_search.tracking.tracker import Leftover, Tracker
 from tkd_search.tracking.writer_process import start_writer, tell
 
 _log = logging.getLogger(__name__)
@@ -30,7 +30,7 @@ _WATCH_SECONDS = 1.0
 _RESTART_SECONDS = 5.0
 
 
-class MlflowTracker:
+class MlflowTracker(Tracker):
     """Spools every call under ``folder/tracking`` and keeps a writer process draining it into MLflow.
 
     Args:

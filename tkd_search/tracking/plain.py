@@ -1,6 +1,7 @@
 """Records to plain JSON values and back, so that what is on disk needs no pickle."""
 
 import dataclasses
+import math
 import types
 import typing
 from collections.abc import Mapping
@@ -20,6 +21,15 @@ def to_plain(record: Any) -> Any:
     if isinstance(record, str | int | float | bool) or record is None:
         return record
     return record.item() if hasattr(record, "item") else str(record)
+
+
+def finite(plain: Any) -> Any:
+    """Plain values with null for every number that strict JSON cannot hold (NaN, infinities)."""
+    if isinstance(plain, dict):
+        return {key: finite(value) for key, value in plain.items()}
+    if isinstance(plain, list):
+        return [finite(value) for value in plain]
+    return None if isinstance(plain, float) and not math.isfinite(plain) else plain
 
 
 def from_plain(kind: type[T], plain: Any) -> T:

@@ -1,17 +1,18 @@
 """``summary.json``, the stable file that tools read, and ``record.json``, everything a report needs.
 
-The summary has exactly the keys of schema 1, documented in the README; further ones would be schema 2.
+The summary has exactly the keys of schema 1, documented in the README; further ones would be schema 2. One
+comes only where a limit of the search kept trials from being trained: ``trials.not_trained``, the number of
+those among ``stopped_early`` (why is the ``reason`` of each trial in ``record.json``).
 ``record.json`` is the whole SearchRecord, for this package alone.
 """
 
 import json
-import math
 from pathlib import Path
 from typing import Any
 
 from tkd_search.errors import UserError
 from tkd_search.records import FrontMember, SearchRecord, TrialRecord
-from tkd_search.tracking.plain import from_plain, to_plain
+from tkd_search.tracking.plain import finite, from_plain, to_plain
 from tkd_search.tracking.spool import write_json
 
 SCHEMA = 1
@@ -56,6 +57,7 @@ _MEMBER: dict[str, Any] = {
 def summarise(record: SearchRecord) -> dict[str, Any]:
     """The summary of a search: schema 1, the front sorted by size, what is no finite number as null."""
     states = [trial.state for trial in record.trials]
+    not_trained = sum(trial.not_trained for trial in record.trials)
     front = sorted(record.front, key=lambda member: (member.bytes, member.trial_id))
     summary = {
         "schema": SCHEMA,
@@ -69,6 +71,7 @@ def summarise(record: SearchRecord) -> dict[str, Any]:
             "completed": states.count("complete"),
             "stopped_early": states.count("stopped"),
             "failed": states.count("failed"),
+            **({"not_trained": not_trained} if not_trained else {}),
         },
         "epochs": {"spent": epochs_spent(record.trials), "full_budget": record.full_budget},
         "hypervolume": record.hypervolume,
@@ -81,7 +84,7 @@ def summarise(record: SearchRecord) -> dict[str, Any]:
         },
         "front": [_member(member) for member in front],
     }
-    plain: dict[str, Any] = _finite(summary)
+    plain: dict[str, Any] = finite(summary)
     return plain
 
 
@@ -93,14 +96,6 @@ def epochs_spent(trials: tuple[TrialRecord, ...]) -> int:
 def _member(member: FrontMember) -> dict[str, Any]:
     plain = to_plain(member)
     return {key: plain[key] for key in _MEMBER}
-
-
-def _finite(plain: Any) -> Any:
-    if isinstance(plain, dict):
-        return {key: _finite(value) for key, value in plain.items()}
-    if isinstance(plain, list):
-        return [_finite(value) for value in plain]
-    return None if isinstance(plain, float) and not math.isfinite(plain) else plain
 
 
 def write_summary(record: SearchRecord, folder: Path) -> Path:

@@ -1,4 +1,4 @@
-"""What a search tells about itself, and to whom: the Tracker protocol, and how to open one.
+"""What a search tells about itself, and to whom: the Tracker, and how to open one.
 
 ``NullTracker`` forgets everything; ``MlflowTracker`` (in ``mlflow_tracker``) spools it for MLflow.
 """
@@ -6,7 +6,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from tkd_search.records import BigModelRecord, EpochRecord, SearchRecord, SearchStart, TrialRecord
 from tkd_search.tracking.address import StoreIds
@@ -34,10 +34,11 @@ class Leftover:
         return " ".join(part for part in (left, refused) if part)
 
 
-class Tracker(Protocol):
+class Tracker:
     """Told of a search as it happens, by one process; no call waits for anything but a local file.
 
-    Every call may be repeated after a crash: an epoch or a trial told twice is recorded once.
+    Every call may be repeated after a crash: an epoch or a trial told twice is recorded once. What a tracker
+    does not override it forgets.
     """
 
     def search_started(self, search: SearchStart) -> None:
@@ -65,44 +66,15 @@ class Tracker(Protocol):
 
     def ids(self) -> StoreIds:
         """Where the store keeps the search; empty strings as long as it has not answered."""
-
-    def close(self, timeout: float = 30.0) -> Leftover:
-        """Wait up to ``timeout`` seconds until all is stored; never raises for a store that is down."""
-
-
-class NullTracker:
-    """A tracker that forgets everything."""
-
-    def search_started(self, search: SearchStart) -> None:
-        """Forget it."""
-
-    def big_model(self, record: BigModelRecord) -> None:
-        """Forget it."""
-
-    def trial_started(
-        self, trial_id: str, student: str, params: Mapping[str, Any], bytes: int, parameters: int
-    ) -> None:
-        """Forget it."""
-
-    def epoch(self, trial_id: str, record: EpochRecord) -> None:
-        """Forget it."""
-
-    def trial_ended(self, record: TrialRecord) -> None:
-        """Forget it."""
-
-    def progress(self, step: int, figures: Mapping[str, float]) -> None:
-        """Forget it."""
-
-    def search_ended(self, record: SearchRecord, folder: Path) -> None:
-        """Forget it."""
-
-    def ids(self) -> StoreIds:
-        """There is no store."""
         return StoreIds()
 
     def close(self, timeout: float = 30.0) -> Leftover:
-        """Nothing is ever left."""
+        """Wait up to ``timeout`` seconds until all is stored; never raises for a store that is down."""
         return Leftover()
+
+
+class NullTracker(Tracker):
+    """A tracker that forgets everything."""
 
 
 def open_tracker(

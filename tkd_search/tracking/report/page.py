@@ -93,13 +93,12 @@ def _heading(records: Sequence[SearchRecord]) -> str:
     record = records[0]
     big, states = record.big_model, [trial.state for trial in record.trials]
     spent = sum(len(trial.epochs) for trial in record.trials)
+    slow = sum(trial.not_trained for trial in record.trials)
+    ends = f"{states.count('stopped') - slow} stopped early, {states.count('failed')} failed"
     figures = (
         (str(len(record.front)), "students on the front"),
         (f"{record.hypervolume:.4f}", "hypervolume, 0 to 1"),
-        (
-            str(len(states)),
-            f"trials: {states.count('stopped')} stopped early, {states.count('failed')} failed",
-        ),
+        (str(len(states)), f"trials: {ends}{f', {slow} too slow to train' if slow else ''}"),
         (f"{spent:,}", f"epochs; {record.full_budget} make a full training"),
         (human_bytes(big.bytes), f"big model, {percent(big.test_accuracy, 2)} on test"),
         (f"{record.wall_seconds:,.0f} s", "wall time"),
