@@ -28,8 +28,8 @@ from tkd_search.data import AugmentedViews, Split, load_data, plain_batches, res
 from tkd_search.distill import Distiller, Diverged, MethodSettings, TrainSettings, compute_bank, evaluate
 from tkd_search.models import Student, build_big_model, build_student, model_bytes
 from tkd_search.search.samplers import design_point
-from tkd_search.search.seeds import child_seed
 from tkd_search.search.space import FloatDistribution, Space
+from tkd_search.seeds import child_seed
 
 HEADER_END = ("bytes", "epoch", "val_accuracy")
 

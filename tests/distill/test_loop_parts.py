@@ -14,8 +14,8 @@ from tkd_search.distill import Diverged
 from tkd_search.distill.flat import FlatParameters
 from tkd_search.distill.order import batches, sample, steps_per_epoch
 from tkd_search.distill.schedule import rate
-from tkd_search.distill.seeds import child_seed
 from tkd_search.distill.stats import Means
+from tkd_search.seeds import child_seed
 
 
 def network() -> nn.Module:

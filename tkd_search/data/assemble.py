@@ -11,8 +11,8 @@ from tkd_search.data.raw import RawData
 from tkd_search.data.settings import DataSettings
 from tkd_search.data.splits import held_out, limited
 from tkd_search.data.types import DataBundle, ImageStore, Split
-from tkd_search.distill.seeds import child_seed
 from tkd_search.errors import UserError
+from tkd_search.seeds import child_seed
 
 _CHUNK = 2048
 _STATISTICS_SAMPLE = 8192

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from tkd_search.data.types import Split
-from tkd_search.distill.seeds import child_seed
+from tkd_search.seeds import child_seed
 
 VIEWS_VERSION = 1
 """Counts up when the same (seed, index, view) comes out as another image: stored banks are then stale."""

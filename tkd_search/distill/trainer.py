@@ -17,7 +17,7 @@ from tkd_search.distill.methods import build_objective, signal_source
 from tkd_search.distill.objective import Batch, Context
 from tkd_search.distill.order import batches, sample, steps_per_epoch
 from tkd_search.distill.reduce import Alone, Reduction
-from tkd_search.distill.seeds import child_generator, child_seed
+from tkd_search.distill.seeds import child_generator
 from tkd_search.distill.selection import Selection
 from tkd_search.distill.settings import MethodSettings, TrainSettings
 from tkd_search.distill.stats import EpochStats, Means
@@ -30,6 +30,7 @@ from tkd_search.distill.types import (
     channels_last,
     never,
 )
+from tkd_search.seeds import child_seed
 
 _SAMPLE_ROWS = 512
 _CALIBRATION_ROWS = 512

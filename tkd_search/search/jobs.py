@@ -29,7 +29,6 @@ from tkd_search.data.prepared import load_prepared
 from tkd_search.distill.bank import Bank, compute_bank
 from tkd_search.distill.evaluation import evaluate
 from tkd_search.distill.reduce import reduction_for
-from tkd_search.distill.seeds import child_seed
 from tkd_search.distill.settings import MethodSettings, TrainSettings
 from tkd_search.distill.trainer import Distiller
 from tkd_search.models import Student, build_big_model, build_student, model_bytes, model_parameters
@@ -37,6 +36,7 @@ from tkd_search.models.latency import latency_ms
 from tkd_search.models.weights import load_weights, save_weights
 from tkd_search.search.checkpoint import TrialCheckpoint
 from tkd_search.search.job_context import JobContext
+from tkd_search.seeds import child_seed
 
 EVAL_BATCH = 512
 

@@ -14,10 +14,10 @@ from tkd_search.search.fidelity import LEARNING, Lessons
 from tkd_search.search.frugal import FrugalSampler, FrugalSettings
 from tkd_search.search.pareto import BYTES_AND_ACCURACY, nondominated_mask
 from tkd_search.search.samplers import DESIGNS, SamplerFactory, design_point, make_sampler
-from tkd_search.search.seeds import child_seed
 from tkd_search.search.space import Space
 from tkd_search.search.trials import StudyTrial, to_optuna
 from tkd_search.search.view_storage import ViewStorage
+from tkd_search.seeds import child_seed
 
 HISTORY_CAP = 1_000
 """Most recent trials that a sampler learns from, beside the front: its time grows with their number."""
@@ -118,14 +118,14 @@ class Proposer:
         if len(lessons) < self._settings.startup:
             return self._design("qmc", number, None)
         if self._frugal is not None:
-            config = self._frugal.suggest(trials, child_seed(self._seed, "sampler", number))
+            config = self._frugal.suggest(trials, child_seed(self._seed, "sampler", number, bits=31))
             return self._design("qmc", number, None) if config is None else Proposal(config)
         assert self._factory is not None
         self._storage.show(self._view(trials, lessons), number)
-        return self._ask(self._factory(child_seed(self._seed, "sampler", number)))
+        return self._ask(self._factory(child_seed(self._seed, "sampler", number, bits=31)))
 
     def _design(self, name: str, number: int, given: Mapping[str, Any] | None) -> Proposal:
-        seed = child_seed(self._seed, "design")
+        seed = child_seed(self._seed, "design", bits=31)
         point = design_point(name, number, len(self._space.leaves), seed)
         return Proposal(self._space.at(point.tolist(), given))
 
