@@ -3,7 +3,14 @@
 import pytest
 import yaml
 
-from tkd_search.config import BUDGET_KEYS, CONFIG_FOLDER, differences, load_config, parse_config
+from tkd_search.config import (
+    BUDGET_KEYS,
+    CONFIG_FOLDER,
+    differences,
+    load_config,
+    parse_config,
+    with_overrides,
+)
 from tkd_search.errors import UserError
 from tkd_search.search.space import Choice, FloatDistribution
 
@@ -140,3 +147,18 @@ def test_a_limit_on_latency_is_read_with_its_unit(written, milliseconds):
     config = load_config(None, [f"search.max_latency={written}"])
     assert config.settings().search.latency_limit == milliseconds
     assert parse_config(yaml.safe_load(config.to_yaml())).tree == config.tree
+
+
+def test_a_leaf_that_no_trial_can_use_is_not_searched():
+    config = load_config(None, ["method.name=kd"])
+    assert {key for key in config.space.leaves if key.startswith("method.")} == {"method.lam", "method.tau"}
+    assert config.settings().method == parse_config(minimal(method={"name": "kd"})).settings().method
+
+
+def test_leaves_can_be_laid_over_a_checked_experiment():
+    config = with_overrides(load_config(), {"method.k": 3, "training.lr": {"float": [0.1, 0.2]}})
+    assert config.settings().method.k == 3
+    assert "method.k" not in config.space.leaves
+    assert config.space.leaves["training.lr"].contains(0.15)
+    with pytest.raises(UserError, match=r"method\.kk"):
+        with_overrides(config, {"method.kk": 3})

@@ -1,0 +1,25 @@
+"""The plain student: what its docstring promises."""
+
+import pytest
+import torch
+
+from tkd_search.errors import UserError
+from tkd_search.models import build_student, model_parameters
+from tkd_search.models.settings import StudentSettings
+
+NAME = "tkd_search.models.plain:plain_cnn"
+
+
+def test_its_size_and_places_are_as_stated():
+    student = build_student(StudentSettings(name=NAME), classes=10, channels=3, size=32).eval()
+    assert model_parameters(student.model) == 24_346
+    output = student(torch.randn(2, 3, 32, 32))
+    assert output.logits.shape == (2, 10)
+    assert output.maps.shape == (2, 64, 4, 4)
+    assert torch.allclose(output.maps.mean((2, 3)), output.features, atol=1e-6)
+
+
+@pytest.mark.parametrize("args", [{"widths": []}, {"depth": 3}])
+def test_arguments_it_cannot_use_are_refused(args):
+    with pytest.raises(UserError, match=r"student\.args"):
+        build_student(StudentSettings(name=NAME, args=args), classes=10, channels=3, size=32)
