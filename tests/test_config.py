@@ -50,7 +50,7 @@ def test_every_shipped_configuration_is_valid_and_says_what_it_is(file):
         ("method.k", ["--set", "key.path=value"]),
         ("search.enqueue=[{method.zz: 1}]", ["search.enqueue.0.method.zz", "unknown"]),
         ("resources.workers_per_trial=64", ["training.batch_size", "64 workers"]),
-        ("storage=s3://bucket", ["storage", "s3://bucket", "output"]),
+        ("storage=ftp://host", ["storage", "ftp://host", "s3://"]),
         ("training.epochs=[1", ["--set training.epochs", "YAML"]),
         ("search.max_latency=5 parsecs", ["search.max_latency", "'5 parsecs'", "5ms", "null"]),
         ("search.max_latency=0ms", ["search.max_latency", "'0ms'", "above 0"]),
@@ -162,3 +162,9 @@ def test_leaves_can_be_laid_over_a_checked_experiment():
     assert config.space.leaves["training.lr"].contains(0.15)
     with pytest.raises(UserError, match=r"method\.kk"):
         with_overrides(config, {"method.kk": 3})
+
+
+def test_where_a_search_is_tracked_may_change_but_not_what_it_tracks():
+    old = load_config()
+    assert differences(old, load_config(None, ["tracking.uri=http://127.0.0.1:5000"])) == []
+    assert differences(old, load_config(None, ["tracking.experiment=mine"])) != []

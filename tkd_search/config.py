@@ -64,7 +64,17 @@ BUDGET_KEYS = frozenset({"search.trials", "search.max_hours", "search.max_epochs
 """Raising these extends a finished search instead of contradicting it."""
 
 FREE_KEYS = frozenset(
-    {"name", "output", "data.path", "data.download", "data.memory_budget_mb", "resources.max_concurrent"}
+    {
+        *(
+            "name",
+            "output",
+            "data.path",
+            "data.download",
+            "data.memory_budget_mb",
+            "resources.max_concurrent",
+        ),
+        *("tracking.uri", "tracking.system_metrics"),
+    }
 )
 """What may differ between a run and its resumption: where it runs, not what it computes."""
 

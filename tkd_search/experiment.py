@@ -1,7 +1,7 @@
 """The Python interface: an experiment from a file, searched or distilled, and what came out of it."""
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from tkd_search.search.progress import Progress
+
+_SHOWN = ("trial_id", "student", "bytes", "ratio", "val_accuracy", "test_accuracy", "retention")
 
 
 @dataclass(frozen=True)
@@ -34,13 +36,9 @@ class Result:
     @property
     def front(self) -> "pd.DataFrame":
         """The front, smallest first: one row per student, its configuration in columns of dotted keys."""
-        import pandas as pd
+        from tkd_search.tracking.report.table import front_frame
 
-        rows = []
-        for member in self.record.front:
-            row = {key: value for key, value in asdict(member).items() if key not in ("config", "latency_ms")}
-            rows.append({**row, **member.config})
-        return pd.DataFrame(rows)
+        return front_frame((self.record,))
 
     def load(self, trial_id: str) -> Any:
         """A front member's model and its transform; see :func:`tkd_search.load`."""
@@ -60,7 +58,7 @@ class Result:
             if picture.exists()
             else ""
         )
-        return image + self.front.to_html(index=False)
+        return image + self.front[list(_SHOWN)].to_html(index=False, float_format="{:.4g}".format)
 
 
 @dataclass(frozen=True)
@@ -196,7 +194,12 @@ def _execute(config: Config, address: str | None, progress: "Progress", command:
         slots = plan_slots(settings.resources, launchable_nodes() or live_nodes(), settings.search.trials)
         progress.note(f"{where}; {slots.arithmetic}")
         write_text(config.folder / "config.yaml", config.to_yaml())
-        tracker = open_tracker(settings.tracking.uri, config.folder)
+        tracker = open_tracker(
+            settings.tracking.uri or "",
+            config.folder,
+            experiment=settings.tracking.experiment,
+            system_metrics=settings.tracking.system_metrics,
+        )
         try:
             record = run_search(
                 config, data, slots=slots, tracker=tracker, progress=progress, command=command

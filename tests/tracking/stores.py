@@ -10,12 +10,28 @@ import time
 import urllib.request
 from collections import Counter
 
+import pytest
 from mlflow import MlflowClient
 
 from tkd_search.tracking.layout import metric_name
 from tkd_search.tracking.mlflow_writer import Drain
 
-QUIET = {"MLFLOW_DISABLE_TELEMETRY": "true", "OMP_NUM_THREADS": "1"}
+QUIET = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "OMP_NUM_THREADS": "1",
+    # Eight more processes that import MLflow at every start, for jobs that nobody here asks for: restarting
+    # such a server a few times keeps two cores busy for minutes.
+    "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+}
+
+
+def wait_until(condition, seconds=600):
+    """Until something is so; the limit only keeps a broken test from waiting for ever."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            pytest.fail("waited in vain")
+        time.sleep(0.05)
 
 
 def free_port():

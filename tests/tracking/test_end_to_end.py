@@ -18,11 +18,12 @@ from tkd_search.commands.export import data_of
 from tkd_search.commands.standing import standing_of
 from tkd_search.data import plain_batches
 from tkd_search.distill.evaluation import evaluate
+from tkd_search.tracking.spool import read_acknowledged
 from tkd_search.tracking.summary import read_record, read_summary
 
 pytestmark = [pytest.mark.slow, pytest.mark.faults, pytest.mark.timeout(1800)]
 DOWN_SECONDS = 20
-SMALL = (*("--set", "search.trials=14", "--set", "training.epochs=9", "--set", "big_model.epochs=8"),)
+SMALL = ("--set", "search.trials=14", "--set", "training.epochs=9", "--set", "big_model.epochs=8")
 
 
 @pytest.fixture(scope="module")
@@ -40,6 +41,7 @@ def found(tmp_path_factory):
         )
         try:
             wait(lambda: (now := standing_of(folder)) is not None and now.epochs >= 4, search, place)
+            wait(lambda: read_acknowledged(folder / "tracking", server.uri).sequence >= 0, search, place)
             server.kill()
             time.sleep(DOWN_SECONDS)
             server.start()
@@ -110,7 +112,8 @@ def browser():
     options.binary_location = binary
     for argument in (
         *("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"),
-        *("--disable-background-networking", "--window-size=1400,1000"),
+        *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
+        *("--no-first-run", "--window-size=1400,1000"),
     ):
         options.add_argument(argument)
     opened = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))

@@ -4,13 +4,12 @@ import os
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
 
 from tests.tracking.conformance import TrackerConformance
 from tests.tracking.conftest import run_folder
-from tests.tracking.stores import assert_exactly_once, drain_here, stored
+from tests.tracking.stores import assert_exactly_once, drain_here, stored, wait_until
 from tests.tracking.synthetic import synthetic_search, synthetic_start, tell_all
 from tkd_search.records import EpochRecord
 from tkd_search.tracking import MlflowTracker, NullTracker, open_tracker
@@ -163,7 +162,7 @@ def test_a_killed_writer_is_started_again_and_nothing_is_lost(folder, record, da
     tracker._writer.send_signal(signal.SIGKILL)
     tracker._writer.wait()
     tell_all(tracker, record, folder)
-    assert tracker.close(timeout=60).events == 0
+    assert tracker.close(timeout=240).events == 0
     assert_exactly_once(database, record)
 
 
@@ -210,14 +209,6 @@ def test_importing_tracking_brings_no_mlflow_and_no_plots():
     script = f"import sys, tkd_search.tracking; print([name for name in {heavy} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
-
-
-def wait_until(condition, seconds=60):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > deadline:
-            pytest.fail("waited in vain")
-        time.sleep(0.05)
 
 
 def acknowledged(folder):

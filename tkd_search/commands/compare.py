@@ -86,13 +86,14 @@ def command(
     click.echo(result.page)
     for file in result.files:
         click.echo(str(file))
-    uri = config.settings().tracking.uri
-    if uri != "none":
+    uri = config.settings().tracking.uri or ""
+    if uri.lower() not in ("none", "off"):
         from tkd_search.comparison.tracking import log_comparison
+        from tkd_search.tracking.address import absolute_uri
 
         tracking = config.settings().tracking
         experiment = tracking.experiment or f"tkd_search/{config.settings().data.name}"
-        log_comparison(uri, experiment, config.name, result.rows, result.files)
+        log_comparison(absolute_uri(uri), experiment, config.name, result.rows, result.files)
     return 0
 
 

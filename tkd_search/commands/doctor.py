@@ -118,4 +118,4 @@ def _of_config(path: str) -> tuple[str, str, int]:
     rows = len(data.train.labels) * max(1, settings.data.views)
     # Up to 16 stages and the logits are banked, each value in two bytes.
     need = rows * (17 * settings.bank.width + data.num_classes) * 2
-    return str(config.tree.get("storage") or ""), settings.tracking.uri, need
+    return str(config.tree.get("storage") or ""), settings.tracking.uri or "", need

@@ -88,7 +88,11 @@ class ResourceSettings:
 class TrackingSettings:
     """Where MLflow writes."""
 
-    uri: str = setting("sqlite:///mlflow.db", doc="MLflow tracking URI, or none", searchable=False)
+    uri: str | None = setting(
+        None,
+        doc="MLflow tracking URI, or 'none'; default: MLFLOW_TRACKING_URI, else sqlite:///mlflow.db",
+        searchable=False,
+    )
     experiment: str | None = setting(
         None, doc="MLflow experiment; default tkd_search/<data set>", searchable=False
     )

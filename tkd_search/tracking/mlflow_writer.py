@@ -45,7 +45,9 @@ ORPHAN_SECONDS = 60.0
 _ENVIRONMENT = {
     # A retry inside MLflow would repeat a create whose answer got lost, without looking first.
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
+    # Long, for a request given up on may still be carried out, and its whole batch is sent again: a server on
+    # a busy machine takes a while, and nobody waits for the writer.
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "60",
     "MLFLOW_ENABLE_ASYNC_LOGGING": "false",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "MLFLOW_DISABLE_TELEMETRY": "true",
