@@ -56,7 +56,7 @@ secret() {  # secret FILE: made once, kept
   cat "$1"
 }
 
-# The cluster's database: MLflow's runs and the search's studies, reachable from this host alone.
+# The cluster's database: MLflow's runs, reachable from this host alone. (A study is a journal in its run's folder.)
 postgres_uri() {
   local password
   command -v psql > /dev/null && ls /usr/lib/postgresql/*/bin/postgres > /dev/null 2>&1 || apt_install postgresql || return 1
@@ -71,7 +71,6 @@ DO \$\$ BEGIN
 END \$\$;
 ALTER ROLE tkd PASSWORD '$password';
 SELECT 'CREATE DATABASE mlflow OWNER tkd' WHERE NOT EXISTS (SELECT FROM pg_database WHERE datname = 'mlflow') \gexec
-SELECT 'CREATE DATABASE studies OWNER tkd' WHERE NOT EXISTS (SELECT FROM pg_database WHERE datname = 'studies') \gexec
 SQL
   echo "postgresql+psycopg2://tkd:$password@127.0.0.1:5432/mlflow"
 }
@@ -99,7 +98,6 @@ fi
   if [ -n "$storage" ]; then echo "export TKD_STORAGE=$storage"; fi
   if [ "$role" = head ]; then
     echo "export TKD_DATABASE=$TKD_DATABASE TKD_CLUSTER_FILE=$HOME/ray_bootstrap_config.yaml"
-    case $TKD_DATABASE in */mlflow) echo "export TKD_STUDIES=${TKD_DATABASE%/mlflow}/studies" ;; esac
     echo "export MLFLOW_TRACKING_URI=http://127.0.0.1:5000 MLFLOW_TRACKING_USERNAME=admin"
     echo "export MLFLOW_TRACKING_PASSWORD=$(secret "$state/mlflow_password")"
   fi

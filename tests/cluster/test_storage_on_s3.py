@@ -103,9 +103,7 @@ def test_a_search_on_s3_a_second_one_on_its_bank_and_a_resumption_elsewhere(
 
     code, output = run(tmp_path, *SMALL, f"--set=storage={s3}", "--name", "second")
     assert code == 0, output
-    assert keys("tkd/cache/") == shared, (
-        "F and bank were found, not made"
-    )
+    assert keys("tkd/cache/") == shared, "F and bank were found, not made"
 
     # Another machine: neither runs nor cache. It finds the finished search, and can extend it.
     for folder in (tmp_path / "runs", cache):

@@ -1,8 +1,10 @@
 """Instance types that suit a search: what they have and what they cost.
 
-List prices in US dollars an hour, Linux, of one cheap region of each provider (AWS us-east-1, Google
-us-central1), written down by hand; spot prices move by the hour and are typical values. They serve the
-estimate of ``--dry-run --cluster``, which prints ``PRICES_DATE`` beside every figure.
+Prices in US dollars an hour, Linux, of one cheap region of each provider (AWS us-east-1, Google us-central1),
+written down from memory and not checked against the providers' lists; they are meant to be those of
+``PRICES_DATE``. Spot prices move by the hour and are typical values. They serve the estimate of
+``--dry-run --cluster``, which prints the date and "unchecked" beside its figures: look at the provider's own
+calculator before a large search.
 """
 
 from collections.abc import Mapping

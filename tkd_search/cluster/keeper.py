@@ -1,4 +1,6 @@
-"""A small process on every cluster host: keeps MLflow running beside Ray, and switches idle machines off.
+"""A small process on every cluster host, beside Ray.
+
+It keeps MLflow running, tells Ray when the cloud takes a spot machine back, and switches idle machines off.
 
 ``python -m tkd_search.cluster.keeper start head --mlflow --idle-minutes 60`` returns at once; the keeper
 goes on in the background and ends by itself a minute after Ray on this host did (``ray down``), with what
@@ -29,6 +31,7 @@ from tkd_search.cluster.mlflow_server import (
     server_settings,
     state_folder,
 )
+from tkd_search.cluster.spot import drain_command, seconds_left
 
 _STEP_SECONDS = 5.0
 _RAY_GONE_SECONDS = 60.0
@@ -46,12 +49,14 @@ def main() -> None:
 @click.option(
     "--idle-minutes", default=0.0, help="Switch the machine off after so long without use; 0: never."
 )
-def start(role: str, mlflow: bool, idle_minutes: float) -> None:
+@click.option("--spot", type=click.Choice(["aws", "gcp"]), help="Tell Ray when this cloud takes it back.")
+def start(role: str, mlflow: bool, idle_minutes: float, spot: str | None) -> None:
     """Start the keeper in the background, unless one runs already."""
     folder = state_folder()
     folder.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "tkd_search.cluster.keeper", "watch", role]
     command += ["--idle-minutes", str(idle_minutes)] + (["--mlflow"] if mlflow else [])
+    command += ["--spot", spot] if spot else []
     with (folder / "keeper.log").open("ab") as log:
         subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, cwd=folder
@@ -62,7 +67,8 @@ def start(role: str, mlflow: bool, idle_minutes: float) -> None:
 @click.argument("role", type=click.Choice(["head", "worker"]))
 @click.option("--mlflow", is_flag=True)
 @click.option("--idle-minutes", default=0.0)
-def watch(role: str, mlflow: bool, idle_minutes: float) -> None:
+@click.option("--spot")
+def watch(role: str, mlflow: bool, idle_minutes: float, spot: str | None) -> None:
     """Run the keeper's loop in the foreground."""
     folder = state_folder()
     with (folder / "keeper.lock").open("w") as lock:
@@ -70,7 +76,7 @@ def watch(role: str, mlflow: bool, idle_minutes: float) -> None:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             return
-        _watch(role, folder, mlflow, idle_minutes)
+        _watch(role, folder, mlflow, idle_minutes, spot)
 
 
 @main.command("mlflow")
@@ -88,8 +94,9 @@ def mlflow_foreground() -> None:
     os.execvpe(command[0], command, environment)
 
 
-def _watch(role: str, folder: Path, mlflow: bool, idle_minutes: float) -> None:
+def _watch(role: str, folder: Path, mlflow: bool, idle_minutes: float, spot: str | None) -> None:
     server = _Server(folder) if mlflow else None
+    told = not spot
     clock, ray_seen = IdleClock(), time.monotonic()
     try:
         while True:
@@ -98,6 +105,8 @@ def _watch(role: str, folder: Path, mlflow: bool, idle_minutes: float) -> None:
             gone = now - ray_seen > _RAY_GONE_SECONDS
             if server is not None and not gone:
                 server.keep()
+            if not told and alive:
+                told = _pass_on_notice(spot or "")
             if gone and not idle_minutes:
                 # `ray down` stops Ray on the head alone; a worker's raylet then ends, its log monitor stays.
                 subprocess.run(["ray", "stop", "--force"], capture_output=True, check=False)
@@ -112,6 +121,16 @@ def _watch(role: str, folder: Path, mlflow: bool, idle_minutes: float) -> None:
     finally:
         if server is not None:
             server.stop()
+
+
+def _pass_on_notice(cloud: str) -> bool:
+    """Tell Ray where the cloud is about to take this machine back; whether Ray has heard it."""
+    left = seconds_left(cloud)
+    if left is None:
+        return False
+    commands = [drain_command(words, left, cloud) for words in command_lines("raylet")]
+    codes = [subprocess.run(command, check=False).returncode for command in commands if command is not None]
+    return bool(codes) and not any(codes)
 
 
 class _Server:
@@ -157,14 +176,17 @@ def _ray_alive(role: str) -> bool:
                 return True
         except OSError:
             return False
-    return any(_process_name(entry) == "raylet" for entry in Path("/proc").iterdir() if entry.name.isdigit())
+    return bool(command_lines("raylet"))
 
 
-def _process_name(entry: Path) -> str:
-    try:
-        return (entry / "comm").read_text().strip()
-    except OSError:
-        return ""
+def command_lines(name: str) -> list[list[str]]:
+    """The command lines of the processes of a name on this host."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        with suppress(OSError):
+            if entry.name.isdigit() and (entry / "comm").read_text().strip() == name:
+                found.append((entry / "cmdline").read_bytes().decode(errors="replace").split("\0"))
+    return found
 
 
 def _head_busy() -> bool:

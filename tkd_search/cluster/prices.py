@@ -69,8 +69,8 @@ def estimate_cost(cluster_yaml: Path, hours: float, workers: int | None = None) 
     found = price(cluster_yaml, hours, workers)
     if found is None:
         return ("estimated cost: unknown, no list price for the machines of this cluster file",)
-    total = f"estimated cost: ${found.usd:.2f} (${found.usd_per_hour:.2f} an hour), prices of {found.date}"
-    return (*found.lines, f"{total}, spot prices vary")
+    total = f"estimated cost: ${found.usd:.2f} (${found.usd_per_hour:.2f} an hour)"
+    return (*found.lines, f"{total}, unchecked prices of about {found.date}; spot prices vary")
 
 
 def _hourly(node: NodeType) -> float:
