@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import mlflow
 import pytest
 
 SMALL = [
@@ -77,10 +78,12 @@ def test_bad_input_ends_with_one_message_and_writes_nothing(tmp_path, arguments,
 
 
 def test_a_dry_run_shows_plan_space_and_time_and_writes_nothing(tmp_path):
-    code, output = run(tmp_path, "--dry-run", "--set", "method.k=3")
+    code, output = run(tmp_path, "--dry-run", "--set", "method.k=3", "--set", "search.max_latency=5ms")
     assert code == 0, output
     for word in ("student.width", "estimated time", "26 trials", "at once", "method.name is tkd"):
         assert word in output
+    assert "more than 5 ms for one image" in output
+    assert "ms at the small end of the space" in output
     assert list(tmp_path.iterdir()) == []
 
 
@@ -132,6 +135,25 @@ def test_a_whole_search_and_the_same_command_again(tmp_path):
     refused, output = run(tmp_path, *SMALL, "--set=search.trials=5", "--set=seed=7", "--name", "small")
     assert refused == 2
     assert "seed: was 0, is 7" in output
+
+
+@pytest.mark.slow
+def test_a_search_whose_students_are_all_too_slow_ends_and_says_so(tmp_path):
+    code, output = run(tmp_path, *SMALL, "--set=search.trials=3", "--set=search.max_latency=1us")
+    assert code == 0, output
+    assert "3 too slow to train" in output
+    assert "above search.max_latency 0.001 ms" in output
+    folder = tmp_path / "runs" / "digits"
+    summary = json.loads((folder / "summary.json").read_text())
+    counts = {"total": 3, "completed": 0, "stopped_early": 3, "failed": 0, "not_trained": 3}
+    assert summary["trials"] == counts
+    assert (summary["status"], summary["front"]) == ("complete", [])
+    client = mlflow.MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+    runs = client.search_runs([summary["mlflow"]["experiment_id"]], "tags.`tkd.kind` = 'trial'")
+    assert len(runs) == 3
+    for one in runs:
+        assert one.data.tags["state"] == "stopped"
+        assert "above search.max_latency" in one.data.tags["reason"]
 
 
 @pytest.mark.faults

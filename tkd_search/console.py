@@ -22,7 +22,7 @@ from rich.table import Table
 from tkd_search.records import SearchRecord
 from tkd_search.search.referee import Standing
 from tkd_search.tracking.address import run_url
-from tkd_search.tracking.description import human_bytes
+from tkd_search.tracking.description import human_bytes, percent
 
 
 class Console:
@@ -112,8 +112,8 @@ class Console:
                 human_bytes(member.bytes),
                 f"{member.ratio:.3f}",
                 f"{member.val_accuracy:.2%}",
-                _share(member.test_accuracy),
-                _share(member.retention),
+                percent(member.test_accuracy),
+                percent(member.retention),
             )
         self.out.print(table)
         states = [trial.state for trial in record.trials]
@@ -142,7 +142,3 @@ def next_steps(record: SearchRecord, folder: Path) -> list[str]:
         look = [f"mlflow ui --backend-store-uri {shlex.quote(uri)}"] if uri else []
     take = [f"python -m tkd_search pick {shlex.quote(str(folder))} --max-ratio 0.1"] if record.front else []
     return [*look, f"see {folder / 'pareto.html'}", *take]
-
-
-def _share(value: float) -> str:
-    return "–" if math.isnan(value) else f"{value:.2%}"

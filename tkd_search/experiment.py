@@ -111,11 +111,16 @@ class Experiment:
     def distil(self, point: dict[str, Any] | None = None, **options: Any) -> Result:
         """One training with nothing searched: at a point of the space, or at the defaults.
 
+        Its run is called ``<name>-one-<digest>``, so that it stands beside the search's and beside those of
+        other points.
+
         Args:
             point: dotted key → value for searched leaves.
             options: those of :meth:`search`.
         """
-        return Experiment(self.config.fixed(point or {})).search(**options)
+        fixed = self.config.fixed(point or {})
+        name = f"{fixed.name[:60]}-one-{fixed.digest()[:6]}"
+        return Experiment(parse_config({**fixed.tree, "name": name})).search(**options)
 
 
 def finished_record(config: Config) -> SearchRecord | None:

@@ -63,6 +63,7 @@ def test_a_server_killed_in_mid_search_misses_nothing_and_doubles_nothing(server
 
     def come():
         wait_until(lambda: read_status(tracker.folder).error)
+        assert "does not answer" in read_status(tracker.folder).error
         server.start()
 
     search(tracker, record, folder, {2: go, 7: come})
@@ -84,7 +85,7 @@ def test_a_server_killed_again_and_again(server, folder, record):
     def half_written(number):
         return partial(bounce, lambda: run_of(server, record.trials[number - 1].trial_id))
 
-    search(tracker, record, folder, {number: half_written(number) for number in (1, 5, 9)})
+    search(tracker, record, folder, {number: half_written(number) for number in (1, 9)})
     bounce(lambda: MlflowClient(server.uri, server.uri).search_registered_models())
     assert not str(tracker.close(PATIENCE))
     assert_exactly_once(server.uri, record)

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 EPILOG = """\b
 Examples:
-  python -m tkd_search evaluate runs/digits/students/0012 --data my/images
-  python -m tkd_search evaluate runs/digits/students/0012/model.int8.onnx --data my/images
+  python -m tkd_search evaluate runs/digits/students/t0012 --data my/images
+  python -m tkd_search evaluate runs/digits/students/t0012/model.int8.onnx --data my/images
 my/images holds one folder per class, named like the classes of the student.
 """
 

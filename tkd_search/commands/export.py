@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 EPILOG = """\b
 Examples:
   python -m tkd_search export runs/digits                 every student of the front
-  python -m tkd_search export runs/digits 0012 --int8 --output ship
+  python -m tkd_search export runs/digits t0012 --int8 --output ship
 """
 
 

@@ -8,7 +8,7 @@ from tkd_search.commands.choosing import Wish, choose, nearest_miss
 from tkd_search.commands.places import front_of, run_folder
 from tkd_search.commands.quantities import MILLISECONDS, SHARE, SIZE
 from tkd_search.records import FrontMember
-from tkd_search.tracking.description import human_bytes
+from tkd_search.tracking.description import human_bytes, percent
 from tkd_search.tracking.plain import to_plain
 
 EPILOG = """\b
@@ -80,8 +80,8 @@ def describe(member: FrontMember) -> str:
         f", {value:.2f} ms for batch {size}" for size, value in sorted(member.latency_ms.items())
     )
     return (
-        f"{member.trial_id}  {member.student}: {human_bytes(member.bytes)} ({member.ratio:.1%} of F), "
-        f"validation {member.val_accuracy:.2%}, test {member.test_accuracy:.2%}{latency}"
+        f"{member.trial_id}  {member.student}: {human_bytes(member.bytes)} ({percent(member.ratio, 1)} "
+        f"of F), validation {percent(member.val_accuracy)}, test {percent(member.test_accuracy)}{latency}"
     )
 
 

@@ -70,14 +70,14 @@ def big_model_of(folder: Path) -> BigModelRecord:
 
 
 def member_of(folder: Path, trial: str) -> FrontMember:
-    """A front member by trial identifier; leading zeros may be left out.
+    """A front member by trial identifier: ``t0012``, or only its number.
 
     Raises:
         UserError: it is not on the front.
     """
     front = front_of(folder)
     for member in front:
-        if trial.lstrip("0") == member.trial_id.lstrip("0"):
+        if trial.removeprefix("t").lstrip("0") == member.trial_id.removeprefix("t").lstrip("0"):
             return member
     raise UserError("TRIAL", trial, f"a trial on the front: {', '.join(one.trial_id for one in front)}")
 

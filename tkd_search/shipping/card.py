@@ -5,7 +5,7 @@ from typing import Any
 
 from tkd_search.shipping.description import StudentDescription
 from tkd_search.shipping.onnx_export import INPUT, ONNX_FILE, OPSET, OUTPUT
-from tkd_search.tracking.description import human_bytes
+from tkd_search.tracking.description import human_bytes, percent
 from tkd_search.tracking.spool import write_text
 
 CARD_FILE = "README.md"
@@ -42,11 +42,11 @@ def _figures(one: StudentDescription) -> str:
     figures = one.figures
     rows = [
         ("size of the weights", _size(figures.get("bytes"))),
-        ("of the big model's", _percent(figures.get("ratio"), 1)),
+        ("of the big model's", percent(figures.get("ratio"), 1)),
         ("parameters", f"{figures['parameters']:,}" if "parameters" in figures else "–"),
-        ("validation accuracy (chosen by)", _percent(figures.get("val_accuracy"))),
-        ("test accuracy (measured once)", _percent(figures.get("test_accuracy"))),
-        ("of the big model's test accuracy", _percent(figures.get("retention"), 1)),
+        ("validation accuracy (chosen by)", percent(figures.get("val_accuracy"))),
+        ("test accuracy (measured once)", percent(figures.get("test_accuracy"))),
+        ("of the big model's test accuracy", percent(figures.get("retention"), 1)),
     ]
     rows += [
         (f"CPU latency, batch {batch}, 1 thread", f"{value:.2f} ms")
@@ -85,7 +85,7 @@ def _int8(one: StudentDescription) -> str:
     return (
         "## int8\n\n`model.int8.onnx`: quantised after training with onnxruntime, calibrated on "
         f"{made['calibration_images']} training images. {_size(made['bytes'])}, validation accuracy "
-        f"{_percent(made['val_accuracy'])}, test accuracy {_percent(made['test_accuracy'])}."
+        f"{percent(made['val_accuracy'])}, test accuracy {percent(made['test_accuracy'])}."
     )
 
 
@@ -110,10 +110,6 @@ def _limits(one: StudentDescription) -> str:
 
 def _size(count: Any) -> str:
     return "–" if count is None else f"{human_bytes(count)} ({count:,} bytes)"
-
-
-def _percent(share: Any, digits: int = 2) -> str:
-    return "–" if share is None or share != share else f"{share:.{digits}%}"
 
 
 def _list(values: tuple[float, ...]) -> str:

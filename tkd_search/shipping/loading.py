@@ -25,7 +25,7 @@ def load(path: str | Path) -> tuple[nn.Module, Transform]:
 
     Example::
 
-        model, transform = tkd_search.load("runs/digits/students/0012")
+        model, transform = tkd_search.load("runs/digits/students/t0012")
         model(transform("seven.png")[None]).argmax(1)
     """
     folder = student_folder(path)

@@ -21,7 +21,7 @@ def describe(record: Mapping[str, Any], command: str, parent_run_id: str) -> str
         f"{record['wall_seconds']:.0f} s.",
         "",
         f"Big model: {human_bytes(big['bytes'])}, {big['parameters']:,} parameters, validation accuracy "
-        f"{_percent(big['val_accuracy'])}, test accuracy {_percent(big['test_accuracy'])}.",
+        f"{percent(big['val_accuracy'])}, test accuracy {percent(big['test_accuracy'])}.",
         "",
         *front_table(record["front"]),
         "",
@@ -53,10 +53,10 @@ def _row(member: Mapping[str, Any]) -> str:
         member["trial_id"],
         member["student"],
         human_bytes(member["bytes"]),
-        f"{member['ratio']:.1%}",
-        _percent(member["val_accuracy"]),
-        _percent(member["test_accuracy"]),
-        f"{member['retention']:.1%}",
+        percent(member["ratio"], 1),
+        percent(member["val_accuracy"]),
+        percent(member["test_accuracy"]),
+        percent(member["retention"], 1),
     ]
     # MLflow's tables have no padding of their own.
     return "".join(f"| {cell}&ensp;" for cell in cells) + "|"
@@ -71,5 +71,6 @@ def human_bytes(count: float) -> str:
     return f"{count:.3g} GB"
 
 
-def _percent(share: float | None) -> str:
-    return "–" if share is None or share != share else f"{share:.2%}"
+def percent(share: float | None, digits: int = 2) -> str:
+    """A share of one as a percentage; a dash where it is unknown or no number."""
+    return "–" if share is None or share != share else f"{share:.{digits}%}"

@@ -172,8 +172,12 @@ class MlflowTracker(Tracker):
         if self._alive() is None and now - self._started >= _RESTART_SECONDS:
             self._started_now()
         status: WriterStatus = read_status(self.folder)
-        if status.error and status.error != self._told:
-            _log.warning("The tracking store waits: %s. The search goes on.", status.error)
+        if status.error and not self._told:  # once per outage, in whatever words it fails
+            _log.warning(
+                "The tracking store has to wait: %s. The search goes on; what the store misses is written "
+                "when it is back.",
+                status.error,
+            )
         self._told = status.error
 
     def _alive(self) -> subprocess.Popen[bytes] | None:

@@ -141,8 +141,8 @@ class Drain:
         """State why the store does not take events, and look everything up again next time."""
         if self._store is not None:
             self._store.forget()
-        text = " ".join(str(error).split()).replace(self.uri, self.target)[:300] or type(error).__name__
-        _log.warning("%s: %s", type(error).__name__, text)
+        _log.warning("%s: %s", type(error).__name__, str(error).replace(self.uri, self.target))
+        text = reason(error).replace(self.uri, self.target)[:300]
         with contextlib.suppress(OSError, DiskFullError):
             self._say(error=text)
 
@@ -156,6 +156,19 @@ class Drain:
         if status != self.status:
             self.status = status
             write_status(self.folder, status)
+
+
+def reason(error: BaseException) -> str:
+    """Why a store did not take something, in few words: of a lost connection what the system said.
+
+    HTTP libraries wrap that in layers of their own, each with the whole request in its message.
+    """
+    layer: BaseException | None = error
+    while layer is not None:
+        if isinstance(layer, ConnectionError | TimeoutError) and layer.args:
+            return f"it does not answer ({layer.strerror or layer})"
+        layer = layer.__cause__ or layer.__context__
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 class Orders:

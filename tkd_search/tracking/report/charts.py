@@ -154,11 +154,11 @@ def hover(trial: TrialRecord, record: SearchRecord, member: FrontMember | None) 
     ratio = trial.bytes / record.big_model.bytes if record.big_model.bytes else float("nan")
     lines = [
         f"<b>{html.escape(trial.student)}</b>  trial {html.escape(trial.trial_id)}",
-        f"{human_bytes(trial.bytes)}, {percent(ratio)} of F, {trial.parameters:,} parameters",
-        f"validation {percent(trial.val_accuracy, 2)} after {len(trial.epochs)} epochs",
+        f"{human_bytes(trial.bytes)}, {percent(ratio, 1)} of F, {trial.parameters:,} parameters",
+        f"validation {percent(trial.val_accuracy)} after {len(trial.epochs)} epochs",
     ]
     if member is not None:
-        lines.append(f"test {percent(member.test_accuracy, 2)}, {percent(member.retention)} of F's kept")
+        lines.append(f"test {percent(member.test_accuracy)}, {percent(member.retention, 1)} of F's kept")
         lines += [f"{value:.2f} ms for batch {size}" for size, value in sorted(member.latency_ms.items())]
     if trial.state != "complete":
         lines.append(html.escape(f"{trial.state}: {trial.reason}" if trial.reason else trial.state))
@@ -170,8 +170,8 @@ def _big_models(figure: Any, records: Sequence[SearchRecord]) -> None:
     for big in dict.fromkeys(record.big_model for record in records):
         text = (
             f"<b>{html.escape(big.name)}</b>, the big model F<br>{human_bytes(big.bytes)}, "
-            f"{big.parameters:,} parameters<br>validation {percent(big.val_accuracy, 2)}, "
-            f"test {percent(big.test_accuracy, 2)}"
+            f"{big.parameters:,} parameters<br>validation {percent(big.val_accuracy)}, "
+            f"test {percent(big.test_accuracy)}"
         )
         marker = {"symbol": "star", "size": 15, "color": INK}
         figure.add_trace(
@@ -219,8 +219,8 @@ def taps_chart(record: SearchRecord) -> Any | None:
         return None
     names = [tap.name for tap in shares]
     hover_text = [
-        f"{html.escape(tap.name)}: selected in {percent(tap.share)} of the epochs, "
-        f"{percent(tap.front_share)} on the front; mean weight {tap.weight:.2f}"
+        f"{html.escape(tap.name)}: selected in {percent(tap.share, 1)} of the epochs, "
+        f"{percent(tap.front_share, 1)} on the front; mean weight {tap.weight:.2f}"
         for tap in shares
     ]
     template = "%{customdata}<extra></extra>"

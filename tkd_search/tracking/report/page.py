@@ -100,7 +100,7 @@ def _heading(records: Sequence[SearchRecord]) -> str:
         (f"{record.hypervolume:.4f}", "hypervolume, 0 to 1"),
         (str(len(states)), f"trials: {ends}{f', {slow} too slow to train' if slow else ''}"),
         (f"{spent:,}", f"epochs; {record.full_budget} make a full training"),
-        (human_bytes(big.bytes), f"big model, {percent(big.test_accuracy, 2)} on test"),
+        (human_bytes(big.bytes), f"big model, {percent(big.test_accuracy)} on test"),
         (f"{record.wall_seconds:,.0f} s", "wall time"),
     )
     cells = "".join(f"<li><b>{html.escape(a)}</b><span>{html.escape(b)}</span></li>" for a, b in figures)
@@ -216,11 +216,11 @@ def _front(record: SearchRecord, links: dict[str, str], *, several: bool) -> str
         trial, page = html.escape(member.trial_id), html.escape(links.get(member.trial_id, ""))
         cells = [
             human_bytes(member.bytes),
-            percent(member.ratio),
+            percent(member.ratio, 1),
             f"{member.parameters:,}",
-            percent(member.val_accuracy, 2),
-            percent(member.test_accuracy, 2),
-            percent(member.retention),
+            percent(member.val_accuracy),
+            percent(member.test_accuracy),
+            percent(member.retention, 1),
             *(f"{member.latency_ms[size]:.2f} ms" if size in member.latency_ms else "–" for size in latency),
         ]
         first = f"<a href='{page}' target='_blank' rel='noopener'>{trial}</a>" if page else trial

@@ -1,6 +1,6 @@
 """Colours and words that the page and the print share."""
 
-from tkd_search.tracking.description import human_bytes
+from tkd_search.tracking.description import human_bytes, percent
 
 INK = "#1d2733"
 MUTED = "#66727f"
@@ -23,11 +23,6 @@ __all__ = [
     "percent",
     "size_ticks",
 ]
-
-
-def percent(share: float, digits: int = 1) -> str:
-    """A share of one as a percentage; a dash where it is no number."""
-    return "–" if share != share else f"{share:.{digits}%}"
 
 
 def size_ticks(low: float, high: float) -> list[float]:
