@@ -123,7 +123,7 @@ def test_pick_without_a_fit_prints_the_nearest_and_exits_with_one(output):
     assert done.code == 1
     assert not done.out
     assert "Nearest miss" in done.err
-    assert "max-bytes by" in done.err
+    assert "is above --max-bytes 100 kB" in done.err
     smallest = min(FRONT, key=lambda one: one.bytes)
     assert smallest.trial_id in done.err
 
@@ -139,4 +139,19 @@ def test_pick_needs_only_the_summary(output):
     assert call("pick", "runs/digits", "--knee").code == 0
     done = call("pick", "runs/digits", "--max-latency", "5ms")
     assert done.code == 1
-    assert "not measured" in done.err
+    assert "not measured: --max-latency 5 ms for batch 1" in done.err
+
+
+@pytest.mark.parametrize(
+    ("wish", "words"),
+    [
+        (["--max-ratio", "1%"], "is above --max-ratio 1.00%"),
+        (["--min-accuracy", "99.9%"], "is below --min-accuracy 99.90%"),
+        (["--max-latency", "1ms"], "ms is above --max-latency 1 ms for batch 1"),
+        (["--max-latency", "1ms", "--batch", "7"], "not measured: --max-latency 1 ms for batch 7"),
+    ],
+)
+def test_a_miss_says_what_there_is_and_what_was_asked(output, wish, words):
+    done = call("pick", "digits", *wish)
+    assert done.code == 1
+    assert words in done.err

@@ -22,11 +22,10 @@ class Wish:
 
         A latency that was not measured misses its limit infinitely.
         """
-        latency = member.latency_ms.get(self.batch, math.inf)
         above = {
             "max-bytes": (member.bytes, self.max_bytes),
             "max-ratio": (member.ratio, self.max_ratio),
-            "max-latency": (latency, self.max_latency),
+            "max-latency": (self.latency(member), self.max_latency),
         }
         found = {
             name: value / limit - 1 if limit else math.inf
@@ -37,6 +36,10 @@ class Wish:
             missing = 1 - member.val_accuracy / self.min_accuracy
             found["min-accuracy"] = missing if math.isfinite(missing) else math.inf
         return found
+
+    def latency(self, member: FrontMember) -> float:
+        """A member's milliseconds at the batch size that is asked for, infinite where not measured."""
+        return member.latency_ms.get(self.batch, math.inf)
 
 
 def choose(front: Sequence[FrontMember], wish: Wish, *, knee: bool = False) -> FrontMember | None:

@@ -1,6 +1,7 @@
 """``pick``: one student of a front, chosen on validation figures."""
 
 import json
+import math
 
 import click
 
@@ -88,11 +89,17 @@ def describe(member: FrontMember) -> str:
 def _tell_miss(front: tuple[FrontMember, ...], wish: Wish) -> None:
     nearest = nearest_miss(front, wish)
     assert nearest is not None
-    misses = ", ".join(
-        f"--{name} "
-        + (f"by {share:.1%} of the limit" if share < 1e9 else f"(not measured for batch {wish.batch})")
-        for name, share in wish.misses(nearest).items()
-    )
-    click.echo(
-        f"No student of the front fits. Nearest miss, which misses {misses}:\n{describe(nearest)}", err=True
-    )
+    misses = "; ".join(_miss(name, nearest, wish) for name in wish.misses(nearest))
+    click.echo(f"No student of the front fits. Nearest miss: {misses}.\n{describe(nearest)}", err=True)
+
+
+def _miss(name: str, member: FrontMember, wish: Wish) -> str:
+    """How a member misses a limit, in words."""
+    if name == "max-bytes":
+        return f"{human_bytes(member.bytes)} is above --max-bytes {human_bytes(wish.max_bytes or 0)}"
+    if name == "max-ratio":
+        return f"{percent(member.ratio)} is above --max-ratio {percent(wish.max_ratio)}"
+    if name == "min-accuracy":
+        return f"{percent(member.val_accuracy)} is below --min-accuracy {percent(wish.min_accuracy)}"
+    latency, asked = wish.latency(member), f"--max-latency {wish.max_latency:g} ms for batch {wish.batch}"
+    return f"{latency:.3g} ms is above {asked}" if math.isfinite(latency) else f"not measured: {asked}"

@@ -41,5 +41,5 @@ def _published(folder: Path, publish: Callable[[str, str], None]) -> str:
         if there["parent_run_id"]:
             publish(known_uri(there["tracking_uri"]), there["parent_run_id"])
     except UserError as error:
-        return " ".join(str(error).split())
+        return f"{error.where}: {error.found}; {error.hint or error.allowed}"
     return ""

@@ -33,9 +33,16 @@ def _what(one: StudentDescription) -> str:
     size = one.preprocessing.size
     return (
         f"# {one.name}\n\nAn image classifier of {len(one.classes)} classes for {colour} images of "
-        f"{size}×{size} pixels, distilled from {made.get('big_model', 'a big model')} on "
-        f"{made.get('dataset', 'its data set')} by tkd_search {version}."
+        f"{size}×{size} pixels, {_how(made)} on {made.get('dataset', 'its data set')} by tkd_search "
+        f"{version}."
     )
+
+
+def _how(made: dict[str, Any]) -> str:
+    big = made.get("big_model", "a big model")
+    if made.get("config", {}).get("method.name") == "ce":
+        return f"trained without a teacher, beside students of {big},"
+    return f"distilled from {big}"
 
 
 def _figures(one: StudentDescription) -> str:

@@ -33,6 +33,7 @@ from tkd_search.tracking.layout import (
     TAG_TRIAL,
     param_value,
 )
+from tkd_search.tracking.outage import reason
 
 _IMPATIENT = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
@@ -112,9 +113,13 @@ def _reading(uri: str) -> Iterator[Any]:
         login = login_to_environment(uri)
         yield MlflowClient(tracking_uri=login, registry_uri=login)
     except (mlflow.exceptions.MlflowException, OSError) as error:
-        text = " ".join(str(error).split()).replace(uri, public_uri(uri))[:200]
-        found = f"a tracking store that does not give the search ({text})"
-        raise UserError(public_uri(uri), found, "MLflow's URI") from error
+        text = reason(error).replace(uri, public_uri(uri))[:200]
+        raise UserError(
+            public_uri(uri),
+            f"a tracking store that does not do its part: {text}",
+            "a store that runs and knows the search",
+            "start it, or set MLFLOW_TRACKING_URI, _USERNAME and _PASSWORD; then give the command again",
+        ) from error
     finally:
         for key, value in before.items():
             os.environ.pop(key)

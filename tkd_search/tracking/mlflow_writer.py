@@ -24,6 +24,7 @@ from typing import Any
 
 from tkd_search.tracking.address import StoreIds, login_to_environment, public_uri
 from tkd_search.tracking.layout import Context, changes, fold
+from tkd_search.tracking.outage import reason
 from tkd_search.tracking.spool import (
     SPOOL_FILE,
     Acknowledged,
@@ -156,19 +157,6 @@ class Drain:
         if status != self.status:
             self.status = status
             write_status(self.folder, status)
-
-
-def reason(error: BaseException) -> str:
-    """Why a store did not take something, in few words: of a lost connection what the system said.
-
-    HTTP libraries wrap that in layers of their own, each with the whole request in its message.
-    """
-    layer: BaseException | None = error
-    while layer is not None:
-        if isinstance(layer, ConnectionError | TimeoutError) and layer.args:
-            return f"it does not answer ({layer.strerror or layer})"
-        layer = layer.__cause__ or layer.__context__
-    return " ".join(str(error).split()) or type(error).__name__
 
 
 class Orders:
