@@ -1,0 +1,92 @@
+"""The Python interface, as a notebook uses it."""
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.tracking.synthetic import synthetic_search
+from tkd_search import Experiment
+from tkd_search.errors import UserError
+from tkd_search.experiment import Result
+from tkd_search.tracking import write_summary
+from tkd_search.tracking.report import write_report
+
+
+def test_overrides_are_dotted_keys_with_plain_values(tmp_path):
+    experiment = Experiment.from_yaml(
+        name="mine", **{"method.k": 3, "student.width": {"float": [0.1, 0.5]}, "output": str(tmp_path)}
+    )
+    config = experiment.config
+    assert (config.name, config.settings().method.k, config.folder) == ("mine", 3, tmp_path / "mine")
+    assert "method.k" not in config.space.leaves
+    assert config.space.leaves["student.width"].high == 0.5
+
+
+def test_a_wrong_override_names_the_nearest_key():
+    with pytest.raises(UserError, match=r"did you mean method\.k"):
+        Experiment.from_yaml(**{"method.kk": 3})
+
+
+def test_a_result_is_a_table_and_shows_its_picture(tmp_path):
+    record = synthetic_search(14)
+    write_report(record, tmp_path)
+    result = Result(record, tmp_path)
+    front = result.front
+    assert list(front.bytes) == sorted(member.bytes for member in record.front)
+    assert {"student", "ratio", "test_accuracy", "latency_ms_1", "method.name"} <= set(front)
+    shown = result._repr_html_()
+    assert shown.startswith('<img width="640" src="data:image/png;base64,')
+    assert all(member.trial_id in shown for member in record.front)
+
+
+def test_a_result_without_a_front_is_an_empty_table(tmp_path):
+    result = Result(dataclasses.replace(synthetic_search(14), front=()), tmp_path)
+    assert len(result.front) == 0
+    assert "<table" in result._repr_html_()
+    with pytest.raises(UserError, match="t0001"):
+        result.load("t0001")
+
+
+def test_a_finished_search_is_read_back_without_running_anything(tmp_path):
+    experiment = Experiment.from_yaml(name="digits", output=str(tmp_path))
+    record = synthetic_search(14)
+    write_summary(record, tmp_path / "digits")
+    (tmp_path / "digits" / "config.yaml").write_text(experiment.config.to_yaml())
+    assert experiment.search().record == record
+    with pytest.raises(UserError, match="seed: was 0, is 1"):
+        Experiment.from_yaml(name="digits", output=str(tmp_path), seed=1).search()
+
+
+NOTEBOOK = """
+import json, sys
+from tkd_search import Experiment
+small = {"training.epochs": 2, "training.batch_size": 256, "big_model.epochs": 2, "data.views": 1}
+experiment = Experiment.from_yaml(name="note", **small)
+result = experiment.distil({"method.name": "kd", "student.width": 0.1})
+model, transform = result.load(result.front.trial_id[0])
+import torch
+logits = model(transform(torch.zeros(1, 8, 8, dtype=torch.uint8))[None])
+print(json.dumps([result.folder.name, len(result.record.trials), list(logits.shape), len(result.front)]))
+"""
+
+
+@pytest.mark.slow
+def test_one_training_and_its_student_in_a_few_lines(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-c", NOTEBOOK],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    name, trials, shape, front = json.loads(done.stdout.splitlines()[-1])
+    assert name.startswith("note-one-")
+    assert (trials, shape, front) == (1, [1, 10], 1)
+    assert (tmp_path / "runs" / name / "summary.json").exists()
