@@ -35,12 +35,20 @@ def test_the_report_is_made_again_from_the_store_and_put_back_there(tracked, tmp
     assert {"pareto.html", "pareto.png", "pareto.csv"} <= set(files)
 
 
+def test_a_report_written_elsewhere_leaves_the_store_alone(tracked, tmp_path):
+    before = stored(f"sqlite:///{tmp_path}/mlflow.db")
+    done = call("report", "digits", "--output", "there")
+    assert (done.code, done.err) == (0, "")
+    assert stored(f"sqlite:///{tmp_path}/mlflow.db") == before
+
+
 def test_without_its_store_a_report_is_made_from_files_and_says_so(tracked, tmp_path):
     ids = json.loads((tracked / "summary.json").read_text())["mlflow"]
     (tmp_path / "mlflow.db").rename(tmp_path / "away.db")
     done = call("report", "runs/digits")
     assert done.code == 0
     assert "made from runs/digits instead" in done.err
+    assert "not added" not in done.err
     assert ids["parent_run_id"]
     assert (tracked / "pareto.html").exists()
 
@@ -61,6 +69,15 @@ def test_several_side_by_side(output):
     done = call("report", "runs/digits", "other", "--files")
     assert done.code == 0
     assert "front of other" in (output / "report-digits-other" / "pareto.html").read_text()
+
+
+def test_searches_of_one_name_are_told_apart_by_their_folders(output):
+    make_run(output.parent / "elsewhere" / "digits", synthetic_search(20, seed=4), spool=False)
+    done = call("report", "runs/digits", "elsewhere/digits", "--files", "--output", "both")
+    assert done.code == 0
+    text = (output.parent / "both" / "pareto.html").read_text()
+    assert "front of runs/digits" in text
+    assert "front of elsewhere/digits" in text
 
 
 def test_a_name_in_a_store(tracked, tmp_path):

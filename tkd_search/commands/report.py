@@ -1,5 +1,6 @@
 """``report``: the pictures of one or several searches, made again from the tracking store or from files."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -35,19 +36,31 @@ def command(runs: tuple[str, ...], output: Path | None, tracking_uri: str | None
     """
     from tkd_search.tracking.report import write_report
 
+    publish = False
     if tracking_uri is not None:
         records = [_from_store(tracking_uri, name) for name in runs]
         target = output or Path("-".join(("report", *runs)))
     else:
         folders = [run_folder(run) for run in runs]
-        records = [_record(folder, from_files=files) for folder in folders]
+        found = [_record(folder, from_files=files) for folder in folders]
+        records = told_apart([record for record, _ in found], folders)
+        publish = output is None and len(found) == 1 and found[0][1]
         names = "-".join(folder.name for folder in folders)
         target = output or (folders[0] if len(folders) == 1 else folders[0].parent / f"report-{names}")
     made = write_report(records, target)
     for file in made:
         click.echo(str(file))
-    if tracking_uri is None and len(runs) == 1 and not files and (problem := publish_report(target, made)):
+    if publish and (problem := publish_report(target, made)):
         click.echo(f"not added to MLflow: {problem}", err=True)
+
+
+def told_apart(records: Sequence[SearchRecord], folders: Sequence[Path]) -> list[SearchRecord]:
+    """Searches of one name, from several folders, named after their folders."""
+    names = [record.name for record in records]
+    return [
+        replace(record, name=str(folder)) if names.count(record.name) > 1 else record
+        for record, folder in zip(records, folders, strict=True)
+    ]
 
 
 def _from_store(uri: str, name: str) -> SearchRecord:
@@ -56,21 +69,25 @@ def _from_store(uri: str, name: str) -> SearchRecord:
     return read_search(uri, find_search(uri, name))
 
 
-def _record(folder: Path, *, from_files: bool) -> SearchRecord:
-    """A run's record: delivered, then read back from the store; from its files where that is impossible."""
+def _record(folder: Path, *, from_files: bool) -> tuple[SearchRecord, bool]:
+    """A run's record: delivered, then read back from the store; from its files where that is impossible.
+
+    Returns:
+        The record, and whether it is the store's.
+    """
     ids = StoreIds() if from_files else deliver(folder)
     if ids.parent_run_id:
         from tkd_search.tracking.mlflow_reader import read_search
 
         try:
-            return read_search(known_uri(ids.tracking_uri), ids.parent_run_id)
+            return read_search(known_uri(ids.tracking_uri), ids.parent_run_id), True
         except UserError as error:
             click.echo(f"{error}\nThe report is made from {folder} instead.", err=True)
     record = record_of(folder)
     if record is None:
         hint = "start its command again, or wait for its end"
         raise UserError(str(folder), "a search without results", "one that ended or was interrupted", hint)
-    return record
+    return record, False
 
 
 def deliver(folder: Path) -> StoreIds:
