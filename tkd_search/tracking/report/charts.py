@@ -162,8 +162,9 @@ def hover(trial: TrialRecord, record: SearchRecord, member: FrontMember | None) 
         lines += [f"{value:.2f} ms for batch {size}" for size, value in sorted(member.latency_ms.items())]
     if trial.state != "complete":
         lines.append(html.escape(f"{trial.state}: {trial.reason}" if trial.reason else trial.state))
-    lines += ["", *(html.escape(line) for line in config_lines(trial.config))]
-    return "<br>".join(lines)
+    settings = [html.escape(line) for line in config_lines(trial.config)]
+    pairs = [" · ".join(settings[place : place + 2]) for place in range(0, len(settings), 2)]
+    return "<br>".join([*lines, "", *pairs])  # two a line: a label higher than the chart is cut off
 
 
 def _big_models(figure: Any, records: Sequence[SearchRecord]) -> None:

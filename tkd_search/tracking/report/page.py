@@ -147,6 +147,8 @@ def _importance(record: SearchRecord, suffix: str) -> str:
     if found is None:
         return f"<section><h2>{html.escape(title)}</h2><p class='note'>Too few trials to tell.</p></section>"
     trust = "" if found.explained > 0.2 else " That is little: take the ranking as a hint at most."
+    if found.explained <= 0:
+        trust = " So few trials tell nothing of single settings: the order below is chance."
     text = (
         "For each trial: is it above what is usual for its size, at the epoch it reached? Share of that "
         "figure's variance that is lost when a setting is shuffled in held-out trials, ± standard error. All "
@@ -162,7 +164,8 @@ def _taps(record: SearchRecord, suffix: str) -> str:
         text = "No trial had generated teachers."
         return f"<section><h2>{html.escape(title)}</h2><p class='note'>{text}</p></section>"
     text = (
-        "Share of the epochs in which a candidate was selected as a teacher; dots: the front's trials only."
+        "Share of the epochs in which a candidate was selected as a teacher; dots: the front's trials only. "
+        "A feature whose name ends in # and a number is a random half of its channels."
     )
     return _section(title, text, figure, f"taps-{record.name}")
 
