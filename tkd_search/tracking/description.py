@@ -40,10 +40,11 @@ def front_table(front: Sequence[Mapping[str, Any]]) -> list[str]:
     rows = [_row(member) for member in sorted(front, key=lambda member: member["bytes"])]
     return [
         "".join(
-            f"| {name}&ensp;" for name in ("trial", "student", "size", "of F", "validation", "test", "kept")
+            f"| {name}&ensp;"
+            for name in ("trial", "student", "method", "size", "of F", "validation", "test", "kept")
         )
         + "|",
-        "|:--|:--|--:|--:|--:|--:|--:|",
+        "|:--|:--|:--|--:|--:|--:|--:|--:|",
         *rows,
     ]
 
@@ -52,6 +53,7 @@ def _row(member: Mapping[str, Any]) -> str:
     cells = [
         member["trial_id"],
         member["student"],
+        member["config"].get("method.name", ""),
         human_bytes(member["bytes"]),
         percent(member["ratio"], 1),
         percent(member["val_accuracy"]),

@@ -211,7 +211,7 @@ def _front(record: SearchRecord, links: dict[str, str], *, several: bool) -> str
         "kept",
         *(f"batch {size}" for size in latency),
     ]
-    head = "<th class='l'>trial</th><th class='l'>student</th>" + "".join(
+    head = "<th class='l'>trial</th><th class='l'>student</th><th class='l'>method</th>" + "".join(
         f"<th>{name}</th>" for name in names
     )
     rows = []
@@ -229,6 +229,7 @@ def _front(record: SearchRecord, links: dict[str, str], *, several: bool) -> str
         first = f"<a href='{page}' target='_blank' rel='noopener'>{trial}</a>" if page else trial
         rows.append(
             f"<tr><td class='l'>{first}</td><td class='l'>{html.escape(member.student)}</td>"
+            f"<td class='l'>{html.escape(str(member.config.get('method.name', '')))}</td>"
             + "".join(f"<td>{cell}</td>" for cell in cells)
             + "</tr>"
         )
@@ -237,6 +238,8 @@ def _front(record: SearchRecord, links: dict[str, str], *, several: bool) -> str
         "Chosen on validation figures; test was measured once, afterwards. “Kept” is test accuracy divided "
         "by the big model's."
     )
+    if latency:
+        note += " Batch n: median time of n images on one CPU thread of the machine that searched."
     return (
         f"<section><h2>{html.escape(title)}</h2><p class='note'>{note}</p><div class='scroll'><table>"
         f"<thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table></div></section>"
