@@ -168,7 +168,8 @@ def hover(trial: TrialRecord, record: SearchRecord, member: FrontMember | None) 
 
 
 def _big_models(figure: Any, records: Sequence[SearchRecord]) -> None:
-    for big in dict.fromkeys(record.big_model for record in records):
+    models = dict.fromkeys(record.big_model for record in records)
+    for place, big in enumerate(models):
         text = (
             f"<b>{html.escape(big.name)}</b>, the big model F<br>{human_bytes(big.bytes)}, "
             f"{big.parameters:,} parameters<br>validation {percent(big.val_accuracy)}, "
@@ -178,13 +179,15 @@ def _big_models(figure: Any, records: Sequence[SearchRecord]) -> None:
         figure.add_trace(
             go.Scatter(
                 x=[big.bytes], y=[big.val_accuracy], mode="markers", name="big model", marker=marker,
+                legendgroup="big model", showlegend=place == 0,
                 customdata=[["", text]], hovertemplate="%{customdata[1]}<extra></extra>",
             )
         )  # fmt: skip
         figure.add_hline(y=big.val_accuracy, line={"color": INK, "width": 1, "dash": "dot"}, opacity=0.5)
-        figure.add_vline(x=0.1 * big.bytes, line={"color": MUTED, "width": 1, "dash": "dash"}, opacity=0.8)
+    for tenth in sorted({0.1 * big.bytes for big in models}):
+        figure.add_vline(x=tenth, line={"color": MUTED, "width": 1, "dash": "dash"}, opacity=0.8)
         figure.add_annotation(
-            x=math.log10(0.1 * big.bytes),  # annotations on a logarithmic axis are placed by exponent
+            x=math.log10(tenth),  # annotations on a logarithmic axis are placed by exponent
             y=0,
             yref="paper",
             text="10 % of the big model",

@@ -129,10 +129,11 @@ def _big_models(axes: Any, records: Sequence[SearchRecord]) -> None:
             label="big model" if len(seen) == 1 else None,
         )
         axes.axhline(big.val_accuracy, color=INK, linewidth=0.7, linestyle=(0, (1, 3)), zorder=1)
-        axes.axvline(0.1 * big.bytes, color=MUTED, linewidth=0.8, linestyle=(0, (4, 3)), zorder=1)
+    for tenth in sorted({0.1 * big.bytes for big in seen}):
+        axes.axvline(tenth, color=MUTED, linewidth=0.8, linestyle=(0, (4, 3)), zorder=1)
         axes.annotate(
             "10 % of the big model",
-            (0.1 * big.bytes, 0),
+            (tenth, 0),
             xycoords=("data", "axes fraction"),
             xytext=(4, 5),
             textcoords="offset points",
