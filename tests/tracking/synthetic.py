@@ -123,8 +123,8 @@ def synthetic_search(trials=32, seed=0, name="digits", **extra):
     )
 
 
-def tell_all(tracker, record, folder, start=None):
-    """Tell a tracker the whole search, as a driver would."""
+def tell_all(tracker, record, folder, start=None, between=None):
+    """Tell a tracker the whole search, as a driver would; ``between``: what is done after which trial."""
     tracker.search_started(start or synthetic_start(record.name))
     tracker.big_model(record.big_model)
     for number, trial in enumerate(record.trials):
@@ -134,4 +134,5 @@ def tell_all(tracker, record, folder, start=None):
         tracker.trial_ended(trial)
         spent, volume = record.history[number]
         tracker.progress(number + 1, {"hypervolume": volume, "front_size": 3, "epochs_spent": spent})
+        (between or {}).get(number, lambda: None)()
     tracker.search_ended(record, folder)

@@ -8,7 +8,7 @@ import pytest
 from mlflow import MlflowClient
 
 from tests.tracking.stores import Server, assert_exactly_once, wait_until
-from tests.tracking.synthetic import synthetic_search, synthetic_start
+from tests.tracking.synthetic import synthetic_search, tell_all
 from tkd_search.tracking import open_tracker
 from tkd_search.tracking.mlflow_reader import read_search
 from tkd_search.tracking.status import read_status
@@ -32,20 +32,6 @@ def record():
     return synthetic_search(trials=10, seed=3)
 
 
-def search(tracker, record, folder, between):
-    """Tell a search; ``between`` (trial number → action) is done after some trials."""
-    tracker.search_started(synthetic_start())
-    tracker.big_model(record.big_model)
-    for number, trial in enumerate(record.trials):
-        tracker.trial_started(trial.trial_id, trial.student, trial.config, trial.bytes, trial.parameters)
-        for epoch in trial.epochs:
-            tracker.epoch(trial.trial_id, epoch)
-        tracker.trial_ended(trial)
-        tracker.progress(number + 1, {"hypervolume": record.history[number][1], "epochs_spent": number})
-        between.get(number, lambda: None)()
-    tracker.search_ended(record, folder)
-
-
 def run_of(server, trial_id):
     """Whether the store has begun with a trial."""
     client = MlflowClient(server.uri, server.uri)
@@ -66,7 +52,7 @@ def test_a_server_killed_in_mid_search_misses_nothing_and_doubles_nothing(server
         assert "does not answer" in read_status(tracker.folder).error
         server.start()
 
-    search(tracker, record, folder, {2: go, 7: come})
+    tell_all(tracker, record, folder, between={2: go, 7: come})
     assert not str(tracker.close(PATIENCE))
     assert_exactly_once(server.uri, record)
     again = read_search(server.uri, tracker.ids().parent_run_id)
@@ -85,7 +71,7 @@ def test_a_server_killed_again_and_again(server, folder, record):
     def half_written(number):
         return partial(bounce, lambda: run_of(server, record.trials[number - 1].trial_id))
 
-    search(tracker, record, folder, {number: half_written(number) for number in (1, 9)})
+    tell_all(tracker, record, folder, between={number: half_written(number) for number in (1, 9)})
     bounce(lambda: MlflowClient(server.uri, server.uri).search_registered_models())
     assert not str(tracker.close(PATIENCE))
     assert_exactly_once(server.uri, record)
@@ -97,7 +83,7 @@ def test_a_server_that_hangs_is_stated_and_caught_up_with(server, folder, record
     def hang():
         server.signal(signal.SIGSTOP)
 
-    search(tracker, record, folder, {3: hang})
+    tell_all(tracker, record, folder, between={3: hang})
     left = tracker.close(timeout=4)
     assert left.events > 0
     server.signal(signal.SIGCONT)
@@ -108,7 +94,7 @@ def test_a_server_that_hangs_is_stated_and_caught_up_with(server, folder, record
 def test_a_server_that_comes_up_after_the_search(server, folder, record):
     server.kill()
     tracker = open_tracker(server.uri, folder)
-    search(tracker, record, folder, {})
+    tell_all(tracker, record, folder)
     wait_until(lambda: read_status(tracker.folder).error)
     left = tracker.close(timeout=5)
     assert left.events > 0
