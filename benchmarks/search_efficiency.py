@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from benchmarks.simulator import moasha
 from benchmarks.simulator.curves import Curves, load_curves
@@ -99,16 +100,17 @@ def compare(
 
 def _run(curves: Curves, black_box: BlackBox, budget: int, task: tuple[str, int]) -> Replay:
     name, seed = task
-    return simulate(
-        SEARCHERS[name]().open(curves, seed, black_box if isinstance(black_box, Table) else None),
-        black_box,
-        full_budget=curves.epochs,
-        classes=curves.classes,
-        big_model_bytes=curves.big_model_bytes,
-        slots=SLOTS,
-        max_epochs=budget,
-        seed=seed,
-    )
+    with threadpool_limits(1):  # a thread per process: small matrices gain nothing from more
+        return simulate(
+            SEARCHERS[name]().open(curves, seed, black_box if isinstance(black_box, Table) else None),
+            black_box,
+            full_budget=curves.epochs,
+            classes=curves.classes,
+            big_model_bytes=curves.big_model_bytes,
+            slots=SLOTS,
+            max_epochs=budget,
+            seed=seed,
+        )
 
 
 def _summarise(name: str, replays: Sequence[Replay], grid: NDArray[np.float64]) -> Summary:

@@ -1,44 +1,50 @@
 """Bytes of a configuration's student, built where the recording says how."""
 
 import math
-from collections.abc import Callable, Mapping
-from functools import cache
+from collections.abc import Mapping
 from typing import Any
 
 from benchmarks.simulator.curves import Curves
+from tkd_search.config import Config, parse_config
+from tkd_search.models import build_student, model_bytes
 from tkd_search.search.space import Distribution, FloatDistribution
 
 _STEPS = 256
 """Float leaves are taken to the nearest of so many steps of their range, so that few students are built."""
 
 
-def exact_sizes(curves: Curves) -> Callable[[Mapping[str, Any]], int] | None:
-    """A function from configurations to bytes, or None where ``meta.json`` does not hold the experiment.
+class ExactSizes:
+    """Bytes of a configuration: exact for the student at the nearest of 257 widths, built once each.
 
-    Exact for the student at the nearest of 257 widths; PyTorch's meta device would need no memory but
-    takes six times as long.
+    PyTorch's meta device would need no memory but takes six times as long.
+
+    Args:
+        config: the recorded experiment.
+        shape: ``classes``, ``channels`` and ``size`` of the data.
     """
+
+    def __init__(self, config: Config, shape: Mapping[str, int]) -> None:
+        self._config, self._shape = config, dict(shape)
+        self._known: dict[tuple[tuple[str, Any], ...], int] = {}
+
+    def __call__(self, point: Mapping[str, Any]) -> int:
+        """Bytes of the student of a configuration."""
+        leaves = self._config.space.leaves
+        student = {k: _stepped(leaves[k], v) for k, v in point.items() if k.startswith("student.")}
+        key = tuple(sorted(student.items()))
+        if key not in self._known:
+            settings = self._config.settings(student).student
+            self._known[key] = model_bytes(build_student(settings, **self._shape).model)
+        return self._known[key]
+
+
+def exact_sizes(curves: Curves) -> ExactSizes | None:
+    """A function from configurations to bytes, or None where ``meta.json`` does not hold the experiment."""
     experiment, data = curves.meta.get("experiment"), curves.meta.get("data")
     if not isinstance(experiment, Mapping) or not isinstance(data, Mapping):
         return None
-    from tkd_search.config import parse_config
-    from tkd_search.models import build_student, model_bytes
-
-    config = parse_config(experiment)
     shape = {"classes": curves.classes, "channels": data["channels"], "size": data["size"]}
-
-    @cache
-    def built(leaves: tuple[tuple[str, Any], ...]) -> int:
-        settings = config.settings(dict(leaves)).student
-        return model_bytes(build_student(settings, **shape).model)
-
-    def size_of(point: Mapping[str, Any]) -> int:
-        student = {
-            k: _stepped(config.space.leaves[k], v) for k, v in point.items() if k.startswith("student.")
-        }
-        return built(tuple(sorted(student.items())))
-
-    return size_of
+    return ExactSizes(parse_config(experiment), shape)
 
 
 def _stepped(distribution: Distribution, value: Any) -> Any:

@@ -113,29 +113,30 @@ class SingleObjective:
 
 @dataclass(frozen=True, kw_only=True)
 class Stratified:
-    """Like with like: a trial is ranked by accuracy among the records nearest to it in log(bytes).
+    """Like with like: a trial is ranked by accuracy among the records of its size and just below.
 
-    In this order:
+    Only students no larger speak against a student: that a larger one is more accurate is no news. In
+    this order:
 
     1. Below the accuracy ``floor`` a trial is stopped as soon as any record at the rung is above it
        (otherwise the smallest student, which nothing can dominate, would never stop).
-    2. Until a rung holds ``min_records`` others, nobody else is stopped.
+    2. Until a rung holds ``min_records`` others that are no larger, nobody else is stopped.
     3. On the rung's front, a trial goes on.
-    4. Else it goes on within the best share ``keep`` of its stratum: the ``stratum`` records nearest in
-       log(bytes) (and any as near as the farthest of them), the newcomer counted.
+    4. Else it goes on within the best share ``keep`` of its stratum: of the records that are no larger the
+       ``stratum`` nearest in log(bytes) (and any as near as the farthest of them), the newcomer counted.
 
     Attributes:
         levels: epochs of the rungs.
         keep: share of a stratum that goes on, one per level (1/η).
         floor: accuracy in [0, 1] below which nobody is protected.
         stratum: number of neighbours in size.
-        min_records: records needed before ranks count.
+        min_records: records of students no larger that are needed before ranks count.
     """
 
     levels: tuple[int, ...]
     keep: tuple[float, ...]
     floor: float
-    stratum: int = 12
+    stratum: int = 24
     min_records: int = 6
 
     def __post_init__(self) -> None:
@@ -152,17 +153,18 @@ class Stratified:
                 f"{newcomer.accuracy:.1%} after {newcomer.epoch} epochs is below the floor "
                 f"of {self.floor:.1%}"
             )
-        if len(known) < self.min_records or on_front(known, newcomer):
+        no_larger = [record for record in known if record.bytes <= newcomer.bytes]
+        if len(no_larger) < self.min_records or on_front(no_larger, newcomer):
             return Continue()
         share = self.keep[self.levels.index(newcomer.epoch)]
-        rivals = nearest_in_size(known, newcomer, self.stratum)
+        rivals = nearest_in_size(no_larger, newcomer, self.stratum)
         better = sum(rival.accuracy > newcomer.accuracy for rival in rivals)
         kept = share * (len(rivals) + 1)
         if better < kept:
             return Continue()
         return Stop(
             f"{newcomer.accuracy:.1%} after {newcomer.epoch} epochs is {better + 1}. of {len(rivals) + 1} "
-            f"of its size; the best {share:.0%} go on"
+            f"of its size and just below; the best {share:.0%} go on"
         )
 
     @classmethod
@@ -171,9 +173,9 @@ class Stratified:
         *,
         full_budget: int,
         classes: int,
-        keep: Sequence[float] = (0.6, 0.5),
+        keep: Sequence[float] = (0.5, 0.4),
         margin: float = 0.05,
-        stratum: int = 12,
+        stratum: int = 24,
         min_records: int = 6,
         shares: Sequence[float] = LATE_RUNGS,
     ) -> "Stratified":
