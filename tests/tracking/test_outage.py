@@ -1,6 +1,8 @@
 """What the user is told of a store that does not answer."""
 
 import logging
+import socket
+import threading
 import time
 from dataclasses import replace
 
@@ -18,6 +20,17 @@ def test_a_refused_connection_is_said_in_a_few_words(monkeypatch):
     with pytest.raises(Exception, match="Max retries") as caught:
         MlflowClient(f"http://127.0.0.1:{free_port()}").search_experiments()
     assert reason(caught.value) == "it does not answer (Connection refused)"
+
+
+def test_a_connection_that_breaks_off_is_said_as_well(monkeypatch):
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        hang_up = threading.Thread(target=lambda: listening.accept()[0].close())
+        hang_up.start()
+        with pytest.raises(Exception, match="Max retries|Connection") as caught:
+            MlflowClient(f"http://127.0.0.1:{listening.getsockname()[1]}").search_experiments()
+        hang_up.join()
+    assert reason(caught.value).startswith("it does not answer (")
 
 
 def test_any_other_trouble_keeps_its_own_words():

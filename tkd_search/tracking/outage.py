@@ -1,14 +1,26 @@
 """Why a tracking store did not do what it was asked for."""
 
+from collections.abc import Iterator
+
 
 def reason(error: BaseException) -> str:
-    """Why a store did not take something, in few words: of a lost connection what the system said.
+    """In few words; of a lost connection what the system said.
 
     HTTP libraries wrap that in layers of their own, each with the whole request in its message.
     """
-    layer: BaseException | None = error
-    while layer is not None:
+    for layer in _layers(error):
         if isinstance(layer, ConnectionError | TimeoutError) and layer.args:
             return f"it does not answer ({layer.strerror or layer})"
-        layer = layer.__cause__ or layer.__context__
     return " ".join(str(error).split()) or type(error).__name__
+
+
+def _layers(error: BaseException) -> Iterator[BaseException]:
+    """An exception and all that it was raised from, or that it carries as ``reason`` or argument."""
+    waiting, seen = [error], set()
+    while waiting:
+        layer = waiting.pop(0)
+        if id(layer) not in seen:
+            seen.add(id(layer))
+            yield layer
+            linked = (layer.__cause__, layer.__context__, getattr(layer, "reason", None), *layer.args)
+            waiting += [one for one in linked if isinstance(one, BaseException)]
