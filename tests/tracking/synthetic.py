@@ -14,7 +14,7 @@ from tkd_search.records import (
 )
 
 BIG_BYTES = 2_400_000
-TAPS = ("features.2", "features.5", "features.9", "classifier.4", "logits")
+TAPS = ("features.2", "features.5", "features.9", "features.9#1", "logits")
 
 
 def synthetic_start(name="digits", dataset="digits"):

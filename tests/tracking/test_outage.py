@@ -27,7 +27,7 @@ def test_a_connection_that_breaks_off_is_said_as_well(monkeypatch):
     with socket.create_server(("127.0.0.1", 0)) as listening:
         hang_up = threading.Thread(target=lambda: listening.accept()[0].close())
         hang_up.start()
-        with pytest.raises(Exception, match="Max retries|Connection") as caught:
+        with pytest.raises(Exception, match=r"Max retries|Connection") as caught:
             MlflowClient(f"http://127.0.0.1:{listening.getsockname()[1]}").search_experiments()
         hang_up.join()
     assert reason(caught.value).startswith("it does not answer (")

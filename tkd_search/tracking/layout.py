@@ -218,8 +218,13 @@ def search_status(status: str) -> RunStatus:
 
 
 def metric_name(name: str) -> str:
-    """``name`` with what MLflow refuses in metric names replaced by an underscore."""
-    return re.sub(r"[^\w\-. :/]", "_", name)
+    """``name`` with what MLflow refuses in metric names replaced: ``#`` by ``::``, the rest by ``_``."""
+    return re.sub(r"[^\w\-. :/]", "_", name.replace("#", "::"))
+
+
+def metric_key(name: str) -> str:
+    """What :func:`metric_name` was given, where that had a candidate's ``#1`` at its end."""
+    return re.sub(r"::(\d+)$", r"#\1", name)
 
 
 def flat_params(config: Mapping[str, Any]) -> dict[str, str]:

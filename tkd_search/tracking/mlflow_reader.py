@@ -31,6 +31,7 @@ from tkd_search.tracking.layout import (
     TAG_SEARCH,
     TAG_STATE,
     TAG_TRIAL,
+    metric_key,
     param_value,
 )
 from tkd_search.tracking.outage import reason
@@ -159,7 +160,7 @@ def _epochs(client: Any, run: Any) -> tuple[EpochRecord, ...]:
     epochs: dict[int, dict[str, float]] = {}
     for key in sorted(set(run.data.metrics) - skip):
         for step, value in _history(client, run, key).items():
-            epochs.setdefault(step, {})[key] = value
+            epochs.setdefault(step, {})[metric_key(key)] = value
     return tuple(
         EpochRecord(epoch=step, val_accuracy=figures.pop("val_accuracy", math.nan), metrics=figures)
         for step, figures in sorted(epochs.items())

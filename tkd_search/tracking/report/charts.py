@@ -49,7 +49,7 @@ def _layout(figure: Any, height: int, **more: Any) -> Any:
         hoverlabel={
             "bgcolor": "white",
             "bordercolor": FAINT,
-            "font": {"color": INK, "size": 12},
+            "font": {"family": _FONT, "color": INK, "size": 12},
             "align": "left",
         },
         legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0, "font": {"size": 12}},
@@ -80,7 +80,7 @@ def front_chart(records: Sequence[SearchRecord], links: Mapping[str, Mapping[str
         ticktext=[human_bytes(tick) for tick in ticks],
         title={"text": "size of the weights (log scale)", "font": {"size": 12, "color": MUTED}},
     )
-    title = {"text": "validation accuracy", "font": {"size": 12, "color": MUTED}}
+    title = {"text": "validation accuracy", "font": {"size": 12, "color": MUTED}, "standoff": 16}
     figure.update_yaxes(range=[bottom, top], tickformat=".1%", title=title)
     hidden = sum(trial.val_accuracy < bottom for record in records for trial in shown_trials(record))
     return figure, hidden
