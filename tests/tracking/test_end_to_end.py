@@ -2,6 +2,7 @@
 
 import csv
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -136,6 +137,14 @@ def show(browser, server, path):
     browser.refresh()
 
 
+UNFOLD = """
+const name = [...document.querySelectorAll('[role=row] a')].find(a => a.innerText.trim() == 'seen');
+const place = name.getBoundingClientRect();
+const sign = document.elementFromPoint(place.left - 32, place.top + place.height / 2);
+sign.dispatchEvent(new MouseEvent('click', {bubbles: true}));
+"""
+
+
 def says(text):
     return f"document.body.innerText.includes({text!r})"
 
@@ -154,6 +163,13 @@ def test_the_browser_shows_experiments_parent_children_and_models(found, browser
     until(browser, picture)
     show(browser, server, f"{runs}?searchFilter={quote(chr(39).join(('tags.pareto = ', 'true', '')))}")
     until(browser, says(f"{len(summary['front']) + 1} matching runs"))  # the parent holds its children
+    browser.execute_script(UNFOLD)
+    members = {member["trial_id"] for member in summary["front"]}
+    for trial_id in members:
+        until(browser, says(f"{trial_id} "))
+    with (folder / "pareto.csv").open() as file:
+        assert {row["trial_id"] for row in csv.DictReader(file)} == members
+    assert set(re.findall(r"\bt\d{4}\b", browser.execute_script("return document.body.innerText"))) == members
     show(browser, server, "/models")
     for member in summary["front"]:
         until(browser, says(f"seen-{member['trial_id']}"))

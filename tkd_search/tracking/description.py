@@ -25,6 +25,8 @@ def describe(record: Mapping[str, Any], command: str, parent_run_id: str) -> str
         "",
         *front_table(record["front"]),
         "",
+        "Size against validation accuracy:",
+        "",
         f"![The front](get-artifact?path={PREVIEW_FILE}&run_uuid={parent_run_id})",
         "",
         "The interactive picture is the artifact `pareto.html`; the students are the child runs with "

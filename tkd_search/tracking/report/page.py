@@ -189,7 +189,7 @@ def _plot(figure: Any, name: str, *, script: bool = False, click: bool = False) 
                 "displayModeBar": "hover" if script else False,
                 "responsive": True,
                 "scrollZoom": False,
-                "modeBarButtonsToRemove": ["select2d", "lasso2d", "autoScale2d"],
+                "modeBarButtons": [["toImage", "resetScale2d"]],  # more would cover a narrow page's legend
                 "toImageButtonOptions": {"format": "svg", "filename": name},
             },
         )
