@@ -139,7 +139,7 @@ class Config:
     def fixed(self, point: Mapping[str, Any]) -> "Config":
         """The same experiment with nothing searched: one trial, at the point or at the defaults."""
         tree = _at_point(self.tree, self.space, point)
-        tree["search"] = {**tree["search"], "trials": 1, "enqueue": [], "rule": "never"}
+        tree["search"] = {**tree["search"], "trials": 1, "enqueue": [], "rule": "never", "rule_args": {}}
         return parse_config(tree)
 
     def enqueued(self) -> tuple[dict[str, Any], ...]:
