@@ -168,3 +168,11 @@ def test_where_a_search_is_tracked_may_change_but_not_what_it_tracks():
     old = load_config()
     assert differences(old, load_config(None, ["tracking.uri=http://127.0.0.1:5000"])) == []
     assert differences(old, load_config(None, ["tracking.experiment=mine"])) != []
+
+
+def test_one_training_searches_nothing_and_is_never_stopped():
+    fixed = load_config().fixed({"method.name": "kd"})
+    assert fixed.space.leaves == {}
+    assert fixed.settings().method.name == "kd"
+    search = fixed.settings().search
+    assert (search.trials, search.enqueue, search.rule, search.rule_args) == (1, (), "never", {})
