@@ -107,3 +107,59 @@ def test_a_retiring_slot_ends_only_when_nobody_holds_it(boxes):
     boxes.release(lease)
     assert boxes.take("a", after=job_id)[1] == {"kind": "exit"}
     assert boxes.lease("two", 0.0) is None
+
+
+def kinds(boxes, lease, job_id) -> list[str]:
+    """Kinds of the results that are there."""
+    found = []
+    while (result := boxes.pull(lease, job_id)) is not None:
+        found.append(result["kind"])
+    return found
+
+
+def test_a_slot_that_must_go_ends_its_epoch_and_then_interrupts_its_holder(boxes):
+    boxes.attach("b", {})
+    lease = boxes.lease("one", 0.0)
+    job_id = boxes.post(lease, {"n": 1})
+    boxes.vacate("a")
+    assert not boxes.superseded("a", job_id), "the epoch at hand goes on"
+    assert boxes.lease("two", 0.0).slot == "b", "nobody else begins there"
+    assert boxes.push("a", job_id, {"kind": "epoch", "epoch": 1, "last": False}) == "accepted"
+    assert boxes.superseded("a", job_id)
+    assert kinds(boxes, lease, job_id) == ["epoch", "interrupted"]
+    assert boxes.take("a", after=job_id) is None, "the holder still holds it"
+    boxes.release(lease)
+    assert boxes.take("a", after=job_id)[1] == {"kind": "exit"}
+
+
+def test_a_last_epoch_is_brought_home(boxes):
+    lease = boxes.lease("one", 0.0)
+    job_id = boxes.post(lease, {"n": 1})
+    boxes.vacate("a")
+    for result in ({"kind": "epoch", "epoch": 9, "last": True}, {"kind": "done"}):
+        assert boxes.push("a", job_id, result) == "accepted"
+    assert kinds(boxes, lease, job_id) == ["epoch", "done"]
+
+
+def test_a_slot_that_must_go_at_once_drops_what_it_does(boxes):
+    lease = boxes.lease("one", 0.0)
+    job_id = boxes.post(lease, {"n": 1})
+    for _ in range(2):
+        boxes.vacate("a", at_once=True)
+    assert boxes.push("a", job_id, {"kind": "epoch", "epoch": 1, "last": False}) == "superseded"
+    assert kinds(boxes, lease, job_id) == ["interrupted"]
+    later = boxes.post(lease, {"n": 2})
+    assert kinds(boxes, lease, later) == ["interrupted"], "and takes nothing new"
+
+
+def test_a_slot_whose_machine_has_gone_is_nobodys_until_it_attaches_again(boxes):
+    lease = boxes.lease("one", 0.0)
+    job_id = boxes.post(lease, {"n": 1})
+    for _ in range(2):
+        boxes.lost("a")
+    assert kinds(boxes, lease, job_id) == ["interrupted"]
+    boxes.release(lease)
+    assert boxes.lease("two", 0.0) is None
+    boxes.attach("a", {})
+    assert boxes.take("a", after=-1) is None, "the lost job is not done twice"
+    assert boxes.lease("two", 0.0) is not None

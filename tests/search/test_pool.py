@@ -100,3 +100,21 @@ def test_a_killed_broker_costs_the_lease_and_nothing_else(pool):
     after.post(toy_job())
     assert results(after)[-1]["kind"] == "done"
     after.release()
+
+
+def test_a_group_that_never_fits_does_not_outlive_its_pool(pool, tmp_path):
+    # The last one here: it ends all Train runs of this driver, the shared pool's too.
+    import ray
+
+    from tkd_search.search.broker import Broker
+    from tkd_search.search.pool import WarmPool
+
+    broker = Broker.remote(5.0)
+    waiting = WarmPool(broker, ResourceSettings(cpus_per_worker=500), 2, tmp_path, runner=TOY)
+    threads = [group.thread for group in waiting._groups.values()]
+    assert waiting.attached() == waiting.room() == 0
+    time.sleep(5)
+    assert all(thread.is_alive() for thread in threads)
+    waiting.close()
+    assert not any(thread.is_alive() for thread in threads)
+    ray.kill(broker)

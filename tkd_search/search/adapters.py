@@ -1,5 +1,6 @@
 """Ray Tune's Searcher and TrialScheduler in front of the referee: they translate and decide nothing."""
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -15,17 +16,18 @@ class RefereeSearcher(Searcher):
 
     Args:
         referee: decides.
-        may_start: whether a worker group is there for one more trial (spot machines come and go).
+        room: how many trials the worker groups that are up can run (machines come and go); trials that lost
+            theirs count as running, and so come before new ones.
     """
 
-    def __init__(self, referee: Referee, may_start: Callable[[], bool] = lambda: True) -> None:
+    def __init__(self, referee: Referee, room: Callable[[], float] = lambda: math.inf) -> None:
         super().__init__()
-        self._referee, self._may_start = referee, may_start
+        self._referee, self._room = referee, room
         self._names: dict[str, str] = {}
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         """The next configuration, None to wait, FINISHED where the budget is spent."""
-        if not self._may_start():
+        if len(self._names) >= self._room():
             return None
         assignment = self._referee.next_trial()
         if assignment is None:

@@ -93,6 +93,16 @@ class Broker:
         self._boxes.retire(slot, evict=evict)
         await self._notify()
 
+    async def vacate(self, slot: str, at_once: bool = False) -> None:
+        """A slot's machine is about to go."""
+        self._boxes.vacate(slot, at_once=at_once)
+        await self._notify()
+
+    async def lost(self, slot: str) -> None:
+        """A slot's machine has gone."""
+        self._boxes.lost(slot)
+        await self._notify()
+
     async def forget(self, slot: str) -> None:
         """A group is gone for good."""
         self._boxes.forget(slot)

@@ -11,7 +11,14 @@ from typing import Any
 import ray
 from ray import tune
 from ray.actor import ActorHandle
-from ray.tune import CheckpointConfig, FailureConfig, RunConfig, TuneConfig, Tuner
+from ray.tune import (
+    CheckpointConfig,
+    FailureConfig,
+    PlacementGroupFactory,
+    RunConfig,
+    TuneConfig,
+    Tuner,
+)
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from tkd_search.config import Config, Settings
@@ -27,7 +34,8 @@ from tkd_search.search.checks import check_candidates, rung_rule
 from tkd_search.search.ending import Status, finish
 from tkd_search.search.latency import Latencies, measure_student
 from tkd_search.search.mirror import Mirror
-from tkd_search.search.pool import WarmPool
+from tkd_search.search.nodes import driver_node_resource
+from tkd_search.search.pool import RUN_JOB, WarmPool
 from tkd_search.search.preflight import Slots
 from tkd_search.search.progress import Progress
 from tkd_search.search.proposer import ProposerSettings
@@ -41,7 +49,11 @@ from tkd_search.tracking.spool import Spool
 from tkd_search.tracking.tracker import Tracker
 
 TRIAL_RETRIES = 10
-"""How often a trial is started again when its group or node is lost; a failing trial is not retried."""
+"""How often a trial is started again when its Trainable is lost; a failing trial is not retried. One whose
+worker group or machine is lost goes on elsewhere without Tune."""
+
+START_SECONDS = 1800.0
+"""Until the first worker group must be up: a cluster that scales from zero installs a machine first."""
 
 
 @dataclass(frozen=True)
@@ -99,7 +111,10 @@ def run_search(
     settings = config.settings()
     with (
         place.mirrored(),
-        open_pool(settings.resources, slots.count, place.folder / "train") as (broker, pool),
+        open_pool(settings.resources, slots.count, place.folder / "train", limit=slots_limit(settings)) as (
+            broker,
+            pool,
+        ),
     ):
         data_folder = store_data(data, place.cache)
         candidates = check_candidates(config, data)
@@ -117,7 +132,7 @@ def run_search(
             )
         )
         progress.stage("worker groups", None)
-        pool.wait(300.0)
+        pool.wait(START_SECONDS)
         weights, figures = prepare_big_models(config, data, data_folder, place.cache, broker, progress)
         tracker.big_model(figures)
         bank = prepare_bank(config, data, data_folder, weights, place.cache, broker, progress)
@@ -126,7 +141,7 @@ def run_search(
         progress.stage("search", settings.search.trials)
         status: Status = "complete"
         try:
-            _tune(referee, broker, pool, prepared, config, place, slots.count)
+            _tune(referee, broker, pool, prepared, config, place)
         except KeyboardInterrupt:
             status = "interrupted"
         progress.stage("front", None)
@@ -145,7 +160,7 @@ def run_search(
 
 @contextmanager
 def open_pool(
-    resources: ResourceSettings, slots: int, folder: Path
+    resources: ResourceSettings, slots: int, folder: Path, *, limit: int | None = None, runner: str = RUN_JOB
 ) -> Iterator[tuple[ActorHandle, WarmPool]]:
     """A broker and its warm worker groups for the length of a ``with`` block.
 
@@ -153,6 +168,8 @@ def open_pool(
         resources: what one group takes.
         slots: groups to request.
         folder: for Ray Train's own bookkeeping.
+        limit: groups to grow to where machines join; default: ``slots``.
+        runner: ``package.module:function`` that runs a job.
     """
     broker = Broker.options(  # type: ignore[attr-defined]
         # Beside the driver: a worker host may leave at any time, and the leases with it.
@@ -160,7 +177,7 @@ def open_pool(
             ray.get_runtime_context().get_node_id(), soft=False
         )
     ).remote()
-    pool = WarmPool(broker, resources, slots, folder)
+    pool = WarmPool(broker, resources, slots, folder, limit=limit, runner=runner)
     try:
         yield broker, pool
     finally:
@@ -180,12 +197,9 @@ def _referee(
 
     @lru_cache(maxsize=4096)
     def size_of(student: str) -> Size:
-        import torch
-
-        with torch.device("meta"):
-            model = build_student(
-                by_text[student], classes=data.num_classes, channels=data.channels, size=data.size
-            ).model
+        model = build_student(
+            by_text[student], classes=data.num_classes, channels=data.channels, size=data.size
+        ).model
         return Size(model_bytes(model), model_parameters(model))
 
     by_text: dict[str, Any] = {}
@@ -261,7 +275,6 @@ def _tune(
     prepared: Prepared,
     config: Config,
     place: Workplace,
-    slots: int,
 ) -> None:
     """Let Ray Tune run trials until the referee has no more."""
     common = {
@@ -269,13 +282,16 @@ def _tune(
         "kind": "trial",
         "trials": place.trials,
     }
+    # A byte: the worker groups hold all the cores, and Tune refuses an empty request. Beside the driver, like
+    # the broker: a machine that goes takes a worker group with it, and nothing that Tune counts as a failure.
+    beside = PlacementGroupFactory([{"CPU": 0, "memory": 1, driver_node_resource(): 0.0001}])
     tuner = Tuner(
-        tune.with_parameters(SlotTrainable, broker=broker, common=common),
+        tune.with_resources(tune.with_parameters(SlotTrainable, broker=broker, common=common), beside),
         tune_config=TuneConfig(
-            search_alg=RefereeSearcher(referee),
+            search_alg=RefereeSearcher(referee, pool.room),
             scheduler=RefereeScheduler(referee),
             num_samples=-1,
-            max_concurrent_trials=slots,
+            max_concurrent_trials=slots_limit(config.settings()),
             reuse_actors=True,
         ),
         run_config=RunConfig(
@@ -287,6 +303,11 @@ def _tune(
         ),
     )
     tuner.fit()
+
+
+def slots_limit(settings: Settings) -> int:
+    """Most trials at once, should so many machines join."""
+    return min(settings.search.trials, settings.resources.max_concurrent or settings.search.trials)
 
 
 def _flat(config: Config) -> dict[str, Any]:

@@ -29,7 +29,9 @@ class Lease:
 class _Slot:
     info: dict[str, Any] = field(default_factory=dict)
     attached: int = 0
+    up: bool = False
     retiring: bool = False
+    vacating: bool = False
     holder: str | None = None
     token: int = 0
     last_beat: float = 0.0
@@ -58,7 +60,7 @@ class Mailboxes:
     def attach(self, slot: str, info: dict[str, Any]) -> None:
         """A group came up (or came up again: its unfinished job will be handed to it once more)."""
         state = self._slots.setdefault(slot, _Slot())
-        state.info, state.attached = info, state.attached + 1
+        state.info, state.attached, state.up = info, state.attached + 1, True
 
     def take(self, slot: str, after: int) -> tuple[int, dict[str, Any]] | None:
         """The job posted since job number ``after``, with its number; None where there is none.
@@ -83,6 +85,8 @@ class Mailboxes:
         if len(state.results) >= self._ahead:
             return "full"
         state.results.append(result)
+        if state.vacating and result.get("kind") == "epoch" and not result.get("last"):
+            self._interrupt(state)
         return "accepted"
 
     def superseded(self, slot: str, job_id: int) -> bool:
@@ -96,7 +100,7 @@ class Mailboxes:
         """The first free slot, in order of attachment; None where all are taken."""
         self.expire(now)
         for name, state in self._slots.items():
-            if state.attached and state.holder is None and not state.retiring:
+            if state.up and state.holder is None and not state.retiring:
                 state.holder, state.token, state.last_beat = holder, self._next(), now
                 return Lease(name, state.token)
         return None
@@ -132,6 +136,8 @@ class Mailboxes:
             raise LeaseLostError(lease.slot)
         state.job, state.job_id = job, self._next()
         state.results.clear()
+        if state.vacating or not state.up:
+            self._interrupt(state)
         return state.job_id
 
     def pull(self, lease: Lease, job_id: int) -> dict[str, Any] | None:
@@ -161,16 +167,35 @@ class Mailboxes:
             if evict:
                 self._free(self._slots[slot])
 
+    def vacate(self, slot: str, *, at_once: bool = False) -> None:
+        """A slot's machine is about to go: its trial makes way after the epoch at hand, or at once.
+
+        The holder finds ``{"kind": "interrupted"}`` among the results and goes on elsewhere; the slot ends.
+        """
+        state = self._slots.get(slot)
+        if state is not None:
+            state.retiring = state.vacating = True
+            if at_once:
+                self._interrupt(state)
+
+    def lost(self, slot: str) -> None:
+        """A slot's machine has gone: its holder is interrupted, nobody gets it before it attaches again."""
+        state = self._slots.get(slot)
+        if state is not None and state.up:
+            state.up = False
+            self._interrupt(state)
+
     def forget(self, slot: str) -> None:
         """A group is gone for good; its holder's lease is lost."""
         self._slots.pop(slot, None)
 
     def overview(self) -> dict[str, dict[str, Any]]:
-        """Per slot: info, how often it attached, holder, whether it retires."""
+        """Per slot: info, how often it attached, whether it is up, holder, whether it retires or works."""
         return {
             name: {
                 "info": s.info,
                 "attached": s.attached,
+                "up": s.up,
                 "holder": s.holder,
                 "retiring": s.retiring,
                 "busy": s.job is not None,
@@ -181,6 +206,13 @@ class Mailboxes:
     def _held(self, lease: Lease) -> _Slot | None:
         state = self._slots.get(lease.slot)
         return state if state is not None and state.holder and state.token == lease.token else None
+
+    @staticmethod
+    def _interrupt(state: _Slot) -> None:
+        """Supersede the job and tell its holder, after the results that are there already."""
+        if state.job is not None:
+            state.job = None
+            state.results.append({"kind": "interrupted"})
 
     @staticmethod
     def _free(state: _Slot) -> None:

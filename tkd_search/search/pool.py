@@ -1,7 +1,9 @@
 """The pool of warm worker groups: started once by the driver, watched, grown and shrunk.
 
 Each group is one never-ending Ray Train run in a thread of the driver. Ray Train restarts a group whose
-worker died; the pool starts a new one where the whole run gave up.
+worker died; the pool starts a new one where the whole run gave up. Every few seconds it looks at the
+machines, and does what :func:`tkd_search.search.scaling.decide` says: trials leave machines that are about to
+go, slots are added where there is room, and given up where another search waits.
 """
 
 import threading
@@ -15,15 +17,23 @@ from ray.actor import ActorHandle
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 
+from tkd_search.search.nodes import cluster_state, end_train_runs, own_job
+from tkd_search.search.preflight import workers_on
+from tkd_search.search.scaling import Move, SlotState, decide, others_wait
 from tkd_search.search.settings import ResourceSettings
 from tkd_search.search.worker import worker_loop
+
+RUN_JOB = "tkd_search.search.jobs:run_job"
+
+LOOK_SECONDS = 2.0
+"""Between two looks at the machines; a cloud's notice of preemption comes 30 to 120 seconds ahead."""
 
 
 @dataclass
 class _Group:
     slot: str
     thread: threading.Thread
-    error: BaseException | None = None
+    yielded: bool = False
 
 
 class WarmPool:
@@ -34,6 +44,7 @@ class WarmPool:
         resources: what one group takes.
         slots: groups to request; those that do not fit yet stay pending and are the autoscaler's demand.
         storage: folder or URI for Ray Train's own bookkeeping.
+        limit: groups to grow to where there is room; default: ``slots``.
         runner: ``package.module:function`` that runs a job.
     """
 
@@ -44,14 +55,16 @@ class WarmPool:
         slots: int,
         storage: str | Path,
         *,
-        runner: str = "tkd_search.search.jobs:run_job",
+        limit: int | None = None,
+        runner: str = RUN_JOB,
     ) -> None:
         self._broker, self._resources, self._storage = broker, resources, str(storage)
-        self._runner = runner
+        self._runner, self._limit = runner, max(slots, limit or slots)
         self._groups: dict[str, _Group] = {}
-        self._started = 0
+        self._started = self._room = self._seen_waiting = 0
         self._closing = threading.Event()
         self._failures: list[str] = []
+        self._restart_after = 0.0
         for _ in range(slots):
             self._start()
         self._watcher = threading.Thread(target=self._watch, daemon=True, name="pool")
@@ -64,8 +77,12 @@ class WarmPool:
 
     def attached(self) -> int:
         """Groups that are up."""
-        overview = ray.get(self._broker.overview.remote())
-        return sum(1 for state in overview.values() if state["attached"])
+        self._room = sum(slot.up and not slot.retiring for slot in self._slots().values())
+        return self._room
+
+    def room(self) -> int:
+        """Groups that were up at the last look: so many trials can run."""
+        return self._room
 
     def wait(self, timeout: float) -> None:
         """Until one group is up.
@@ -83,10 +100,21 @@ class WarmPool:
     def close(self, timeout: float = 20.0) -> None:
         """End every group and wait for their runs."""
         self._closing.set()
+        self._watcher.join(timeout)  # it must not ask a Ray that is being left
         for slot in list(self._groups):
             ray.get(self._broker.retire.remote(slot, True))
+        slots, groups = self._slots(), list(self._groups.values())
+        self._join([group for group in groups if slots[group.slot].up], timeout)
         end = time.monotonic() + timeout
-        for group in list(self._groups.values()):
+        # What is left waits for resources or hangs. Again and again: a controller may just be starting.
+        while any(group.thread.is_alive() for group in groups) and time.monotonic() < end:
+            end_train_runs()
+            self._join(groups, 1.0)
+
+    @staticmethod
+    def _join(groups: list[_Group], timeout: float) -> None:
+        end = time.monotonic() + timeout
+        for group in groups:
             group.thread.join(max(0.1, end - time.monotonic()))
 
     def _start(self) -> None:
@@ -103,15 +131,65 @@ class WarmPool:
         except BaseException as error:
             if not self._closing.is_set():
                 self._failures.append(f"{type(error).__name__}: {error}")
+                # Back off, so that a broken environment does not spin.
+                self._restart_after = time.monotonic() + 2.0 * min(len(self._failures), 15)
 
     def _watch(self) -> None:
-        """Replace groups whose run gave up; back off so that a broken environment does not spin."""
-        while not self._closing.wait(1.0 + 2.0 * min(len(self._failures), 15)):
-            for slot, group in list(self._groups.items()):
-                if not group.thread.is_alive() and not self._closing.is_set():
-                    del self._groups[slot]
-                    ray.get(self._broker.forget.remote(slot))
-                    self._start()
+        while not self._closing.wait(LOOK_SECONDS):
+            try:
+                self._replace_ended()
+                self._look()
+            except (ray.exceptions.RayError, RuntimeError):
+                continue  # Ray's own processes may be restarting; the next look comes soon
+
+    def _replace_ended(self) -> None:
+        """Start anew what gave up or made way, but not what was yielded to another search."""
+        for slot, group in list(self._groups.items()):
+            if group.thread.is_alive() or (not group.yielded and time.monotonic() < self._restart_after):
+                continue
+            del self._groups[slot]
+            ray.get(self._broker.forget.remote(slot))
+            if not group.yielded:
+                self._start()
+
+    def _look(self) -> None:
+        """See where slots and machines stand, and act on it."""
+        cluster, slots, job = cluster_state(), self._slots(), own_job()
+        self._room = sum(slot.up and not slot.retiring for slot in slots.values())
+        self._seen_waiting = self._seen_waiting + 1 if others_wait(cluster, job) else 0
+        workers = sum(workers_on(self._resources, free) for free in cluster.available)
+        for move in decide(
+            slots,
+            cluster,
+            job=job,
+            limit=self._limit,
+            fitting=workers // self._resources.workers_per_trial,
+            seen_waiting=self._seen_waiting,
+        ):
+            self._act(move)
+
+    def _act(self, move: Move) -> None:
+        if self._closing.is_set():
+            return
+        if move.kind == "start":
+            self._start()
+        elif move.kind == "lost":
+            ray.get(self._broker.lost.remote(move.slot))
+        elif move.kind == "retire":
+            self._groups[move.slot].yielded = True
+            self._seen_waiting = 0
+            ray.get(self._broker.retire.remote(move.slot))
+        else:
+            ray.get(self._broker.vacate.remote(move.slot, move.kind == "vacate_now"))
+
+    def _slots(self) -> dict[str, SlotState]:
+        overview = ray.get(self._broker.overview.remote())
+        found = {}
+        for slot in list(self._groups):
+            state = overview.get(slot, {"info": {}, "up": False, "retiring": False})
+            nodes = tuple(state["info"].get("nodes", ()))
+            found[slot] = SlotState(nodes=nodes, up=state["up"], retiring=state["retiring"])
+        return found
 
 
 def group_trainer(

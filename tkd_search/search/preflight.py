@@ -27,7 +27,7 @@ def plan_slots(resources: ResourceSettings, nodes: Sequence[Mapping[str, float]]
     Raises:
         UserError: not even one trial fits; the message shows the sum.
     """
-    workers = sum(_workers_on(resources, node) for node in nodes)
+    workers = sum(workers_on(resources, node) for node in nodes)
     need = f"{resources.workers_per_trial} workers × {resources.cpus_per_worker:g} CPU" + (
         f" and {resources.gpus_per_worker:g} GPU" if resources.gpus_per_worker else ""
     )
@@ -48,7 +48,8 @@ def plan_slots(resources: ResourceSettings, nodes: Sequence[Mapping[str, float]]
     return Slots(count, f"{have} ÷ ({need}) = {fit} at once; using {count}")
 
 
-def _workers_on(resources: ResourceSettings, node: Mapping[str, float]) -> int:
+def workers_on(resources: ResourceSettings, node: Mapping[str, float]) -> int:
+    """Workers that fit into a node with these resources."""
     fits = [math.floor(node.get("CPU", 0) / resources.cpus_per_worker + 1e-9)]
     if resources.gpus_per_worker:
         gpus = node.get("GPU", 0)

@@ -10,20 +10,23 @@ from ray.actor import ActorHandle
 from ray.tune import PlacementGroupFactory
 
 from tkd_search.search.broker import SlotClient
+from tkd_search.search.mailbox import LeaseLostError
 
 STALL_SECONDS = 1800.0
 """A group that delivers nothing for so long is taken for dead; one epoch must be shorter."""
+
+POLL_SECONDS = 2.0
 
 
 class SlotTrainable(tune.Trainable):
     """One trial after the other on leased slots (``reuse_actors=True``).
 
     ``config`` holds ``trial_id``, ``point`` and ``after_epoch``; ``common`` the rest of the job. One step
-    is one epoch. A trial that fails reports ``failed`` with its reason and ends; an exception here is
-    infrastructure and makes Tune try the trial again from its own checkpoint.
+    is one epoch. A trial that fails reports ``failed`` with its reason and ends. One whose group goes away
+    takes another group and goes on from its last epoch, as often as it has to; an exception here is a defect
+    of the infrastructure and makes Tune try the trial again from its own checkpoint.
     """
 
-    _posted: bool
     _last: dict[str, Any]
 
     @classmethod
@@ -43,19 +46,16 @@ class SlotTrainable(tune.Trainable):
         self._start(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
-        """Drop the trial at hand, whatever it is doing, and take the next."""
-        if self._client is not None:
-            self._client.withdraw()
+        """Drop the trial at hand, whatever it is doing, and take the next.
+
+        Its slot is given back: the pool may want to end it, and a trial that was interrupted comes first.
+        """
+        self.cleanup()
         self._start(new_config)
         return True
 
     def step(self) -> dict[str, Any]:
         """The trial's next epoch: ``epoch``, ``val_accuracy``, ``metrics``, ``done``, ``failed``."""
-        if self._client is None:
-            self._client = SlotClient(self._broker, holder=self._trial, timeout=STALL_SECONDS)
-        if not self._posted:
-            self._client.post(self._job)
-            self._posted = True
         epoch = self._next()
         if epoch["kind"] == "failed":
             return self._result(self._last, failed=epoch["reason"])
@@ -64,6 +64,7 @@ class SlotTrainable(tune.Trainable):
             return self._result(epoch)
         # The last epoch counts only once the student's weights are stored.
         ending = self._next()
+        self.cleanup()
         return self._result(epoch, failed=ending.get("reason", ""), done=True)
 
     def cleanup(self) -> None:
@@ -81,24 +82,50 @@ class SlotTrainable(tune.Trainable):
 
     def _start(self, config: dict[str, Any]) -> None:
         self._trial = config["trial_id"]
+        place, mark, query = self._common["trials"].partition("?")  # a URI may carry its endpoint
         self._job = {
             **self._common,
             "trial_id": self._trial,
             "point": config["point"],
             "after_epoch": config["after_epoch"],
-            "folder": f"{self._common['trials']}/{self._trial}",
+            "folder": f"{place}/{self._trial}{mark}{query}",
         }
-        self._posted = False
         self._last = {"epoch": self._job.get("after_epoch", 0)}
 
     def _next(self) -> dict[str, Any]:
-        assert self._client is not None
+        """The next result, from whichever group the trial runs on by then."""
         waited = 0.0
-        while (result := self._client.pull(2.0)) is None:
-            waited += 2.0
+        while True:
+            try:
+                result = self._posted().pull(POLL_SECONDS)
+            except LeaseLostError:
+                result = {"kind": "interrupted"}
+            if result is not None and result["kind"] == "interrupted":
+                self._move()
+                waited = 0.0
+                continue
+            if result is not None:
+                return result
+            waited += POLL_SECONDS
             if waited > STALL_SECONDS:
                 raise RuntimeError(f"worker group of {self._trial} delivered nothing for {waited:g} s")
-        return result
+
+    def _posted(self) -> SlotClient:
+        """A leased slot that has the trial before it; waits for one as long as it takes."""
+        if self._client is None:
+            client = SlotClient(self._broker, holder=self._trial, timeout=POLL_SECONDS)
+            try:
+                client.post(self._job)
+            except LeaseLostError:
+                client.release()
+                raise
+            self._client = client
+        return self._client
+
+    def _move(self) -> None:
+        """Leave the group; the next one takes the trial up after the last epoch that was heard of."""
+        self.cleanup()
+        self._job["after_epoch"] = self._last["epoch"]
 
     def _result(self, epoch: dict[str, Any], *, failed: str = "", done: bool = False) -> dict[str, Any]:
         return {

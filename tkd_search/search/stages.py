@@ -21,6 +21,7 @@ from tkd_search.errors import UserError
 from tkd_search.records import BigModelRecord
 from tkd_search.search.broker import SlotClient
 from tkd_search.search.jobs import job_config
+from tkd_search.search.mailbox import LeaseLostError
 from tkd_search.search.progress import Progress
 
 
@@ -123,23 +124,38 @@ def prepare_bank(
 def run_stage(broker: ActorHandle, job: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     """Run one job on a free group and yield its results up to and including ``done``.
 
+    Where the group's machine goes away, another group takes the job up: after its last epoch, or anew.
+
     Raises:
         UserError: the job failed, with its reason.
     """
-    client = SlotClient(broker, holder=str(job["kind"]), timeout=600.0)
-    try:
-        client.post(dict(job))
-        while True:
-            result = client.pull(5.0)
-            if result is None:
-                continue
+    job = dict(job)
+    while True:
+        for result in _on_one_group(broker, job):
             if result["kind"] == "failed":
                 raise UserError(
                     f"stage {job['kind']}", result["reason"], "a stage that ends", result["trace"]
                 )
+            if result["kind"] == "epoch":
+                job["after_epoch"] = result["epoch"]
             yield result
             if result["kind"] == "done":
                 return
+
+
+def _on_one_group(broker: ActorHandle, job: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """The job's results as long as one group has it."""
+    client = SlotClient(broker, holder=str(job["kind"]), timeout=600.0)
+    try:
+        client.post(job)
+        while True:
+            result = client.pull(5.0)
+            if result is not None and result["kind"] == "interrupted":
+                return
+            if result is not None:
+                yield result
+    except LeaseLostError:
+        return
     finally:
         client.release()
 

@@ -34,8 +34,9 @@ def worker_loop(config: dict[str, Any]) -> None:
     broker, slot = config["broker"], config["slot"]
     module, _, function = config["runner"].partition(":")
     run_job = getattr(importlib.import_module(module), function)
+    nodes = ranks.gather(ray.get_runtime_context().get_node_id())
     if ranks.rank == 0:
-        info = {"pid": os.getpid(), "node": ray.get_runtime_context().get_node_id(), "workers": ranks.size}
+        info = {"pid": os.getpid(), "nodes": sorted(set(nodes)), "workers": ranks.size}
         ray.get(broker.attach.remote(slot, info))
     job_id = -1
     while True:
@@ -122,6 +123,14 @@ class _Ranks:
         box = [produce() if self.rank == 0 else None]
         dist.broadcast_object_list(box, src=0, group=self._group)
         return box[0]
+
+    def gather(self, value: Any) -> list[Any]:
+        """Every rank's value, on every rank."""
+        if self.size == 1:
+            return [value]
+        values = [None] * self.size
+        dist.all_gather_object(values, value, group=self._group)
+        return values
 
     def agree(self, flag: bool) -> bool:
         """Rank 0's flag on every rank."""
