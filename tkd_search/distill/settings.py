@@ -13,7 +13,7 @@ MethodName = Literal["tkd", "kd", "ce", "dkd", "dist", "hint", "at", "sp"]
 SelectionName = Literal["heuristic", "uniform", "random", "last_k", "all"]
 ActivationName = Literal["swish", "prelu", "pelu", "softplus", "rational", "identity", "relu"]
 BoundName = Literal["raw", "lookahead", "tanh"]
-FeatureRewardName = Literal["cka", "cos", "mse"]
+FeatureRewardName = Literal["cka", "cos", "mse", "relation"]
 ScheduleName = Literal["schedule_free", "one_cycle", "constant"]
 
 _TKD: dict[str, tuple[str, ...]] = {"name": ("tkd",)}

@@ -9,6 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from tkd_search.distill.losses import relation
+
+RELATION_TEMPERATURE = 0.1
 FEWEST_ROWS = 4
 """The unbiased HSIC is undefined on fewer rows; the feature reward is then skipped."""
 
@@ -52,10 +55,16 @@ def mse_loss(predicted: Tensor, targets: Tensor) -> Tensor:
     return (predicted - targets).square().mean((-1, -2))
 
 
+def relation_loss(student: Tensor, targets: Tensor) -> Tensor:
+    """Relations between rows: student features h [B, d] against targets [K, B, P] → [K]; see ``relation``."""
+    return torch.stack([relation(target, student, RELATION_TEMPERATURE) for target in targets])
+
+
 FEATURE_REWARDS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "cka": cka_loss,
     "cos": cos_loss,
     "mse": mse_loss,
+    "relation": relation_loss,
 }
-"""Kinds of L_R by name, [K] each; all but ``cka`` need the student's features adapted to P channels."""
+"""Kinds of L_R by name, [K] each; ``cos`` and ``mse`` need the student's features adapted to P channels."""
 ADAPTED = frozenset({"cos", "mse"})
