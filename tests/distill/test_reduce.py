@@ -26,6 +26,7 @@ METHODS = {
         alpha=10.0,
         beta=1.0,
         local=2.0,
+        local_feature=0.5,
         relation=0.5,
         big_model_term="dist",
         warmup=0.0,

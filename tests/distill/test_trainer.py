@@ -24,6 +24,7 @@ from tkd_search.distill.tkd import GeneratedTeachers
 
 FULL = MethodSettings(
     local=2.0,
+    local_feature=0.5,
     relation=0.5,
     omega_alignment=0.2,
     omega_gradient=0.2,
@@ -64,7 +65,9 @@ def test_without_lambda_and_beta_it_is_plain_training() -> None:
 
 def test_without_gamma_and_beta_it_is_hintons_kd() -> None:
     hinton = after(MethodSettings(name="kd", lam=0.8, tau=3.0))
-    special = MethodSettings(lam=0.8, tau=3.0, gamma=0.0, beta=0.0, relation=0.0, local=0.0)
+    special = MethodSettings(
+        lam=0.8, tau=3.0, gamma=0.0, beta=0.0, relation=0.0, local=0.0, local_feature=0.0
+    )
     assert same_weights(after(special), hinton)
     assert not same_weights(after(replace(special, gamma=0.3, warmup=0.0)), hinton)
 
@@ -250,7 +253,17 @@ def test_teachers_learn_and_the_student_feels_every_term() -> None:
     assert first is not None
     assert last is not None
     assert last.losses["generators"] < first.losses["generators"]
-    expected = {"labels", "big_model", "generated", "gradient", "feature", "local", "relation", "generators"}
+    expected = {
+        "labels",
+        "big_model",
+        "generated",
+        "gradient",
+        "feature",
+        "local",
+        "local_feature",
+        "relation",
+    }
+    expected |= {"generators"}
     assert expected | {"total"} == set(last.losses)
     assert last.losses["gradient"] < 0 <= last.losses["total"]
 
@@ -396,7 +409,7 @@ def test_a_student_without_maps_has_no_local_teachers() -> None:
     )
     stats = made.run_epoch()
     assert stats is not None
-    assert "local" not in stats.losses
+    assert not {"local", "local_feature"} & set(stats.losses)
 
 
 def test_selection_is_renewed_every_so_many_epochs() -> None:

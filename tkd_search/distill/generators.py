@@ -114,6 +114,12 @@ class Generators(nn.Module):
         """The part of H that reads the score, [k, c]: ∂û/∂ℓ̂."""
         return self.head[candidates, self.width]
 
+    def activated(self, features: Tensor, candidates: Tensor) -> Tensor:
+        """φ_θk(y ⊙ m_k) ⊙ m_k of features y [k, ..., P], each row for its own of the candidates [k]."""
+        mask = self.mask[candidates][:, None]
+        y = features.flatten(1, -2) * mask
+        return (self.activation.value(y, self.theta[candidates]) * mask).reshape(features.shape)
+
     def forward(
         self, features: Tensor, zbar: Tensor, candidates: Tensor | None = None, *, slopes: bool = False
     ) -> Generated:

@@ -1,15 +1,16 @@
 """From a method's name to its objective, and to where its signals come from."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import nn
 
 from tkd_search.distill.bank import Bank, compute_bank
-from tkd_search.distill.objective import Context, FromFeatures, FromLogits, LabelsOnly
+from tkd_search.distill.objective import Context, FromFeatures, FromLogits, LabelsOnly, Needs
 from tkd_search.distill.settings import BankSettings, MethodSettings
 from tkd_search.distill.source import BankSource, LearningSource, LiveSource, SignalSource
-from tkd_search.distill.tkd import GeneratedTeachers
+from tkd_search.distill.tkd import GeneratedTeachers, tkd_needs
 from tkd_search.distill.types import ViewSource
 
 AnyObjective = LabelsOnly | FromLogits | FromFeatures | GeneratedTeachers
@@ -30,15 +31,14 @@ def build_objective(method: MethodSettings, context: Context) -> AnyObjective:
     return GeneratedTeachers(method, context)
 
 
-def _wants(method: MethodSettings) -> tuple[bool, bool, bool]:
-    """Whether a method reads logits, tap features and cells of the big models."""
+def _needs(method: MethodSettings) -> Needs:
+    """What a method reads of the big models."""
     if method.name == "ce":
-        return False, False, False
+        return Needs()
     if method.name == "tkd":
-        mixing = method.lam > 0 and method.gamma > 0
-        features = mixing or method.beta > 0 or method.relation > 0
-        return method.lam > 0 or features, features, mixing and method.local > 0
-    return True, method.name in ("hint", "sp"), method.name == "at"
+        needs = tkd_needs(method)
+        return replace(needs, logits=needs.logits or needs.features)
+    return Needs(logits=True, features=method.name in ("hint", "sp"), cells=method.name == "at")
 
 
 class _Free:
@@ -71,9 +71,10 @@ def signal_source(
     Raises:
         ValueError: neither rows nor big models are there.
     """
-    logits, features, cells = _wants(method)
-    if not (logits or features or cells):
+    needs = _needs(method)
+    if not needs.anything:
         return None, bank
+    features, cells = needs.features, needs.cells
     back = method.name == "tkd" and method.distil_back == "big_model"
     if bank is not None and bank.views and not back:
         return BankSource(bank, features=features, cells=cells, device=device), bank

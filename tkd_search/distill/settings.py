@@ -87,6 +87,9 @@ class MethodSettings:
         0.0, ge=0, when=_TKD, doc="weight of local generated teachers; 4 in the sketch, 0 = off [ζ]"
     )
     local_temperature: float = setting(2.0, gt=0, when=_TKD, doc="temperature of local teachers [τ_l]")
+    local_feature: float = setting(
+        0.0, ge=0, when=_TKD, doc="weight of the feature reward at every place; 0 = off [η]"
+    )
     relation: float = setting(
         0.0, ge=0, when=_TKD, doc="weight of the relation term; 0.5 in the sketch, 0 = off"
     )

@@ -20,10 +20,9 @@ from tkd_search.distill.objective import (
     Needs,
     Terms,
     mixed_terms,
-    pooled_cells,
     present,
-    student_cells,
 )
+from tkd_search.distill.places import common_places, local_feature_loss, local_teacher_loss
 from tkd_search.distill.reward import BOUNDS, gradient_length, theta_gradient
 from tkd_search.distill.selection import Selection, select
 from tkd_search.distill.settings import MethodSettings
@@ -35,10 +34,18 @@ ALL_EVERY = 4
 """All candidates learn every so many steps, the selected ones at every step."""
 
 
+def tkd_needs(s: MethodSettings) -> Needs:
+    """What TKD reads of the big models under these settings."""
+    mixing = s.lam > 0 and s.gamma > 0
+    cells = (mixing and s.local > 0) or s.local_feature > 0
+    features = mixing or cells or s.beta > 0 or s.relation > 0
+    return Needs(logits=s.lam > 0, features=features, cells=cells)
+
+
 class GeneratedTeachers(nn.Module):
     """The method's objective (docs/method.md, equation 9) and the loss of its generators (equation 5).
 
-    λ = 0 and β = 0 (and no relation) is plain training; γ = 0 and β = 0 is Hinton's KD exactly.
+    λ = β = 0 (and η = κ = 0) is plain training; γ = β = 0 (and η = κ = 0) is Hinton's KD exactly.
 
     Raises:
         ValueError: terms need a bank that is not there, or cells that it does not hold.
@@ -47,10 +54,8 @@ class GeneratedTeachers(nn.Module):
     def __init__(self, settings: MethodSettings, context: Context) -> None:
         super().__init__()
         s = settings
-        mixing = s.lam > 0 and s.gamma > 0
-        self._local = mixing and s.local > 0
-        self.generating = mixing or s.beta > 0
-        self.needs = Needs(logits=s.lam > 0, features=self.generating or s.relation > 0, cells=self._local)
+        self.generating = s.lam * s.gamma > 0 or s.beta > 0 or s.local_feature > 0
+        self.needs = tkd_needs(s)
         self._settings, self._context = settings, context
         self.generators: Generators | None = None
         self.adapters: nn.Parameter | None = None
@@ -63,8 +68,9 @@ class GeneratedTeachers(nn.Module):
             return
         if bank is None:
             raise ValueError("method.name = tkd with gamma, beta or relation > 0 needs a bank")
-        if self._local and not bank.grid:
-            raise ValueError("method.local > 0 needs cells of spatial taps: set bank.grid to 4")
+        if self.needs.cells and not bank.grid:
+            name = "local" if s.local > 0 else "local_feature"
+            raise ValueError(f"method.{name} > 0 needs cells of spatial taps: set bank.grid to 4")
         self._relation_tap = self._context.deepest_spatial_tap()
         if not self.generating:
             return
@@ -82,7 +88,7 @@ class GeneratedTeachers(nn.Module):
         self.fisher: Tensor
         self.register_buffer("fisher", torch.tensor(bank.fisher).repeat(s.masks))
         self._cell_of = {tap: i for i, tap in enumerate(bank.cell_taps)}
-        if s.beta > 0 and s.feature_reward in ADAPTED:
+        if (s.beta > 0 and s.feature_reward in ADAPTED) or s.local_feature > 0:
             width = self._context.student.feature_width
             shape = (len(bank.taps), bank.width, width)
             start = torch.randn(shape, generator=self._context.generator) / width**0.5
@@ -175,8 +181,8 @@ class GeneratedTeachers(nn.Module):
         made = Generated(*(None if part is None else part.detach() for part in made))  # type: ignore[arg-type]
         if s.lam * gamma > 0:
             terms.update(self._agreement(s.lam * gamma, gens, chosen, made, log_p.detach(), log_q))
-            if self._local and len(self._spatial):
-                terms.update(self._local_term(s.lam * gamma, batch, gens, chosen, made))
+        if self.needs.cells and len(self._spatial):
+            terms.update(self._at_places(s.lam * gamma, batch, gens, chosen, made))
         rows = len(batch.labels) * self._context.reduction.size
         if s.beta > 0 and rows >= FEWEST_ROWS:
             reward = self._feature_reward(batch.output.features, made.features, gens, chosen)
@@ -219,34 +225,39 @@ class GeneratedTeachers(nn.Module):
     def _feature_reward(self, hidden: Tensor, targets: Tensor, gens: Generators, chosen: Selection) -> Tensor:
         """L_R(h, φ(y_k)) per teacher [K]."""
         kind, reduction = self._settings.feature_reward, self._context.reduction
-        if self.adapters is None:
+        if kind not in ADAPTED:
             targets = reduction.gather(targets.transpose(0, 1)).transpose(0, 1)
             return FEATURE_REWARDS[kind](reduction.gather(hidden), targets)
-        adapters = self.adapters[gens.tap[chosen.candidates]]
+        adapters = present(self.adapters)[gens.tap[chosen.candidates]]
         predicted = torch.matmul(hidden, adapters.transpose(1, 2)) * gens.mask[chosen.candidates][:, None]
         return FEATURE_REWARDS[kind](predicted, targets)
 
-    def _local_term(
+    def _at_places(
         self, weight: float, batch: Batch, gens: Generators, chosen: Selection, made: Generated
     ) -> Terms:
-        """Local teachers û_k(g) = û_k + H^y_k (y(g) − mean y) against the student's own cells (equation 10).
-
-        Nothing where the student has no maps or only one place.
-        """
-        s, maps = self._settings, batch.output.maps
-        if maps is None or min(maps.shape[-2:]) < 2:
-            return {}
-        grid = present(self._context.bank).grid
-        places, g = student_cells(maps, grid)
-        z = self._context.student.classify(places.transpose(1, 2))
-        y = present(present(batch.signals).cells).index_select(1, self._cells).to(z.dtype).transpose(0, 1)
-        head = gens.feature_head(chosen.candidates[self._spatial]).detach()
-        deviation = torch.matmul(y - y.mean(2, keepdim=True), head[:, None])
-        deviation = pooled_cells(deviation.transpose(2, 3), grid, g).transpose(2, 3)
-        teachers = made.logits[self._spatial][:, :, None] + deviation
+        """Local teachers and the local feature reward (equations 10 and 11), over selected spatial taps."""
+        s, terms = self._settings, Terms()
+        cells = present(present(batch.signals).cells).index_select(1, self._cells)
+        places = common_places(batch.output.maps, cells, present(self._context.bank).grid)
+        if places is None:
+            return terms
+        candidates = chosen.candidates[self._spatial]
         w = chosen.weights[self._spatial]
-        per_teacher = losses.kl(teachers, z, s.local_temperature).mean((1, 2))
-        return {"local": weight * s.local * ((w / w.sum()) @ per_teacher)}
+        w = w / w.sum()
+        if weight * s.local > 0:
+            z = self._context.student.classify(places.hidden)
+            head = gens.feature_head(candidates).detach()
+            loss = local_teacher_loss(
+                z, made.logits[self._spatial], places.features, head, s.local_temperature
+            )
+            terms["local"] = weight * s.local * (w @ loss)
+        if s.local_feature > 0:
+            mask = gens.mask[candidates]
+            targets = gens.activated(places.features, candidates).detach()
+            adapters = present(self.adapters)[gens.tap[candidates]]
+            loss = local_feature_loss(places.hidden, targets, adapters, mask)
+            terms["local_feature"] = s.local_feature * (w @ loss)
+        return terms
 
     def _relation(self, batch: Batch) -> Tensor:
         gather, h = self._context.reduction.gather, batch.output.features
