@@ -182,9 +182,9 @@ def environment() -> dict[str, str]:
 
 
 SMALL = {
-    "search.trials": 4, "search.startup_trials": 2, "search.rule": "never", "training.epochs": 6,
-    "training.batch_size": 256, "student.width": "{float: [0.1, 0.2]}", "big_model.epochs": 2,
-    "data.views": 1, "tracking.uri": "none", "resources.max_concurrent": 2,
+    "search.trials": 4, "search.startup_trials": 2, "search.rule": "never", "search.rule_args": "{}",
+    "training.epochs": 6, "training.batch_size": 256, "student.width": "{float: [0.1, 0.2]}",
+    "big_model.epochs": 2, "data.views": 1, "tracking.uri": "none", "resources.max_concurrent": 2,
 }  # fmt: skip
 
 

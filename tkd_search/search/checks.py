@@ -47,5 +47,8 @@ def rung_rule(config: Config, classes: int) -> RungRule:
         return make_rule(search.rule, full_budget=epochs, classes=classes, options=search.rule_args)
     except (ValueError, ImportError, AttributeError) as error:
         raise UserError(
-            "search.rule", f"{search.rule!r} ({error})", f"{', '.join(RULES)} or package.module:Class"
+            "search.rule",
+            f"{search.rule!r} with search.rule_args {search.rule_args} ({error})",
+            f"{', '.join(RULES)} or package.module:Class, and arguments that it has",
+            "another rule has other arguments: --set search.rule_args={} takes its defaults",
         ) from error

@@ -72,7 +72,6 @@ def prepare_big_models(
             progress.stage(f"big model {model.name}", model.epochs if model.weights is None else None)
             job = {
                 "kind": "big_model",
-                "alone": True,
                 "config": job_config(config),
                 "index": index,
                 "data": data_folder,
@@ -110,7 +109,6 @@ def prepare_bank(
         progress.stage("bank", None)
         job = {
             "kind": "bank",
-            "alone": True,
             "config": job_config(config),
             "data": data_folder,
             "big_models": list(big_models),

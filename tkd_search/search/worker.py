@@ -27,9 +27,8 @@ def worker_loop(config: dict[str, Any]) -> None:
     Args:
         config: ``broker`` (actor handle), ``slot`` (name), ``threads`` (per worker, int), ``runner``
             (``package.module:function`` that takes a job and a :class:`JobContext`).
-
-    A job with ``alone`` may use all cores of its machine, split among the group's workers there.
     """
+    torch.set_num_threads(config["threads"])
     context = ray.train.get_context()
     ranks = _Ranks(context.get_world_rank(), context.get_world_size())
     broker, slot = config["broker"], config["slot"]
@@ -47,15 +46,7 @@ def worker_loop(config: dict[str, Any]) -> None:
         job_id, job = taken
         if job["kind"] == "exit":
             return
-        # A stage before the trials has the machine's other cores too: nothing else of this search runs.
-        alone = _cores_of_node() // context.get_local_world_size() if job.get("alone") else 0
-        torch.set_num_threads(max(config["threads"], alone))
         _serve(run_job, broker, slot, job_id, job, ranks)
-
-
-def _cores_of_node() -> int:
-    here = ray.get_runtime_context().get_node_id()
-    return next((int(node["Resources"].get("CPU", 1)) for node in ray.nodes() if node["NodeID"] == here), 1)
 
 
 def _take(broker: ActorHandle, slot: str, after: int) -> tuple[int, dict[str, Any]] | None:
