@@ -117,7 +117,7 @@ class Console:
             )
         self.out.print(table)
         states = [trial.state for trial in record.trials]
-        spent = sum(len(trial.epochs) for trial in record.trials)
+        spent = sum(trial.epochs_trained for trial in record.trials)
         slow = [trial for trial in record.trials if trial.not_trained]
         self.note(
             f"{len(states)} trials ({states.count('complete')} complete, "

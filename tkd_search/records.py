@@ -43,6 +43,11 @@ class TrialRecord:
         return self.epochs[-1].val_accuracy if self.epochs else float("nan")
 
     @property
+    def epochs_trained(self) -> int:
+        """Epochs behind its last record; not every epoch has one (``training.validate_every``)."""
+        return self.epochs[-1].epoch if self.epochs else 0
+
+    @property
     def not_trained(self) -> bool:
         """Whether it was stopped before its first epoch: the student breaks a limit of the search."""
         return self.state == "stopped" and not self.epochs

@@ -114,6 +114,12 @@ class TrainSettings:
     """The optimiser's few knobs and the budget of one training."""
 
     epochs: int = setting(27, ge=1, doc="full budget of one student, in epochs", searchable=False)
+    validate_every: int = setting(
+        1,
+        ge=1,
+        doc="epochs between validations and checkpoints; rungs and the last epoch have theirs always",
+        searchable=False,
+    )
     batch_size: int = setting(128, ge=2, doc="global batch size (over all workers of a trial)")
     lr: float = setting(6e-3, gt=0, le=1, doc="peak learning rate")
     weight_decay: float = setting(0.05, ge=0, doc="decoupled weight decay of AdamW")

@@ -7,7 +7,7 @@ that all nodes reach (:mod:`tkd_search.data.storage`).
 
 import json
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, cast
@@ -35,6 +35,7 @@ from tkd_search.models import Student, build_big_model, build_student, model_byt
 from tkd_search.models.latency import latency_ms
 from tkd_search.models.weights import load_weights, save_weights
 from tkd_search.search.checkpoint import TrialCheckpoint
+from tkd_search.search.checks import rung_rule
 from tkd_search.search.job_context import JobContext
 from tkd_search.seeds import child_seed
 
@@ -199,16 +200,17 @@ def _train(
     context: JobContext,
     checkpoint: TrialCheckpoint,
 ) -> bool:
-    """Train to the full budget, pushing each epoch; False where the job was superseded."""
+    """Train to the full budget, pushing each validated epoch; False where the job was superseded."""
     history = checkpoint.load(distiller)
     for past in history:
         if past["epoch"] > job.get("after_epoch", 0):
             context.push(past)
+    levels = rung_rule(_parse(job["config"]), data.num_classes).levels
     while distiller.epoch < distiller.train.epochs:
         stats = distiller.run_epoch(context.should_stop)
         if stats is None:
             return False
-        if context.rank == 0:
+        if context.rank == 0 and _validated(stats.epoch, distiller.train, levels):
             accuracy = evaluate(distiller.eval_student(), _batches(data, data.validation, context.device))
             result = {
                 "kind": "epoch",
@@ -226,6 +228,10 @@ def _train(
             checkpoint.save(distiller, history)
             context.push(result)
     return True
+
+
+def _validated(epoch: int, train: TrainSettings, levels: Sequence[int]) -> bool:
+    return epoch % train.validate_every == 0 or epoch in levels or epoch >= train.epochs
 
 
 def _views(data: DataBundle, settings: Settings, *, views: int, device: str) -> AugmentedViews:

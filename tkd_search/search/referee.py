@@ -140,7 +140,7 @@ class Referee:
         params = {**record.config, **({"clipped": "; ".join(notes)} if notes else {})}
         self._tracker.trial_started(record.trial_id, record.student, params, record.bytes, record.parameters)
         self._changed(self.standing())
-        return Assignment(record.trial_id, record.config, record.epochs[-1].epoch if record.epochs else 0)
+        return Assignment(record.trial_id, record.config, record.epochs_trained)
 
     def _enter(self, suggestion: Suggestion) -> TrialRecord:
         """Put a trial among the running ones, with the epochs that are known of it."""
@@ -188,7 +188,7 @@ class Referee:
         record = self._trials[trial_id]
         values = (float(record.bytes), record.val_accuracy)
         stopped = self._stops.pop(trial_id, "")
-        last = record.epochs[-1].epoch if record.epochs else 0
+        last = record.epochs_trained
         if failed:
             self._study.fail(trial_id, failed)
         elif stopped:
@@ -258,7 +258,7 @@ class Referee:
             stopped=states.count("stopped"),
             not_trained=sum(trial.not_trained for trial in self._trials.values()),
             failed=states.count("failed"),
-            epochs=sum(len(trial.epochs) for trial in self._trials.values()),
+            epochs=sum(trial.epochs_trained for trial in self._trials.values()),
             front=front,
             hypervolume=float(hypervolume),
         )

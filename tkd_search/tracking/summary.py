@@ -90,7 +90,7 @@ def summarise(record: SearchRecord) -> dict[str, Any]:
 
 def epochs_spent(trials: tuple[TrialRecord, ...]) -> int:
     """Epochs that all trials together have trained."""
-    return sum(len(trial.epochs) for trial in trials)
+    return sum(trial.epochs_trained for trial in trials)
 
 
 def _member(member: FrontMember) -> dict[str, Any]:

@@ -155,7 +155,7 @@ def hover(trial: TrialRecord, record: SearchRecord, member: FrontMember | None) 
     lines = [
         f"<b>{html.escape(trial.student)}</b>  trial {html.escape(trial.trial_id)}",
         f"{human_bytes(trial.bytes)}, {percent(ratio, 1)} of F, {trial.parameters:,} parameters",
-        f"validation {percent(trial.val_accuracy)} after {len(trial.epochs)} epochs",
+        f"validation {percent(trial.val_accuracy)} after {trial.epochs_trained} epochs",
     ]
     if member is not None:
         lines.append(f"test {percent(member.test_accuracy)}, {percent(member.retention, 1)} of F's kept")

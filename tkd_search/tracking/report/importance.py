@@ -68,17 +68,20 @@ def merit(trials: Sequence[TrialRecord]) -> Any:
         float64 [trials], in standard deviations of the trials that reached the same epoch, within ±3.
     """
     sizes = np.array([math.log10(max(trial.bytes, 1)) for trial in trials])
-    reached = np.array([len(trial.epochs) for trial in trials])
+    reached = np.array([trial.epochs_trained for trial in trials])
     result = np.zeros(len(trials))
     for epoch in np.unique(reached):
         peers = reached >= epoch
-        accuracy = np.array(
-            [trial.epochs[epoch - 1].val_accuracy for trial in trials if len(trial.epochs) >= epoch]
-        )
+        accuracy = np.array([_accuracy_at(t, epoch) for t in trials if t.epochs_trained >= epoch])
         rest = _above_usual(sizes[peers], accuracy)
         spread = max(float(rest.std()), 1e-12)
         result[reached == epoch] = (rest / spread)[reached[peers] == epoch]
     return np.clip(result, -_CLIP, _CLIP)
+
+
+def _accuracy_at(trial: TrialRecord, epoch: int) -> float:
+    """Validation accuracy at the last validated epoch up to ``epoch``."""
+    return next((e.val_accuracy for e in reversed(trial.epochs) if e.epoch <= epoch), float("nan"))
 
 
 def _above_usual(sizes: Any, accuracy: Any) -> Any:

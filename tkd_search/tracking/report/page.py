@@ -92,7 +92,7 @@ def _heading(records: Sequence[SearchRecord]) -> str:
         return f"<h1>{names}</h1><p class='muted'>{len(records)} searches side by side.</p>"
     record = records[0]
     big, states = record.big_model, [trial.state for trial in record.trials]
-    spent = sum(len(trial.epochs) for trial in record.trials)
+    spent = sum(trial.epochs_trained for trial in record.trials)
     slow = sum(trial.not_trained for trial in record.trials)
     ends = f"{states.count('stopped') - slow} stopped early, {states.count('failed')} failed"
     figures = (
