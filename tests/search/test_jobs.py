@@ -1,0 +1,71 @@
+"""A training as a worker group runs it, in this process: which epochs it tells of, and from where it goes on."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tkd_search.config import load_config
+from tkd_search.data import load_data
+from tkd_search.data.prepared import save_prepared
+from tkd_search.search.job_context import JobContext
+from tkd_search.search.jobs import job_config, run_job
+
+QUICK = ["method.name=ce", "student.width=0.1", "training.batch_size=512", "training.lr=0.01"]
+
+
+class Group:
+    """Takes what a job pushes, and may supersede it after an epoch."""
+
+    def __init__(self, stop_after: int = 1000) -> None:
+        self.results: list[dict[str, Any]] = []
+        self._stop_after = stop_after
+
+    @property
+    def epochs(self) -> list[int]:
+        return [result["epoch"] for result in self.results if result["kind"] == "epoch"]
+
+    def context(self) -> JobContext:
+        def stopped() -> bool:
+            return bool(self.epochs) and self.epochs[-1] >= self._stop_after
+
+        return JobContext(rank=0, workers=1, device="cpu", push=self.results.append, should_stop=stopped)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data")
+    save_prepared(load_data(load_config(None, []).settings().data), folder)
+    return folder
+
+
+def train(data: Path, folder: Path, group: Group, *settings: str, after_epoch: int = 0) -> list[int]:
+    config = load_config(None, [*QUICK, *settings])
+    job = {
+        "kind": "trial", "config": job_config(config), "data": str(data), "trial_id": "t0000", "point": {},
+        "folder": str(folder), "after_epoch": after_epoch, "bank": "", "big_models": [],
+    }  # fmt: skip
+    run_job(job, group.context())
+    return group.epochs
+
+
+def test_every_epoch_is_validated_unless_told_otherwise(data: Path, tmp_path: Path) -> None:
+    assert train(data, tmp_path, Group(), "training.epochs=3") == [1, 2, 3]
+
+
+@pytest.mark.parametrize(("rule", "expected"), [("never", [4, 6]), ("single_objective", [1, 2, 4, 6])])
+def test_rungs_and_the_last_epoch_are_validated_always(
+    data: Path, tmp_path: Path, rule: str, expected: list[int]
+) -> None:
+    settings = [f"search.rule={rule}", "search.rule_args={}", "training.validate_every=4"]
+    assert train(data, tmp_path, Group(), *settings, "training.epochs=6") == expected
+
+
+def test_a_superseded_training_goes_on_after_its_last_validation(data: Path, tmp_path: Path) -> None:
+    settings = ["search.rule=never", "search.rule_args={}", "training.validate_every=2", "training.epochs=5"]
+    assert train(data, tmp_path / "cut", Group(stop_after=2), *settings) == [2]
+    resumed, whole = Group(), Group()
+    assert train(data, tmp_path / "cut", resumed, *settings, after_epoch=2) == [4, 5]
+    assert train(data, tmp_path / "whole", whole, *settings) == [2, 4, 5]
+    last = [next(r for r in reversed(g.results) if r["kind"] == "epoch") for g in (resumed, whole)]
+    assert last[0]["val_accuracy"] == last[1]["val_accuracy"]
