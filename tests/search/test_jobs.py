@@ -1,4 +1,4 @@
-"""A training as a worker group runs it, in this process: which epochs it tells of, and from where it goes on."""
+"""A training as a worker group runs it, here in one process: which epochs it tells of, where it goes on."""
 
 from pathlib import Path
 from typing import Any
