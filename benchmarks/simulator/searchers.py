@@ -10,7 +10,9 @@ from benchmarks.simulator.curves import Curves
 from benchmarks.simulator.replay import AskTell
 from benchmarks.simulator.surrogate import Table
 from tkd_search.search.proposer import ProposerSettings
-from tkd_search.search.rungs import make_rule
+from tkd_search.search.rules import make_rule
+from tkd_search.search.settings import SearchSettings
+from tkd_search.search.sizes import SizeOf
 from tkd_search.search.study import SearchStudy
 
 
@@ -30,7 +32,9 @@ class Searcher:
     rule: str = "never"
     rule_options: Mapping[str, Any] = field(default_factory=dict)
 
-    def open(self, curves: Curves, seed: int, table: Table | None = None) -> AskTell:
+    def open(
+        self, curves: Curves, seed: int, table: Table | None = None, size_of: SizeOf | None = None
+    ) -> AskTell:
         """A fresh study in memory; with a table, every proposal becomes its nearest row not yet drawn."""
         return SearchStudy.open(
             f"{self.name}-{seed}",
@@ -47,6 +51,7 @@ class Searcher:
             proposer=self.proposer,
             big_model_bytes=curves.big_model_bytes,
             classes=curves.classes,
+            size_of=size_of,
             adjust=table.drawing() if table else None,
         )
 
@@ -56,12 +61,25 @@ class Moasha:
 
     name = "moasha"
 
-    def open(self, curves: Curves, seed: int, table: Table | None = None) -> AskTell:
+    def open(
+        self, curves: Curves, seed: int, table: Table | None = None, size_of: SizeOf | None = None
+    ) -> AskTell:
         """A fresh scheduler; in table mode its points are evaluated as their nearest rows."""
         return moasha.MoashaStudy(curves.space, curves.epochs, seed)
 
 
-OURS = Searcher(name="ours", proposer=ProposerSettings(sampler="frugal", startup=10), rule="stratified")
+_DEFAULTS = SearchSettings()
+OURS = Searcher(
+    name="ours",
+    proposer=ProposerSettings(
+        sampler=_DEFAULTS.sampler,
+        options=_DEFAULTS.sampler_args,
+        startup=_DEFAULTS.startup_trials,
+        learning=_DEFAULTS.learning,
+    ),
+    rule=_DEFAULTS.rule,
+    rule_options=_DEFAULTS.rule_args,
+)
 """The defaults of a real search."""
 
 # Optuna's own defaults: ten random trials, then the model, learning from whole trials alone.
