@@ -38,9 +38,9 @@ class ProposerSettings:
         cap: most recent trials that the sampler sees, beside the front.
     """
 
-    sampler: str = "frugal"
+    sampler: str = "tpe"
     options: Mapping[str, Any] = field(default_factory=dict)
-    startup: int = 10
+    startup: int = 20
     learning: str = "extrapolated"
     cap: int = HISTORY_CAP
 

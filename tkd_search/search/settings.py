@@ -18,9 +18,7 @@ class SearchSettings:
     plateau: int | None = setting(
         None, ge=1, doc="end after this many finished trials without gain in hypervolume", searchable=False
     )
-    sampler: str = setting(
-        "frugal", doc="frugal, tpe, nsga2, gp, random, qmc or package.module:Class", searchable=False
-    )
+    sampler: str = setting("tpe", doc="tpe, nsga2, gp, random, qmc or package.module:Class", searchable=False)
     sampler_args: dict[str, Any] = setting(
         default_factory=dict, doc="further arguments of the sampler", searchable=False
     )
@@ -30,11 +28,11 @@ class SearchSettings:
         searchable=False,
     )
     startup_trials: int = setting(
-        10, ge=0, doc="quasi-random trials before the sampler's model", searchable=False
+        20, ge=0, doc="quasi-random trials before the sampler's model", searchable=False
     )
     rule: str = setting(
-        "promise",
-        doc="promise, stratified, single_objective, never or package.module:Class",
+        "stratified",
+        doc="stratified, promise, single_objective, never or package.module:Class",
         searchable=False,
     )
     rule_args: dict[str, Any] = setting(
