@@ -22,7 +22,8 @@ from benchmarks.simulator.surrogate import Outcome, Surrogate
 from tkd_search.errors import UserError
 from tkd_search.search.fidelity import rank_correlation
 from tkd_search.search.pareto import BYTES_AND_ACCURACY, nondominated_mask
-from tkd_search.search.rungs import RungRecord, RungRule, Stop, make_rule
+from tkd_search.search.rules import make_rule
+from tkd_search.search.rungs import RungRecord, RungRule, Stop
 from tkd_search.search.samplers import design_point
 
 VARIANTS: Sequence[tuple[Sequence[float], Sequence[float]]] = (

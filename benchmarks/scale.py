@@ -22,7 +22,8 @@ from benchmarks.simulator.replay import Running, Simulation
 from benchmarks.simulator.surrogate import Outcome
 from benchmarks.simulator.synthetic import BIG_MODEL_BYTES, SPACE
 from tkd_search.search.proposer import ProposerSettings
-from tkd_search.search.rungs import make_rule, rung_levels
+from tkd_search.search.rules import make_rule
+from tkd_search.search.rungs import rung_levels
 from tkd_search.search.study import SearchStudy
 
 FULL_BUDGET = 9

@@ -102,7 +102,7 @@ class Surrogate:
         noise: float = 1.0,
     ) -> None:
         self._curves, self._seed, self._noise = curves, seed, noise
-        self._size_of = size_of or _NearestSize(curves)
+        self.size_of: Callable[[Mapping[str, Any]], int] = size_of or _NearestSize(curves)
         self._forest = ExtraTreesRegressor(
             trees, min_samples_leaf=2, max_features=0.5, random_state=seed, n_jobs=1
         )
@@ -118,7 +118,7 @@ class Surrogate:
             predicted = self._forest.predict(encode(self._curves.space, config)[None])[0]
             residual = self._residual(predicted, key)
             accuracy = np.clip(predicted + self._noise * residual, 0.0, 1.0)
-            self._known[key] = Outcome(int(self._size_of(config)), accuracy)
+            self._known[key] = Outcome(int(self.size_of(config)), accuracy)
         return self._known[key]
 
     @cached_property

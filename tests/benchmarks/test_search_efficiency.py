@@ -32,10 +32,13 @@ def test_halving_on_accuracy_alone_starves_the_front(summaries):
     assert summaries["tpe_asha"].final < summaries["ours"].final
 
 
-def test_ours_begins_more_trials_for_the_same_epochs(summaries):
-    ours, tpe = summaries["ours"].replays[0], summaries["tpe"].replays[0]
-    assert ours.trials > 1.3 * tpe.trials
-    assert ours.epochs_spent == pytest.approx(tpe.epochs_spent, rel=0.1)
+def test_stopping_pays_for_more_trials_and_spares_the_front(summaries):
+    """What the rule bounds is the loss; how many trials that pays for is up to the curves."""
+    ours, tpe = summaries["ours"], summaries["tpe"]
+    for mine, theirs in zip(ours.replays, tpe.replays, strict=True):
+        assert mine.trials > theirs.trials
+        assert mine.epochs_spent == pytest.approx(theirs.epochs_spent, rel=0.1)
+    assert ours.regret_stops <= 0.05
 
 
 def test_command_prints_and_writes(recording, tmp_path, capsys):

@@ -8,7 +8,8 @@ from benchmarks.simulator.moasha import MoashaStudy
 from benchmarks.simulator.replay import simulate
 from benchmarks.simulator.surrogate import Outcome, Surrogate, Table, encode
 from tkd_search.search.proposer import ProposerSettings
-from tkd_search.search.rungs import Stop, make_rule
+from tkd_search.search.rules import make_rule
+from tkd_search.search.rungs import Stop
 from tkd_search.search.study import SearchStudy
 
 

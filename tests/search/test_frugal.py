@@ -81,6 +81,37 @@ def test_without_a_big_model_the_largest_student_is_the_measure():
     assert SPACE.contains(plain.suggest(whole_trials(20), seed=0))
 
 
+def test_exact_sizes_replace_the_model_of_bytes():
+    """A step in bytes that no model sees: all students but the smallest are as large as F."""
+    asked = []
+
+    def steep(config):
+        asked.append(config["student.width"])
+        return 20_000 if config["student.width"] < 0.2 else 2_000_000
+
+    trials = [t for t in whole_trials(40) if t.config["student.width"] > 0.25]
+    exact = FrugalSampler(
+        SPACE,
+        levels=(),
+        full_budget=BUDGET,
+        big_model_bytes=2e6,
+        classes=10,
+        size_of=steep,
+        settings=FrugalSettings(**SMALL, aimed=0.0),
+    )
+    widths = [exact.suggest(trials, seed=i)["student.width"] for i in range(5)]
+    assert sum(width < 0.2 for width in widths) >= 3
+    assert len(asked) == len(set(asked))  # each student is built once
+    assert len(asked) <= 5 * 2 * FrugalSettings().builds
+
+
+def test_some_suggestions_aim_at_any_size():
+    """Where all gain is at one end, the share that aims at a size still asks for the others."""
+    trials = whole_trials(60)
+    sizes = [size_of(sampler(aimed=1.0).suggest(trials, seed=i)) for i in range(12)]
+    assert np.log10(max(sizes)) - np.log10(min(sizes)) > 0.5
+
+
 def test_better_than_random_on_the_same_number_of_trials():
     def final(name):
         study = open_study(

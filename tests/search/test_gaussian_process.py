@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.optimize import approx_fprime
 
-from tkd_search.search.gaussian_process import Hyperparameters, Posterior, _loss, _squared, fit
+from tkd_search.search.gaussian_process import Hyperparameters, Posterior, _gram, _loss, _squared, fit
 
 RNG = np.random.default_rng(0)
 INPUTS = RNG.random((40, 3))
@@ -15,12 +15,13 @@ NO_NOISE = np.zeros(40)
 
 def test_gradient_agrees_with_differences():
     distances = np.stack([_squared(INPUTS[:, leaf == GROUPS]) for leaf in range(3)])
+    gram = _gram(INPUTS, INPUTS)
     centre = Hyperparameters.prior(3).vector
     scaled = (TARGETS - TARGETS.mean()) / TARGETS.std()
     known = np.full(40, 0.01)
-    for vector in (centre, centre + 0.3 * RNG.standard_normal(5)):
-        _, gradient = _loss(vector, distances, scaled, known, centre)
-        numeric = approx_fprime(vector, lambda v: _loss(v, distances, scaled, known, centre)[0], 1e-6)
+    for vector in (centre, centre + 0.3 * RNG.standard_normal(6)):
+        _, gradient = _loss(vector, distances, gram, scaled, known, centre)
+        numeric = approx_fprime(vector, lambda v: _loss(v, distances, gram, scaled, known, centre)[0], 1e-6)
         assert gradient == pytest.approx(numeric, rel=1e-3, abs=1e-3)
 
 
@@ -53,7 +54,7 @@ def test_uncertainty_is_small_at_the_data_and_large_away_from_it():
 
 def test_observations_with_known_noise_count_less():
     inputs, targets = np.array([[0.2], [0.21], [0.8]]), np.array([1.0, -1.0, 0.0])
-    given = Hyperparameters(np.array([0.0]), 0.0, -6.0)
+    given = Hyperparameters(np.array([0.0]), 0.0, -6.0, -6.0)
     groups = np.array([0])
     trusted = Posterior(inputs, targets, np.array([0.0, 10.0, 0.0]), groups, given)
     doubted = Posterior(inputs, targets, np.array([10.0, 0.0, 0.0]), groups, given)
@@ -68,3 +69,15 @@ def test_constant_targets_and_copies_do_not_break_it():
     mean, deviation = Posterior(inputs, np.ones(12), np.zeros(12), np.arange(2), found).predict(inputs)
     assert mean == pytest.approx(np.ones(12))
     assert np.isfinite(deviation).all()
+
+
+def test_many_small_effects_under_noise_are_found_together():
+    """No length could tell any one of them from noise; their sum is most of what can be known."""
+    rng = np.random.default_rng(1)
+    inputs, slopes = rng.random((100, 20)), rng.choice([-0.3, 0.3], 20)
+    targets = inputs @ slopes + 0.3 * rng.standard_normal(100)
+    groups, nothing = np.arange(20), np.zeros(100)
+    posterior = Posterior(inputs, targets, nothing, groups, fit(inputs, targets, nothing, groups))
+    fresh = rng.random((300, 20))
+    assert np.corrcoef(posterior.predict(fresh)[0], fresh @ slopes)[0, 1] > 0.6
+    assert posterior.noise == pytest.approx(0.3, rel=0.35)

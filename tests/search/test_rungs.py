@@ -7,7 +7,9 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from tests.search.rung_conformance import RungRuleConformance, rungs
+from tests.search.rung_conformance import RungRuleConformance, accuracies, rungs, sizes
+from tkd_search.search.promise import Promise
+from tkd_search.search.rules import make_rule
 from tkd_search.search.rungs import (
     LATE_RUNGS,
     Continue,
@@ -16,7 +18,6 @@ from tkd_search.search.rungs import (
     SingleObjective,
     Stop,
     Stratified,
-    make_rule,
     nearest_in_size,
     on_front,
     rung_levels,
@@ -95,6 +96,64 @@ def test_all_below_the_floor_is_no_reason_to_stop_everybody():
     rule = make_rule("stratified", full_budget=27, classes=200)
     records = [record(i, 1000 + i, 0.005, epoch=9) for i in range(30)]
     assert rule.decide(records, record(99, 900, 0.006, epoch=9)) == Continue()
+
+
+def finished(i, size, early, late):
+    """A trial seen at the rung and at the end."""
+    return [record(i, size, early), record(i, size, late, epoch=27)]
+
+
+class TestPromise(RungRuleConformance):
+    def make_rule(self):
+        return make_rule("promise", full_budget=self.full_budget, classes=self.classes)
+
+    def levels(self):
+        return (9,)
+
+    @staticmethod
+    def history(spread):
+        """Twelve trials that halved their error; ``spread`` is that of the accuracies at epoch 9."""
+        early = 0.8 + spread * np.linspace(-1, 1, 12)
+        pairs = [finished(i, 1000 + i, a, 0.5 + a / 2) for i, a in enumerate(early)]
+        return [dataclasses.replace(r, epoch=9 if r.epoch == 3 else 27) for pair in pairs for r in pair]
+
+    def test_stops_who_cannot_reach_the_front_any_more(self):
+        decision = self.make_rule().decide(self.history(0.15), record(99, 2000, 0.3, epoch=9))
+        assert isinstance(decision, Stop)
+        assert "chance" in decision.reason
+
+    def test_who_may_reach_it_goes_on(self):
+        assert self.make_rule().decide(self.history(0.15), record(99, 2000, 0.93, epoch=9)) == Continue()
+
+    def test_only_students_no_larger_speak_against_one(self):
+        assert self.make_rule().decide(self.history(0.15), record(99, 900, 0.3, epoch=9)) == Continue()
+
+    def test_nobody_is_stopped_before_some_have_finished(self):
+        few = [r for r in self.history(0.15) if r.epoch == 9 or r.trial_id < "t0005"]
+        assert self.make_rule().decide(few, record(99, 2000, 0.3, epoch=9)) == Continue()
+
+    @given(st.data())
+    def test_promises_hold_with_finished_trials(self, data):
+        """Order and names do not matter; better is never worse; a dominating newcomer goes on."""
+        drawn = data.draw(st.lists(st.tuples(sizes, accuracies, accuracies), min_size=8, max_size=20))
+        records = [
+            dataclasses.replace(r, epoch=9 if r.epoch == 3 else 27)
+            for i, trial in enumerate(drawn)
+            for r in finished(i, *trial)
+        ]
+        newcomer = record(99, data.draw(sizes), data.draw(accuracies), epoch=9)
+        rule = self.make_rule()
+        decision = rule.decide(records, newcomer)
+        assert rule.decide(data.draw(st.permutations(records)), newcomer) == decision
+        better = dataclasses.replace(newcomer, accuracy=newcomer.accuracy + 0.1)
+        assert decision != Continue() or rule.decide(records, better) == Continue()
+        best = dataclasses.replace(newcomer, bytes=500, accuracy=max(a for _, a, _ in drawn) + 0.01)
+        assert best.accuracy < rule.floor or rule.decide(records, best) == Continue()
+
+    def test_chance_is_a_share(self):
+        with pytest.raises(ValueError, match="chance"):
+            make_rule("promise", full_budget=9, classes=2, options={"chance": 1.5})
+        assert isinstance(make_rule("promise", full_budget=9, classes=2), Promise)
 
 
 @given(st.integers(1, 500))

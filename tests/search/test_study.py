@@ -7,7 +7,8 @@ import pytest
 from optuna.trial import TrialState as OptunaState
 
 from tkd_search.search.proposer import ProposerSettings
-from tkd_search.search.rungs import Continue, RungRecord, Stop, make_rule
+from tkd_search.search.rules import make_rule
+from tkd_search.search.rungs import Continue, RungRecord, Stop
 from tkd_search.search.space import Choice, Condition, FloatDistribution, Space
 from tkd_search.search.storage import mend_journal, open_storage
 from tkd_search.search.study import SearchStudy, earlier_trials
@@ -214,6 +215,22 @@ class TestResume:
             (first.trial_id, None),
             (second.trial_id, stop),
         ]
+
+    def test_a_rule_that_sees_finished_trials_answers_the_same_after_a_restart(self, journal):
+        rule = make_rule("promise", full_budget=BUDGET, classes=10, options={"min_finished": 2})
+        study = open_study(journal, rule=rule)
+        for _ in range(12):
+            run_trial(study)
+        last = study.ask()
+        level = rule.levels[-1]
+        bad = RungRecord(trial_id=last.trial_id, epoch=level, bytes=10**7, accuracy=0.3)
+        assert isinstance(study.report(last.trial_id, bad), Stop)
+        late = study.ask()  # ends after the verdict, which must not see it
+        study.complete(late.trial_id, (10**6, 0.999))
+        again = open_study(journal, rule=rule)
+        assert again.unfinished()[0].stop == study.report(last.trial_id, bad)
+        assert again.records(BUDGET) == study.records(BUDGET)
+        assert len(study.records(BUDGET)) == len(study.trials("complete"))
 
     def test_final_values_do_not_touch_the_rungs(self, journal):
         study = open_study(journal)

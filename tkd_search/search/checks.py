@@ -7,7 +7,8 @@ from tkd_search.data import DataBundle
 from tkd_search.distill.taps import find_taps
 from tkd_search.errors import UserError
 from tkd_search.models import build_big_model
-from tkd_search.search.rungs import RULES, RungRule, make_rule
+from tkd_search.search.rules import RULES, make_rule
+from tkd_search.search.rungs import RungRule
 
 
 def check_candidates(config: Config, data: DataBundle) -> int:

@@ -225,6 +225,7 @@ def _referee(
         earlier=warm_start(config, place),
         big_model_bytes=prepared.big_model.bytes,
         classes=data.num_classes,
+        size_of=lambda point: measure(config.settings(point)).bytes,
     )
     return Referee(
         config,

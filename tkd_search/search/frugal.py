@@ -19,6 +19,7 @@ from tkd_search.search.fidelity import ERROR_OFFSET, Extrapolation, extrapolate
 from tkd_search.search.gaussian_process import Hyperparameters, Posterior, fit
 from tkd_search.search.improvement import NODES, WEIGHTS, area_gain
 from tkd_search.search.pareto import BYTES_AND_ACCURACY, nondominated_mask, nondominated_sort, unit_square
+from tkd_search.search.sizes import SizeOf, Sizes
 from tkd_search.search.space import Space
 from tkd_search.search.trials import StudyTrial
 
@@ -37,6 +38,9 @@ class FrugalSettings:
         random: candidates drawn uniformly.
         local: candidates made from good trials by small changes.
         polish: candidates made from the best candidates.
+        aimed: share of suggestions that aim at a size drawn uniformly in log(bytes). Hypervolume is gained
+            fastest at the smallest size, but users want students of every size.
+        builds: students built for their exact size, twice per suggestion at most.
     """
 
     memory: int = 200
@@ -44,6 +48,26 @@ class FrugalSettings:
     random: int = 500
     local: int = 1000
     polish: int = 500
+    aimed: float = 0.1
+    builds: int = 16
+
+
+@dataclass(frozen=True)
+class _Aim:
+    """A size to aim at in log10(bytes), and how far from it counts."""
+
+    log_bytes: float
+    width: float
+
+
+@dataclass(frozen=True)
+class _Knowledge:
+    """What a suggestion rests on: the front [m, 2] in the unit square, both models, what was tried."""
+
+    front: Array
+    error: Posterior
+    size: Posterior
+    tried: frozenset[bytes]
 
 
 class FrugalSampler:
@@ -55,6 +79,7 @@ class FrugalSampler:
         full_budget: epochs of a whole trial.
         big_model_bytes: of F; the largest student seen unless given.
         classes: for chance accuracy; chance 0 unless given.
+        size_of: exact bytes of a configuration; a model of bytes unless given.
         settings: sizes of its work.
     """
 
@@ -66,9 +91,11 @@ class FrugalSampler:
         full_budget: int,
         big_model_bytes: float | None = None,
         classes: int | None = None,
+        size_of: SizeOf | None = None,
         settings: FrugalSettings | None = None,
     ) -> None:
         self._cube = Cube(space)
+        self._sizes = Sizes(self._cube, size_of) if size_of else None
         self._levels, self._full_budget = tuple(levels), full_budget
         self._big_model_bytes, self._classes = big_model_bytes, classes
         self._settings = settings or FrugalSettings()
@@ -87,8 +114,8 @@ class FrugalSampler:
         front = self._front(trials, lessons, running, error, size)
         best = sorted(zip(self._ranks(taught, lessons), taught, strict=True), key=lambda pair: pair[0])
         elite = np.array([self._point(t) for _, t in best[: max(20, len(taught) // 8)]])
-        known = {row.tobytes() for row in np.round(self._features(list(trials)), 9)}
-        return self._cube.decode(self._best_candidate(elite, known, front, error, size, rng))
+        tried = frozenset(row.tobytes() for row in np.round(self._features(list(trials)), 9))
+        return self._cube.decode(self._best_candidate(elite, _Knowledge(front, error, size, tried), rng))
 
     def _models(
         self, taught: list[StudyTrial], lessons: Extrapolation, running: list[StudyTrial]
@@ -137,7 +164,8 @@ class FrugalSampler:
         values = [t.accuracy for t in known] + [lessons.accuracy(t.number) for t in promising]
         if running:
             waiting = self._features(running)
-            sizes += (10 ** size.predict(waiting)[0]).tolist()
+            points = np.array([self._point(t) for t in running])
+            sizes += (10 ** self._log_bytes(points, size, builds=len(running))).tolist()
             values += _accuracy(error.predict(waiting)[0]).tolist()
         if not sizes:
             return np.empty((0, 2))
@@ -146,37 +174,60 @@ class FrugalSampler:
         front = np.unique(square[nondominated_mask(square, BYTES_AND_ACCURACY)], axis=0)
         return front
 
-    def _best_candidate(
-        self,
-        elite: Array,
-        known: set[bytes],
-        front: Array,
-        error: Posterior,
-        size: Posterior,
-        rng: np.random.Generator,
-    ) -> Array:
+    def _best_candidate(self, elite: Array, known: _Knowledge, rng: np.random.Generator) -> Array:
         settings = self._settings
-        candidates = np.vstack(
+        candidates = self._snapped(
             [
                 rng.random((settings.random, self._cube.dimensions)),
                 self._changed(elite, settings.local, rng, share=0.3, step=0.2),
             ]
         )
-        order = np.argsort(-self._worth(candidates, known, front, error, size), kind="stable")
-        best = candidates[order[:12]]
-        polished = np.vstack([best, self._changed(best, settings.polish, rng, share=0.15, step=0.07)])
-        return np.asarray(polished[self._worth(polished, known, front, error, size).argmax()])
+        aim = self._aim(candidates, known, rng)
+        best = candidates[self._by_worth(candidates, known, aim)[:12]]
+        polished = self._snapped([best, self._changed(best, settings.polish, rng, share=0.15, step=0.07)])
+        return np.asarray(polished[self._by_worth(polished, known, aim)[0]])
 
-    def _worth(
-        self, points: Array, known: set[bytes], front: Array, error: Posterior, size: Posterior
-    ) -> Array:
-        """Expected gain [n]; where nothing is expected the least known goes first, and nothing goes twice."""
+    def _snapped(self, parts: list[Array]) -> Array:
+        points = np.vstack(parts)
+        return self._sizes.snap(points) if self._sizes else points
+
+    def _aim(self, candidates: Array, known: _Knowledge, rng: np.random.Generator) -> "_Aim | None":
+        """A size to aim at, now and then, among those that the space can make."""
+        if rng.random() >= self._settings.aimed:
+            return None
+        sizes = self._log_bytes(candidates, known.size)
+        low, high = float(sizes.min()), float(sizes.max())
+        return _Aim(rng.uniform(low, high), (high - low) / 8 or 1.0)
+
+    def _by_worth(self, points: Array, known: _Knowledge, aim: "_Aim | None") -> NDArray[np.intp]:
+        """Order [n] of the points, best first; the sizes of the most promising are made exact for it."""
         features = self._cube.features(points)
-        mean, deviation = error.predict(features)
-        gains = self._gains(mean, deviation, size.predict(features)[0], front)
-        worth = gains + _CURIOSITY * deviation
-        tried = [row.tobytes() in known for row in np.round(features, 9)]
-        return np.where(tried, -1.0, worth)
+        mean, deviation = known.error.predict(features)
+        tried = np.array([row.tobytes() in known.tried for row in np.round(features, 9)])
+
+        def order(log_bytes: Array) -> NDArray[np.intp]:
+            # The front is made of measured accuracies, so what a trial may measure counts, luck included:
+            # where the front owes its height to luck, more of the same is worth little.
+            gains = self._gains(mean, np.hypot(deviation, known.error.noise), log_bytes, known.front)
+            # Where nothing is expected the least known goes first; nothing goes twice.
+            worth = gains + _CURIOSITY * deviation
+            if aim is not None:
+                worth = worth * np.exp(-(((log_bytes - aim.log_bytes) / aim.width) ** 2))
+            return np.argsort(-np.where(tried, -1.0, worth), kind="stable")
+
+        first = order(self._log_bytes(points, known.size))
+        if self._sizes is None:
+            return first
+        self._sizes.log_bytes(points[first], self._settings.builds)
+        return order(self._log_bytes(points, known.size))
+
+    def _log_bytes(self, points: Array, size: Posterior, builds: int = 0) -> Array:
+        """log10 of the bytes [n]: exact as far as known (``builds`` more are made), else modelled."""
+        modelled = size.predict(self._cube.features(points))[0]
+        if self._sizes is None:
+            return modelled
+        exact = self._sizes.log_bytes(points, builds)
+        return np.where(np.isnan(exact), modelled, exact)
 
     def _gains(self, mean: Array, deviation: Array, log_bytes: Array, front: Array) -> Array:
         """Expected gain in normalised hypervolume [n], from the beliefs about log error and log10 bytes."""

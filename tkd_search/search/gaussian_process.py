@@ -1,4 +1,4 @@
-"""Gaussian-process regression for a few hundred trials: Matérn-5/2, one length per leaf, fitted by MAP.
+"""Gaussian-process regression for a few hundred trials: Matérn-5/2 plus a linear part, fitted by MAP.
 
 Small and exact on purpose: a suggestion must cost milliseconds beside trainings of seconds. The prior on
 the lengths grows with √dimensions (Hvarfner et al. 2024), so that with few trials all leaves count little
@@ -16,25 +16,37 @@ from scipy.optimize import minimize  # type: ignore[import-untyped]
 Array = NDArray[np.float64]
 _ROOT5 = math.sqrt(5.0)
 _JITTER = 1e-6
+_MIDDLE = 0.5
+NOISE = -1.5
+LINEAR = -3.5
 
 
 @dataclass(frozen=True)
 class Hyperparameters:
-    """Logarithms of the lengths [L], of the signal's variance and of the noise's (targets standardised)."""
+    """Logarithms of the kernel's parameters, for standardised targets.
+
+    Attributes:
+        lengths: of the leaves [L].
+        signal: variance of the smooth part.
+        linear: variance of the slope of each feature. Many small effects, none of which a length could tell
+            from noise, are together most of what noisy trials have to teach.
+        noise: variance of an observation about the function.
+    """
 
     lengths: Array
     signal: float
+    linear: float
     noise: float
 
     @property
     def vector(self) -> Array:
         """All in one, for the optimiser."""
-        return np.append(self.lengths, [self.signal, self.noise])
+        return np.append(self.lengths, [self.signal, self.linear, self.noise])
 
     @classmethod
     def prior(cls, leaves: int) -> "Hyperparameters":
         """The prior's centre."""
-        return cls(np.full(leaves, 0.5 * math.log(max(leaves, 1)) - 0.4), 0.0, -3.0)
+        return cls(np.full(leaves, 0.5 * math.log(max(leaves, 1)) - 0.4), 0.0, LINEAR, NOISE)
 
 
 def fit(
@@ -60,40 +72,41 @@ def fit(
     scaled, _, scale = _standardised(targets)
     distances = np.stack([_squared(inputs[:, groups == leaf]) for leaf in range(leaves)])
     known = variances / scale**2 + _JITTER
-    bounds = [(-3.0, 5.0)] * leaves + [(-3.0, 3.0), (-9.0, 1.0)]
+    bounds = [(-3.0, 5.0)] * leaves + [(-3.0, 3.0), (-9.0, 1.0), (-9.0, 1.0)]
     found = minimize(
         _loss,
         (start or prior).vector,
-        args=(distances, scaled, known, prior.vector),
+        args=(distances, _gram(inputs, inputs), scaled, known, prior.vector),
         jac=True,
         method="L-BFGS-B",
         bounds=bounds,
         options={"maxiter": iterations},
     ).x
-    return Hyperparameters(found[:leaves], float(found[leaves]), float(found[leaves + 1]))
+    return Hyperparameters(found[:leaves], *map(float, found[leaves:]))
 
 
 def _loss(
-    vector: Array, distances: Array, targets: Array, known: Array, centre: Array
+    vector: Array, distances: Array, gram: Array, targets: Array, known: Array, centre: Array
 ) -> tuple[float, Array]:
     """Negative log posterior and its gradient; distances [L, n, n] are squared, per leaf."""
     leaves = len(distances)
-    weights, signal, noise = np.exp(-2 * vector[:leaves]), math.exp(vector[-2]), math.exp(vector[-1])
+    weights, (signal, linear, noise) = np.exp(-2 * vector[:leaves]), np.exp(vector[-3:]).tolist()
     squared = np.tensordot(weights, distances, 1)
     r = np.sqrt(squared + 1e-12)
     decay = np.exp(-_ROOT5 * r)
     matern = (1 + _ROOT5 * r + 5 / 3 * squared) * decay
-    factor = np.linalg.cholesky(signal * matern + np.diag(noise + known))
+    factor = np.linalg.cholesky(signal * matern + linear * gram + np.diag(noise + known))
     inverse = cho_solve((factor, True), np.eye(len(targets)))
     alpha = inverse @ targets
     outer = 0.5 * (inverse - np.outer(alpha, alpha))
     by_distance = outer * (-5 / 6 * signal) * (1 + _ROOT5 * r) * decay
     off = vector - centre
-    stiffness = np.append(np.ones(leaves), [0.2, 1 / 1.5**2])
+    stiffness = np.append(np.ones(leaves), [0.2, 0.3, 1 / 1.5**2])
     loss = 0.5 * targets @ alpha + np.log(np.diag(factor)).sum() + 0.5 * (stiffness * off**2).sum()
     gradient = stiffness * off
     gradient[:leaves] += np.tensordot(distances, by_distance, 2) * (-2 * weights)
-    gradient[-2] += signal * (outer * matern).sum()
+    gradient[-3] += signal * (outer * matern).sum()
+    gradient[-2] += linear * (outer * gram).sum()
     gradient[-1] += noise * np.trace(outer)
     return float(loss), gradient
 
@@ -107,6 +120,9 @@ class Posterior:
         variances: known extra noise variance of each observation [n].
         groups: leaf of each feature [D].
         hyperparameters: of the kernel.
+
+    Attributes:
+        noise: standard deviation by which an observation misses the function, in the targets' unit.
     """
 
     def __init__(
@@ -118,30 +134,39 @@ class Posterior:
         hyperparameters: Hyperparameters,
     ) -> None:
         self._scales = np.exp(-hyperparameters.lengths)[groups]
-        self._signal = math.exp(hyperparameters.signal)
+        self._signal, self._linear = math.exp(hyperparameters.signal), math.exp(hyperparameters.linear)
         scaled, self._mean, self._scale = _standardised(targets)
-        self._inputs = inputs * self._scales
-        covariance = self._kernel(self._inputs, self._inputs)
+        self._inputs = inputs
+        covariance = self._kernel(inputs, inputs)
         noise = math.exp(hyperparameters.noise) + variances / self._scale**2 + _JITTER
         self._factor = np.linalg.cholesky(covariance + np.diag(noise))
         self._alpha = cho_solve((self._factor, True), scaled)
+        self.noise = self._scale * math.exp(hyperparameters.noise / 2)
 
     def predict(self, inputs: Array) -> tuple[Array, Array]:
         """Mean and standard deviation [n] of the function itself (noise apart) at features [n, D]."""
-        covariance = self._kernel(inputs * self._scales, self._inputs)
+        covariance = self._kernel(inputs, self._inputs)
         explained = (solve_triangular(self._factor, covariance.T, lower=True) ** 2).sum(axis=0)
-        deviation = np.sqrt(np.maximum(self._signal - explained, 1e-10))
+        before = self._signal + self._linear * ((inputs - _MIDDLE) ** 2).sum(axis=1)
+        deviation = np.sqrt(np.maximum(before - explained, 1e-10))
         return self._mean + self._scale * (covariance @ self._alpha), self._scale * deviation
 
     def _kernel(self, a: Array, b: Array) -> Array:
+        gram = self._linear * _gram(a, b)
+        a, b = a * self._scales, b * self._scales
         squared = (a**2).sum(axis=1)[:, None] + (b**2).sum(axis=1)[None] - 2 * a @ b.T
         r = np.sqrt(np.maximum(squared, 0.0))
-        return np.asarray(self._signal * (1 + _ROOT5 * r + 5 / 3 * r**2) * np.exp(-_ROOT5 * r))
+        return np.asarray(self._signal * (1 + _ROOT5 * r + 5 / 3 * r**2) * np.exp(-_ROOT5 * r) + gram)
 
 
 def _standardised(targets: Array) -> tuple[Array, float, float]:
     mean, scale = float(targets.mean()), max(float(targets.std()), 1e-6)
     return (targets - mean) / scale, mean, scale
+
+
+def _gram(a: Array, b: Array) -> Array:
+    """Covariance [n, m] of a linear function with unit variance of every slope, 0 in the cube's middle."""
+    return np.asarray((a - _MIDDLE) @ (b - _MIDDLE).T)
 
 
 def _squared(columns: Array) -> Array:

@@ -14,6 +14,7 @@ from tkd_search.search.fidelity import LEARNING, Lessons
 from tkd_search.search.frugal import FrugalSampler, FrugalSettings
 from tkd_search.search.pareto import BYTES_AND_ACCURACY, nondominated_mask
 from tkd_search.search.samplers import DESIGNS, SamplerFactory, design_point, make_sampler
+from tkd_search.search.sizes import SizeOf
 from tkd_search.search.space import Space
 from tkd_search.search.trials import StudyTrial, to_optuna
 from tkd_search.search.view_storage import ViewStorage
@@ -67,6 +68,7 @@ class Proposer:
         full_budget: epochs of a whole trial.
         big_model_bytes: of F, for samplers that reckon in hypervolume.
         classes: number of classes, likewise.
+        size_of: exact bytes of a configuration, likewise.
     """
 
     def __init__(
@@ -79,6 +81,7 @@ class Proposer:
         full_budget: int,
         big_model_bytes: float | None = None,
         classes: int | None = None,
+        size_of: SizeOf | None = None,
     ) -> None:
         self._space, self._settings, self._seed = space, settings, seed
         self._levels, self._full_budget = tuple(levels), full_budget
@@ -92,6 +95,7 @@ class Proposer:
                 full_budget=full_budget,
                 big_model_bytes=big_model_bytes,
                 classes=classes,
+                size_of=size_of,
                 settings=_frugal_settings(settings.options),
             )
         elif settings.sampler not in DESIGNS:

@@ -6,12 +6,10 @@ reproduces every decision. Rules must keep the promises of ``tests/search/rung_c
 does not depend on the order of the records, and a newcomer that dominates every record goes on.
 """
 
-import importlib
-import inspect
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 FIRST_RUNGS = (1 / 9, 1 / 3)
 """Shares of the full budget at which plain halving by three compares."""
@@ -50,7 +48,9 @@ Decision = Continue | Stop
 class RungRule(Protocol):
     """Decides at each rung; a frozen value.
 
-    ``levels`` are the epochs of the rungs, ascending, each below the full budget.
+    ``levels`` are the epochs of the rungs, ascending, each below the full budget. A rule whose attribute
+    ``sees_finished`` is true is also given the records of trials that had finished before, at the full
+    budget's epoch.
     """
 
     @property
@@ -209,39 +209,3 @@ def nearest_in_size(
     distances = [abs(math.log(record.bytes / newcomer.bytes)) for record in records]
     radius = sorted(distances)[count - 1] * (1 + 1e-12)
     return tuple(r for r, distance in zip(records, distances, strict=True) if distance <= radius)
-
-
-RULES: Mapping[str, Callable[..., RungRule]] = {
-    "never": Never.build,
-    "single_objective": SingleObjective.build,
-    "stratified": Stratified.build,
-}
-
-
-def make_rule(
-    name: str, *, full_budget: int, classes: int, options: Mapping[str, Any] | None = None
-) -> RungRule:
-    """A rule by name or by import path ``package.module:Class``.
-
-    A class is built by its ``build(full_budget=…, classes=…, **options)`` where it has one, else called so.
-
-    Raises:
-        ValueError: unknown name, nothing at the import path, or options that the rule does not take.
-    """
-    build = RULES.get(name) or _imported(name)
-    try:
-        inspect.signature(build).bind(full_budget=full_budget, classes=classes, **(options or {}))
-    except TypeError as error:
-        raise ValueError(f"rule {name}: {error}") from error
-    return build(full_budget=full_budget, classes=classes, **(options or {}))
-
-
-def _imported(path: str) -> Callable[..., RungRule]:
-    module, _, attribute = path.partition(":")
-    if not attribute:
-        raise ValueError(f"unknown rule {path!r}; known: {', '.join(RULES)}, or package.module:Class")
-    try:
-        found = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
-        raise ValueError(f"rule {path!r}: {error}") from error
-    return getattr(found, "build", found)

@@ -31,7 +31,9 @@ class SearchSettings:
         20, ge=0, doc="quasi-random trials before the sampler's model", searchable=False
     )
     rule: str = setting(
-        "stratified", doc="stratified, single_objective, never or package.module:Class", searchable=False
+        "stratified",
+        doc="stratified, promise, single_objective, never or package.module:Class",
+        searchable=False,
     )
     rule_args: dict[str, Any] = setting(
         default_factory=dict, doc="further arguments of the rung rule", searchable=False

@@ -26,6 +26,7 @@ from tkd_search.search.remembered import (
     rungs_of,
 )
 from tkd_search.search.rungs import Continue, Decision, Never, RungRecord, RungRule, Stop
+from tkd_search.search.sizes import SizeOf
 from tkd_search.search.space import Space
 from tkd_search.search.storage import open_storage
 from tkd_search.search.trials import OPTUNA_STATES, PROGRESS, StudyTrial, from_optuna, to_optuna
@@ -85,6 +86,7 @@ class SearchStudy:
         self._trials = {trial.trial_id: trial for trial in map(from_optuna, remembered)}
         self._rungs = rungs_of(self._trials.values())
         self._arrivals = sum(len(records) for records in self._rungs.values())
+        self._sees_finished = bool(getattr(rule, "sees_finished", False))
 
     @classmethod
     def open(
@@ -101,6 +103,7 @@ class SearchStudy:
         earlier: Sequence[StudyTrial] = (),
         big_model_bytes: float | None = None,
         classes: int | None = None,
+        size_of: SizeOf | None = None,
         adjust: Adjust | None = None,
     ) -> "SearchStudy":
         """Begin a study, or go on with the one of that name.
@@ -118,6 +121,7 @@ class SearchStudy:
             earlier: trials of earlier studies to learn from (see :func:`earlier_trials`).
             big_model_bytes: of F, for samplers that reckon in hypervolume.
             classes: number of classes, likewise.
+            size_of: exact bytes of a configuration, likewise; without it bytes are learnt from trials.
             adjust: turns a proposal into what can be run (K clipped to the candidates there are, say);
                 the study remembers, and learns from, what was run. The result must be in the space.
 
@@ -135,6 +139,7 @@ class SearchStudy:
             full_budget=full_budget,
             big_model_bytes=big_model_bytes,
             classes=classes,
+            size_of=size_of,
         )
         return cls(
             opened,
@@ -197,6 +202,8 @@ class SearchStudy:
             return
         curve = {**trial.curve, self._full_budget: accuracy}
         trial = dataclasses.replace(trial, bytes=int(size), curve=curve)
+        if self._sees_finished and trial.state == "running":
+            trial = self._arrived(trial, self._full_budget)
         self._end(trial, "complete", "", (float(size), accuracy))
 
     def prune(self, trial_id: str, values: tuple[float, float] | None, reason: str) -> None:
@@ -256,18 +263,35 @@ class SearchStudy:
         return tuple(sorted(front, key=lambda trial: trial.bytes or 0))
 
     def _decide(self, trial: StudyTrial, record: RungRecord) -> Decision:
-        before = self._rungs.setdefault(record.epoch, [])
-        decision = self._rule.decide(before, record)
-        before.append(record)
-        arrivals = {**trial.arrivals, record.epoch: self._arrivals}
-        self._arrivals += 1
-        self._write(self._put(dataclasses.replace(trial, arrivals=arrivals)))
+        decision = self._rule.decide(self._seen(record.epoch, None), record)
+        self._write(self._put(self._arrived(trial, record.epoch)))
         return decision
+
+    def _arrived(self, trial: StudyTrial, epoch: int) -> StudyTrial:
+        """The trial with its record at a rung, or at the end, noted as the latest of all."""
+        if epoch in trial.arrivals:
+            return trial
+        trial = dataclasses.replace(trial, arrivals={**trial.arrivals, epoch: self._arrivals})
+        self._arrivals += 1
+        record = trial.record_at(epoch)
+        assert record is not None
+        self._rungs.setdefault(epoch, []).append(record)
+        return trial
+
+    def _seen(self, epoch: int, until: int | None) -> list[RungRecord]:
+        """What the rule was given at a rung when so many records had arrived; now, without a number."""
+        epochs = [epoch, self._full_budget] if self._sees_finished else [epoch]
+        records = [record for e in epochs for record in self._rungs.get(e, ())]
+        if until is None:
+            return records
+        return [r for r in records if self._trials[r.trial_id].arrivals[r.epoch] < until]
 
     def _replay(self, record: RungRecord) -> Decision:
         """The decision that was made when this record arrived."""
-        records = self._rungs[record.epoch]
-        return self._rule.decide(records[: records.index(record)], record)
+        if record.epoch not in self._rule.levels:
+            return Continue()
+        arrival = self._trials[record.trial_id].arrivals[record.epoch]
+        return self._rule.decide(self._seen(record.epoch, arrival), record)
 
     def _verdict(self, trial: StudyTrial) -> Stop | None:
         """What the rule said at the trial's last rung, if that was to stop."""

@@ -1,0 +1,45 @@
+"""Rules by name: those of this package, and any at an import path."""
+
+import importlib
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from tkd_search.search.promise import Promise
+from tkd_search.search.rungs import Never, RungRule, SingleObjective, Stratified
+
+RULES: Mapping[str, Callable[..., RungRule]] = {
+    "never": Never.build,
+    "single_objective": SingleObjective.build,
+    "stratified": Stratified.build,
+    "promise": Promise.build,
+}
+
+
+def make_rule(
+    name: str, *, full_budget: int, classes: int, options: Mapping[str, Any] | None = None
+) -> RungRule:
+    """A rule by name or by import path ``package.module:Class``.
+
+    A class is built by its ``build(full_budget=…, classes=…, **options)`` where it has one, else called so.
+
+    Raises:
+        ValueError: unknown name, nothing at the import path, or options that the rule does not take.
+    """
+    build = RULES.get(name) or _imported(name)
+    try:
+        inspect.signature(build).bind(full_budget=full_budget, classes=classes, **(options or {}))
+    except TypeError as error:
+        raise ValueError(f"rule {name}: {error}") from error
+    return build(full_budget=full_budget, classes=classes, **(options or {}))
+
+
+def _imported(path: str) -> Callable[..., RungRule]:
+    module, _, attribute = path.partition(":")
+    if not attribute:
+        raise ValueError(f"unknown rule {path!r}; known: {', '.join(RULES)}, or package.module:Class")
+    try:
+        found = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"rule {path!r}: {error}") from error
+    return getattr(found, "build", found)

@@ -1,0 +1,66 @@
+"""Bytes of students that were not trained yet, exact and built once each.
+
+A model of bytes smooths over the steps in which channels are counted: at the small end, where most
+hypervolume lies, a few per cent of bytes outweigh what a whole trial gains. A student's bytes are known
+before it is trained, so candidates are moved to a grid of students and those are built.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tkd_search.search.encoding import Array, Cube
+from tkd_search.search.space import FloatDistribution
+
+SizeOf = Callable[[Mapping[str, Any]], int]
+"""A flat configuration → bytes of its student."""
+
+STUDENT = "student."
+"""Leaves that decide a student's bytes begin so."""
+
+_STEPS = 256
+
+
+class Sizes:
+    """Bytes at points of a cube.
+
+    Args:
+        cube: of the searched space.
+        size_of: exact bytes of a configuration; called once for each student of the grid that is asked for.
+    """
+
+    def __init__(self, cube: Cube, size_of: SizeOf) -> None:
+        self._cube, self._size_of = cube, size_of
+        order, leaves = cube.space.order, cube.space.leaves
+        self._columns = [i for i, leaf in enumerate(order) if leaf.startswith(STUDENT)]
+        self._floats = [i for i in self._columns if isinstance(leaves[order[i]], FloatDistribution)]
+        self._known: dict[bytes, float] = {}
+
+    def snap(self, points: Array) -> Array:
+        """The points [n, L] with the numbers of their students on the grid (257 steps of each range)."""
+        snapped = points.copy()
+        snapped[:, self._floats] = np.round(snapped[:, self._floats] * _STEPS) / _STEPS
+        return snapped
+
+    def log_bytes(self, points: Array, most: int) -> Array:
+        """log10 of the bytes [n] at snapped points [n, L], NaN where unknown.
+
+        Args:
+            points: in the order in which they should become known.
+            most: students built for this call.
+        """
+        keys = self._keys(points)
+        for key, point in zip(keys, points, strict=True):
+            if most == 0:
+                break
+            if key not in self._known:
+                self._known[key] = float(np.log10(self._size_of(self._cube.decode(point))))
+                most -= 1
+        return np.array([self._known.get(key, np.nan) for key in keys])
+
+    def _keys(self, points: Array) -> list[bytes]:
+        students: NDArray[np.float64] = self._cube.features(points)
+        owned = np.isin(self._cube.leaf_of_feature, self._columns)
+        return [row.tobytes() for row in np.ascontiguousarray(students[:, owned])]
