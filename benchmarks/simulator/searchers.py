@@ -67,7 +67,7 @@ class Moasha:
         return moasha.MoashaStudy(curves.space, curves.epochs, seed)
 
 
-OURS = Searcher(name="ours", proposer=ProposerSettings(sampler="frugal", startup=10), rule="promise")
+OURS = Searcher(name="ours", proposer=ProposerSettings(sampler="frugal", startup=10), rule="stratified")
 """What is developed here. Not the defaults of a real search (tpe, stratified): it is not better yet, and its
 suggestions after a restart differ from those without one."""
 

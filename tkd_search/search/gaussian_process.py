@@ -17,7 +17,7 @@ Array = NDArray[np.float64]
 _ROOT5 = math.sqrt(5.0)
 _JITTER = 1e-6
 _MIDDLE = 0.5
-NOISE = -1.5
+NOISE = -3.0
 LINEAR = -3.5
 
 
