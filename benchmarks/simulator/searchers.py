@@ -68,8 +68,8 @@ class Moasha:
 
 
 OURS = Searcher(name="ours", proposer=ProposerSettings(sampler="frugal", startup=10), rule="stratified")
-"""What is developed here. Not the defaults of a real search (tpe, stratified): it is not better yet, and its
-suggestions after a restart differ from those without one."""
+"""The sampler ``frugal`` under the rule of a real search. That search's default sampler is ``tpe``: after a restart
+``frugal`` suggests something else than without one."""
 
 # Optuna's own defaults: ten random trials, then the model, learning from whole trials alone.
 _STOCK_TPE = ProposerSettings(sampler="tpe", options={"n_startup_trials": 10}, startup=0, learning="full")

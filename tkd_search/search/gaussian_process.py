@@ -17,8 +17,9 @@ Array = NDArray[np.float64]
 _ROOT5 = math.sqrt(5.0)
 _JITTER = 1e-6
 _MIDDLE = 0.5
-NOISE = -3.0
-LINEAR = -3.5
+NOISE = -2.4
+LINEAR = -4.5
+"""Centres of the priors, in logarithms; chosen on two recordings (docs/search-notes.md)."""
 
 
 @dataclass(frozen=True)
