@@ -68,7 +68,7 @@ class Moasha:
 
 
 OURS = Searcher(name="ours", proposer=ProposerSettings(sampler="frugal", startup=10), rule="stratified")
-"""The sampler ``frugal`` under the rule of a real search. That search's default sampler is ``tpe``: after a restart
+"""The sampler ``frugal`` under the rule of a real search, whose default sampler is ``tpe``: after a restart
 ``frugal`` suggests something else than without one."""
 
 # Optuna's own defaults: ten random trials, then the model, learning from whole trials alone.
