@@ -56,8 +56,8 @@ file = open(sys.argv[1] + "/.lock", "a+")
 fcntl.flock(file, fcntl.LOCK_EX)
 file.write(json.dumps({"pid": os.getpid(), "host": socket.gethostname()}))
 file.flush()
-print("held", flush=True)
 try:
+    print("held", flush=True)
     time.sleep(60)
 except KeyboardInterrupt:
     open(sys.argv[1] + "/stopped", "w").write("as by Ctrl-C")
