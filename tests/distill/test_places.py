@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from tkd_search.distill import losses
 from tkd_search.distill.places import common_places, local_feature_loss, local_teacher_loss
@@ -55,6 +56,29 @@ def test_features_that_an_adapter_can_make_cost_nothing_and_their_opposite_costs
     torch.testing.assert_close(loss, torch.zeros(K, dtype=torch.float64), atol=1e-9, rtol=0)
     opposite = local_feature_loss(made["hidden"], -3 * targets, made["adapters"], mask)
     torch.testing.assert_close(opposite, torch.full((K,), 2.0, dtype=torch.float64))
+
+
+def test_loss_and_gradients_are_those_of_the_cosine_of_adapted_feature_and_target(made) -> None:
+    mask = (torch.rand(K, P, generator=torch.Generator().manual_seed(1)) < 0.5).double()
+    targets = made["features"] * mask[:, None, None]
+    hidden, adapters = made["hidden"].requires_grad_(), made["adapters"].requires_grad_()
+    predicted = torch.matmul(hidden, adapters.transpose(1, 2)[:, None]) * mask[:, None, None]
+    wanted = 1 - F.cosine_similarity(predicted, targets, dim=-1).mean((1, 2))
+    loss = local_feature_loss(hidden, targets, adapters, mask)
+    torch.testing.assert_close(loss, wanted)
+    for mine, theirs in zip(
+        torch.autograd.grad(loss.sum(), (hidden, adapters)),
+        torch.autograd.grad(wanted.sum(), (hidden, adapters)),
+        strict=True,
+    ):
+        torch.testing.assert_close(mine, theirs)
+
+
+def test_a_cell_where_the_student_says_nothing_gets_a_bounded_gradient(made) -> None:
+    hidden = torch.zeros(B, S, D, dtype=torch.float64, requires_grad=True)
+    loss = local_feature_loss(hidden, made["features"], made["adapters"], torch.ones(K, P).double())
+    (gradient,) = torch.autograd.grad(loss.sum(), hidden)
+    assert gradient.abs().max() < 1e4
 
 
 def test_masked_channels_of_a_target_are_not_asked_for(made) -> None:

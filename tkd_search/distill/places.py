@@ -13,6 +13,9 @@ from torch import Tensor
 from tkd_search.distill import losses
 from tkd_search.distill.objective import pooled_cells, student_cells
 
+SMALLEST_SQUARE = 1e-6
+"""|A h|² below this counts as this, so that a cell where the student says nothing has a bounded gradient."""
+
 
 class Places(NamedTuple):
     """What student and selected spatial taps say about S cells.
@@ -62,5 +65,9 @@ def local_feature_loss(hidden: Tensor, targets: Tensor, adapters: Tensor, mask: 
         adapters: A_k [k, P, d].
         mask: m_k [k, P].
     """
-    predicted = torch.matmul(hidden, adapters.transpose(1, 2)[:, None]) * mask[:, None, None]
-    return 1 - F.cosine_similarity(predicted, targets, dim=-1).mean((1, 2))
+    adapters = adapters * mask[..., None]
+    # Without predictions [k, B, S, P], P being far above d: A h · t = h · Aᵀt and |A h|² = hᵀ(AᵀA)h.
+    gram = torch.matmul(adapters.transpose(1, 2), adapters)
+    along = (torch.matmul(F.normalize(targets, dim=-1), adapters[:, None]) * hidden).sum(-1)
+    square = (torch.matmul(hidden, gram[:, None]) * hidden).sum(-1)
+    return 1 - (along * square.clamp_min(SMALLEST_SQUARE).rsqrt()).mean((1, 2))

@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 
 from tkd_search.errors import UserError
+from tkd_search.models.depthwise import quicken_depthwise
 from tkd_search.models.families import Request, build_torchvision, family_of, torchvision_names
 from tkd_search.models.settings import BigModelSettings, StudentSettings
 from tkd_search.models.strides import wants_small_stem
@@ -63,6 +64,7 @@ def build_network(request: Request, where: str) -> nn.Module:
 def _dressed(net: nn.Module, request: Request, where: str) -> Student:
     """Wrap a network; one that cannot run on such images, or has other classes, is the user's to mend."""
     shape = f"{request.channels} × {request.size} × {request.size}"
+    quicken_depthwise(net)
     try:
         student = Student(net, (request.channels, request.size, request.size))
     except (RuntimeError, ValueError, TypeError, AssertionError, IndexError) as error:
