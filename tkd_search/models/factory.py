@@ -62,7 +62,7 @@ def build_network(request: Request, where: str) -> nn.Module:
 
 
 def _dressed(net: nn.Module, request: Request, where: str) -> Student:
-    """Quicken and wrap; a network that cannot run on such images, or has other classes, is the user's to mend."""
+    """Quicken and wrap; a network that fails on such images, or has other classes, is the user's to mend."""
     shape = f"{request.channels} × {request.size} × {request.size}"
     quicken_depthwise(net)
     try:
