@@ -19,7 +19,7 @@ from tkd_search.search.latency import too_slow
 from tkd_search.search.pareto import BYTES_AND_ACCURACY, nondominated_mask, normalised_hypervolume
 from tkd_search.search.rungs import RungRecord, Stop
 from tkd_search.search.study import SearchStudy, Suggestion
-from tkd_search.tracking.spool import Spool, all_events
+from tkd_search.tracking.spool import Event, Spool, all_events
 from tkd_search.tracking.tracker import Tracker
 
 
@@ -99,7 +99,9 @@ class Referee:
         self._stops: dict[str, str] = {}
         self._started: dict[str, float] = {}
         self.history: list[tuple[int, float]] = []
+        self._last: Event | None = None
         self._replay()
+        self._mend()
         self._waiting = list(study.unfinished())
 
     # what the searcher asks -------------------------------------------------------------------------
@@ -218,9 +220,14 @@ class Referee:
                 )
             },
         )
-        self._tracker.trial_ended(record)
         standing = self.standing()
         self.history.append((standing.epochs, standing.hypervolume))
+        self._tell_end(record)
+
+    def _tell_end(self, record: TrialRecord) -> None:
+        """Tell the tracker of the trial that ended last."""
+        self._tracker.trial_ended(record)
+        standing = self.standing()
         self._tracker.progress(
             len(self.history),
             {
@@ -274,7 +281,21 @@ class Referee:
                 self._trials[trial_id] = TrialRecord(**event.data, epochs=tuple(epochs.pop(trial_id, ())))
                 standing = self.standing()
                 self.history.append((standing.epochs, standing.hypervolume))
+            self._last = event
         self._orphans = epochs
+
+    def _mend(self) -> None:
+        """Pass on what a killed driver could not: the study hears first, then the log, then the tracker."""
+        if self._last is not None:
+            trial_id = self._last.data["trial_id"]
+            if self._last.kind == "end":
+                self._tell_end(self._trials[trial_id])
+            else:
+                self._tracker.epoch(trial_id, self._orphans[trial_id][-1])
+        for told in self._study.trials("complete", "stopped", "failed"):
+            if told.trial_id not in self._trials:
+                self._enter(Suggestion(told.trial_id, told.number, dict(told.config)))
+                self.ended(told.trial_id)
 
 
 def front_of(trials: list[TrialRecord]) -> tuple[TrialRecord, ...]:

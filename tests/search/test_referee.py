@@ -1,0 +1,146 @@
+"""The referee over real files: what it knows survives the death of its driver at any moment."""
+
+import json
+from collections import defaultdict
+
+import pytest
+
+from tkd_search.config import load_config
+from tkd_search.search.budget import Budget
+from tkd_search.search.referee import Referee, Size
+from tkd_search.search.rungs import SingleObjective
+from tkd_search.search.study import SearchStudy
+from tkd_search.tracking.spool import Spool
+from tkd_search.tracking.tracker import Tracker
+
+TRIALS, EPOCHS = 4, 3
+SETTINGS = [f"search.trials={TRIALS}", f"training.epochs={EPOCHS}", "search.sampler=random"]
+
+
+class Killed(BaseException):
+    """The driver's death, just before something is written."""
+
+
+class Power:
+    """Lets so many writes happen, then kills the driver."""
+
+    def __init__(self, writes):
+        self.left = writes
+
+    def guarded(self, write):
+        def call(*args, **kwargs):
+            if self.left == 0:
+                raise Killed
+            self.left -= 1
+            return write(*args, **kwargs)
+
+        return call
+
+    def guard(self, target, *names):
+        for name in names:
+            setattr(target, name, self.guarded(getattr(target, name)))
+        return target
+
+
+class Page(Tracker):
+    """What a tracking store shows in the end; told twice is written once."""
+
+    def __init__(self):
+        self.begun, self.state, self.epochs, self.steps = set(), {}, defaultdict(set), set()
+
+    def trial_started(self, trial_id, student, params, bytes, parameters):
+        self.begun.add(trial_id)
+
+    def epoch(self, trial_id, record):
+        self.epochs[trial_id].add(record.epoch)
+
+    def trial_ended(self, record):
+        self.state[record.trial_id] = record.state
+
+    def progress(self, step, figures):
+        self.steps.add(step)
+
+
+def open_referee(folder, page, power):
+    """A driver's referee whose every durable write may be its last."""
+    config = load_config(None, SETTINGS)
+    folder.mkdir(exist_ok=True)
+    study = SearchStudy.open(
+        "s",
+        folder / "study.journal",
+        space=config.space,
+        full_budget=EPOCHS,
+        rule=SingleObjective(levels=(1, 2), eta=2.0),
+    )
+    power.guard(study._storage, "create_new_trial", "set_trial_user_attr", "set_trial_state_values")
+
+    return study, Referee(
+        config,
+        study,
+        Budget(config.settings().search),
+        measure=lambda settings: Size(bytes=int(1e6 * settings.student.width), parameters=1),
+        tracker=power.guard(_Through(page), "trial_started", "epoch", "trial_ended", "progress"),
+        log=power.guard(Spool(folder / "epochs"), "append"),
+        candidates=10,
+        big_model_bytes=2_000_000,
+        classes=10,
+    )
+
+
+class _Through(Tracker):
+    """A connection of one driver to the page, which outlives it."""
+
+    def __init__(self, page):
+        for name in ("trial_started", "epoch", "trial_ended", "progress"):
+            setattr(self, name, getattr(page, name))
+
+
+def search(referee):
+    """Train every trial; later ones are worse, so that some are stopped."""
+    while (assignment := referee.next_trial()) is not None:
+        name = assignment.trial_id
+        goes_on = True
+        for epoch in range(assignment.after_epoch + 1, EPOCHS + 1):
+            goes_on = goes_on and referee.epoch(name, epoch, (0.9 - 0.2 * int(name[1:])) * epoch / EPOCHS, {})
+            if not goes_on:
+                break
+        referee.ended(name)
+
+
+def check(folder, page, study, referee):
+    trials = {trial.trial_id: trial for trial in referee.trials()}
+    assert {trial.trial_id: trial.state for trial in study.trials()} == {
+        name: trial.state for name, trial in trials.items()
+    }
+    assert len(trials) == TRIALS
+    assert {trial.state for trial in trials.values()} == {"complete", "stopped"}
+    lines = [json.loads(line) for line in (folder / "epochs" / "spool.jsonl").read_text().splitlines()]
+    epochs = [(e["data"]["trial_id"], e["data"]["record"]["epoch"]) for e in lines if e["kind"] == "epoch"]
+    ends = [e["data"]["trial_id"] for e in lines if e["kind"] == "end"]
+    assert len(set(epochs)) == len(epochs)
+    assert sorted(ends) == sorted(trials)
+    assert {(name, record.epoch) for name, trial in trials.items() for record in trial.epochs} == set(epochs)
+    assert {(name, epoch) for name, known in page.epochs.items() for epoch in known} == set(epochs)
+    assert page.state == {name: trial.state for name, trial in trials.items()}
+    assert page.begun == set(trials)
+    assert page.steps == set(range(1, TRIALS + 1))
+
+
+def writes_of_a_search(folder):
+    page, power = Page(), Power(10_000)
+    study, referee = open_referee(folder, page, power)
+    search(referee)
+    check(folder, page, study, referee)
+    return 10_000 - power.left
+
+
+def test_a_driver_killed_before_any_write_loses_and_doubles_nothing(tmp_path):
+    writes = writes_of_a_search(tmp_path / "whole")
+    assert writes > 40
+    for survived in range(writes):
+        folder, page = tmp_path / str(survived), Page()
+        with pytest.raises(Killed):
+            search(open_referee(folder, page, Power(survived))[1])
+        study, referee = open_referee(folder, page, Power(10_000))
+        search(referee)
+        check(folder, page, study, referee)
