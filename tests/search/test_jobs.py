@@ -1,5 +1,6 @@
 """A training as a worker group runs it, here in one process: which epochs it tells of, where it goes on."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,9 @@ import pytest
 from tkd_search.config import load_config
 from tkd_search.data import load_data
 from tkd_search.data.prepared import save_prepared
+from tkd_search.models import build_big_model
+from tkd_search.models.weights import save_weights
+from tkd_search.search import jobs
 from tkd_search.search.job_context import JobContext
 from tkd_search.search.jobs import job_config, run_job
 
@@ -69,3 +73,39 @@ def test_a_superseded_training_goes_on_after_its_last_validation(data: Path, tmp
     assert train(data, tmp_path / "whole", whole, *settings) == [2, 4, 5]
     last = [next(r for r in reversed(g.results) if r["kind"] == "epoch") for g in (resumed, whole)]
     assert last[0]["val_accuracy"] == last[1]["val_accuracy"]
+
+
+def test_weights_travel_as_an_absolute_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker process has another working directory than the user's shell."""
+    (tmp_path / "f.safetensors").write_bytes(b"")
+    monkeypatch.chdir(tmp_path)
+    given = load_config(None, ["big_model.weights=f.safetensors"])
+    assert json.loads(job_config(given))["big_model"]["weights"] == str(tmp_path / "f.safetensors")
+    assert given.settings().big_models[0].weights == "f.safetensors"
+    named = load_config(None, ["big_model.weights=IMAGENET1K_V1"])
+    assert json.loads(job_config(named))["big_model"]["weights"] == "IMAGENET1K_V1"
+
+
+def test_a_loaded_big_model_is_evaluated_on_the_device_of_its_group(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = load_config(None, ["big_model.width=0.1"])
+    settings = config.settings().big_models[0]
+    weights = tmp_path / "f.safetensors"
+    save_weights(build_big_model(settings, classes=10, channels=1, size=8).model, weights)
+    config = load_config(None, ["big_model.width=0.1", f"big_model.weights={weights}"])
+    devices = []
+
+    def seen(model: Any, batches: Any) -> float:
+        devices.append(next(model.parameters()).device.type)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(jobs, "evaluate", seen)
+    job = {
+        "kind": "big_model", "config": job_config(config), "index": 0, "data": str(data),
+        "folder": str(tmp_path / "f"), "checkpoint": str(tmp_path / "c"),
+    }  # fmt: skip
+    context = JobContext(rank=0, workers=1, device="meta", push=print, should_stop=lambda: False)
+    with pytest.raises(KeyboardInterrupt):
+        run_job(job, context)
+    assert devices == ["meta"]

@@ -79,7 +79,7 @@ def _described(store: ImageStore) -> dict[str, Any]:
     described = {"files": store.files, "size": store.size, "channels": store.channels}
     came_from = storage.origin(Path(store.root))
     if came_from is None:
-        return {**described, "root": store.root}
+        return {**described, "root": str(Path(store.root).expanduser().absolute())}
     # Every node reads the files from where they came into its own cache.
     return {**described, "root": came_from[0], "below": came_from[1]}
 

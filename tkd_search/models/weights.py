@@ -96,6 +96,12 @@ def load_named_weights(
     fit_state(net, state, where=where, source=source)
 
 
+def weights_file(weights: str) -> Path | None:
+    """The absolute path of the file that ``big_model.weights`` names, None where it names no file."""
+    path = Path(weights).expanduser().absolute()
+    return path if path.is_file() else None
+
+
 def read_state(path: Path, where: str) -> dict[str, Tensor]:
     """The tensors of a weights file by name.
 

@@ -5,9 +5,11 @@ broker, Tune and the study never see a tensor. Whatever a job leaves is whole or
 that all nodes reach (:mod:`tkd_search.data.storage`).
 """
 
+import copy
 import json
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, cast
@@ -33,7 +35,7 @@ from tkd_search.distill.settings import MethodSettings, TrainSettings
 from tkd_search.distill.trainer import Distiller
 from tkd_search.models import Student, build_big_model, build_student, model_bytes, model_parameters
 from tkd_search.models.latency import latency_ms
-from tkd_search.models.weights import load_weights, save_weights
+from tkd_search.models.weights import load_weights, save_weights, weights_file
 from tkd_search.search.checkpoint import TrialCheckpoint
 from tkd_search.search.checks import rung_rule
 from tkd_search.search.job_context import JobContext
@@ -59,6 +61,7 @@ def train_big_model(job: dict[str, Any], context: JobContext) -> None:
     checkpoint = TrialCheckpoint(job["checkpoint"])
     torch.manual_seed(child_seed(settings.seed, "big_model", job["index"]))
     model = build_big_model(model_settings, classes=data.num_classes, channels=data.channels, size=data.size)
+    model = model.to(context.device)
     if model_settings.weights is None:
         train = TrainSettings(
             epochs=model_settings.epochs,
@@ -273,6 +276,8 @@ def _big_models(config: str, data_folder: str, places: tuple[str, ...], device: 
     data = _data(data_folder)
     models = []
     for settings, place in zip(_parse(config).settings().big_models, places, strict=True):
+        # What was given as weights is in the stored F already, and this node may not have that file.
+        settings = replace(settings, weights=None)
         model = build_big_model(settings, classes=data.num_classes, channels=data.channels, size=data.size)
         load_weights(model.model, storage.fetched(place) / "model.safetensors")
         models.append(model.eval().to(device))
@@ -287,8 +292,13 @@ def _store_weights(model: torch.nn.Module, place: str) -> None:
 
 
 def job_config(config: Config) -> str:
-    """The configuration as it travels in a job."""
-    return json.dumps(dict(config.tree))
+    """The configuration as it travels in a job, whose process may have another working directory."""
+    tree = copy.deepcopy(dict(config.tree))
+    for model in models if isinstance(models := tree["big_model"], list) else [models]:
+        weights = weights_file(model.get("weights") or "")
+        if weights is not None:
+            model["weights"] = str(weights)
+    return json.dumps(tree)
 
 
 __all__ = ["JobContext", "job_config", "run_job"]

@@ -8,7 +8,6 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from ray.actor import ActorHandle
@@ -18,6 +17,7 @@ from tkd_search.data import DataBundle, load_data, storage
 from tkd_search.data.bank_store import bank_key
 from tkd_search.data.prepared import save_prepared
 from tkd_search.errors import UserError
+from tkd_search.models.weights import weights_file
 from tkd_search.records import BigModelRecord
 from tkd_search.search.broker import SlotClient
 from tkd_search.search.jobs import job_config
@@ -169,8 +169,8 @@ def big_model_key(settings: Settings, index: int, data: DataBundle) -> str:
         "seed": settings.seed,
         "augment": settings.data.augment,
     }
-    if model.weights and Path(model.weights).is_file():
-        parts["file"] = hashlib.sha256(Path(model.weights).read_bytes()).hexdigest()
+    if model.weights and (file := weights_file(model.weights)):
+        parts["file"] = hashlib.sha256(file.read_bytes()).hexdigest()
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 
