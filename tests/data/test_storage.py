@@ -23,9 +23,7 @@ def remote(folder: Path) -> str:
     return f"file://{folder}"
 
 
-@given(
-    st.sampled_from(["/runs", "s3://b/p", "file:///x"]), st.sampled_from(["", "?scheme=http"]), NAMES, NAMES
-)
+@given(st.sampled_from(["/runs", "s3://b/p", "gs://b"]), st.sampled_from(["", "?scheme=http"]), NAMES, NAMES)
 def test_below_twice_is_below_at_once_and_keeps_the_query(base: str, query: str, one: str, two: str) -> None:
     where = base + query if storage.is_remote(base) else base
     assert storage.below(storage.below(where, one), two) == storage.below(where, one, two)
@@ -129,3 +127,15 @@ def test_a_tree_remembers_where_it_came_from_and_notices_changes(tmp_path: Path)
     second = storage.fetched_tree(where)
     assert second != first
     assert (second / "train" / "cat" / "b.png").exists()
+
+
+@pytest.mark.parametrize("name", ["C# projects", "what?", "50 % naïve"])
+@pytest.mark.parametrize("scheme", ["", "file://"])
+def test_a_path_may_hold_signs_that_mean_something_in_a_uri(tmp_path: Path, scheme: str, name: str) -> None:
+    root = f"{scheme}{tmp_path / name}"
+    for trial in ("t0", "t1"):
+        storage.write_bytes(storage.below(root, trial, "weights"), trial.encode())
+    assert storage.read_bytes(storage.below(root, "t0", "weights")) == b"t0"
+    assert storage.local_path(storage.below(root, "t1")) == tmp_path / name / "t1"
+    assert (tmp_path / name / "t1" / "weights").read_bytes() == b"t1"
+    assert [place.name for place in tmp_path.iterdir()] == [name]

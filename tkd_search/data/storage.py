@@ -26,6 +26,7 @@ from tkd_search.errors import UserError
 
 MANIFEST = ".whole.json"
 SCHEMES = ("s3", "gs", "file")
+_FILE = "file://"
 _ALLOWED = "s3://bucket/folder, gs://bucket/folder, or the absolute path of a folder that all nodes share"
 _CHUNK = 8 * 1024 * 1024
 _ATTEMPTS = 5
@@ -63,7 +64,7 @@ def storage_uri(written: str) -> str:
 
 def below(where: str, *names: str) -> str:
     """A place below another; a URI keeps its ``?endpoint_override=…``."""
-    base, mark, query = where.partition("?") if is_remote(where) else (where, "", "")
+    base, mark, query = _parts(where)
     return "/".join([base.rstrip("/"), *names]) + mark + query
 
 
@@ -71,8 +72,12 @@ def local_path(where: str) -> Path | None:
     """The path of a place on this machine's disk, None for one elsewhere."""
     if not is_remote(where):
         return Path(where)
-    parts = urlsplit(where)
-    return Path(parts.path) if parts.scheme == "file" else None
+    return Path(where.removeprefix(_FILE)) if where.startswith(_FILE) else None
+
+
+def _parts(where: str) -> tuple[str, str, str]:
+    """A place, ``?`` and what follows: a path on a disk may hold that sign itself."""
+    return where.partition("?") if is_remote(where) and not where.startswith(_FILE) else (where, "", "")
 
 
 def write_error(where: str) -> str:
@@ -297,7 +302,7 @@ def _digest(file: Path) -> str:
 
 
 def _last_name(where: str) -> str:
-    return where.partition("?")[0].rstrip("/").rpartition("/")[2]
+    return _parts(where)[0].rstrip("/").rpartition("/")[2]
 
 
 @lru_cache(maxsize=64)
@@ -310,13 +315,12 @@ def _root(uri: str) -> tuple[Any, str]:
 
 def _system(where: str) -> tuple[Any, str]:
     """File system and path; one connection for all places of a bucket."""
-    if not is_remote(where):
-        where = f"file://{Path(where).absolute()}"
-    base, mark, query = where.partition("?")
+    path = local_path(where)
+    if path is not None:  # by hand: a path may hold signs that have a meaning in a URI
+        return _root(f"{_FILE}/")[0], str(path.absolute())
+    base, mark, query = _parts(where)
     parts = urlsplit(base)
-    system, bucket = _root(
-        f"{parts.scheme}://{parts.netloc}{'/' if parts.scheme == 'file' else ''}{mark}{query}"
-    )
+    system, bucket = _root(f"{parts.scheme}://{parts.netloc}{mark}{query}")
     return system, f"{bucket}{parts.path}".rstrip("/")
 
 

@@ -82,7 +82,9 @@ class SlotTrainable(tune.Trainable):
 
     def _start(self, config: dict[str, Any]) -> None:
         self._trial = config["trial_id"]
-        place, mark, query = self._common["trials"].partition("?")  # a URI may carry its endpoint
+        place, mark, query = self._common["trials"], "", ""
+        if place.startswith(("s3://", "gs://")):  # a URI may carry its endpoint, a path the very sign
+            place, mark, query = place.partition("?")
         self._job = {
             **self._common,
             "trial_id": self._trial,
