@@ -85,7 +85,8 @@ def restore(folder: Path, home: str) -> bool:
     written = storage.read_bytes(storage.below(home, STATE_FILE))
     if written is None:
         return False
-    for name in json.loads(written):
+    # The configuration last: as long as it is missing, the next attempt fetches everything again.
+    for name in sorted(json.loads(written), key=lambda name: name == "config.yaml"):
         storage.get_file(storage.below(home, name), folder / name)
     return True
 

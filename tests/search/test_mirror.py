@@ -1,0 +1,35 @@
+"""A run's folder and its copy on the storage: what a machine that comes after can go on from."""
+
+import pytest
+
+from tkd_search.data import storage
+from tkd_search.search import mirror
+
+
+def test_a_copy_is_fetched_whole_and_a_fetch_that_was_cut_short_again(tmp_path, monkeypatch):
+    run, home, fetched = tmp_path / "run", f"file://{tmp_path}/home", tmp_path / "fetched"
+    (run / "epochs").mkdir(parents=True)
+    for name in ("config.yaml", "study.journal", "epochs/spool.jsonl"):
+        (run / name).write_text(name)
+    with mirror.Mirror(run, home):
+        pass
+    get, count = storage.get_file, [0]
+
+    def cut(where, local):
+        count[0] += 1
+        if count[0] == 3:
+            raise OSError("the storage is gone")
+        get(where, local)
+
+    monkeypatch.setattr(storage, "get_file", cut)
+    with pytest.raises(OSError, match="gone"):
+        mirror.restore(fetched, home)
+    # By this file a run is known: without it the next command fetches again.
+    assert not (fetched / "config.yaml").exists()
+    assert mirror.restore(fetched, home)
+    assert (fetched / "study.journal").read_text() == "study.journal"
+    assert (fetched / "config.yaml").exists()
+
+
+def test_nothing_is_fetched_where_nobody_began(tmp_path):
+    assert not mirror.restore(tmp_path / "run", f"file://{tmp_path}/home")
