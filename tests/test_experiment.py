@@ -12,9 +12,10 @@ import pytest
 from tests.tracking.synthetic import synthetic_search
 from tkd_search import Experiment
 from tkd_search.errors import UserError
-from tkd_search.experiment import Result
+from tkd_search.experiment import Result, finished_record
 from tkd_search.tracking import write_summary
 from tkd_search.tracking.report import write_report
+from tkd_search.tracking.summary import read_record, reopen
 
 
 def test_overrides_are_dotted_keys_with_plain_values(tmp_path):
@@ -60,6 +61,20 @@ def test_a_finished_search_is_read_back_without_running_anything(tmp_path):
     assert experiment.search().record == record
     with pytest.raises(UserError, match="seed: was 0, is 1"):
         Experiment.from_yaml(name="digits", output=str(tmp_path), seed=1).search()
+
+
+def test_an_extended_search_that_is_killed_at_once_is_not_complete(tmp_path):
+    experiment = Experiment.from_yaml(name="digits", output=str(tmp_path), **{"search.trials": 4})
+    folder = experiment.config.folder
+    write_summary(synthetic_search(14), folder)
+    (folder / "config.yaml").write_text(experiment.config.to_yaml())
+    more = Experiment.from_yaml(name="digits", output=str(tmp_path), **{"search.trials": 8})
+    assert finished_record(experiment.config) is not None
+    assert finished_record(more.config) is None
+    reopen(folder)
+    (folder / "config.yaml").write_text(more.config.to_yaml())
+    assert finished_record(more.config) is None
+    assert read_record(folder).status == "interrupted"
 
 
 NOTEBOOK = """

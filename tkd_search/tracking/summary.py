@@ -7,6 +7,7 @@ those among ``stopped_early`` (why is the ``reason`` of each trial in ``record.j
 """
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -109,6 +110,14 @@ def write_summary(record: SearchRecord, folder: Path) -> Path:
     write_json(folder / SUMMARY_FILE, summarise(record), durable=True, indent=2)
     read_summary(folder)
     return folder / SUMMARY_FILE
+
+
+def reopen(folder: Path) -> None:
+    """Mark a complete search as interrupted: it is extended, and is not complete until it ends again."""
+    if (folder / RECORD_FILE).exists():
+        record = read_record(folder)
+        if record.status == "complete":
+            write_summary(replace(record, status="interrupted"), folder)
 
 
 def read_summary(folder: Path) -> dict[str, Any]:
