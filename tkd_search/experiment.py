@@ -176,7 +176,7 @@ def _execute(config: Config, address: str | None, progress: "Progress", command:
     from tkd_search.cluster.resources import launchable_nodes
     from tkd_search.data import load_data
     from tkd_search.data.storage import check_storage, storage_uri
-    from tkd_search.search.checks import check_candidates, rung_rule
+    from tkd_search.search.checks import check_search
     from tkd_search.search.lock import run_lock
     from tkd_search.search.preflight import plan_slots
     from tkd_search.search.session import live_nodes, local_nodes, ray_session
@@ -189,15 +189,16 @@ def _execute(config: Config, address: str | None, progress: "Progress", command:
         plan_slots(settings.resources, local_nodes(), settings.search.trials)
     progress.stage("data", None)
     data = load_data(settings.data)
-    rung_rule(config, data.num_classes)
-    check_candidates(config, data)
+    check_search(config, data)
     with run_lock(config.folder), ray_session(address) as where:
         from tkd_search.search.driver import run_search
         from tkd_search.tracking.spool import write_text
+        from tkd_search.tracking.summary import reopen
         from tkd_search.tracking.tracker import open_tracker
 
         slots = plan_slots(settings.resources, launchable_nodes() or live_nodes(), settings.search.trials)
         progress.note(f"{where}; {slots.arithmetic}")
+        reopen(config.folder)
         write_text(config.folder / "config.yaml", config.to_yaml())
         tracker = open_tracker(
             settings.tracking.uri or "",

@@ -15,9 +15,6 @@ from tkd_search.search.session import local_nodes
 if TYPE_CHECKING:
     from tkd_search.data import DataBundle
 
-STOPPING_SAVES = 0.45
-"""Share of the epochs that early stopping usually saves on the default experiment (benchmarks/RESULTS.md)."""
-
 
 def nodes_for(address: str | None, cluster: Path | None) -> Sequence[Mapping[str, float]]:
     """The nodes to plan for: what a cluster file may launch, else this machine."""
@@ -80,14 +77,13 @@ def _show_space(config: Config, console: Console) -> None:
 def _estimate(config: Config, settings: Settings, slots: int, console: Console, cluster: Path | None) -> None:
     """Time steps of the default student on this machine and multiply."""
     from tkd_search.data import load_data
-    from tkd_search.search.checks import check_candidates, rung_rule
+    from tkd_search.search.checks import check_search
 
     data = load_data(settings.data)
-    rung_rule(config, data.num_classes)
-    taps = check_candidates(config, data)
+    taps = check_search(config, data)
     batches = max(1, len(data.train.labels) // settings.training.batch_size)
     seconds = step_seconds(settings, data.num_classes, data.channels, data.size)
-    epochs = settings.search.trials * settings.training.epochs * (1 - STOPPING_SAVES)
+    epochs = settings.search.trials * settings.training.epochs
     total = epochs * batches * seconds / slots
     console.note(
         f"data: {data.name}, {len(data.train.labels):,} train / {len(data.validation.labels):,} validation / "
@@ -99,8 +95,9 @@ def _estimate(config: Config, settings: Settings, slots: int, console: Console, 
             f"latency here: {fast:.3g} ms at the small end of the space, {slow:.3g} ms at the large end"
         )
     console.note(
-        f"estimated time of the trials: {_duration(total)} here ({seconds * 1000:.0f} ms a step × {batches} "
-        f"batches × ~{epochs:.0f} epochs ÷ {slots} slots); the big model and the bank come on top"
+        f"estimated time of the trials' steps: {_duration(total)} here ({seconds * 1000:.0f} ms × {batches} "
+        f"batches × {epochs} epochs ÷ {slots} slots, nobody stopped early); start, big model, bank, teaching "
+        "and validation come on top"
     )
     if cluster is not None:
         from tkd_search.cluster.prices import estimate_cost

@@ -6,9 +6,86 @@ from tkd_search.config import Config
 from tkd_search.data import DataBundle
 from tkd_search.distill.taps import find_taps
 from tkd_search.errors import UserError
-from tkd_search.models import build_big_model
+from tkd_search.models import build_big_model, build_student
+from tkd_search.search.fidelity import LEARNING
+from tkd_search.search.proposer import Proposer, ProposerSettings
 from tkd_search.search.rules import RULES, make_rule
 from tkd_search.search.rungs import RungRule
+from tkd_search.search.samplers import DESIGNS, SAMPLERS
+from tkd_search.search.settings import SearchSettings
+from tkd_search.search.study import earlier_trials
+from tkd_search.search.trials import StudyTrial
+
+
+def check_search(config: Config, data: DataBundle) -> int:
+    """Everything that a search would else find out after the big model is trained.
+
+    Returns:
+        Number of taps over all big models.
+
+    Raises:
+        UserError: what does not fit.
+    """
+    rung_rule(config, data.num_classes)
+    _check_sampler(config)
+    warm_start(config)
+    if not any(key.startswith(("student.name", "student.args")) for key in config.space.leaves):
+        student = config.settings().student
+        build_student(student, classes=data.num_classes, channels=data.channels, size=data.size)
+    return check_candidates(config, data)
+
+
+def proposer_settings(search: SearchSettings) -> ProposerSettings:
+    """How configurations are proposed.
+
+    Raises:
+        ValueError: unknown way of learning.
+    """
+    return ProposerSettings(
+        sampler=search.sampler,
+        startup=search.startup_trials,
+        options=search.sampler_args,
+        learning=search.learning,
+    )
+
+
+def _check_sampler(config: Config) -> None:
+    settings = config.settings()
+    search = settings.search
+    try:
+        Proposer(
+            config.space,
+            proposer_settings(search),
+            seed=settings.seed,
+            levels=(1,),
+            full_budget=settings.training.epochs,
+        )
+    except ValueError as error:
+        raise UserError(
+            "search.learning" if search.learning not in LEARNING else "search.sampler",
+            f"{search.sampler!r} with search.sampler_args {search.sampler_args}, "
+            f"search.learning {search.learning!r} ({error})",
+            f"{', '.join(['frugal', *SAMPLERS, *DESIGNS])} or package.module:Class, and arguments that it "
+            f"has; learning: {', '.join(LEARNING)}",
+        ) from error
+
+
+def warm_start(config: Config) -> tuple[StudyTrial, ...]:
+    """The trials of the earlier searches that the configuration names.
+
+    Raises:
+        UserError: one of them is not there.
+    """
+    trials: list[StudyTrial] = []
+    for name in config.settings().search.warm_start:
+        journal = config.folder.absolute().parent / name / "study.journal"
+        try:
+            trials.extend(earlier_trials(journal if journal.exists() else name))
+        except (ValueError, OSError) as error:
+            raise UserError(
+                "search.warm_start", f"{name!r} ({error})", "names of earlier runs, or their study storages"
+            ) from error
+    return tuple(trials)
 
 
 def check_candidates(config: Config, data: DataBundle) -> int:

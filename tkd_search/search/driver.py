@@ -23,14 +23,13 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from tkd_search.config import Config, Settings
 from tkd_search.data import DataBundle, storage
-from tkd_search.errors import UserError
 from tkd_search.models import build_student, model_bytes, model_parameters
 from tkd_search.models.settings import StudentSettings
 from tkd_search.records import SearchRecord, SearchStart
 from tkd_search.search.adapters import RefereeScheduler, RefereeSearcher
 from tkd_search.search.broker import Broker
-from tkd_search.search.budget import Budget
-from tkd_search.search.checks import check_candidates, rung_rule
+from tkd_search.search.budget import DRIVER, Budget, seconds_spent
+from tkd_search.search.checks import check_candidates, proposer_settings, rung_rule, warm_start
 from tkd_search.search.ending import Status, finish
 from tkd_search.search.latency import Latencies, measure_student
 from tkd_search.search.mirror import Mirror
@@ -38,14 +37,12 @@ from tkd_search.search.nodes import driver_node_resource
 from tkd_search.search.pool import RUN_JOB, WarmPool
 from tkd_search.search.preflight import Slots
 from tkd_search.search.progress import Progress
-from tkd_search.search.proposer import ProposerSettings
 from tkd_search.search.referee import Referee, Size
 from tkd_search.search.settings import ResourceSettings
 from tkd_search.search.slot import SlotTrainable
 from tkd_search.search.stages import Prepared, prepare_bank, prepare_big_models, store_data
-from tkd_search.search.study import SearchStudy, earlier_trials
-from tkd_search.search.trials import StudyTrial
-from tkd_search.tracking.spool import Spool
+from tkd_search.search.study import SearchStudy
+from tkd_search.tracking.spool import Spool, all_events, stated
 from tkd_search.tracking.tracker import Tracker
 
 TRIAL_RETRIES = 10
@@ -215,25 +212,23 @@ def _referee(
         full_budget=settings.training.epochs,
         rule=rung_rule(config, data.num_classes),
         seed=settings.seed,
-        proposer=ProposerSettings(
-            sampler=settings.search.sampler,
-            startup=settings.search.startup_trials,
-            options=settings.search.sampler_args,
-            learning=settings.search.learning,
-        ),
+        proposer=proposer_settings(settings.search),
         enqueue=config.enqueued(),
-        earlier=warm_start(config, place),
+        earlier=warm_start(config),
         big_model_bytes=prepared.big_model.bytes,
         classes=data.num_classes,
         size_of=lambda point: measure(config.settings(point)).bytes,
     )
+    log = Spool(place.folder / "epochs")
+    spent = seconds_spent(all_events(log.path))
+    log.append(DRIVER, {})
     return Referee(
         config,
         study,
-        Budget(settings.search),
+        Budget(settings.search, spent),
         measure=measure,
         tracker=tracker,
-        log=Spool(place.folder / "epochs"),
+        log=log,
         candidates=candidates,
         big_model_bytes=prepared.big_model.bytes,
         classes=data.num_classes,
@@ -251,24 +246,6 @@ def _latency(
     return Latencies(place.folder / "latency.json", partial(measure_student, data=data, limit=limit)).of
 
 
-def warm_start(config: Config, place: Workplace) -> tuple[StudyTrial, ...]:
-    """The trials of the earlier searches that the configuration names.
-
-    Raises:
-        UserError: one of them is not there.
-    """
-    trials: list[StudyTrial] = []
-    for name in config.settings().search.warm_start:
-        journal = place.folder.parent / name / "study.journal"
-        try:
-            trials.extend(earlier_trials(journal if journal.exists() else name))
-        except (ValueError, OSError) as error:
-            raise UserError(
-                "search.warm_start", f"{name!r} ({error})", "names of earlier runs, or their study storages"
-            ) from error
-    return tuple(trials)
-
-
 def _tune(
     referee: Referee,
     broker: ActorHandle,
@@ -277,7 +254,11 @@ def _tune(
     config: Config,
     place: Workplace,
 ) -> None:
-    """Let Ray Tune run trials until the referee has no more."""
+    """Let Ray Tune run trials until the referee has no more.
+
+    Raises:
+        DiskFullError: nothing could be written down any more.
+    """
     common = {
         **prepared.common_job(config),
         "kind": "trial",
@@ -304,6 +285,10 @@ def _tune(
         ),
     )
     tuner.fit()
+    if isinstance(referee.broken, OSError):
+        raise stated(referee.broken, place.folder) from referee.broken
+    if referee.broken is not None:
+        raise referee.broken
 
 
 def slots_limit(settings: Settings) -> int:

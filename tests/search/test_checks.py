@@ -1,0 +1,36 @@
+"""What is refused before anything starts, though no single setting shows it."""
+
+import pytest
+
+from tkd_search.config import load_config
+from tkd_search.data import load_data
+from tkd_search.errors import UserError
+from tkd_search.search.checks import check_search
+
+
+@pytest.fixture(scope="module")
+def data():
+    return load_data(load_config(None, []).settings().data)
+
+
+def test_the_default_experiment_fits(data):
+    assert check_search(load_config(None, []), data) > 1
+
+
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ("search.sampler=tpee", ["search.sampler", "tpee", "nsga2"]),
+        ("search.sampler_args={foo: 1}", ["search.sampler", "foo"]),
+        ("search.learning=foo", ["search.learning", "extrapolated"]),
+        ("search.rule_args={foo: 1}", ["search.rule", "foo"]),
+        ("search.warm_start=[nobody]", ["search.warm_start", "nobody"]),
+        ("student.name=shufflenet", ["student.name", "shufflenet_v2_x1_0"]),
+        ("bank.taps=[nowhere]", ["nowhere"]),
+    ],
+)
+def test_a_wrong_part_is_named_with_what_is_allowed(data, setting, words):
+    with pytest.raises(UserError) as refused:
+        check_search(load_config(None, [setting]), data)
+    for word in words:
+        assert word in str(refused.value)
