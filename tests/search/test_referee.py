@@ -2,15 +2,19 @@
 
 import json
 from collections import defaultdict
+from types import SimpleNamespace
 
 import pytest
 
 from tkd_search.config import load_config
-from tkd_search.search.budget import Budget
-from tkd_search.search.referee import Referee, Size
+from tkd_search.errors import UserError
+from tkd_search.search.adapters import RefereeScheduler, RefereeSearcher
+from tkd_search.search.budget import Budget, seconds_spent
+from tkd_search.search.referee import Referee, Size, Standing
 from tkd_search.search.rungs import SingleObjective
+from tkd_search.search.settings import SearchSettings
 from tkd_search.search.study import SearchStudy
-from tkd_search.tracking.spool import Spool
+from tkd_search.tracking.spool import DiskFullError, Event, Spool
 from tkd_search.tracking.tracker import Tracker
 
 TRIALS, EPOCHS = 4, 3
@@ -61,9 +65,13 @@ class Page(Tracker):
         self.steps.add(step)
 
 
-def open_referee(folder, page, power):
+def size_of(settings):
+    return Size(bytes=int(1e6 * settings.student.width), parameters=1)
+
+
+def open_referee(folder, page, power, *overrides, measure=size_of):
     """A driver's referee whose every durable write may be its last."""
-    config = load_config(None, SETTINGS)
+    config = load_config(None, [*SETTINGS, *overrides])
     folder.mkdir(exist_ok=True)
     study = SearchStudy.open(
         "s",
@@ -78,7 +86,7 @@ def open_referee(folder, page, power):
         config,
         study,
         Budget(config.settings().search),
-        measure=lambda settings: Size(bytes=int(1e6 * settings.student.width), parameters=1),
+        measure=measure,
         tracker=power.guard(_Through(page), "trial_started", "epoch", "trial_ended", "progress"),
         log=power.guard(Spool(folder / "epochs"), "append"),
         candidates=10,
@@ -100,8 +108,11 @@ def search(referee):
     while (assignment := referee.next_trial()) is not None:
         name = assignment.trial_id
         goes_on = True
+        assert assignment.after_epoch < EPOCHS, "a worker group must have an epoch left to end the trial with"
         for epoch in range(assignment.after_epoch + 1, EPOCHS + 1):
-            goes_on = goes_on and referee.epoch(name, epoch, (0.9 - 0.2 * int(name[1:])) * epoch / EPOCHS, {})
+            goes_on = goes_on and referee.epoch(
+                name, epoch, (0.9 - 0.05 * int(name[1:])) * epoch / EPOCHS, {}
+            )
             if not goes_on:
                 break
         referee.ended(name)
@@ -144,3 +155,70 @@ def test_a_driver_killed_before_any_write_loses_and_doubles_nothing(tmp_path):
         study, referee = open_referee(folder, page, Power(10_000))
         search(referee)
         check(folder, page, study, referee)
+
+
+def test_a_student_that_cannot_be_built_fails_alone(tmp_path):
+    def measure(settings):
+        if settings.student.width > 0.5:
+            raise UserError("student.width", "too wide", "less")
+        return Size(bytes=int(1e6 * settings.student.width), parameters=1)
+
+    page = Page()
+    study, referee = open_referee(tmp_path, page, Power(10_000), "search.trials=12", measure=measure)
+    search(referee)
+    failed = {trial.trial_id for trial in referee.trials() if trial.state == "failed"}
+    assert failed == {t.trial_id for t in referee.trials() if t.config["student.width"] > 0.5} != set()
+    assert len(referee.trials()) == len(page.state) == 12
+    assert all("student.width" in study.trial(name).reason for name in failed)
+    _, again = open_referee(tmp_path, page, Power(10_000), "search.trials=12", measure=measure)
+    assert again.next_trial() is None
+    assert again.trials() == referee.trials()
+
+
+class Result(dict):
+    """What Tune hands to its parts."""
+
+    def __init__(self, epoch, accuracy):
+        super().__init__(epoch=epoch, val_accuracy=accuracy, failed="")
+
+
+def test_a_disk_that_fills_up_ends_the_search_and_leaves_its_trials_to_the_next(tmp_path):
+    page = Page()
+    study, referee = open_referee(tmp_path, page, Power(10_000))
+    searcher, scheduler = RefereeSearcher(referee), RefereeScheduler(referee)
+    first = SimpleNamespace(config=searcher.suggest("a"))
+    second = SimpleNamespace(config=searcher.suggest("b"))
+    assert scheduler.on_trial_result(None, first, Result(1, 0.5)) == "CONTINUE"
+
+    def full(*_):
+        raise DiskFullError(tmp_path, "no space left")
+
+    referee._log.append = full
+    assert scheduler.on_trial_result(None, first, Result(2, 0.6)) == "STOP"
+    assert isinstance(referee.broken, DiskFullError)
+    searcher.on_trial_complete("a", Result(2, 0.6))
+    assert scheduler.on_trial_result(None, second, Result(1, 0.5)) == "STOP"
+    searcher.on_trial_complete("b", Result(1, 0.5))
+    assert searcher.suggest("c") == "FINISHED"
+    assert [trial.state for trial in study.trials()] == ["running", "running"]
+    study, referee = open_referee(tmp_path, page, Power(10_000))
+    search(referee)
+    check(tmp_path, page, study, referee)
+
+
+def test_hours_are_counted_over_all_drivers_of_a_search():
+    def event(kind, seconds):
+        return Event(sequence=0, time=1_000_000 + seconds * 1000, kind=kind, data={})
+
+    two = [event("driver", 0), event("epoch", 60), event("driver", 5000), event("end", 5030)]
+    assert seconds_spent([]) == 0
+    assert seconds_spent(two) == 90
+    assert seconds_spent(two[1:]) == 30  # a log of before there were such entries
+    limits = SearchSettings(trials=9, max_hours=1.0)
+    at = Budget(limits, 90.0, 0.0, clock=lambda: 3600 - 90)
+    before = Budget(limits, 90.0, 0.0, clock=lambda: 3600 - 91)
+    standing = Standing(
+        running=0, complete=1, stopped=0, not_trained=0, failed=0, epochs=3, front=(), hypervolume=0.0
+    )
+    assert at.exhausted(standing, 1, []) == "1 hours"
+    assert before.exhausted(standing, 1, []) == ""

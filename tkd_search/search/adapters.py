@@ -8,6 +8,7 @@ from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 
+from tkd_search.errors import UserError
 from tkd_search.search.referee import Referee
 
 
@@ -27,9 +28,15 @@ class RefereeSearcher(Searcher):
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         """The next configuration, None to wait, FINISHED where the budget is spent."""
+        if self._referee.broken is not None:
+            return Searcher.FINISHED
         if len(self._names) >= self._room():
             return None
-        assignment = self._referee.next_trial()
+        try:
+            assignment = self._referee.next_trial()
+        except (UserError, OSError) as error:
+            self._referee.broken = error
+            return Searcher.FINISHED
         if assignment is None:
             return Searcher.FINISHED
         self._names[trial_id] = assignment.trial_id
@@ -44,8 +51,14 @@ class RefereeSearcher(Searcher):
     ) -> None:
         """A trial is over, by its own end, by the scheduler's stop or by an error."""
         name = self._names.pop(trial_id, None)
-        if name is None:
+        if name is None or self._referee.broken is not None:
             return
+        try:
+            self._over(name, result, error)
+        except (UserError, OSError) as problem:
+            self._referee.broken = problem  # Tune would swallow it and try the trial again
+
+    def _over(self, name: str, result: dict[str, Any] | None, error: bool) -> None:
         reason = (result or {}).get("failed", "")
         if result and not reason:
             # Tune does not show the scheduler a trial's last result.
@@ -82,11 +95,17 @@ class RefereeScheduler(FIFOScheduler):
 
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
         """CONTINUE or STOP."""
+        if self._referee.broken is not None:
+            return str(self.STOP)
         if result["failed"]:
             return str(self.CONTINUE)
-        goes_on = self._referee.epoch(
-            trial.config["trial_id"], result["epoch"], result["val_accuracy"], metrics_of(result)
-        )
+        try:
+            goes_on = self._referee.epoch(
+                trial.config["trial_id"], result["epoch"], result["val_accuracy"], metrics_of(result)
+            )
+        except (UserError, OSError) as error:
+            self._referee.broken = error
+            return str(self.STOP)
         return str(self.CONTINUE if goes_on else self.STOP)
 
 

@@ -1,14 +1,18 @@
 """When a search proposes no further trial: a pure decision over its standing."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from tkd_search.search.settings import SearchSettings
+from tkd_search.tracking.spool import Event
 
 if TYPE_CHECKING:
     from tkd_search.search.referee import Standing
+
+DRIVER = "driver"
+"""Kind of the entry with which a driver begins in the epoch log."""
 
 
 @dataclass(frozen=True)
@@ -17,11 +21,13 @@ class Budget:
 
     Attributes:
         settings: trials, hours, epochs and plateau allowed.
+        spent: seconds of earlier drivers of this search.
         started: clock reading at the start of this driver, in seconds.
         clock: seconds, monotonic.
     """
 
     settings: SearchSettings
+    spent: float = 0.0
     started: float = field(default_factory=time.monotonic)
     clock: Callable[[], float] = time.monotonic
 
@@ -38,11 +44,25 @@ class Budget:
             return f"{limits.trials} trials"
         if limits.max_epochs is not None and standing.epochs >= limits.max_epochs:
             return f"{limits.max_epochs} epochs"
-        if limits.max_hours is not None and self.clock() - self.started >= limits.max_hours * 3600:
+        if (
+            limits.max_hours is not None
+            and self.spent + self.clock() - self.started >= limits.max_hours * 3600
+        ):
             return f"{limits.max_hours:g} hours"
         if limits.plateau is not None and _flat(_after_training(history), limits.plateau):
             return f"no gain in hypervolume over {limits.plateau} trials"
         return ""
+
+
+def seconds_spent(events: Iterable[Event]) -> float:
+    """Seconds from each driver's first entry in the epoch log to its last, over all drivers of a search."""
+    total, began, last = 0, 0, 0
+    for event in events:
+        if event.kind == DRIVER or not began:
+            total += last - began
+            began = event.time
+        last = event.time
+    return (total + last - began) / 1000
 
 
 def _flat(values: Sequence[float], plateau: int) -> bool:

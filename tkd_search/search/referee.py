@@ -12,9 +12,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from tkd_search.config import Config, Settings
+from tkd_search.errors import UserError
 from tkd_search.models.settings import StudentSettings
 from tkd_search.records import EpochRecord, TrialRecord
-from tkd_search.search.budget import Budget
+from tkd_search.search.budget import DRIVER, Budget
 from tkd_search.search.latency import too_slow
 from tkd_search.search.pareto import BYTES_AND_ACCURACY, nondominated_mask, normalised_hypervolume
 from tkd_search.search.rungs import RungRecord, Stop
@@ -60,6 +61,9 @@ class Standing:
 class Referee:
     """The bookkeeping of one search.
 
+    ``broken`` is set, by whoever met it, to what keeps it from writing down any more: the search then ends,
+    its trials stay unfinished, and the same command goes on once the cause is mended.
+
     Args:
         config: the experiment.
         study: proposes, decides at rungs, remembers.
@@ -98,6 +102,7 @@ class Referee:
         self._trials: dict[str, TrialRecord] = {}
         self._stops: dict[str, str] = {}
         self._started: dict[str, float] = {}
+        self.broken: Exception | None = None
         self.history: list[tuple[int, float]] = []
         self._last: Event | None = None
         self._replay()
@@ -116,7 +121,11 @@ class Referee:
                 self._stops[suggestion.trial_id] = suggestion.stop.reason
                 self._enter(suggestion)
             else:
-                assignment = self._assign(suggestion)
+                try:
+                    assignment = self._assign(suggestion)
+                except UserError as error:
+                    self._refuse(suggestion, str(error))
+                    continue
                 latency = self.latency_of(assignment.point)
                 reason = "" if latency is None else too_slow(latency, self._limit)
                 if not reason:
@@ -142,7 +151,18 @@ class Referee:
         params = {**record.config, **({"clipped": "; ".join(notes)} if notes else {})}
         self._tracker.trial_started(record.trial_id, record.student, params, record.bytes, record.parameters)
         self._changed(self.standing())
-        return Assignment(record.trial_id, record.config, record.epochs_trained)
+        # A worker group that finds all epochs told would have none left to end the trial with.
+        return Assignment(record.trial_id, record.config, min(record.epochs_trained, self._full - 1))
+
+    def _refuse(self, suggestion: Suggestion, reason: str) -> None:
+        """A point of the space whose student cannot be built: the trial failed, the search goes on."""
+        name, point = suggestion.trial_id, suggestion.config
+        student = describe_student(self._config.settings(point))
+        self._trials[name] = TrialRecord(
+            trial_id=name, student=student, config=point, bytes=0, parameters=0, state="running"
+        )
+        self._tracker.trial_started(name, student, point, 0, 0)
+        self.ended(name, reason)
 
     def _enter(self, suggestion: Suggestion) -> TrialRecord:
         """Put a trial among the running ones, with the epochs that are known of it."""
@@ -274,6 +294,8 @@ class Referee:
         """Rebuild trials, epochs and the hypervolume's history from the epoch log."""
         epochs: dict[str, list[EpochRecord]] = {}
         for event in all_events(self._log.path):
+            if event.kind == DRIVER:
+                continue
             trial_id = event.data["trial_id"]
             if event.kind == "epoch":
                 epochs.setdefault(trial_id, []).append(EpochRecord(**event.data["record"]))

@@ -66,6 +66,11 @@ class Acknowledged:
     sequence: int = -1
 
 
+def stated(error: OSError, path: Path) -> Exception:
+    """A full disk as :class:`DiskFullError`, any other error as it is."""
+    return DiskFullError(path, error.strerror or str(error)) if error.errno in _FULL else error
+
+
 class Spool:
     """The appending side; one process at a time (the search's lock sees to that).
 
@@ -82,7 +87,7 @@ class Spool:
             folder.mkdir(parents=True, exist_ok=True)
             self._file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
         except OSError as error:
-            raise _stated(error, self.path) from error
+            raise stated(error, self.path) from error
         self._end = _end_of_last_line(self._file)
         os.ftruncate(self._file, self._end)
         self._next = last_sequence(self.path) + 1
@@ -95,7 +100,7 @@ class Spool:
             self._write(line)
         except OSError as error:
             os.ftruncate(self._file, self._end)
-            raise _stated(error, self.path) from error
+            raise stated(error, self.path) from error
         self._end += len(line)
         self._next += 1
         return self._next - 1
@@ -195,7 +200,7 @@ def write_text(path: Path, text: str, *, durable: bool = False) -> None:
         os.replace(part, path)
     except OSError as error:
         part.unlink(missing_ok=True)
-        raise _stated(error, path) from error
+        raise stated(error, path) from error
 
 
 def sync(path: Path) -> None:
@@ -225,7 +230,3 @@ def _parse(line: bytes) -> Event | None:
         return Event(sequence=plain["sequence"], time=plain["time"], kind=plain["kind"], data=plain["data"])
     except (ValueError, KeyError, TypeError):
         return None
-
-
-def _stated(error: OSError, path: Path) -> Exception:
-    return DiskFullError(path, error.strerror or str(error)) if error.errno in _FULL else error
