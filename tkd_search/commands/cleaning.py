@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tkd_search.commands.places import CACHE_FOLDER, all_runs, disk_bytes, live_driver, record_of
+from tkd_search.commands.places import CACHE_FOLDER, LOCK_FILE, all_runs, disk_bytes, live_driver, record_of
 
 _REBUILT = ("bank-*", "data-*")
 CHECKPOINTS = ("checkpoint*", ".checkpoint*")
@@ -33,7 +33,7 @@ def find_waste(output: Path, folders: Sequence[Path], *, weights: bool) -> list[
     for folder in folders:
         if live_driver(folder) is None:
             waste += _of_run(folder, weights=weights)
-    if all(_finished(folder) for folder in all_runs(output)):
+    if all(_finished(folder) for folder in all_runs(output)) and not _comparing(output):
         for pattern in _REBUILT:
             waste += [
                 _waste(path, "made again when needed")
@@ -66,6 +66,11 @@ def _of_run(folder: Path, *, weights: bool) -> list[Waste]:
             found = [path for pattern in CHECKPOINTS for path in place.glob(pattern)]
             waste += [_waste(path, f"checkpoint of a trial that is {trial.state}") for path in sorted(found)]
     return waste
+
+
+def _comparing(output: Path) -> bool:
+    """Whether a comparison trains its winners: its folder is no search's, but a driver holds its lock."""
+    return any(live_driver(lock.parent) is not None for lock in output.glob(f"*/{LOCK_FILE}"))
 
 
 def _finished(folder: Path) -> bool:

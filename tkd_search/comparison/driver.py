@@ -20,6 +20,7 @@ from tkd_search.experiment import Experiment
 from tkd_search.records import BigModelRecord, SearchRecord, TrialRecord
 from tkd_search.search.driver import Workplace, open_pool
 from tkd_search.search.jobs import job_config
+from tkd_search.search.lock import run_lock
 from tkd_search.search.preflight import plan_slots
 from tkd_search.search.progress import Progress
 from tkd_search.search.session import live_nodes, ray_session
@@ -97,7 +98,8 @@ def run_comparison(
         for seed in fresh_seeds(config, seeds)
         for contestant in contestants
     ]
-    _retrain([task for task in tasks if not task.file.exists()], config, address, progress)
+    with run_lock(config.folder):
+        _retrain([task for task in tasks if not task.file.exists()], config, address, progress)
     trainings = tuple(read_training(task.file) for task in tasks)
     rows = summarise(trainings, base)
     page = markdown(
@@ -158,7 +160,7 @@ def _retrain(tasks: Sequence[_Task], config: Config, address: str | None, progre
             progress.stage("winners on fresh seeds", len(tasks))
             with ThreadPoolExecutor(slots) as threads:
                 run = partial(_train, broker, place.folder / "comparison")
-                jobs = [threads.submit(run, task, prepared[task.seed]) for task in tasks]
+                jobs = [threads.submit(run, task, prepared[_shared(task.config)]) for task in tasks]
                 try:
                     for done, job in enumerate(jobs, start=1):
                         job.result()
@@ -170,17 +172,30 @@ def _retrain(tasks: Sequence[_Task], config: Config, address: str | None, progre
 
 def _prepared(
     tasks: Sequence[_Task], place: Workplace, broker: ActorHandle, progress: Progress
-) -> dict[int, Prepared]:
-    """Data, F and bank by fresh seed: F is the searches' own, the bank that of the seed's images."""
-    prepared: dict[int, Prepared] = {}
-    big: tuple[tuple[str, ...], BigModelRecord] | None = None
-    for seed, config in {task.seed: task.config for task in tasks}.items():
+) -> dict[str, Prepared]:
+    """Data, F and bank of every fresh subset: F is the searches' own, the bank that of the subset's images.
+
+    A variant may have its own data, F or bank; what contestants have in common is prepared once.
+    """
+    prepared: dict[str, Prepared] = {}
+    big: dict[str, tuple[tuple[str, ...], BigModelRecord]] = {}
+    for key, config in {_shared(task.config): task.config for task in tasks}.items():
         data = load_data(config.settings().data)
         folder = store_data(data, place.cache)
-        big = big or prepare_big_models(config, data, folder, place.cache, broker, progress)
-        bank = prepare_bank(config, data, folder, big[0], place.cache, broker, progress)
-        prepared[seed] = Prepared(data, folder, *big, bank)
+        whole = _shared(config, subset=False)
+        if whole not in big:
+            big[whole] = prepare_big_models(config, data, folder, place.cache, broker, progress)
+        bank = prepare_bank(config, data, folder, big[whole][0], place.cache, broker, progress)
+        prepared[key] = Prepared(data, folder, *big[whole], bank)
     return prepared
+
+
+def _shared(config: Config, *, subset: bool = True) -> str:
+    """All that data, F and bank depend on; without ``subset`` all that F depends on, and more."""
+    parts = {section: config.tree[section] for section in ("seed", "data", "big_model", "bank")}
+    if not subset:
+        parts["data"] = {**parts["data"], "limit_seed": None}
+    return json.dumps(parts)
 
 
 def _train(broker: ActorHandle, folder: Path, task: _Task, prepared: Prepared) -> None:
