@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
 # Makes .venv with tkd_search and everything it needs, pinned by constraints.txt. Run it again at any time.
-#   ./setup.sh             what a search needs
+#   ./setup.sh             what a search and its export need
 #   ./setup.sh --test      and what the tests need
 #   ./setup.sh --cluster   and what `ray up`, S3 and GCS need
 # PYTHON names another interpreter (3.11 or newer); VENV another folder than .venv.
 set -euo pipefail
 cd "$(dirname "$0")"
 venv=${VENV:-.venv}
-extras=""
+extras="export"
 for option in "$@"; do
   case $option in
     --test) extras="$extras,test" ;;
@@ -31,4 +31,4 @@ fi
 
 [ -x "$venv/bin/python" ] || "$python" -m venv "$venv"
 # pip compares what is wanted with what is there, so a second run costs seconds.
-"$venv/bin/python" -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".${extras:+[${extras#,}]}"
+"$venv/bin/python" -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[$extras]"

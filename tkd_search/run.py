@@ -19,7 +19,7 @@ Examples:
   python -m tkd_search.run --config configs/mnist.yaml --set data.path=~/data/mnist
   python -m tkd_search.run --set method.k=3 --set search.trials=60 --name k3
   python -m tkd_search.run --config mine.yaml --dry-run
-  python -m tkd_search.run --cluster clusters/aws.yaml --config configs/cifar10.yaml
+  python -m tkd_search.run --cluster clusters/aws.yaml --config configs/cifar10.yaml --set data.path=FOLDER
 The same command again, after any crash or Ctrl-C, goes on where it stopped.
 """
 

@@ -16,6 +16,7 @@ SUMMARIES = {
     "evaluate": "Score a shipped student on your own images.",
     "compare": "Compare methods at equal search budgets.",
     "runs": "List, watch, stop and clean up searches.",
+    "settings": "Print every setting with its default, range and meaning.",
     "doctor": "Check that this machine or cluster can run a search.",
 }
 

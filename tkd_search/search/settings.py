@@ -18,7 +18,9 @@ class SearchSettings:
     plateau: int | None = setting(
         None, ge=1, doc="end after this many finished trials without gain in hypervolume", searchable=False
     )
-    sampler: str = setting("tpe", doc="tpe, nsga2, gp, random, qmc or package.module:Class", searchable=False)
+    sampler: str = setting(
+        "tpe", doc="tpe, frugal, nsga2, gp, random, qmc or package.module:Class", searchable=False
+    )
     sampler_args: dict[str, Any] = setting(
         default_factory=dict, doc="further arguments of the sampler", searchable=False
     )

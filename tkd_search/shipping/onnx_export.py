@@ -129,7 +129,7 @@ def needed(module: str) -> Any:
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        hint = "pip install 'tkd_search[export]'"
+        hint = "./setup.sh, or pip install onnx onnxruntime onnxscript"
         raise UserError(
             "export", f"no package {module} ({error})", "the extra `export` installed", hint
         ) from error
