@@ -9,8 +9,7 @@ from tkd_search.errors import UserError
 from tkd_search.models import build_big_model, build_student
 from tkd_search.search.fidelity import LEARNING
 from tkd_search.search.proposer import Proposer, ProposerSettings
-from tkd_search.search.rules import RULES, make_rule
-from tkd_search.search.rungs import RungRule
+from tkd_search.search.rules import rung_rule
 from tkd_search.search.samplers import DESIGNS, SAMPLERS
 from tkd_search.search.settings import SearchSettings
 from tkd_search.search.study import earlier_trials
@@ -112,21 +111,3 @@ def check_candidates(config: Config, data: DataBundle) -> int:
             "lower method.k, raise method.masks, or name more bank.taps",
         )
     return taps
-
-
-def rung_rule(config: Config, classes: int) -> RungRule:
-    """The configured rule.
-
-    Raises:
-        UserError: no such rule, or options it does not take.
-    """
-    search, epochs = config.settings().search, config.settings().training.epochs
-    try:
-        return make_rule(search.rule, full_budget=epochs, classes=classes, options=search.rule_args)
-    except (ValueError, ImportError, AttributeError) as error:
-        raise UserError(
-            "search.rule",
-            f"{search.rule!r} with search.rule_args {search.rule_args} ({error})",
-            f"{', '.join(RULES)} or package.module:Class, and arguments that it has",
-            "another rule has other arguments: --set search.rule_args={} takes its defaults",
-        ) from error

@@ -1,5 +1,7 @@
 """One search from configuration to front: stages, pool, Tune, and what is written at the end."""
 
+import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -29,7 +31,7 @@ from tkd_search.records import SearchRecord, SearchStart
 from tkd_search.search.adapters import RefereeScheduler, RefereeSearcher
 from tkd_search.search.broker import Broker
 from tkd_search.search.budget import DRIVER, Budget, seconds_spent
-from tkd_search.search.checks import check_candidates, proposer_settings, rung_rule, warm_start
+from tkd_search.search.checks import check_candidates, proposer_settings, warm_start
 from tkd_search.search.ending import Status, finish
 from tkd_search.search.latency import Latencies, measure_student
 from tkd_search.search.mirror import Mirror
@@ -38,6 +40,7 @@ from tkd_search.search.pool import RUN_JOB, WarmPool
 from tkd_search.search.preflight import Slots
 from tkd_search.search.progress import Progress
 from tkd_search.search.referee import Referee, Size
+from tkd_search.search.rules import rung_rule
 from tkd_search.search.settings import ResourceSettings
 from tkd_search.search.slot import SlotTrainable
 from tkd_search.search.stages import Prepared, prepare_bank, prepare_big_models, store_data
@@ -258,6 +261,7 @@ def _tune(
 
     Raises:
         DiskFullError: nothing could be written down any more.
+        KeyboardInterrupt: interrupted.
     """
     common = {
         **prepared.common_job(config),
@@ -284,11 +288,32 @@ def _tune(
             checkpoint_config=CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False),
         ),
     )
-    tuner.fit()
+    with _interrupts(referee):
+        tuner.fit()
     if isinstance(referee.broken, OSError):
         raise stated(referee.broken, place.folder) from referee.broken
     if referee.broken is not None:
         raise referee.broken
+
+
+@contextmanager
+def _interrupts(referee: Referee) -> Iterator[None]:
+    """Remember Ctrl-C: raised inside a callback of Ray's it may be swallowed, and the search would go on."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.getsignal(signal.SIGINT)
+
+    def interrupted(number: int, frame: Any) -> None:
+        referee.broken = KeyboardInterrupt()
+        if callable(before):
+            before(number, frame)
+
+    signal.signal(signal.SIGINT, interrupted)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def slots_limit(settings: Settings) -> int:

@@ -37,8 +37,8 @@ from tkd_search.models import Student, build_big_model, build_student, model_byt
 from tkd_search.models.latency import latency_ms
 from tkd_search.models.weights import load_weights, save_weights, weights_file
 from tkd_search.search.checkpoint import TrialCheckpoint
-from tkd_search.search.checks import rung_rule
 from tkd_search.search.job_context import JobContext
+from tkd_search.search.rules import rung_rule
 from tkd_search.seeds import child_seed
 
 EVAL_BATCH = 512

@@ -61,8 +61,8 @@ class Standing:
 class Referee:
     """The bookkeeping of one search.
 
-    ``broken`` is set, by whoever met it, to what keeps it from writing down any more: the search then ends,
-    its trials stay unfinished, and the same command goes on once the cause is mended.
+    ``broken`` is set, by whoever met it, to what keeps the search from going on (a full disk, Ctrl-C): it
+    then ends, its trials stay unfinished, and the same command goes on once the cause is mended.
 
     Args:
         config: the experiment.
@@ -102,7 +102,7 @@ class Referee:
         self._trials: dict[str, TrialRecord] = {}
         self._stops: dict[str, str] = {}
         self._started: dict[str, float] = {}
-        self.broken: Exception | None = None
+        self.broken: BaseException | None = None
         self.history: list[tuple[int, float]] = []
         self._last: Event | None = None
         self._replay()

@@ -5,6 +5,8 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from tkd_search.config import Config
+from tkd_search.errors import UserError
 from tkd_search.search.promise import Promise
 from tkd_search.search.rungs import Never, RungRule, SingleObjective, Stratified
 
@@ -32,6 +34,24 @@ def make_rule(
     except TypeError as error:
         raise ValueError(f"rule {name}: {error}") from error
     return build(full_budget=full_budget, classes=classes, **(options or {}))
+
+
+def rung_rule(config: Config, classes: int) -> RungRule:
+    """The configured rule.
+
+    Raises:
+        UserError: no such rule, or options it does not take.
+    """
+    search, epochs = config.settings().search, config.settings().training.epochs
+    try:
+        return make_rule(search.rule, full_budget=epochs, classes=classes, options=search.rule_args)
+    except (ValueError, ImportError, AttributeError) as error:
+        raise UserError(
+            "search.rule",
+            f"{search.rule!r} with search.rule_args {search.rule_args} ({error})",
+            f"{', '.join(RULES)} or package.module:Class, and arguments that it has",
+            "another rule has other arguments: --set search.rule_args={} takes its defaults",
+        ) from error
 
 
 def _imported(path: str) -> Callable[..., RungRule]:
