@@ -46,23 +46,23 @@ def test_bad_input_ends_with_one_message_and_writes_nothing(tmp_path, arguments,
 @pytest.mark.slow
 def test_a_comparison_runs_adds_up_and_is_tracked(tmp_path):
     methods = ["--methods", "kd,tkd", "--ablate", "k1:method.k=1", "--trials", "1", *SMALL]
-    code, page, errors = compare(tmp_path, *methods, "--seeds", "2")
+    code, page, errors = compare(tmp_path, *methods, "--seeds", "1")
     assert code == 0, errors
     folder = tmp_path / "runs" / "compare-digits"
     table = pd.read_csv(folder / "compare.csv")
     assert sorted(zip(table.label, table.seed, strict=True)) == [
-        (label, seed) for label in ("k1", "kd", "tkd") for seed in (1000, 1001)
+        (label, seed) for label in ("k1", "kd", "tkd") for seed in (1000,)
     ]
     assert table.test_accuracy.between(0, 1).all()
-    assert "| k1 | 2 |" in page
+    assert "| k1 | 1 |" in page
     assert set(pd.read_csv(folder / "teachers.csv").label) == {"k1", "tkd"}
     before = {file: file.stat().st_mtime_ns for file in (folder / "comparison").glob("*.json")}
 
-    code, page, errors = compare(tmp_path, *methods, "--seeds", "3")
+    code, page, errors = compare(tmp_path, *methods, "--seeds", "2")
     assert code == 0, errors
-    assert "| kd | 3 |" in page
+    assert "| kd | 2 |" in page
     after = {file: file.stat().st_mtime_ns for file in (folder / "comparison").glob("*.json")}
-    assert len(after) == 9
+    assert len(after) == 6
     assert before.items() <= after.items()
 
     from mlflow import MlflowClient
@@ -70,7 +70,7 @@ def test_a_comparison_runs_adds_up_and_is_tracked(tmp_path):
     client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
     experiment = client.get_experiment_by_name("tkd_search/digits")
     (run,) = client.search_runs([experiment.experiment_id], "tags.`tkd.comparison` = 'compare-digits'")
-    assert run.data.metrics["kd.seeds"] == 3
+    assert run.data.metrics["kd.seeds"] == 2
     assert {one.path for one in client.list_artifacts(run.info.run_id)} == {
         "compare.md",
         "compare.csv",

@@ -24,7 +24,7 @@ from tkd_search.tracking.summary import read_record, read_summary
 
 pytestmark = [pytest.mark.slow, pytest.mark.faults, pytest.mark.timeout(1800)]
 DOWN_SECONDS = 20
-SMALL = ("--set", "search.trials=12", "--set", "training.epochs=9", "--set", "big_model.epochs=8")
+SMALL = ("--set", "search.trials=8", "--set", "training.epochs=6", "--set", "big_model.epochs=6")
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +67,7 @@ def test_every_trial_point_and_artifact_is_there_once(found):
     server, folder = found
     record = read_record(folder)
     assert record.status == "complete"
-    assert len(record.trials) == 12
+    assert len(record.trials) == 8
     client = MlflowClient(server.uri, server.uri)
     assert_exactly_once(server.uri, record, full=False)
     there = read_summary(folder)["mlflow"]

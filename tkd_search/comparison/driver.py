@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -16,7 +17,7 @@ from tkd_search.comparison.tables import markdown, write_tables
 from tkd_search.config import Config
 from tkd_search.data import load_data
 from tkd_search.errors import UserError
-from tkd_search.experiment import Experiment
+from tkd_search.experiment import Experiment, finished_record
 from tkd_search.records import BigModelRecord, SearchRecord, TrialRecord
 from tkd_search.search.driver import Workplace, open_pool
 from tkd_search.search.jobs import job_config
@@ -89,7 +90,10 @@ def run_comparison(
     # An ablation that cannot be is refused before anything starts.
     for contestant in contestants:
         retrained_config(config, contestant, configs[contestant.winner_of or contestant.label], {}, 0)
-    records = {label: _search(searched, address, progress, command) for label, searched in configs.items()}
+    with ray_session(address) if any(map(_unfinished, configs.values())) else nullcontext():
+        records = {
+            label: _search(searched, address, progress, command) for label, searched in configs.items()
+        }
     winners = {label: _winner(label, record) for label, record in records.items()}
     folder = config.folder / "comparison"
     folder.mkdir(parents=True, exist_ok=True)
@@ -111,6 +115,10 @@ def run_comparison(
         command=command,
     )
     return Comparison(rows, trainings, page, tuple(write_tables(config.folder, page, trainings)))
+
+
+def _unfinished(config: Config) -> bool:
+    return finished_record(config) is None
 
 
 def _search(config: Config, address: str | None, progress: Progress, command: str) -> SearchRecord:

@@ -41,12 +41,17 @@ def resolve_address(address: str | None) -> str | None:
 def ray_session(address: str | None) -> Iterator[str]:
     """Ray for the length of a ``with`` block; yields a line that says which.
 
+    A Ray that this process has joined already is used, whatever the address, and left running.
+
     Raises:
         UserError: nothing answers at the address.
     """
     quiet_environment()
     import ray
 
+    if ray.is_initialized():  # a notebook's own, or that of several searches after one another
+        yield "the Ray of this process"
+        return
     target = resolve_address(address)
     try:
         if target is None:
