@@ -138,6 +138,7 @@ def test_a_whole_search_and_the_same_command_again(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_a_search_whose_students_are_all_too_slow_ends_and_says_so(tmp_path):
     code, output = run(tmp_path, *SMALL, "--set=search.trials=3", "--set=search.max_latency=1us")
     assert code == 0, output

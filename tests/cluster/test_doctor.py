@@ -105,7 +105,7 @@ def tracking() -> Iterator[str]:
 
 def test_tracking_behind_a_login(tracking: str) -> None:
     refused = checks.check_tracking(f"http://{tracking}", {})
-    assert refused.state == "wrong"
+    assert refused.state == "wrong", refused.found
     assert "MLFLOW_TRACKING_PASSWORD" in refused.mend
     login = {"MLFLOW_TRACKING_USERNAME": "admin", "MLFLOW_TRACKING_PASSWORD": "pw"}
     assert checks.check_tracking(f"http://{tracking}", login).state == "ok"

@@ -101,6 +101,7 @@ class Tuning:
         return Trial({"trial_id": "t0000", "point": {"seconds": seconds}, "after_epoch": 0})
 
 
+@pytest.mark.exhaustive
 def test_a_trial_leaves_a_machine_that_is_announced_to_go(cluster: Any, driver: None, tmp_path: Path) -> None:
     nodes = [cluster.add_node(num_cpus=1) for _ in range(2)]
     with Tuning(tmp_path, slots=2, limit=2) as tuning:
@@ -156,6 +157,7 @@ with open_pool(ResourceSettings(), 2, Path(sys.argv[2]), runner=toy) as (_, pool
 """
 
 
+@pytest.mark.exhaustive
 def test_a_slot_is_yielded_at_a_trials_end_and_comes_back(cluster: Any, driver: None, tmp_path: Path) -> None:
     cluster.add_node(num_cpus=2)
     with Tuning(tmp_path, slots=2, limit=2) as tuning:

@@ -12,7 +12,7 @@ import pytest
 
 from tests.cluster.conftest import TOP, Cluster, tail
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1500)]
+pytestmark = [pytest.mark.cluster, pytest.mark.exhaustive, pytest.mark.timeout(1500)]
 
 _SUBMIT = """
 import sys

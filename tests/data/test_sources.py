@@ -2,6 +2,7 @@
 
 import gzip
 import pickle
+import urllib.request
 from pathlib import Path
 
 import numpy as np
@@ -332,6 +333,7 @@ class TestMissing:
     ) -> None:
         for variable in ("http_proxy", "https_proxy"):
             monkeypatch.setenv(variable, "http://127.0.0.1:9")
+        monkeypatch.setattr(urllib.request, "_opener", None)  # the process's own, made once, with its proxies
         assert refused(name, tmp_path, download=True).where == "data.download"
 
     @pytest.mark.parametrize("name", ["tinyimagenet", "imagefolder"])
