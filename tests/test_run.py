@@ -175,12 +175,15 @@ def test_a_killed_driver_loses_nothing_and_does_nothing_twice(tmp_path):
 
 
 @pytest.mark.faults
-def test_ctrl_c_leaves_an_interrupted_run_that_the_printed_command_resumes(tmp_path):
+@pytest.mark.parametrize(
+    "number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.exhaustive)]
+)
+def test_ctrl_c_leaves_an_interrupted_run_that_the_printed_command_resumes(tmp_path, number):
     command = [*SMALL, "--set=search.trials=12", "--name", "interrupted"]
     folder = tmp_path / "runs" / "interrupted"
     process = start(tmp_path, *command)
     wait_for_epochs(folder / "epochs" / "spool.jsonl", process, 2)
-    os.kill(process.pid, signal.SIGINT)
+    os.kill(process.pid, number)
     output, _ = process.communicate(timeout=90)
     assert process.returncode == 130, output
     assert "go on with: python -m tkd_search.run" in output

@@ -1,6 +1,7 @@
 """The main job: ``python -m tkd_search.run``."""
 
 import shlex
+import signal
 import sys
 import time
 from pathlib import Path
@@ -119,6 +120,8 @@ def _without_cluster(arguments: list[str]) -> list[str]:
 
 def main() -> None:
     """Run the command line; user errors end with one readable message and exit code 2."""
+    # A shell script starts what it puts into the background with SIGINT ignored; `runs stop` needs it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         cli.main(prog_name="python -m tkd_search.run", standalone_mode=False)
     except click.ClickException as error:

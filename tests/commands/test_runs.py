@@ -51,7 +51,8 @@ def test_the_standing_adds_up_the_spool(output):
 
 
 DRIVER = """
-import fcntl, json, os, socket, sys, time
+import fcntl, json, os, signal, socket, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)
 file = open(sys.argv[1] + "/.lock", "a+")
 fcntl.flock(file, fcntl.LOCK_EX)
 file.write(json.dumps({"pid": os.getpid(), "host": socket.gethostname()}))

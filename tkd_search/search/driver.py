@@ -298,22 +298,24 @@ def _tune(
 
 @contextmanager
 def _interrupts(referee: Referee) -> Iterator[None]:
-    """Remember Ctrl-C: raised inside a callback of Ray's it may be swallowed, and the search would go on."""
+    """Remember Ctrl-C: raised inside a callback of Ray's it may be swallowed, and the search would go on.
+
+    SIGTERM (a cancelled job, a machine that shuts down) ends a search in the same way.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.getsignal(signal.SIGINT)
 
     def interrupted(number: int, frame: Any) -> None:
         referee.broken = KeyboardInterrupt()
-        if callable(before):
-            before(number, frame)
+        raise referee.broken
 
-    signal.signal(signal.SIGINT, interrupted)
+    before = {number: signal.signal(number, interrupted) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler or signal.SIG_DFL)
 
 
 def slots_limit(settings: Settings) -> int:
