@@ -34,3 +34,12 @@ def test_a_wrong_part_is_named_with_what_is_allowed(data, setting, words):
         check_search(load_config(None, [setting]), data)
     for word in words:
         assert word in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "args"), [("squeezenet1_1", "{}"), ("tkd_search.models.plain:plain_cnn", "{in_channels: 1}")]
+)
+def test_a_size_that_the_student_does_not_have_cannot_be_searched(data, name, args):
+    given = [f"student.args={args}", "student.depth=1", f"student.name={name}"]
+    with pytest.raises(UserError, match=r"student\.width.*\n.*a fixed value"):
+        check_search(load_config(None, given), data)

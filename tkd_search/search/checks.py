@@ -7,6 +7,7 @@ from tkd_search.data import DataBundle
 from tkd_search.distill.taps import find_taps
 from tkd_search.errors import UserError
 from tkd_search.models import build_big_model, build_student
+from tkd_search.models.families import family_of
 from tkd_search.search.fidelity import LEARNING
 from tkd_search.search.proposer import Proposer, ProposerSettings
 from tkd_search.search.rules import rung_rule
@@ -31,7 +32,22 @@ def check_search(config: Config, data: DataBundle) -> int:
     if not any(key.startswith(("student.name", "student.args")) for key in config.space.leaves):
         student = config.settings().student
         build_student(student, classes=data.num_classes, channels=data.channels, size=data.size)
+    _check_knobs(config)
     return check_candidates(config, data)
+
+
+def _check_knobs(config: Config) -> None:
+    """Refuse a search over a size that the student does not have: every trial would be the same one."""
+    name, searched = config.settings().student.name, config.space.leaves
+    family = family_of(name)  # of a function at an import path: one without width and depth
+    for knob, varies in (("width", family.width), ("depth", family.depth)):
+        if f"student.{knob}" in searched and "student.name" not in searched and not varies:
+            raise UserError(
+                f"student.{knob}",
+                "a distribution",
+                f"a fixed value: {name} has no {knob} here",
+                "search over arguments of its own (student.args), or over several student.name",
+            )
 
 
 def proposer_settings(search: SearchSettings) -> ProposerSettings:
