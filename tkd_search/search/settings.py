@@ -13,7 +13,9 @@ class SearchSettings:
     """How much is tried, who proposes it and who is stopped early."""
 
     trials: int = setting(26, ge=1, doc="number of trials", searchable=False)
-    max_hours: float | None = setting(None, gt=0, doc="wall-clock budget in hours", searchable=False)
+    max_hours: float | None = setting(
+        None, gt=0, doc="wall-clock budget in hours, over all drivers", searchable=False
+    )
     max_epochs: int | None = setting(None, ge=1, doc="budget in epochs over all trials", searchable=False)
     plateau: int | None = setting(
         None, ge=1, doc="end after this many finished trials without gain in hypervolume", searchable=False
