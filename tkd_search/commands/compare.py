@@ -1,6 +1,7 @@
 """``compare``: methods against each other at equal search budgets, on fresh seeds."""
 
 import shlex
+import signal
 import sys
 
 import click
@@ -68,6 +69,7 @@ def command(
     console = Console()
     from tkd_search.comparison.driver import run_comparison
 
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a script's background jobs ignore it
     try:
         with console.live():
             result = run_comparison(
