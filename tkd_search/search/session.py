@@ -83,6 +83,8 @@ def quiet_environment() -> None:
     os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # Ray's own 30 seconds are too few on a machine that other work keeps busy.
+    os.environ.setdefault("RAY_raylet_start_wait_time_s", "120")
     # Groups, controllers and Trainables start together, and Ray warns when that exceeds four times the cores.
     os.environ.setdefault("RAY_worker_maximum_startup_concurrency", "8")
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
