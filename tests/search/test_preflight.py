@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tkd_search.errors import UserError
-from tkd_search.search.preflight import plan_slots
+from tkd_search.search.preflight import plan_slots, stage_threads
 from tkd_search.search.settings import ResourceSettings
 
 
@@ -46,3 +46,18 @@ def test_never_more_slots_than_cores_trials_or_the_limit(cpus, workers, limit):
     else:
         count = plan_slots(resources, nodes, trials=7).count
         assert 1 <= count <= min(limit, 7, sum(cpus) // workers)
+
+
+@pytest.mark.parametrize(
+    ("workers", "cpus", "nodes", "slots", "threads"),
+    [
+        (1, 1, [2], 2, 2),
+        (1, 1, [16], 1, 1),  # whoever asked for one slot left the other cores to others
+        (2, 1, [2], 1, 1),
+        (1, 4, [16], 4, 16),
+        (1, 1, [0, 4, 8], 12, 4),  # which node the stage is on is not known
+    ],
+)
+def test_a_stage_may_use_the_cores_of_idle_groups_on_its_node(workers, cpus, nodes, slots, threads):
+    resources = ResourceSettings(workers_per_trial=workers, cpus_per_worker=cpus)
+    assert stage_threads(resources, [{"CPU": float(n)} for n in nodes], slots) == threads

@@ -28,7 +28,7 @@ def latency_ms(
     was_training = module.training
     module.eval()
     try:
-        with torch.inference_mode(), _threads(threads):
+        with torch.inference_mode(), torch_threads(threads):
             return {size: _median(module, _repeated(example, size), repeats) for size in batch_sizes}
     finally:
         module.train(was_training)
@@ -58,7 +58,8 @@ def _wait_for(batch: Tensor) -> None:
 
 
 @contextmanager
-def _threads(count: int) -> Iterator[None]:
+def torch_threads(count: int) -> Iterator[None]:
+    """So many intra-op threads for the length of a ``with`` block."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:

@@ -37,10 +37,11 @@ from tkd_search.search.latency import Latencies, measure_student
 from tkd_search.search.mirror import Mirror
 from tkd_search.search.nodes import driver_node_resource
 from tkd_search.search.pool import RUN_JOB, WarmPool
-from tkd_search.search.preflight import Slots
+from tkd_search.search.preflight import Slots, stage_threads
 from tkd_search.search.progress import Progress
 from tkd_search.search.referee import Referee, Size
 from tkd_search.search.rules import rung_rule
+from tkd_search.search.session import live_nodes
 from tkd_search.search.settings import ResourceSettings
 from tkd_search.search.slot import SlotTrainable
 from tkd_search.search.stages import Prepared, prepare_bank, prepare_big_models, store_data
@@ -133,9 +134,12 @@ def run_search(
         )
         progress.stage("worker groups", None)
         pool.wait(START_SECONDS)
-        weights, figures = prepare_big_models(config, data, data_folder, place.cache, broker, progress)
+        threads = stage_threads(settings.resources, live_nodes(), slots.count)
+        weights, figures = prepare_big_models(
+            config, data, data_folder, place.cache, broker, progress, threads
+        )
         tracker.big_model(figures)
-        bank = prepare_bank(config, data, data_folder, weights, place.cache, broker, progress)
+        bank = prepare_bank(config, data, data_folder, weights, place.cache, broker, progress, threads)
         prepared = Prepared(data, data_folder, weights, figures, bank)
         referee = _referee(config, place, prepared, candidates, tracker, progress)
         progress.stage("search", settings.search.trials)

@@ -34,7 +34,7 @@ from tkd_search.distill.reduce import reduction_for
 from tkd_search.distill.settings import MethodSettings, TrainSettings
 from tkd_search.distill.trainer import Distiller
 from tkd_search.models import Student, build_big_model, build_student, model_bytes, model_parameters
-from tkd_search.models.latency import latency_ms
+from tkd_search.models.latency import latency_ms, torch_threads
 from tkd_search.models.weights import load_weights, save_weights, weights_file
 from tkd_search.search.checkpoint import TrialCheckpoint
 from tkd_search.search.job_context import JobContext
@@ -45,8 +45,12 @@ EVAL_BATCH = 512
 
 
 def run_job(job: dict[str, Any], context: JobContext) -> None:
-    """Dispatch on ``job["kind"]``; raises KeyError for an unknown kind."""
-    _HANDLERS[job["kind"]](job, context)
+    """Dispatch on ``job["kind"]``; raises KeyError for an unknown kind.
+
+    ``job["threads"]``, where it is there, is how many threads the job may use in place of the group's own.
+    """
+    with torch_threads(job.get("threads") or torch.get_num_threads()):
+        _HANDLERS[job["kind"]](job, context)
 
 
 def train_big_model(job: dict[str, Any], context: JobContext) -> None:

@@ -58,3 +58,16 @@ def workers_on(resources: ResourceSettings, node: Mapping[str, float]) -> int:
         per_gpu = math.floor(1 / share + 1e-9) if share <= 1 else 0
         fits.append(int(gpus) * per_gpu if share <= 1 else math.floor(gpus / share + 1e-9))
     return min(fits)
+
+
+def stage_threads(resources: ResourceSettings, nodes: Sequence[Mapping[str, float]], slots: int) -> int:
+    """Threads of a worker in a stage: no trial runs, so the cores of idle groups on its node are its own.
+
+    Args:
+        resources: what one trial takes.
+        nodes: resources of each live node.
+        slots: groups that are up.
+    """
+    fitting = [count for node in nodes if (count := workers_on(resources, node))]
+    workers = min([*fitting, slots * resources.workers_per_trial])
+    return max(1, int(workers * resources.cpus_per_worker) // resources.workers_per_trial)

@@ -55,9 +55,15 @@ def store_data(bundle: DataBundle, cache: str) -> str:
 
 
 def prepare_big_models(
-    config: Config, data: DataBundle, data_folder: str, cache: str, broker: ActorHandle, progress: Progress
+    config: Config,
+    data: DataBundle,
+    data_folder: str,
+    cache: str,
+    broker: ActorHandle,
+    progress: Progress,
+    threads: int | None = None,
 ) -> tuple[tuple[str, ...], BigModelRecord]:
-    """Train or load every F; the places of their weights, and the figures of the first.
+    """Train or load every F with so many threads; the places of their weights, and the figures of the first.
 
     F is trained on the whole training part, also where the students get only some of it.
     """
@@ -76,6 +82,7 @@ def prepare_big_models(
                 "index": index,
                 "data": data_folder,
                 "folder": place,
+                "threads": threads,
                 "checkpoint": storage.below(cache, f"training-{big_model_key(settings, index, data)}"),
             }
             for result in run_stage(broker, job):
@@ -96,6 +103,7 @@ def prepare_bank(
     cache: str,
     broker: ActorHandle,
     progress: Progress,
+    threads: int | None = None,
 ) -> str:
     """Compute the bank once for data, F, taps and views (statistics alone where F runs live)."""
     settings = config.settings()
@@ -113,6 +121,7 @@ def prepare_bank(
             "data": data_folder,
             "big_models": list(big_models),
             "folder": place,
+            "threads": threads,
         }
         for result in run_stage(broker, job):
             if result["kind"] == "progress":
