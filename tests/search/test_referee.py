@@ -118,13 +118,13 @@ def search(referee):
         referee.ended(name)
 
 
-def check(folder, page, study, referee):
+def check(folder, page, study, referee, states=frozenset({"complete", "stopped"})):
     trials = {trial.trial_id: trial for trial in referee.trials()}
     assert {trial.trial_id: trial.state for trial in study.trials()} == {
         name: trial.state for name, trial in trials.items()
     }
     assert len(trials) == TRIALS
-    assert {trial.state for trial in trials.values()} == {"complete", "stopped"}
+    assert {trial.state for trial in trials.values()} == states
     lines = [json.loads(line) for line in (folder / "epochs" / "spool.jsonl").read_text().splitlines()]
     epochs = [(e["data"]["trial_id"], e["data"]["record"]["epoch"]) for e in lines if e["kind"] == "epoch"]
     ends = [e["data"]["trial_id"] for e in lines if e["kind"] == "end"]
@@ -137,33 +137,41 @@ def check(folder, page, study, referee):
     assert page.steps == set(range(1, TRIALS + 1))
 
 
-def writes_of_a_search(folder):
+def writes_of_a_search(folder, measure, states):
     page, power = Page(), Power(10_000)
-    study, referee = open_referee(folder, page, power)
+    study, referee = open_referee(folder, page, power, measure=measure)
     search(referee)
-    check(folder, page, study, referee)
+    check(folder, page, study, referee, states)
     return 10_000 - power.left
 
 
-def test_a_driver_killed_before_any_write_loses_and_doubles_nothing(tmp_path):
-    writes = writes_of_a_search(tmp_path / "whole")
-    assert writes > 40
+def some_cannot_be_built(settings):
+    if settings.student.width > 0.5:
+        raise UserError("student.width", "too wide", "less")
+    return size_of(settings)
+
+
+@pytest.mark.parametrize(
+    ("measure", "least", "states"),
+    [
+        (size_of, 41, {"complete", "stopped"}),
+        (some_cannot_be_built, 31, {"complete", "stopped", "failed"}),
+    ],
+)
+def test_a_driver_killed_before_any_write_loses_and_doubles_nothing(tmp_path, measure, least, states):
+    writes = writes_of_a_search(tmp_path / "whole", measure, states)
+    assert writes >= least
     for survived in range(writes):
         folder, page = tmp_path / str(survived), Page()
         with pytest.raises(Killed):
-            search(open_referee(folder, page, Power(survived))[1])
-        study, referee = open_referee(folder, page, Power(10_000))
+            search(open_referee(folder, page, Power(survived), measure=measure)[1])
+        study, referee = open_referee(folder, page, Power(10_000), measure=measure)
         search(referee)
-        check(folder, page, study, referee)
+        check(folder, page, study, referee, states)
 
 
 def test_a_student_that_cannot_be_built_fails_alone(tmp_path):
-    def measure(settings):
-        if settings.student.width > 0.5:
-            raise UserError("student.width", "too wide", "less")
-        return Size(bytes=int(1e6 * settings.student.width), parameters=1)
-
-    page = Page()
+    page, measure = Page(), some_cannot_be_built
     study, referee = open_referee(tmp_path, page, Power(10_000), "search.trials=12", measure=measure)
     search(referee)
     failed = {trial.trial_id for trial in referee.trials() if trial.state == "failed"}

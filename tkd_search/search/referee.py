@@ -117,15 +117,12 @@ class Referee:
         None where the budget allows no more. A student above the limit on latency ends here.
         """
         while (suggestion := self._next_suggestion()) is not None:
+            if not self._entered(suggestion):
+                continue
             if suggestion.stop is not None:
                 self._stops[suggestion.trial_id] = suggestion.stop.reason
-                self._enter(suggestion)
             else:
-                try:
-                    assignment = self._assign(suggestion)
-                except UserError as error:
-                    self._refuse(suggestion, str(error))
-                    continue
+                assignment = self._assign(suggestion)
                 latency = self.latency_of(assignment.point)
                 reason = "" if latency is None else too_slow(latency, self._limit)
                 if not reason:
@@ -146,7 +143,7 @@ class Referee:
         return self._study.ask()
 
     def _assign(self, suggestion: Suggestion) -> Assignment:
-        record = self._enter(suggestion)
+        record = self._trials[suggestion.trial_id]
         _, notes = clip_point(self._config, suggestion.config, self._candidates)
         params = {**record.config, **({"clipped": "; ".join(notes)} if notes else {})}
         self._tracker.trial_started(record.trial_id, record.student, params, record.bytes, record.parameters)
@@ -154,8 +151,16 @@ class Referee:
         # A worker group that finds all epochs told would have none left to end the trial with.
         return Assignment(record.trial_id, record.config, min(record.epochs_trained, self._full - 1))
 
+    def _entered(self, suggestion: Suggestion) -> bool:
+        """Enter a trial; where its student cannot be built, it failed, and the search goes on without it."""
+        try:
+            self._enter(suggestion)
+        except UserError as error:
+            self._refuse(suggestion, str(error))
+            return False
+        return True
+
     def _refuse(self, suggestion: Suggestion, reason: str) -> None:
-        """A point of the space whose student cannot be built: the trial failed, the search goes on."""
         name, point = suggestion.trial_id, suggestion.config
         student = describe_student(self._config.settings(point))
         self._trials[name] = TrialRecord(
@@ -164,7 +169,7 @@ class Referee:
         self._tracker.trial_started(name, student, point, 0, 0)
         self.ended(name, reason)
 
-    def _enter(self, suggestion: Suggestion) -> TrialRecord:
+    def _enter(self, suggestion: Suggestion) -> None:
         """Put a trial among the running ones, with the epochs that are known of it."""
         trial_id = suggestion.trial_id
         point, _ = clip_point(self._config, suggestion.config, self._candidates)
@@ -181,7 +186,6 @@ class Referee:
             state="running",
             epochs=known.epochs if known else tuple(self._orphans.pop(trial_id, ())),
         )
-        return self._trials[trial_id]
 
     # what the scheduler asks ------------------------------------------------------------------------
 
@@ -315,8 +319,8 @@ class Referee:
             else:
                 self._tracker.epoch(trial_id, self._orphans[trial_id][-1])
         for told in self._study.trials("complete", "stopped", "failed"):
-            if told.trial_id not in self._trials:
-                self._enter(Suggestion(told.trial_id, told.number, dict(told.config)))
+            suggestion = Suggestion(told.trial_id, told.number, dict(told.config))
+            if told.trial_id not in self._trials and self._entered(suggestion):
                 self.ended(told.trial_id)
 
 

@@ -8,6 +8,8 @@ from contextlib import contextmanager
 
 from tkd_search.errors import UserError
 
+_ATTEMPTS = 3
+
 
 def local_nodes() -> list[dict[str, float]]:
     """This machine as one node; cores this process may use, GPUs as torch sees them."""
@@ -55,13 +57,7 @@ def ray_session(address: str | None) -> Iterator[str]:
     target = resolve_address(address)
     try:
         if target is None:
-            ray.init(
-                address="local",
-                num_cpus=int(local_nodes()[0]["CPU"]),
-                include_dashboard=False,
-                logging_level=logging.ERROR,
-                log_to_driver=False,
-            )
+            _start_ray()
         else:
             ray.init(address=target, logging_level=logging.ERROR, log_to_driver=False)
     except (ConnectionError, RuntimeError) as error:
@@ -77,14 +73,37 @@ def ray_session(address: str | None) -> Iterator[str]:
         ray.shutdown()
 
 
+def _start_ray() -> None:
+    """An own Ray on this machine; tried again where that was too busy, since Ray waits for 30 seconds alone.
+
+    Raises:
+        RuntimeError: it was too busy every time.
+    """
+    import ray
+
+    for attempt in range(_ATTEMPTS):
+        try:
+            ray.init(
+                address="local",
+                num_cpus=int(local_nodes()[0]["CPU"]),
+                include_dashboard=False,
+                logging_level=logging.ERROR,
+                log_to_driver=False,
+            )
+            return
+        except Exception as error:  # Ray raises just that
+            if "timed out during startup" not in str(error):
+                raise
+            if attempt == _ATTEMPTS - 1:
+                raise RuntimeError(f"tried {_ATTEMPTS} times; {error}") from error
+
+
 def quiet_environment() -> None:
     """Keep Ray's own noise from the user; set before Ray is imported, since it reads them then."""
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    # Ray's own 30 seconds are too few on a machine that other work keeps busy.
-    os.environ.setdefault("RAY_raylet_start_wait_time_s", "120")
     # Groups, controllers and Trainables start together, and Ray warns when that exceeds four times the cores.
     os.environ.setdefault("RAY_worker_maximum_startup_concurrency", "8")
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
