@@ -33,7 +33,7 @@ def find_waste(output: Path, folders: Sequence[Path], *, weights: bool) -> list[
     for folder in folders:
         if live_driver(folder) is None:
             waste += _of_run(folder, weights=weights)
-    if all(_finished(folder) for folder in all_runs(output)) and not _comparing(output):
+    if all(_finished(folder) for folder in all_runs(output)) and not _any_live(output):
         for pattern in _REBUILT:
             waste += [
                 _waste(path, "made again when needed")
@@ -68,14 +68,14 @@ def _of_run(folder: Path, *, weights: bool) -> list[Waste]:
     return waste
 
 
-def _comparing(output: Path) -> bool:
-    """Whether a comparison trains its winners: its folder is no search's, but a driver holds its lock."""
+def _any_live(output: Path) -> bool:
+    """Whether a driver is at work: of a search, or of a comparison, whose folder is no search's."""
     return any(live_driver(lock.parent) is not None for lock in output.glob(f"*/{LOCK_FILE}"))
 
 
 def _finished(folder: Path) -> bool:
     record = record_of(folder)
-    return live_driver(folder) is None and record is not None and record.status == "complete"
+    return record is not None and record.status == "complete"
 
 
 def _waste(path: Path, reason: str) -> Waste:
