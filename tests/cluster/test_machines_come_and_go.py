@@ -186,7 +186,7 @@ def environment() -> dict[str, str]:
 SMALL = {
     "search.trials": 4, "search.startup_trials": 2, "search.rule": "never", "search.rule_args": "{}",
     "training.epochs": 6, "training.batch_size": 256, "student.width": "{float: [0.1, 0.2]}",
-    "big_model.epochs": 2, "data.views": 1, "tracking.uri": "none", "resources.max_concurrent": 2,
+    "big_model.epochs": 2, "data.views": 16, "tracking.uri": "none", "resources.max_concurrent": 2,
 }  # fmt: skip
 
 
@@ -218,3 +218,5 @@ def test_a_search_whose_machine_is_preempted_has_no_failed_trial(cluster: Any, t
     summary = json.loads((tmp_path / "runs" / "spot" / "summary.json").read_text())
     assert summary["trials"] == {"total": 4, "completed": 4, "stopped_early": 0, "failed": 0}
     assert summary["epochs"]["spent"] == 4 * 6, "no epoch is counted twice"
+    cache = [place.name for place in (tmp_path / "shared" / "cache").glob("bank-*")]
+    assert len(cache) == 1, f"the bank, which both machines made, and nothing of its parts: {cache}"

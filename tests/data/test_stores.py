@@ -16,7 +16,7 @@ from tkd_search.data.atomic import whole_folder
 from tkd_search.data.bank_store import bank_key, load_bank, save_bank
 from tkd_search.data.folder_store import FolderStore
 from tkd_search.data.prepared import load_prepared, save_prepared
-from tkd_search.distill.bank import compute_bank
+from tkd_search.distill.building import compute_bank
 from tkd_search.distill.settings import BankSettings
 from tkd_search.errors import UserError
 from tkd_search.models import build_big_model

@@ -6,7 +6,8 @@ import torch
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
-from tkd_search.distill.bank import Bank, compute_bank
+from tkd_search.distill.bank import Bank
+from tkd_search.distill.building import compute_bank
 from tkd_search.distill.settings import BankSettings, MethodSettings, TrainSettings
 from tkd_search.distill.trainer import Distiller
 from tkd_search.distill.types import StudentOutput

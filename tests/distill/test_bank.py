@@ -7,8 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from tests.distill.nets import DigitViews, TinyBig, digit_bank, digit_views, trained_big_model
-from tkd_search.distill import bank as bank_module
-from tkd_search.distill.bank import Bank, compute_bank
+from tkd_search.distill import building
+from tkd_search.distill.bank import Bank, join_banks
+from tkd_search.distill.building import BankBuilder, Survey, compute_bank, merge_surveys
 from tkd_search.distill.projection import fit_projection
 from tkd_search.distill.reading import mean_logits
 from tkd_search.distill.settings import BankSettings
@@ -78,7 +79,7 @@ def test_two_passes_where_features_do_not_fit_equal_one(monkeypatch: pytest.Monk
     views, settings = digit_views(150), BankSettings(width=24, grid=2)
     one = compute_bank([trained_big_model()], views, settings, batch_size=40)
     for budget in (0, 200_000):
-        monkeypatch.setattr(bank_module, "_KEEP_BYTES", budget)
+        monkeypatch.setattr(building, "_KEEP_BYTES", budget)
         two = compute_bank([trained_big_model()], views, settings, batch_size=40)
         for name, tensor in one.tensors().items():
             assert torch.equal(tensor, two.tensors()[name]), name
@@ -199,3 +200,32 @@ def test_huge_features_do_not_overflow_half_precision() -> None:
 
     bank = compute_bank([Loud()], digit_views(30, 1), BankSettings(taps=("layer",), width=16))
     assert all(t.isfinite().all() for t in (bank.features, bank.logits))
+
+
+@pytest.mark.parametrize("parts", [2, 3, 7])
+@pytest.mark.parametrize("views", [0, 2])
+def test_parts_with_a_survey_in_common_are_the_bank_of_one(parts: int, views: int) -> None:
+    data, settings = digit_views(150, views), BankSettings(width=24, grid=2)
+    whole = compute_bank([trained_big_model()], data, settings)
+
+    def builder(number: int) -> BankBuilder:
+        return BankBuilder([trained_big_model()], data, settings, batch_size=40, part=(number, parts))
+
+    surveys = []
+    for number in range(parts):
+        with builder(number) as of_part:
+            surveys.append(Survey.from_tensors(of_part.survey().tensors()))
+    made = []
+    for number in range(parts):
+        with builder(number) as of_part:
+            made.append(of_part.bank(merge_surveys(surveys)))
+    joined = join_banks(made)
+    assert joined.meta()["taps"] == whole.meta()["taps"]
+    assert joined.fisher == pytest.approx(whole.fisher, rel=1e-9)
+    for name, tensor in whole.tensors().items():
+        torch.testing.assert_close(joined.tensors()[name], tensor, rtol=1e-2, atol=1e-2, msg=name)
+
+
+def test_a_part_without_rows_is_refused() -> None:
+    with pytest.raises(ValueError, match="part 1 of 9 of a bank of 4 rows is empty"):
+        BankBuilder([trained_big_model()], digit_views(4, 1), BankSettings(width=8), part=(0, 9))

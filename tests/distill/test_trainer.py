@@ -18,7 +18,7 @@ from tests.distill.nets import (
     trained_big_model,
 )
 from tkd_search.distill import Distiller, Diverged, MethodSettings, TrainSettings, evaluate
-from tkd_search.distill.bank import compute_bank
+from tkd_search.distill.building import compute_bank
 from tkd_search.distill.settings import BankSettings
 from tkd_search.distill.tkd import GeneratedTeachers
 

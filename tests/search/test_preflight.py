@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tkd_search.errors import UserError
-from tkd_search.search.preflight import plan_slots, stage_threads
+from tkd_search.search.preflight import bank_parts, plan_slots, stage_threads
 from tkd_search.search.settings import ResourceSettings
 
 
@@ -61,3 +61,21 @@ def test_never_more_slots_than_cores_trials_or_the_limit(cpus, workers, limit):
 def test_a_stage_may_use_the_cores_of_idle_groups_on_its_node(workers, cpus, nodes, slots, threads):
     resources = ResourceSettings(workers_per_trial=workers, cpus_per_worker=cpus)
     assert stage_threads(resources, [{"CPU": float(n)} for n in nodes], slots) == threads
+
+
+@pytest.mark.parametrize(
+    ("workers", "gpus", "nodes", "slots", "rows", "parts"),
+    [
+        (1, 0, [{"CPU": 2}], 2, 10**6, 1),  # cores of one node: threads serve as well
+        (1, 0, [{"CPU": 2}, {"CPU": 2}], 4, 10**6, 4),
+        (1, 0, [{"CPU": 2}, {"CPU": 2}], 1, 10**6, 1),  # the other machines are not up yet
+        (1, 0, [{"CPU": 2}, {"CPU": 2}], 4, 20_000, 2),  # few rows are not worth more
+        (1, 0, [{"CPU": 2}, {"CPU": 2}], 4, 9_000, 1),
+        (1, 1, [{"CPU": 8, "GPU": 4}], 4, 10**6, 4),
+        (2, 1, [{"CPU": 8, "GPU": 4}], 2, 10**6, 4),
+        (2, 1, [{"CPU": 8, "GPU": 4}], 1, 10**6, 1),
+    ],
+)
+def test_a_bank_is_shared_where_there_are_machines_or_gpus(workers, gpus, nodes, slots, rows, parts):
+    resources = ResourceSettings(workers_per_trial=workers, gpus_per_worker=gpus)
+    assert bank_parts(resources, nodes, slots, rows) == parts

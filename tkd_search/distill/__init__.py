@@ -4,7 +4,8 @@ Nothing here knows Ray, Optuna, MLflow, pydantic or the file system. Start at ``
 equations are in docs/method.md.
 """
 
-from tkd_search.distill.bank import Bank, compute_bank
+from tkd_search.distill.bank import Bank
+from tkd_search.distill.building import compute_bank
 from tkd_search.distill.errors import Diverged
 from tkd_search.distill.evaluation import accuracy, evaluate
 from tkd_search.distill.generators import candidate_count

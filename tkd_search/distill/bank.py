@@ -1,28 +1,19 @@
 """The bank: what the big models say about every view of every training image, computed once.
 
 Steps 1 and 2 of the article: F's features are its taps' pooled activations, standardised by their
-statistics over the whole training set (docs/method.md, equations 1 and 2).
+statistics over the whole training set (docs/method.md, equations 1 and 2). How it is made:
+:mod:`tkd_search.distill.building`.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from tkd_search.distill.projection import Projection, fit_projection, project_all, project_cells
-from tkd_search.distill.reading import Readers, Reading
-from tkd_search.distill.seeds import child_generator
-from tkd_search.distill.settings import BankSettings
-from tkd_search.distill.statistics import Moments, fisher_ratio, merge, moments
-from tkd_search.distill.taps import Tap, find_taps_of_all
-from tkd_search.distill.types import ViewSource, channels_last
-
-Progress = Callable[[int, int], None]
-_SAMPLE = 8192
-_KEEP_BYTES = 1 << 30
-_HALF_MAX = 60000.0
+from tkd_search.distill.projection import Projection
+from tkd_search.distill.taps import Tap
 
 
 @dataclass(frozen=True)
@@ -140,130 +131,12 @@ class Bank:
         )
 
 
-@torch.no_grad()
-def compute_bank(
-    models: Sequence[nn.Module],
-    views: ViewSource,
-    settings: BankSettings,
-    *,
-    device: str | torch.device = "cpu",
-    batch_size: int = 256,
-    progress: Progress | None = None,
-) -> Bank:
-    """Run the frozen big models over every view of every training image.
-
-    Args:
-        models: F, or several; moved to ``device``, run in eval mode, their mode restored.
-        views: the training images. With ``views.views`` 0 (freely drawn) only statistics and projections
-            are made, over one draw per image, and no rows are kept.
-        settings: which taps, their width and grid.
-        device: where the models run; the bank is in main memory.
-        batch_size: rows per forward pass.
-        progress: called with (rows done, rows in all).
-
-    The models run once where their raw features fit into 1 GiB, else twice (statistics, then rows).
-
-    Raises:
-        UserError: a tap pattern matches nothing.
-    """
-    modes = [model.training for model in models]
-    for model in models:
-        model.eval().to(device)
-    example = views.batch(torch.zeros(1, dtype=torch.long), torch.zeros(1, dtype=torch.long))
-    taps = find_taps_of_all(models, settings.taps, example.to(device))
-    readers = Readers(models, taps, settings.grid)
-    try:
-        return _compute(readers, taps, views, settings, _Pass(readers, views, device, batch_size, progress))
-    finally:
-        readers.close()
-        for model, mode in zip(models, modes, strict=True):
-            model.train(mode)
-
-
-class _Pass:
-    """Batches of readings in row order; what was read is kept for a second pass while it fits."""
-
-    def __init__(
-        self,
-        readers: Readers,
-        views: ViewSource,
-        device: str | torch.device,
-        batch_size: int,
-        progress: Progress | None,
-    ) -> None:
-        self._readers, self._views, self._device, self._size = readers, views, device, batch_size
-        self._progress = progress or (lambda done, total: None)
-        self._kept: list[tuple[slice, Reading]] = []
-        self.rows = max(views.views, 1) * len(views)
-
-    def __iter__(self) -> Iterator[tuple[slice, Reading]]:
-        kept_bytes = sum(reading.nbytes for _, reading in self._kept)
-        yield from self._kept
-        keep = True
-        for start in range(self._kept[-1][0].stop if self._kept else 0, self.rows, self._size):
-            where = slice(start, min(start + self._size, self.rows))
-            row = torch.arange(where.start, where.stop)
-            images = self._views.batch(row % len(self._views), row // len(self._views))
-            reading = self._readers(channels_last(images.to(self._device))).cpu()
-            kept_bytes += reading.nbytes
-            keep = keep and kept_bytes <= _KEEP_BYTES
-            if keep:
-                self._kept.append((where, reading))
-            self._progress(where.stop, self.rows)
-            yield where, reading
-
-
-def _statistics(
-    readings: _Pass, labels: Tensor, taps: Sequence[Tap], classes: int
-) -> tuple[list[Moments], list[Tensor]]:
-    """Statistics of every tap over all rows, and an evenly spread sample of at most 8,192 rows."""
-    stride = -(-readings.rows // _SAMPLE)
-    stats: list[Moments] | None = None
-    samples: list[list[Tensor]] = [[] for _ in taps]
-    for where, reading in readings:
-        row = torch.arange(where.start, where.stop)
-        part = [moments(f, labels[row % len(labels)], classes) for f in reading.features]
-        stats = part if stats is None else [merge(a, b) for a, b in zip(stats, part, strict=True)]
-        for kept, feature in zip(samples, reading.features, strict=True):
-            kept.append(feature[row % stride == 0])
-    if stats is None:
-        raise ValueError("a bank needs at least one training image")
-    return stats, [torch.cat(kept) for kept in samples]
-
-
-def _compute(
-    readers: Readers, taps: tuple[Tap, ...], views: ViewSource, settings: BankSettings, readings: _Pass
-) -> Bank:
-    _, first = next(iter(readings))
-    labels, classes = views.labels.cpu(), first.logits.shape[1]
-    stats, samples = _statistics(readings, labels, taps, classes)
-    generator = child_generator(0, "bank", "sketch")
-    projections = tuple(
-        fit_projection(sample, s, settings.width, generator) for sample, s in zip(samples, stats, strict=True)
+def join_banks(parts: Sequence[Bank]) -> Bank:
+    """One bank from parts that hold successive rows, made with the same projections."""
+    cells = [part.cells for part in parts if part.cells is not None]
+    return replace(
+        parts[0],
+        features=torch.cat([part.features for part in parts]),
+        logits=torch.cat([part.logits for part in parts]),
+        cells=torch.cat(cells) if cells else None,
     )
-    spatial = [i for i, tap in enumerate(taps) if tap.spatial] if settings.grid else []
-    rows = readings.rows if views.views else 0
-    shape = (rows, len(taps), settings.width)
-    bank = Bank(
-        features=torch.empty(shape, dtype=torch.half),
-        logits=torch.empty(rows, classes, dtype=torch.half),
-        labels=labels,
-        views=views.views,
-        taps=taps,
-        projections=projections,
-        fisher=tuple(fisher_ratio(s) for s in stats),
-        grid=settings.grid if spatial else 0,
-        cells=torch.empty(rows, len(spatial), settings.grid**2, settings.width, dtype=torch.half)
-        if spatial
-        else None,
-    )
-    for where, reading in readings if rows else ():
-        bank.features[where] = _half(project_all(projections, reading.features))
-        bank.logits[where] = _half(reading.logits)
-        if bank.cells is not None:
-            bank.cells[where] = _half(project_cells([projections[i] for i in spatial], reading.cells))
-    return bank
-
-
-def _half(values: Tensor) -> Tensor:
-    return values.clamp(-_HALF_MAX, _HALF_MAX).half()

@@ -6,7 +6,8 @@ from dataclasses import replace
 import torch
 from torch import nn
 
-from tkd_search.distill.bank import Bank, compute_bank
+from tkd_search.distill.bank import Bank
+from tkd_search.distill.building import compute_bank
 from tkd_search.distill.objective import Context, FromFeatures, FromLogits, LabelsOnly, Needs
 from tkd_search.distill.settings import BankSettings, MethodSettings
 from tkd_search.distill.source import BankSource, LearningSource, LiveSource, SignalSource

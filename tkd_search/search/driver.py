@@ -37,7 +37,7 @@ from tkd_search.search.latency import Latencies, measure_student
 from tkd_search.search.mirror import Mirror
 from tkd_search.search.nodes import driver_node_resource
 from tkd_search.search.pool import RUN_JOB, WarmPool
-from tkd_search.search.preflight import Slots, stage_threads
+from tkd_search.search.preflight import Slots, bank_parts, stage_threads
 from tkd_search.search.progress import Progress
 from tkd_search.search.referee import Referee, Size
 from tkd_search.search.rules import rung_rule
@@ -139,7 +139,9 @@ def run_search(
             config, data, data_folder, place.cache, broker, progress, threads
         )
         tracker.big_model(figures)
-        bank = prepare_bank(config, data, data_folder, weights, place.cache, broker, progress, threads)
+        rows = max(settings.data.views, 1) * len(data.train.labels)
+        parts = bank_parts(settings.resources, live_nodes(), pool.attached(), rows)
+        bank = prepare_bank(config, data, data_folder, weights, place.cache, broker, progress, threads, parts)
         prepared = Prepared(data, data_folder, weights, figures, bank)
         referee = _referee(config, place, prepared, candidates, tracker, progress)
         progress.stage("search", settings.search.trials)

@@ -8,27 +8,17 @@ that all nodes reach (:mod:`tkd_search.data.storage`).
 import copy
 import json
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
-from functools import lru_cache
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, cast
 
 import torch
-from torch import Tensor
 
-from tkd_search.config import Config, Settings, parse_config
+from tkd_search.config import Config
 from tkd_search.data import (
-    AugmentedViews,
     DataBundle,
-    Split,
-    plain_batches,
-    resolved_augmentation,
     storage,
 )
-from tkd_search.data.bank_store import load_bank, save_bank
-from tkd_search.data.prepared import load_prepared
-from tkd_search.distill.bank import Bank, compute_bank
 from tkd_search.distill.evaluation import evaluate
 from tkd_search.distill.reduce import reduction_for
 from tkd_search.distill.settings import MethodSettings, TrainSettings
@@ -36,12 +26,11 @@ from tkd_search.distill.trainer import Distiller
 from tkd_search.models import Student, build_big_model, build_student, model_bytes, model_parameters
 from tkd_search.models.latency import latency_ms, torch_threads
 from tkd_search.models.weights import load_weights, save_weights, weights_file
+from tkd_search.search import bank_jobs, shared
 from tkd_search.search.checkpoint import TrialCheckpoint
 from tkd_search.search.job_context import JobContext
 from tkd_search.search.rules import rung_rule
 from tkd_search.seeds import child_seed
-
-EVAL_BATCH = 512
 
 
 def run_job(job: dict[str, Any], context: JobContext) -> None:
@@ -59,7 +48,7 @@ def train_big_model(job: dict[str, Any], context: JobContext) -> None:
     Pushes ``{"kind": "epoch", "epoch", "val_accuracy", ...}`` per epoch and
     ``{"kind": "done", "figures": {...}}``.
     """
-    config, data = _parse(job["config"]), _data(job["data"])
+    config, data = shared.config_of(job["config"]), shared.data_at(job["data"])
     settings = config.settings()
     model_settings = settings.big_models[job["index"]]
     checkpoint = TrialCheckpoint(job["checkpoint"])
@@ -76,7 +65,7 @@ def train_big_model(job: dict[str, Any], context: JobContext) -> None:
             precision=settings.training.precision,
         )
         # F is augmented afresh each epoch: only the students must see exactly the banked views.
-        views = _views(data, settings, views=0, device=context.device)
+        views = shared.views_of(data, settings, views=0, device=context.device)
         distiller = Distiller(
             model,
             views,
@@ -95,8 +84,8 @@ def train_big_model(job: dict[str, Any], context: JobContext) -> None:
             "name": model_settings.name,
             "bytes": model_bytes(model.model),
             "parameters": model_parameters(model.model),
-            "val_accuracy": evaluate(model, _batches(data, data.validation, context.device)),
-            "test_accuracy": evaluate(model, _batches(data, data.test, context.device)),
+            "val_accuracy": evaluate(model, shared.batches_of(data, data.validation, context.device)),
+            "test_accuracy": evaluate(model, shared.batches_of(data, data.test, context.device)),
         }
         with storage.filling(job["folder"]) as folder:
             save_weights(model.model, folder / "model.safetensors")
@@ -105,32 +94,13 @@ def train_big_model(job: dict[str, Any], context: JobContext) -> None:
         context.push({"kind": "done", "figures": figures})
 
 
-def build_bank(job: dict[str, Any], context: JobContext) -> None:
-    """Compute the bank of all big models and store it; pushes progress and ``{"kind": "done"}``."""
-    data = _data(job["data"])
-    settings = _parse(job["config"]).settings()
-    if context.rank != 0:
-        return
-    views = _views(data, settings, views=settings.data.views, device=context.device)
-    bank = compute_bank(
-        _big_models(job["config"], job["data"], tuple(job["big_models"]), context.device),
-        views,
-        settings.bank,
-        device=context.device,
-        progress=lambda done, total: context.push({"kind": "progress", "done": done, "total": total}),
-    )
-    with storage.filling(job["folder"]) as folder:
-        save_bank(bank, folder)
-    context.push({"kind": "done", "taps": [tap.name for tap in bank.taps]})
-
-
 def train_trial(job: dict[str, Any], context: JobContext) -> None:
     """Distil one student, from its last checkpoint where there is one.
 
     Epochs that the driver has not heard of (after ``job["after_epoch"]``) are replayed from the
     checkpoint's history, so that a restart leaves no gap in the records.
     """
-    config, data = _parse(job["config"]), _data(job["data"])
+    config, data = shared.config_of(job["config"]), shared.data_at(job["data"])
     settings = config.settings(job["point"])
     seed = child_seed(settings.seed, "trial", job["trial_id"])
     torch.manual_seed(seed)
@@ -139,17 +109,17 @@ def train_trial(job: dict[str, Any], context: JobContext) -> None:
     )
     live = settings.data.views == 0 or settings.method.distil_back == "big_model"
     big_models = (
-        _big_models(job["config"], job["data"], tuple(job["big_models"]), context.device)
+        shared.big_models_at(job["config"], job["data"], tuple(job["big_models"]), context.device)
         if live and settings.method.name != "ce"
         else ()
     )
     distiller = Distiller(
         student,
-        _views(data, settings, views=settings.data.views, device=context.device),
+        shared.views_of(data, settings, views=settings.data.views, device=context.device),
         settings.method,
         settings.training,
         seed=seed,
-        bank=_bank(job["bank"]) if settings.method.name != "ce" else None,
+        bank=shared.bank_at(job["bank"]) if settings.method.name != "ce" else None,
         big_models=big_models,
         device=context.device,
         group=reduction_for(context.workers),
@@ -168,7 +138,7 @@ def test_front(job: dict[str, Any], context: JobContext) -> None:
     """
     if context.rank != 0:
         return
-    config, data = _parse(job["config"]), _data(job["data"])
+    config, data = shared.config_of(job["config"]), shared.data_at(job["data"])
     for member in job["members"]:
         settings = config.settings(member["point"])
         student = build_student(
@@ -180,7 +150,7 @@ def test_front(job: dict[str, Any], context: JobContext) -> None:
             load_weights(student.model, weights)
         example = torch.zeros(1, data.channels, data.size, data.size)
         latency = latency_ms(student.model, example)
-        accuracy = evaluate(student.to(context.device), _batches(data, data.test, context.device))
+        accuracy = evaluate(student.to(context.device), shared.batches_of(data, data.test, context.device))
         context.push(
             {
                 "kind": "tested",
@@ -194,7 +164,10 @@ def test_front(job: dict[str, Any], context: JobContext) -> None:
 
 _HANDLERS: dict[str, Callable[[dict[str, Any], JobContext], None]] = {
     "big_model": train_big_model,
-    "bank": build_bank,
+    "bank": bank_jobs.build_bank,
+    "survey": bank_jobs.survey_part,
+    "bank_part": bank_jobs.bank_part,
+    "assemble": bank_jobs.assemble_bank,
     "trial": train_trial,
     "test": test_front,
 }
@@ -212,13 +185,15 @@ def _train(
     for past in history:
         if past["epoch"] > job.get("after_epoch", 0):
             context.push(past)
-    levels = rung_rule(_parse(job["config"]), data.num_classes).levels
+    levels = rung_rule(shared.config_of(job["config"]), data.num_classes).levels
     while distiller.epoch < distiller.train.epochs:
         stats = distiller.run_epoch(context.should_stop)
         if stats is None:
             return False
         if context.rank == 0 and _validated(stats.epoch, distiller.train, levels):
-            accuracy = evaluate(distiller.eval_student(), _batches(data, data.validation, context.device))
+            accuracy = evaluate(
+                distiller.eval_student(), shared.batches_of(data, data.validation, context.device)
+            )
             result = {
                 "kind": "epoch",
                 "epoch": stats.epoch,
@@ -239,53 +214,6 @@ def _train(
 
 def _validated(epoch: int, train: TrainSettings, levels: Sequence[int]) -> bool:
     return epoch % train.validate_every == 0 or epoch in levels or epoch >= train.epochs
-
-
-def _views(data: DataBundle, settings: Settings, *, views: int, device: str) -> AugmentedViews:
-    return AugmentedViews(
-        data.train,
-        mean=data.mean,
-        std=data.std,
-        views=views,
-        augment=resolved_augmentation(settings.data),
-        seed=child_seed(settings.seed, "views"),
-        device=device,
-    )
-
-
-def _batches(data: DataBundle, split: Split, device: str) -> Iterator[tuple[Tensor, Tensor]]:
-    return plain_batches(split, mean=data.mean, std=data.std, batch_size=EVAL_BATCH, device=device)
-
-
-# A group serves many trials of one search: what they share is mapped or built once per process.
-
-
-@lru_cache(maxsize=8)
-def _parse(text: str) -> Config:
-    return parse_config(json.loads(text))
-
-
-@lru_cache(maxsize=2)
-def _data(place: str) -> DataBundle:
-    return load_prepared(storage.fetched(place))
-
-
-@lru_cache(maxsize=2)
-def _bank(place: str) -> Bank:
-    return load_bank(storage.fetched(place))
-
-
-@lru_cache(maxsize=2)
-def _big_models(config: str, data_folder: str, places: tuple[str, ...], device: str) -> tuple[Student, ...]:
-    data = _data(data_folder)
-    models = []
-    for settings, place in zip(_parse(config).settings().big_models, places, strict=True):
-        # What was given as weights is in the stored F already, and this node may not have that file.
-        settings = replace(settings, weights=None)
-        model = build_big_model(settings, classes=data.num_classes, channels=data.channels, size=data.size)
-        load_weights(model.model, storage.fetched(place) / "model.safetensors")
-        models.append(model.eval().to(device))
-    return tuple(models)
 
 
 def _store_weights(model: torch.nn.Module, place: str) -> None:

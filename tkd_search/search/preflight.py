@@ -71,3 +71,27 @@ def stage_threads(resources: ResourceSettings, nodes: Sequence[Mapping[str, floa
     fitting = [count for node in nodes if (count := workers_on(resources, node))]
     workers = min([*fitting, slots * resources.workers_per_trial])
     return max(1, int(workers * resources.cpus_per_worker) // resources.workers_per_trial)
+
+
+LEAST_PART = 8192
+"""Rows of a bank below which sharing them costs more than it saves."""
+
+
+def bank_parts(
+    resources: ResourceSettings, nodes: Sequence[Mapping[str, float]], slots: int, rows: int
+) -> int:
+    """In how many parts a bank is made side by side, each by one worker; a multiple of the workers per trial.
+
+    1 where all workers share the cores of one node: a group that is alone with them is as fast, and runs the
+    big models once.
+
+    Args:
+        resources: what one trial takes.
+        nodes: resources of each live node.
+        slots: groups that are up.
+        rows: views of all training images.
+    """
+    if not resources.gpus_per_worker and sum(workers_on(resources, node) > 0 for node in nodes) < 2:
+        return 1
+    groups = min(slots, rows // LEAST_PART // resources.workers_per_trial)
+    return groups * resources.workers_per_trial if groups > 1 else 1

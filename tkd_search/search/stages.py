@@ -6,7 +6,9 @@ the same data share one F and one bank. Places are strings: folders here, or on 
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -104,8 +106,12 @@ def prepare_bank(
     broker: ActorHandle,
     progress: Progress,
     threads: int | None = None,
+    parts: int = 1,
 ) -> str:
-    """Compute the bank once for data, F, taps and views (statistics alone where F runs live)."""
+    """Compute the bank once for data, F, taps and views (statistics alone where F runs live).
+
+    In so many parts, each by one worker of a group: all their statistics first, then all their rows.
+    """
     settings = config.settings()
     digests = [
         hashlib.sha256((storage.fetched(place) / "model.safetensors").read_bytes()).hexdigest()
@@ -113,21 +119,73 @@ def prepare_bank(
     ]
     key = bank_key(data.digest, digests, settings.bank, settings.data, settings.seed)
     place = storage.below(cache, f"bank-{key}")
-    if not storage.is_whole(place):
-        progress.stage("bank", None)
-        job = {
-            "kind": "bank",
-            "config": job_config(config),
-            "data": data_folder,
-            "big_models": list(big_models),
-            "folder": place,
-            "threads": threads,
-        }
-        for result in run_stage(broker, job):
-            if result["kind"] == "progress":
-                progress.stage("bank", result["total"])
-                progress.advance(result["done"])
+    if storage.is_whole(place):
+        return place
+    progress.stage("bank", None)
+    job = {
+        "config": job_config(config),
+        "data": data_folder,
+        "big_models": list(big_models),
+        "folder": place,
+        "cache": cache,
+        "key": key,
+        "parts": parts,
+    }
+    told = _Told(progress)
+    if parts == 1:
+        _side_by_side(broker, [{**job, "kind": "bank", "threads": threads}], told)
+        return place
+    firsts = range(0, parts, settings.resources.workers_per_trial)
+    _side_by_side(broker, [{**job, "kind": "survey", "first": first} for first in firsts], told)
+    ends = _side_by_side(broker, [{**job, "kind": "bank_part", "first": first} for first in firsts], told)
+    _side_by_side(broker, [{**job, "kind": "assemble", "meta": ends[0]["meta"]}], told)
     return place
+
+
+class _Told:
+    """Progress of jobs side by side as one, over both passes where there are two."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress, self._lock = progress, threading.Lock()
+        self._seen: dict[tuple[str, int], tuple[int, int]] = {}
+        self._total = 0
+
+    def __call__(self, job: Mapping[str, Any], result: Mapping[str, Any]) -> None:
+        if result["kind"] != "progress":
+            return
+        with self._lock:
+            self._seen[job["kind"], job.get("first", 0)] = result["done"], result["total"]
+            done, total = map(sum, zip(*self._seen.values(), strict=True))
+            if total != self._total:
+                self._progress.stage("bank", total)
+                self._total = total
+            self._progress.advance(done)
+
+
+def _side_by_side(
+    broker: ActorHandle,
+    jobs: Sequence[Mapping[str, Any]],
+    told: Callable[[Mapping[str, Any], Mapping[str, Any]], None],
+) -> list[dict[str, Any]]:
+    """Run jobs, each on a group of its own as far as groups are free; the last result of each.
+
+    Raises:
+        UserError: of the first job that failed.
+    """
+
+    def run(job: Mapping[str, Any]) -> dict[str, Any]:
+        result: dict[str, Any] = {}
+        for result in run_stage(broker, job):
+            told(job, result)
+        return result
+
+    threads = ThreadPoolExecutor(len(jobs))
+    running = [threads.submit(run, job) for job in jobs]
+    try:
+        return [job.result() for job in running]
+    finally:
+        # Without waiting: an interrupt must not wait for jobs, which end with the pool.
+        threads.shutdown(wait=False, cancel_futures=True)
 
 
 def run_stage(broker: ActorHandle, job: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
