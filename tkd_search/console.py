@@ -2,6 +2,7 @@
 
 import math
 import shlex
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,6 +24,14 @@ from tkd_search.records import SearchRecord
 from tkd_search.search.referee import Standing
 from tkd_search.tracking.address import run_url
 from tkd_search.tracking.description import human_bytes, percent
+
+
+def hear_interrupts() -> None:
+    """Let SIGINT raise KeyboardInterrupt, also where a script put this process into the background.
+
+    A shell that is not interactive starts such processes with SIGINT ignored; ``runs stop`` needs it.
+    """
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 class Console:

@@ -1,7 +1,6 @@
 """The main job: ``python -m tkd_search.run``."""
 
 import shlex
-import signal
 import sys
 import time
 from pathlib import Path
@@ -10,7 +9,7 @@ import click
 
 import tkd_search
 from tkd_search.config import Config, load_config
-from tkd_search.console import Console
+from tkd_search.console import Console, hear_interrupts
 from tkd_search.errors import UserError
 from tkd_search.experiment import Experiment, finished_record
 
@@ -120,8 +119,7 @@ def _without_cluster(arguments: list[str]) -> list[str]:
 
 def main() -> None:
     """Run the command line; user errors end with one readable message and exit code 2."""
-    # A shell script starts what it puts into the background with SIGINT ignored; `runs stop` needs it.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+    hear_interrupts()
     try:
         cli.main(prog_name="python -m tkd_search.run", standalone_mode=False)
     except click.ClickException as error:

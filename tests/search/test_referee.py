@@ -10,7 +10,7 @@ from tkd_search.config import load_config
 from tkd_search.errors import UserError
 from tkd_search.search.adapters import RefereeScheduler, RefereeSearcher
 from tkd_search.search.budget import Budget, seconds_spent
-from tkd_search.search.referee import Referee, Size, Standing
+from tkd_search.search.referee import Referee, Size, Standing, describe_student
 from tkd_search.search.rungs import SingleObjective
 from tkd_search.search.settings import SearchSettings
 from tkd_search.search.study import SearchStudy
@@ -230,3 +230,13 @@ def test_hours_are_counted_over_all_drivers_of_a_search():
     )
     assert at.exhausted(standing, 1, []) == "1 hours"
     assert before.exhausted(standing, 1, []) == ""
+
+
+def test_a_student_is_called_what_a_person_can_read() -> None:
+    def called(*settings: str) -> str:
+        return describe_student(load_config(None, ["student.depth=1", *settings]).settings())
+
+    assert called("student.width=0.25") == "mobilenet_v2 ×0.25"
+    assert called("student.width=0.5", "student.depth=0.5") == "mobilenet_v2 ×0.5 d0.5"
+    own = "student.name=tkd_search.models.plain:plain_cnn"
+    assert called(own, "student.width=0.25", "student.args={widths: [8, 16]}") == "plain_cnn widths=[8, 16]"

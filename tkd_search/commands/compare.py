@@ -1,7 +1,6 @@
 """``compare``: methods against each other at equal search budgets, on fresh seeds."""
 
 import shlex
-import signal
 import sys
 
 import click
@@ -58,7 +57,7 @@ def command(
     """
     from tkd_search.comparison.contestants import parse_contestants
     from tkd_search.config import load_config
-    from tkd_search.console import Console
+    from tkd_search.console import Console, hear_interrupts
 
     given = [*overrides, *([f"output={output}"] if output else [])]
     config = load_config(config_path, given, name=name)
@@ -69,7 +68,7 @@ def command(
     console = Console()
     from tkd_search.comparison.driver import run_comparison
 
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a script's background jobs ignore it
+    hear_interrupts()
     try:
         with console.live():
             result = run_comparison(

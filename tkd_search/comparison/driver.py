@@ -22,7 +22,7 @@ from tkd_search.records import BigModelRecord, SearchRecord, TrialRecord
 from tkd_search.search.driver import Workplace, open_pool
 from tkd_search.search.jobs import job_config
 from tkd_search.search.lock import run_lock
-from tkd_search.search.preflight import plan_slots
+from tkd_search.search.preflight import plan_slots, stage_threads
 from tkd_search.search.progress import Progress
 from tkd_search.search.session import live_nodes, ray_session
 from tkd_search.search.stages import Prepared, prepare_bank, prepare_big_models, run_stage, store_data
@@ -164,22 +164,23 @@ def _retrain(tasks: Sequence[_Task], config: Config, address: str | None, progre
         with open_pool(resources, slots, place.folder / "train") as (broker, pool):
             progress.stage("worker groups", None)
             pool.wait(300.0)
-            prepared = _prepared(tasks, place, broker, progress)
+            threads = stage_threads(resources, live_nodes(), slots)
+            prepared = _prepared(tasks, place, broker, progress, threads)
             progress.stage("winners on fresh seeds", len(tasks))
-            with ThreadPoolExecutor(slots) as threads:
-                run = partial(_train, broker, place.folder / "comparison")
-                jobs = [threads.submit(run, task, prepared[_shared(task.config)]) for task in tasks]
-                try:
-                    for done, job in enumerate(jobs, start=1):
-                        job.result()
-                        progress.advance(done)
-                except BaseException:
-                    threads.shutdown(wait=False, cancel_futures=True)
-                    raise
+            executor = ThreadPoolExecutor(slots)
+            run = partial(_train, broker, place.folder / "comparison")
+            jobs = [executor.submit(run, task, prepared[_shared(task.config)]) for task in tasks]
+            try:
+                for done, job in enumerate(jobs, start=1):
+                    job.result()
+                    progress.advance(done)
+            finally:
+                # Without waiting: an interrupt must not wait for trainings, which end with the pool.
+                executor.shutdown(wait=False, cancel_futures=True)
 
 
 def _prepared(
-    tasks: Sequence[_Task], place: Workplace, broker: ActorHandle, progress: Progress
+    tasks: Sequence[_Task], place: Workplace, broker: ActorHandle, progress: Progress, threads: int
 ) -> dict[str, Prepared]:
     """Data, F and bank of every fresh subset: F is the searches' own, the bank that of the subset's images.
 
@@ -192,8 +193,8 @@ def _prepared(
         folder = store_data(data, place.cache)
         whole = _shared(config, subset=False)
         if whole not in big:
-            big[whole] = prepare_big_models(config, data, folder, place.cache, broker, progress)
-        bank = prepare_bank(config, data, folder, big[whole][0], place.cache, broker, progress)
+            big[whole] = prepare_big_models(config, data, folder, place.cache, broker, progress, threads)
+        bank = prepare_bank(config, data, folder, big[whole][0], place.cache, broker, progress, threads)
         prepared[key] = Prepared(data, folder, *big[whole], bank)
     return prepared
 

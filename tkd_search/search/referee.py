@@ -354,7 +354,11 @@ def clip_point(
 
 
 def describe_student(settings: Settings) -> str:
-    """A short name a person can read, such as ``mobilenet_v2 ×0.25``."""
+    """A short name a person can read: ``mobilenet_v2 ×0.25``, ``plain_cnn widths=[32, 64]``."""
     student = settings.student
-    depth = f" d{student.depth:g}" if student.depth != 1 else ""
-    return f"{student.name.rsplit(':', 1)[-1]} ×{student.width:.3g}{depth}"
+    own = ":" in student.name  # a function of the user's, which may know neither width nor depth
+    words = [student.name.rsplit(":", 1)[-1]]
+    words += [f"×{student.width:.3g}"] if not own or student.width != StudentSettings().width else []
+    words += [f"d{student.depth:g}"] if student.depth != 1 else []
+    words += [f"{name}={value}" for name, value in student.args.items()] if own else []
+    return " ".join(words)
