@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import yaml
 
@@ -93,6 +93,10 @@ class Settings:
     search: SearchSettings
     resources: ResourceSettings
     tracking: TrackingSettings
+
+    def big_model_precision(self, model: BigModelSettings) -> Literal["fp32", "bf16", "fp16"]:
+        """The autocast precision in which a big model is trained: its own, or else the trials'."""
+        return self.training.precision if model.precision == "auto" else model.precision
 
 
 @dataclass(frozen=True)

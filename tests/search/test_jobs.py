@@ -14,6 +14,7 @@ from tkd_search.models.weights import save_weights
 from tkd_search.search import jobs
 from tkd_search.search.job_context import JobContext
 from tkd_search.search.jobs import job_config, run_job
+from tkd_search.search.stages import big_model_key
 
 QUICK = ["method.name=ce", "student.width=0.1", "training.batch_size=512", "training.lr=0.01"]
 
@@ -109,3 +110,14 @@ def test_a_loaded_big_model_is_evaluated_on_the_device_of_its_group(
     with pytest.raises(KeyboardInterrupt):
         run_job(job, context)
     assert devices == ["meta"]
+
+
+def test_a_big_model_trained_in_another_precision_is_another() -> None:
+    data = load_data(load_config(None, []).settings().data)
+
+    def key(*settings: str) -> str:
+        return big_model_key(load_config(None, list(settings)).settings(), 0, data)
+
+    assert key("big_model.precision=bf16") != key()
+    assert key("big_model.precision=bf16") == key("training.precision=bf16")
+    assert key("big_model.precision=fp32", "training.precision=bf16") == key()

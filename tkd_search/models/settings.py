@@ -1,7 +1,7 @@
 """Settings of the big model and of the student."""
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from tkd_search.setting import check_bounds, setting
 
@@ -29,6 +29,11 @@ class BigModelSettings:
     lr: float = setting(2e-3, gt=0, le=1, doc="peak learning rate", searchable=False)
     weight_decay: float = setting(0.05, ge=0, doc="decoupled weight decay", searchable=False)
     batch_size: int = setting(128, ge=2, doc="batch size", searchable=False)
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = setting(
+        "auto",
+        doc="autocast precision while it is trained here; auto: training.precision",
+        searchable=False,
+    )
 
     def __post_init__(self) -> None:
         check_bounds(self)

@@ -62,7 +62,7 @@ def train_big_model(job: dict[str, Any], context: JobContext) -> None:
             lr=model_settings.lr,
             weight_decay=model_settings.weight_decay,
             schedule="one_cycle",
-            precision=settings.training.precision,
+            precision=settings.big_model_precision(model_settings),
         )
         # F is augmented afresh each epoch: only the students must see exactly the banked views.
         views = shared.views_of(data, settings, views=0, device=context.device)

@@ -232,7 +232,7 @@ def big_model_key(settings: Settings, index: int, data: DataBundle) -> str:
     model = settings.big_models[index]
     parts: dict[str, Any] = {
         "data": data.digest,
-        "settings": asdict(model),
+        "settings": {**asdict(model), "precision": settings.big_model_precision(model)},
         "seed": settings.seed,
         "augment": settings.data.augment,
     }
