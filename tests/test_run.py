@@ -187,10 +187,15 @@ def test_ctrl_c_leaves_an_interrupted_run_that_the_printed_command_resumes(tmp_p
     output, _ = process.communicate(timeout=90)
     assert process.returncode == 130, output
     assert "go on with: python -m tkd_search.run" in output
-    assert json.loads((folder / "summary.json").read_text())["status"] == "interrupted"
+    before = json.loads((folder / "summary.json").read_text())
+    assert before["status"] == "interrupted"
+    entries = (folder / "epochs" / "spool.jsonl").read_text().splitlines()
+    spent = (json.loads(entries[-1])["time"] - json.loads(entries[0])["time"]) / 1000
+    began = time.monotonic()
     code, output = run(tmp_path, *command)
     assert code == 0, output
-    check_summary(folder, 12)
+    ended = check_summary(folder, 12)
+    assert spent < ended["wall_seconds"] < before["wall_seconds"] + time.monotonic() - began
 
 
 @pytest.mark.slow

@@ -160,7 +160,7 @@ def run_search(
             broker,
             tracker,
             status=status,
-            seconds=time.monotonic() - began,
+            seconds=referee.seconds_before + time.monotonic() - began,
         )
 
 

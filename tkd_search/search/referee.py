@@ -268,6 +268,11 @@ class Referee:
         """Every trial so far, by number."""
         return tuple(self._trials[key] for key in sorted(self._trials))
 
+    @property
+    def seconds_before(self) -> float:
+        """Seconds that earlier drivers of this search had spent on trials."""
+        return self._budget.spent
+
     def standing(self) -> Standing:
         """Counts, the front of complete trials, and its hypervolume."""
         states = [trial.state for trial in self._trials.values()]
