@@ -8,7 +8,7 @@ once per configuration: whole curves, because what an early rung says about the 
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Protocol
@@ -120,6 +120,17 @@ class Surrogate:
             accuracy = np.clip(predicted + self._noise * residual, 0.0, 1.0)
             self._known[key] = Outcome(int(self.size_of(config)), accuracy)
         return self._known[key]
+
+    def mean_curves(self, configs: Sequence[Mapping[str, Any]]) -> Array:
+        """The trees' predictions [n, E], without luck."""
+        inputs = np.array([encode(self._curves.space, config) for config in configs])
+        return np.asarray(self._forest.predict(inputs))
+
+    def possible_ends(self, means: Array) -> Array:
+        """The final accuracies [n, 25], all equally likely, of trials whose means end at these [n]."""
+        near = np.argsort(np.abs(self._held_out[:, -1] - means[:, None]), axis=1, kind="stable")
+        residual = (self._curves.accuracy - self._held_out)[:, -1]
+        return np.clip(means[:, None] + self._noise * residual[near[:, :_NEIGHBOURS]], 0.0, 1.0)
 
     @cached_property
     def fidelity(self) -> Fidelity:

@@ -1,0 +1,153 @@
+"""What could be known: a searcher that is told every configuration's mean curve and the law of its luck.
+
+    python -m benchmarks.oracle [--curves FILE] [--seeds 5] [--rule never] [--json FILE]
+
+It chooses, among thousands of configurations, the one with the largest expected gain in hypervolume, and is
+told what luck did like everyone else: an upper limit for samplers on a recording, under a rung rule. About a
+minute a seed on one core.
+"""
+
+import argparse
+import json
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+
+from benchmarks.search_efficiency import DEFAULT_CURVES, SLOTS
+from benchmarks.simulator.curves import Curves, load_curves
+from benchmarks.simulator.replay import Replay, simulate
+from benchmarks.simulator.sizes import exact_sizes
+from benchmarks.simulator.surrogate import Surrogate
+from tkd_search.search.encoding import Cube
+from tkd_search.search.improvement import area_gain
+from tkd_search.search.pareto import BYTES_AND_ACCURACY, nondominated_mask, unit_square
+from tkd_search.search.proposer import ProposerSettings
+from tkd_search.search.rules import make_rule
+from tkd_search.search.study import SearchStudy
+
+Array = NDArray[np.float64]
+SHARES = (1 / 6, 1 / 3, 2 / 3, 1.0)
+DRAWN, CHILDREN = 6000, 3000
+"""Configurations that an oracle looks at: at first, and in each of the generations after that."""
+_GENERATIONS, _STRATA, _PARENTS = 3, 12, 12
+
+
+class Oracle:
+    """Knows the black box but not its draws.
+
+    Args:
+        curves: the recording.
+        black_box: fitted on it.
+        seed: of the configurations it looks at: drawn uniformly, then three generations of small changes to
+            the best means of every size.
+    """
+
+    def __init__(self, curves: Curves, black_box: Surrogate, seed: int) -> None:
+        self._curves, self._black_box, self._cube = curves, black_box, Cube(curves.space)
+        rng = np.random.default_rng([seed, 11])
+        points = rng.random((DRAWN, self._cube.dimensions))
+        self.configs: list[dict[str, Any]] = []
+        sizes, means = self._look(points)
+        for _ in range(_GENERATIONS):
+            strata = np.array_split(np.argsort(sizes), _STRATA)
+            best = np.concatenate([s[np.argsort(-means[s])[:_PARENTS]] for s in strata])
+            parents = points[rng.choice(best, CHILDREN)]
+            moved = np.clip(parents + 0.15 * rng.standard_normal(parents.shape), 0, 1)
+            children = np.where(rng.random(parents.shape) < 0.25, moved, parents)
+            more_sizes, more_means = self._look(children)
+            points = np.vstack([points, children])
+            sizes, means = np.append(sizes, more_sizes), np.append(means, more_means)
+        ends = black_box.possible_ends(means)
+        square = self._square(np.repeat(sizes, ends.shape[1]), ends.ravel())
+        self._sizes, self._heights = square[:: ends.shape[1], 0], square[:, 1].reshape(ends.shape)
+        self._untried = np.ones(len(means), dtype=bool)
+
+    def choose(self, study: SearchStudy, proposal: Mapping[str, Any]) -> dict[str, Any]:
+        """The untried configuration with the largest expected gain over the whole trials so far."""
+        done = study.trials("complete")
+        front = np.empty((0, 2))
+        if done:
+            seen = self._square(
+                np.array([float(t.bytes or 1) for t in done]), np.array([t.accuracy for t in done])
+            )
+            front = np.unique(seen[nondominated_mask(seen, BYTES_AND_ACCURACY)], axis=0)
+        gain = area_gain(front, self._sizes, self._heights).mean(axis=1)
+        chosen = int(np.where(self._untried, gain, -1.0).argmax())
+        self._untried[chosen] = False
+        return dict(self.configs[chosen])
+
+    def _look(self, points: Array) -> tuple[Array, Array]:
+        """Bytes and mean accuracy at the end of the configurations at these points, which it remembers."""
+        configs = [self._cube.decode(point) for point in points]
+        self.configs += configs
+        sizes = np.array([float(self._black_box.size_of(config)) for config in configs])
+        return sizes, self._black_box.mean_curves(configs)[:, -1]
+
+    def _square(self, sizes: Array, accuracies: Array) -> Array:
+        curves = self._curves
+        return unit_square(sizes, accuracies, big_model_bytes=curves.big_model_bytes, classes=curves.classes)
+
+
+def run_oracle(
+    curves: Curves, black_box: Surrogate, *, seed: int, rule: str, options: Mapping[str, Any], trials: int
+) -> Replay:
+    """One search by an oracle, with the epochs of so many whole trials."""
+    oracle = Oracle(curves, black_box, seed)
+    studies: list[SearchStudy] = []
+    study = SearchStudy.open(
+        f"oracle-{seed}",
+        None,
+        space=curves.space,
+        full_budget=curves.epochs,
+        rule=make_rule(rule, full_budget=curves.epochs, classes=curves.classes, options=options),
+        seed=seed,
+        proposer=ProposerSettings(sampler="random"),
+        big_model_bytes=curves.big_model_bytes,
+        classes=curves.classes,
+        size_of=black_box.size_of,
+        adjust=lambda proposal: oracle.choose(studies[0], proposal),
+    )
+    studies.append(study)
+    return simulate(
+        study,
+        black_box,
+        full_budget=curves.epochs,
+        classes=curves.classes,
+        big_model_bytes=curves.big_model_bytes,
+        slots=SLOTS,
+        max_epochs=trials * curves.epochs,
+        seed=seed,
+    )
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Parse the command line, run, print and write."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.oracle", description=__doc__)
+    parser.add_argument("--curves", type=Path, default=DEFAULT_CURVES, help="recording to replay")
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--trials", type=int, default=200, help="whole trials that the epochs pay for")
+    parser.add_argument("--rule", default="never", help="rung rule: never, stratified, promise, …")
+    parser.add_argument("--rule-args", type=json.loads, default={}, help="its arguments as JSON")
+    parser.add_argument("--json", type=Path, help="write the figures here")
+    args = parser.parse_args(arguments)
+    curves = load_curves(args.curves)
+    black_box = Surrogate(curves, size_of=exact_sizes(curves))
+    run = partial(run_oracle, curves, black_box, rule=args.rule, options=args.rule_args, trials=args.trials)
+    with threadpool_limits(1):
+        replays = [run(seed=seed) for seed in range(args.seeds)]
+    volumes = [[replay.at(share * args.trials * curves.epochs) for share in SHARES] for replay in replays]
+    medians = np.median(volumes, axis=0).tolist()
+    for share, median in zip(SHARES, medians, strict=True):
+        print(f"{share:4.0%} of the epochs: hypervolume {median:.4f} (median of {args.seeds})")
+    print(f"{np.median([replay.trials for replay in replays]):.0f} trials")
+    if args.json:
+        args.json.write_text(json.dumps({"shares": SHARES, "hypervolume": medians}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
