@@ -1,5 +1,6 @@
 """The bank as worker groups make it, here in one process: in parts or as a whole it is the same."""
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,12 @@ from tkd_search.data.bank_store import load_bank
 from tkd_search.data.prepared import save_prepared
 from tkd_search.models import build_big_model
 from tkd_search.models.weights import save_weights
+from tkd_search.search.bank_jobs import part_files
 from tkd_search.search.job_context import JobContext
 from tkd_search.search.jobs import job_config, run_job
 
-CONFIG = load_config(None, ["big_model.width=0.1", "data.views=2", "bank.grid=2"])
+SETTINGS = ["big_model.width=0.1", "data.views=2", "bank.grid=2"]
+CONFIG = load_config(None, SETTINGS)
 
 
 @pytest.fixture(scope="module")
@@ -48,15 +51,63 @@ def test_parts_put_together_are_the_bank_that_one_group_makes(place: Path) -> No
     for first in (2, 0, 1):
         run(place, "survey", "parts", first=first, parts=3)
     ends = [run(place, "bank_part", "parts", first=first, parts=3)[-1] for first in range(3)]
-    run(place, "assemble", "parts", parts=3, meta=ends[2]["meta"])
+    for _ in range(2):  # a group that was lost after its work: another has the job again
+        assert run(place, "assemble", "parts", parts=3, meta=ends[2]["meta"])[-1]["kind"] == "done"
     whole, parts = load_bank(place / "whole"), load_bank(place / "parts")
     assert parts.meta()["taps"] == whole.meta()["taps"]
     for name, tensor in whole.tensors().items():
         torch.testing.assert_close(parts.tensors()[name], tensor, rtol=1e-2, atol=1e-2, msg=name)
-    assert not list((place / "cache").iterdir()), "what was made on the way is gone"
+    job = {"cache": str(place / "cache"), "key": "k", "parts": 3}
+    assert sorted(part_files(job)) == sorted(map(str, (place / "cache").iterdir()))
+
+
+def test_parts_that_are_not_all_of_it_are_refused(place: Path) -> None:
+    for first in range(2):
+        run(place, "survey", "half", first=first, parts=2, key="half")
+    meta = run(place, "bank_part", "half", first=0, parts=2, key="half")[-1]["meta"]
+    with pytest.raises(ValueError, match="parts hold"):
+        run(place, "assemble", "half", parts=1, key="half", meta=meta)
 
 
 def test_progress_of_a_part_ends_with_its_rows(place: Path) -> None:
     rows = load_data(CONFIG.settings().data).train.labels.shape[0] * 2
     told = [r for r in run(place, "survey", "again", first=1, parts=2) if r["kind"] == "progress"]
     assert told[-1]["done"] == told[-1]["total"] == rows - rows // 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("slots", "workers"), [(2, 1), (1, 2)])
+def test_groups_and_their_ranks_make_it_together(
+    local_ray: None, place: Path, tmp_path: Path, slots: int, workers: int
+) -> None:
+    from tkd_search.search.driver import open_pool
+    from tkd_search.search.settings import ResourceSettings
+    from tkd_search.search.stages import prepare_bank
+
+    class Told:
+        def __init__(self) -> None:
+            self.stages: list[str] = []
+
+        def stage(self, name: str, total: int | None) -> None:
+            self.stages.append(name)
+
+        def advance(self, done: int, text: str = "") -> None:
+            assert done > 0
+
+    config = load_config(None, [*SETTINGS, f"resources.workers_per_trial={workers}"])
+    resources = ResourceSettings(workers_per_trial=workers)
+    data = load_data(config.settings().data)
+    with open_pool(resources, slots, tmp_path / "train") as (broker, pool):
+        while pool.attached() < slots:
+            time.sleep(0.1)
+        banks, told = {}, Told()
+        for parts in (1, 2):
+            cache = str(tmp_path / f"cache{parts}")
+            made = prepare_bank(
+                config, data, str(place / "data"), (str(place / "f"),), cache, broker, told, parts=parts
+            )
+            banks[parts] = load_bank(made)
+            assert [file.name for file in Path(cache).iterdir()] == [Path(made).name]
+        assert "bank in 2 parts" in told.stages
+    for name, tensor in banks[1].tensors().items():
+        torch.testing.assert_close(banks[2].tensors()[name], tensor, rtol=1e-2, atol=1e-2, msg=name)

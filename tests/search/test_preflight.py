@@ -74,6 +74,8 @@ def test_a_stage_may_use_the_cores_of_idle_groups_on_its_node(workers, cpus, nod
         (1, 1, [{"CPU": 8, "GPU": 4}], 4, 10**6, 4),
         (2, 1, [{"CPU": 8, "GPU": 4}], 2, 10**6, 4),
         (2, 1, [{"CPU": 8, "GPU": 4}], 1, 10**6, 1),
+        (1, 0.25, [{"CPU": 8, "GPU": 1}], 4, 10**6, 1),  # four processes on one GPU gain nothing
+        (1, 0.25, [{"CPU": 8, "GPU": 2}], 8, 10**6, 2),
     ],
 )
 def test_a_bank_is_shared_where_there_are_machines_or_gpus(workers, gpus, nodes, slots, rows, parts):

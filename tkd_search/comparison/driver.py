@@ -201,7 +201,11 @@ def _prepared(
 
 def _shared(config: Config, *, subset: bool = True) -> str:
     """All that data, F and bank depend on; without ``subset`` all that F depends on, and more."""
-    parts = {section: config.tree[section] for section in ("seed", "data", "big_model", "bank")}
+    parts: dict[str, Any] = {
+        section: config.tree[section] for section in ("seed", "data", "big_model", "bank")
+    }
+    settings = config.settings()
+    parts["precision"] = [settings.big_model_precision(model) for model in settings.big_models]
     if not subset:
         parts["data"] = {**parts["data"], "limit_seed": None}
     return json.dumps(parts)

@@ -107,7 +107,8 @@ class BankBuilder:
         progress: called with (rows done, rows of this part).
         part: (number, of how many): which of the rows, in equal successive parts.
 
-    The models run once where their raw features fit into 1 GiB, else twice (survey, then rows).
+    The models run once where all rows are one part and their raw features fit into 1 GiB, else twice (survey,
+    then rows).
 
     Raises:
         ValueError: the part has no rows.
@@ -125,6 +126,10 @@ class BankBuilder:
         progress: Progress | None = None,
         part: tuple[int, int] = (0, 1),
     ) -> None:
+        number, count = part
+        rows = range(*(bank_rows(views) * edge // count for edge in (number, number + 1)))
+        if not rows:
+            raise ValueError(f"part {number + 1} of {count} of a bank of {bank_rows(views)} rows is empty")
         self._models, self._views, self._settings = models, views, settings
         self._modes = [model.training for model in models]
         for model in models:
@@ -132,11 +137,9 @@ class BankBuilder:
         example = views.batch(torch.zeros(1, dtype=torch.long), torch.zeros(1, dtype=torch.long))
         self._taps = find_taps_of_all(models, settings.taps, example.to(device))
         self._readers = Readers(models, self._taps, settings.grid)
-        number, count = part
-        rows = range(*(bank_rows(views) * edge // count for edge in (number, number + 1)))
-        if not rows:
-            raise ValueError(f"part {number + 1} of {count} of a bank of {bank_rows(views)} rows is empty")
-        self._readings = _Pass(self._readers, views, rows, device, batch_size, progress)
+        # A worker with a part makes survey and rows in two jobs: nothing to keep in between.
+        keep = _KEEP_BYTES if count == 1 else 0
+        self._readings = _Pass(self._readers, views, rows, device, batch_size, progress, keep)
 
     def __enter__(self) -> "BankBuilder":
         return self
@@ -151,11 +154,12 @@ class BankBuilder:
     @torch.no_grad()
     def survey(self) -> Survey:
         """The survey of this part's rows."""
-        labels, classes = self._views.labels.cpu(), self._classes
+        labels = self._views.labels.cpu()
         stride = -(-bank_rows(self._views) // _SAMPLE)
         stats: list[Moments] | None = None
         samples: list[list[Tensor]] = [[] for _ in self._taps]
         for row, reading in self._readings:
+            classes = reading.logits.shape[1]
             seen = [moments(f, labels[row % len(labels)], classes) for f in reading.features]
             stats = seen if stats is None else list(map(merge, stats, seen))
             for kept, feature in zip(samples, reading.features, strict=True):
@@ -193,7 +197,7 @@ class BankBuilder:
         cells = torch.empty(rows, spatial, settings.grid**2, settings.width, dtype=torch.half)
         return Bank(
             features=torch.empty(rows, len(self._taps), settings.width, dtype=torch.half),
-            logits=torch.empty(rows, self._classes, dtype=torch.half),
+            logits=torch.empty(rows, len(survey.stats[0].class_count), dtype=torch.half),
             labels=self._views.labels.cpu(),
             views=self._views.views,
             taps=self._taps,
@@ -202,11 +206,6 @@ class BankBuilder:
             grid=settings.grid if spatial else 0,
             cells=cells if spatial else None,
         )
-
-    @property
-    def _classes(self) -> int:
-        _, first = next(iter(self._readings))
-        return first.logits.shape[1]
 
 
 class _Pass:
@@ -220,8 +219,10 @@ class _Pass:
         device: str | torch.device,
         batch_size: int,
         progress: Progress | None,
+        keep_bytes: int,
     ) -> None:
         self._readers, self._views, self._device, self._size = readers, views, device, batch_size
+        self._keep_bytes = keep_bytes
         self._progress = progress or (lambda done, total: None)
         self._kept: list[tuple[Tensor, Reading]] = []
         self.rows = rows
@@ -235,7 +236,7 @@ class _Pass:
             images = self._views.batch(row % len(self._views), row // len(self._views))
             reading = self._readers(channels_last(images.to(self._device))).cpu()
             kept_bytes += reading.nbytes
-            keep = keep and kept_bytes <= _KEEP_BYTES
+            keep = keep and kept_bytes <= self._keep_bytes
             if keep:
                 self._kept.append((row, reading))
             self._progress(int(row[-1]) + 1 - self.rows.start, len(self.rows))

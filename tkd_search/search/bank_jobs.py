@@ -1,6 +1,8 @@
 """The bank as jobs: whole, on one group, or in parts on many, with files in between for surveys and rows."""
 
 import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -30,36 +32,44 @@ def build_bank(job: dict[str, Any], context: JobContext) -> None:
 def survey_part(job: dict[str, Any], context: JobContext) -> None:
     """Each rank surveys one part of the bank's rows, from part ``job["first"]`` of ``job["parts"]`` on."""
     part = job["first"] + context.rank
-    with _bank_builder(job, context, (part, job["parts"])) as builder:
+    with _all_ranks(context), _bank_builder(job, context, (part, job["parts"])) as builder:
         _put_tensors(builder.survey().tensors(), _part_file(job, "survey", part))
-    _all_ranks_ended(context)
     context.push({"kind": "done"})
 
 
 def bank_part(job: dict[str, Any], context: JobContext) -> None:
     """Each rank makes the rows of one part, after all surveys; pushes progress and ``done`` with the meta."""
     part = job["first"] + context.rank
-    surveys = [
-        Survey.from_tensors(_get_tensors(_part_file(job, "survey", other))) for other in range(job["parts"])
-    ]
-    with _bank_builder(job, context, (part, job["parts"])) as builder:
-        bank = builder.bank(merge_surveys(surveys))
-    _put_tensors(bank.tensors(), _part_file(job, "rows", part))
-    _all_ranks_ended(context)
+    with _all_ranks(context):
+        files = [_part_file(job, "survey", other) for other in range(job["parts"])]
+        survey = merge_surveys([Survey.from_tensors(_get_tensors(file)) for file in files])
+        with _bank_builder(job, context, (part, job["parts"])) as builder:
+            bank = builder.bank(survey)
+        _put_tensors(bank.tensors(), _part_file(job, "rows", part))
     context.push({"kind": "done", "meta": bank.meta()})
 
 
 def assemble_bank(job: dict[str, Any], context: JobContext) -> None:
-    """Put the parts together, store the bank, delete the files in between; ``job["meta"]`` is of any part."""
+    """Put the parts together and store the bank; ``job["meta"]`` is that of any part.
+
+    Raises:
+        ValueError: the parts do not hold as many rows as there are views.
+    """
     if context.rank != 0:
         return
-    files = [_part_file(job, "rows", part) for part in range(job["parts"])]
-    bank = join_banks([Bank.from_tensors(_get_tensors(file), job["meta"]) for file in files])
-    with storage.filling(job["folder"]) as folder:
-        save_bank(bank, folder)
-    for file in [*files, *(_part_file(job, "survey", part) for part in range(job["parts"]))]:
-        storage.delete(file)
+    if not storage.is_whole(job["folder"]):  # else the group that had this job was lost after it
+        files = [_part_file(job, "rows", part) for part in range(job["parts"])]
+        bank = join_banks([Bank.from_tensors(_get_tensors(file), job["meta"]) for file in files])
+        if len(bank.features) != bank.views * len(bank.labels):
+            raise ValueError(f"parts hold {len(bank.features)} rows of {bank.views * len(bank.labels)}")
+        with storage.filling(job["folder"]) as folder:
+            save_bank(bank, folder)
     context.push({"kind": "done"})
+
+
+def part_files(job: Mapping[str, Any]) -> list[str]:
+    """Places of all that a bank in parts leaves on its way."""
+    return [_part_file(job, what, part) for what in ("survey", "rows") for part in range(job["parts"])]
 
 
 def _bank_builder(job: dict[str, Any], context: JobContext, part: tuple[int, int]) -> BankBuilder:
@@ -74,13 +84,25 @@ def _bank_builder(job: dict[str, Any], context: JobContext, part: tuple[int, int
     )
 
 
-def _part_file(job: dict[str, Any], what: str, part: int) -> str:
+def _part_file(job: Mapping[str, Any], what: str, part: int) -> str:
     return storage.below(job["cache"], f"bank-{job['key']}-{what}-{part}.safetensors")
 
 
-def _all_ranks_ended(context: JobContext) -> None:
+@contextmanager
+def _all_ranks(context: JobContext) -> Iterator[None]:
+    """Leave the block together; an error of one rank is every rank's, so that rank 0 can tell it."""
+    error = ""
+    try:
+        yield
+    except Exception as failure:
+        if context.workers == 1:
+            raise
+        error = f"rank {context.rank}: {type(failure).__name__}: {failure}"
     if context.workers > 1:
-        torch.distributed.barrier()
+        errors = [""] * context.workers
+        torch.distributed.all_gather_object(errors, error)
+        if any(errors):
+            raise RuntimeError(next(filter(None, errors)))
 
 
 def _put_tensors(tensors: dict[str, Tensor], place: str) -> None:

@@ -47,7 +47,7 @@ def finish(
         broker: of the worker groups that test the front.
         tracker: is told.
         status: how the search ended.
-        seconds: that the search has taken, over all its drivers.
+        seconds: of this driver, and of earlier ones from their first trial on.
     """
     standing = referee.standing()
     tested = _test(config, folder, trials, prepared, standing.front, broker) if status == "complete" else {}

@@ -82,8 +82,8 @@ def bank_parts(
 ) -> int:
     """In how many parts a bank is made side by side, each by one worker; a multiple of the workers per trial.
 
-    1 where all workers share the cores of one node: a group that is alone with them is as fast, and runs the
-    big models once.
+    1 where all workers share one GPU, or the cores of one node: a group that is alone with them is as fast,
+    and runs the big models once.
 
     Args:
         resources: what one trial takes.
@@ -91,7 +91,10 @@ def bank_parts(
         slots: groups that are up.
         rows: views of all training images.
     """
-    if not resources.gpus_per_worker and sum(workers_on(resources, node) > 0 for node in nodes) < 2:
+    workers = slots * resources.workers_per_trial
+    if resources.gpus_per_worker:
+        workers = min(workers, sum(int(node.get("GPU", 0)) for node in nodes))
+    elif sum(workers_on(resources, node) > 0 for node in nodes) < 2:
         return 1
-    groups = min(slots, rows // LEAST_PART // resources.workers_per_trial)
+    groups = min(workers, rows // LEAST_PART) // resources.workers_per_trial
     return groups * resources.workers_per_trial if groups > 1 else 1

@@ -4,11 +4,13 @@ A stage whose result is stored is skipped: results are kept by what they depend 
 the same data share one F and one bank. Places are strings: folders here, or on object storage.
 """
 
+import contextlib
 import hashlib
 import json
 import threading
+import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -21,6 +23,7 @@ from tkd_search.data.prepared import save_prepared
 from tkd_search.errors import UserError
 from tkd_search.models.weights import weights_file
 from tkd_search.records import BigModelRecord
+from tkd_search.search.bank_jobs import part_files
 from tkd_search.search.broker import SlotClient
 from tkd_search.search.jobs import job_config
 from tkd_search.search.mailbox import LeaseLostError
@@ -121,32 +124,36 @@ def prepare_bank(
     place = storage.below(cache, f"bank-{key}")
     if storage.is_whole(place):
         return place
-    progress.stage("bank", None)
-    job = {
+    job: dict[str, Any] = {
         "config": job_config(config),
         "data": data_folder,
         "big_models": list(big_models),
         "folder": place,
-        "cache": cache,
-        "key": key,
-        "parts": parts,
     }
-    told = _Told(progress)
+    told = _Told(progress, "bank" if parts == 1 else f"bank in {parts} parts")
     if parts == 1:
         _side_by_side(broker, [{**job, "kind": "bank", "threads": threads}], told)
         return place
+    # Another search may be making the same bank, in other parts.
+    job |= {"cache": cache, "key": f"{key}-{uuid.uuid4().hex[:8]}", "parts": parts}
     firsts = range(0, parts, settings.resources.workers_per_trial)
-    _side_by_side(broker, [{**job, "kind": "survey", "first": first} for first in firsts], told)
-    ends = _side_by_side(broker, [{**job, "kind": "bank_part", "first": first} for first in firsts], told)
-    _side_by_side(broker, [{**job, "kind": "assemble", "meta": ends[0]["meta"]}], told)
+    try:
+        _side_by_side(broker, [{**job, "kind": "survey", "first": first} for first in firsts], told)
+        ends = _side_by_side(broker, [{**job, "kind": "bank_part", "first": first} for first in firsts], told)
+        _side_by_side(broker, [{**job, "kind": "assemble", "meta": ends[0]["meta"]}], told)
+    finally:
+        with contextlib.suppress(OSError):
+            for file in part_files(job):
+                storage.delete(file)
     return place
 
 
 class _Told:
     """Progress of jobs side by side as one, over both passes where there are two."""
 
-    def __init__(self, progress: Progress) -> None:
-        self._progress, self._lock = progress, threading.Lock()
+    def __init__(self, progress: Progress, stage: str) -> None:
+        self._progress, self._stage, self._lock = progress, stage, threading.Lock()
+        progress.stage(stage, None)
         self._seen: dict[tuple[str, int], tuple[int, int]] = {}
         self._total = 0
 
@@ -157,7 +164,7 @@ class _Told:
             self._seen[job["kind"], job.get("first", 0)] = result["done"], result["total"]
             done, total = map(sum, zip(*self._seen.values(), strict=True))
             if total != self._total:
-                self._progress.stage("bank", total)
+                self._progress.stage(self._stage, total)
                 self._total = total
             self._progress.advance(done)
 
@@ -182,6 +189,8 @@ def _side_by_side(
     threads = ThreadPoolExecutor(len(jobs))
     running = [threads.submit(run, job) for job in jobs]
     try:
+        for done in as_completed(running):
+            done.result()
         return [job.result() for job in running]
     finally:
         # Without waiting: an interrupt must not wait for jobs, which end with the pool.
@@ -212,7 +221,10 @@ def run_stage(broker: ActorHandle, job: Mapping[str, Any]) -> Iterator[dict[str,
 
 def _on_one_group(broker: ActorHandle, job: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """The job's results as long as one group has it."""
-    client = SlotClient(broker, holder=str(job["kind"]), timeout=600.0)
+    try:
+        client = SlotClient(broker, holder=str(job["kind"]), timeout=600.0)
+    except LeaseLostError:
+        return  # all groups are busy, or on their way: the caller asks again
     try:
         client.post(job)
         while True:
@@ -232,10 +244,12 @@ def big_model_key(settings: Settings, index: int, data: DataBundle) -> str:
     model = settings.big_models[index]
     parts: dict[str, Any] = {
         "data": data.digest,
-        "settings": {**asdict(model), "precision": settings.big_model_precision(model)},
+        "settings": {key: value for key, value in asdict(model).items() if key != "precision"},
         "seed": settings.seed,
         "augment": settings.data.augment,
     }
+    if (precision := settings.big_model_precision(model)) != "fp32":
+        parts["precision"] = precision
     if model.weights and (file := weights_file(model.weights)):
         parts["file"] = hashlib.sha256(file.read_bytes()).hexdigest()
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
