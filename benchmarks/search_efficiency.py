@@ -100,12 +100,12 @@ def compare(
 
 def _run(curves: Curves, black_box: BlackBox, budget: int, task: tuple[str, int]) -> Replay:
     name, seed = task
-    table = black_box if isinstance(black_box, Table) else None
+    draw = black_box.drawing() if isinstance(black_box, Table) else None
     # A student's bytes are known before it is trained; its accuracy is not.
     size_of = black_box.size_of if isinstance(black_box, Surrogate) else None
     with threadpool_limits(1):  # a thread per process: small matrices gain nothing from more
         return simulate(
-            SEARCHERS[name]().open(curves, seed, table, size_of),
+            SEARCHERS[name]().open(curves, seed, draw, size_of),
             black_box,
             full_budget=curves.epochs,
             classes=curves.classes,

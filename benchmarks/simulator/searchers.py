@@ -8,11 +8,10 @@ from typing import Any
 from benchmarks.simulator import moasha
 from benchmarks.simulator.curves import Curves
 from benchmarks.simulator.replay import AskTell
-from benchmarks.simulator.surrogate import Table
 from tkd_search.search.proposer import ProposerSettings
 from tkd_search.search.rules import make_rule
 from tkd_search.search.sizes import SizeOf
-from tkd_search.search.study import SearchStudy
+from tkd_search.search.study import Adjust, SearchStudy
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,9 +31,9 @@ class Searcher:
     rule_options: Mapping[str, Any] = field(default_factory=dict)
 
     def open(
-        self, curves: Curves, seed: int, table: Table | None = None, size_of: SizeOf | None = None
-    ) -> AskTell:
-        """A fresh study in memory; with a table, every proposal becomes its nearest row not yet drawn."""
+        self, curves: Curves, seed: int, adjust: Adjust | None = None, size_of: SizeOf | None = None
+    ) -> SearchStudy:
+        """A fresh study in memory; ``adjust`` may turn every proposal into another configuration."""
         return SearchStudy.open(
             f"{self.name}-{seed}",
             None,
@@ -51,7 +50,7 @@ class Searcher:
             big_model_bytes=curves.big_model_bytes,
             classes=curves.classes,
             size_of=size_of,
-            adjust=table.drawing() if table else None,
+            adjust=adjust,
         )
 
 
@@ -61,9 +60,9 @@ class Moasha:
     name = "moasha"
 
     def open(
-        self, curves: Curves, seed: int, table: Table | None = None, size_of: SizeOf | None = None
+        self, curves: Curves, seed: int, adjust: Adjust | None = None, size_of: SizeOf | None = None
     ) -> AskTell:
-        """A fresh scheduler; in table mode its points are evaluated as their nearest rows."""
+        """A fresh scheduler, which nobody adjusts: in table mode its points are evaluated as nearest rows."""
         return moasha.MoashaStudy(curves.space, curves.epochs, seed)
 
 

@@ -1,6 +1,5 @@
 """The bank as worker groups make it, here in one process: in parts or as a whole it is the same."""
 
-import time
 from pathlib import Path
 from typing import Any
 
@@ -98,8 +97,7 @@ def test_groups_and_their_ranks_make_it_together(
     resources = ResourceSettings(workers_per_trial=workers)
     data = load_data(config.settings().data)
     with open_pool(resources, slots, tmp_path / "train") as (broker, pool):
-        while pool.attached() < slots:
-            time.sleep(0.1)
+        pool.wait(120, groups=slots)
         banks, told = {}, Told()
         for parts in (1, 2):
             cache = str(tmp_path / f"cache{parts}")

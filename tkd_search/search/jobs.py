@@ -15,10 +15,7 @@ from typing import Any, cast
 import torch
 
 from tkd_search.config import Config
-from tkd_search.data import (
-    DataBundle,
-    storage,
-)
+from tkd_search.data import DataBundle, storage
 from tkd_search.distill.evaluation import evaluate
 from tkd_search.distill.reduce import reduction_for
 from tkd_search.distill.settings import MethodSettings, TrainSettings

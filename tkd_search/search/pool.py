@@ -84,14 +84,14 @@ class WarmPool:
         """Groups that were up at the last look: so many trials can run."""
         return self._room
 
-    def wait(self, timeout: float) -> None:
-        """Until one group is up.
+    def wait(self, timeout: float, groups: int = 1) -> None:
+        """Until so many groups are up.
 
         Raises:
-            RuntimeError: none came up in time; with the reason of the last that gave up.
+            RuntimeError: they did not come up in time; with the reason of the last that gave up.
         """
         end = time.monotonic() + timeout
-        while not self.attached():
+        while self.attached() < groups:
             if len(self._failures) > 2 or time.monotonic() > end:
                 reason = self._failures[-1] if self._failures else f"nothing came up in {timeout:g} s"
                 raise RuntimeError(f"no worker group could be started: {reason}")

@@ -142,8 +142,8 @@ def prepare_bank(
         ends = _side_by_side(broker, [{**job, "kind": "bank_part", "first": first} for first in firsts], told)
         _side_by_side(broker, [{**job, "kind": "assemble", "meta": ends[0]["meta"]}], told)
     finally:
-        with contextlib.suppress(OSError):
-            for file in part_files(job):
+        for file in part_files(job):
+            with contextlib.suppress(OSError):
                 storage.delete(file)
     return place
 
