@@ -1,5 +1,7 @@
 """The frugal sampler on problems whose answer is known."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -48,6 +50,37 @@ def test_suggestions_are_in_the_space_and_repeatable():
     assert SPACE.contains(first)
     assert first == second
     assert sampler().suggest(trials, seed=6) != first
+
+
+def test_what_is_kept_between_suggestions_changes_nothing():
+    """A sampler that saw the search grow and one that is new, as after a restart, agree at every trial."""
+
+    def build():
+        return FrugalSampler(
+            SPACE,
+            levels=(3,),
+            full_budget=BUDGET,
+            big_model_bytes=2e6,
+            classes=10,
+            size_of=size_of,
+            settings=FrugalSettings(**SMALL, refit_every=5, memory=12, builds=2),
+        )
+
+    def with_rung(trial):
+        return replace(trial, curve={3: 0.9 * trial.curve[BUDGET], **trial.curve})
+
+    old, trials = build(), [with_rung(trial) for trial in whole_trials(4)]
+    for number, late in enumerate(map(with_rung, whole_trials(16, seed=1)), start=4):
+        config = old.suggest(trials, seed=number)
+        assert config == build().suggest(trials, seed=number)
+        # Every third trial is overtaken by those after it, and every fourth is stopped.
+        state = "running" if number % 3 == 0 else "stopped" if number % 4 == 0 else "complete"
+        score = min(quality(config), 1.0)
+        curve = {3: 0.9 * score} if state == "stopped" else {3: 0.9 * score, BUDGET: score}
+        if number % 3 == 1 and number > 4:
+            trials[-1] = replace(trials[-1], state="complete", bytes=late.bytes, curve=late.curve)
+        asked = StudyTrial(number=number, storage_id=number, config=config, state=state)
+        trials.append(asked if state == "running" else replace(asked, bytes=size_of(config), curve=curve))
 
 
 def test_too_little_is_known_at_first():

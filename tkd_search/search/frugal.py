@@ -4,7 +4,8 @@ Only accuracy is uncertain; bytes are nearly a function of a few leaves. So one 
 the log error at the full budget, from whole trials and from stopped ones whose error is carried forward
 (with the variance that carrying adds, see ``fidelity.extrapolate``); another predicts log bytes. The next
 configuration is the candidate with the largest expected gain in normalised hypervolume, running trials
-counted as if they ended as predicted.
+counted as if they ended as predicted. A suggestion is a function of the trials and the seed: what is kept
+between suggestions saves time and changes nothing, so a resumed search goes on as if it had never stopped.
 """
 
 import math
@@ -26,6 +27,8 @@ from tkd_search.search.trials import StudyTrial
 Array = NDArray[np.float64]
 _CURIOSITY = 1e-7
 """Weight of the uncertainty: it decides only among candidates that promise no gain."""
+_FEWEST = 4
+"""Lessons below which there is no model."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,13 +37,13 @@ class FrugalSettings:
 
     Attributes:
         memory: most trials in the model; the best half, the rest drawn at random.
-        refit_every: lessons between fits of the hyperparameters.
+        refit_every: finished trials between fits of the hyperparameters.
         random: candidates drawn uniformly.
         local: candidates made from good trials by small changes.
         polish: candidates made from the best candidates.
         aimed: share of suggestions that aim at a size drawn uniformly in log(bytes). Hypervolume is gained
             fastest at the smallest size, but users want students of every size.
-        builds: students built for their exact size, twice per suggestion at most.
+        builds: students whose exact size is asked for at once, until the best candidate's is known.
     """
 
     memory: int = 200
@@ -58,6 +61,14 @@ class _Aim:
 
     log_bytes: float
     width: float
+
+
+@dataclass(frozen=True)
+class _Fit:
+    """Hyperparameters of both models: of log error and of log10 bytes."""
+
+    error: Hyperparameters
+    size: Hyperparameters
 
 
 @dataclass(frozen=True)
@@ -100,17 +111,20 @@ class FrugalSampler:
         self._big_model_bytes, self._classes = big_model_bytes, classes
         self._settings = settings or FrugalSettings()
         self._points: dict[int, Array] = {}
-        self._fitted: tuple[int, Hyperparameters, Hyperparameters] | None = None
+        self._fitted: tuple[tuple[tuple[int, int], ...], _Fit] | None = None
 
     def suggest(self, trials: Sequence[StudyTrial], seed: int) -> dict[str, object] | None:
         """The next configuration, or None while too little is known (fewer than four lessons)."""
         rng = np.random.default_rng(seed)
         lessons = extrapolate(trials, self._levels, self._full_budget)
-        taught = [t for t in trials if t.number in lessons.log_error and t.bytes]
-        if len(taught) < 4:
+        taught = _taught(trials, lessons)
+        if len(taught) < _FEWEST:
             return None
+        if self._sizes:
+            self._sizes.forget()
         running = [t for t in trials if t.state == "running" and t.number not in lessons.log_error]
-        error, size = self._models(self._remembered(taught, lessons, rng), lessons, running)
+        fitted = self._fitted_to(taught)
+        error, size = self._models(self._remembered(taught, lessons, rng), lessons, running, fitted)
         front = self._front(trials, lessons, running, error, size)
         best = sorted(zip(self._ranks(taught, lessons), taught, strict=True), key=lambda pair: pair[0])
         elite = np.array([self._point(t) for _, t in best[: max(20, len(taught) // 8)]])
@@ -118,36 +132,52 @@ class FrugalSampler:
         return self._cube.decode(self._best_candidate(elite, _Knowledge(front, error, size, tried), rng))
 
     def _models(
-        self, taught: list[StudyTrial], lessons: Extrapolation, running: list[StudyTrial]
+        self,
+        taught: list[StudyTrial],
+        lessons: Extrapolation,
+        running: list[StudyTrial],
+        fitted: _Fit,
     ) -> tuple[Posterior, Posterior]:
         """Posteriors of log error and of log10 bytes; running trials are believed as predicted."""
-        inputs = self._features(taught)
-        errors = np.array([lessons.log_error[t.number] for t in taught])
-        variances = np.array([lessons.variance[t.number] for t in taught])
-        sizes = np.log10([float(t.bytes or 1) for t in taught])
+        inputs, errors, variances, sizes = self._observations(taught, lessons)
         groups, nothing = self._cube.leaf_of_feature, np.zeros(len(taught))
-        of_error, of_size = self._hyperparameters(inputs, errors, variances, sizes, len(lessons.log_error))
-        size = Posterior(inputs, sizes, nothing, groups, of_size)
-        error = Posterior(inputs, errors, variances, groups, of_error)
+        size = Posterior(inputs, sizes, nothing, groups, fitted.size)
+        error = Posterior(inputs, errors, variances, groups, fitted.error)
         if running:
             waiting = self._features(running)
             inputs = np.vstack([inputs, waiting])
             errors = np.append(errors, error.predict(waiting)[0])
             variances = np.append(variances, np.zeros(len(running)))
-            error = Posterior(inputs, errors, variances, groups, of_error)
+            error = Posterior(inputs, errors, variances, groups, fitted.error)
         return error, size
 
-    def _hyperparameters(
-        self, inputs: Array, errors: Array, variances: Array, sizes: Array, lessons: int
-    ) -> tuple[Hyperparameters, Hyperparameters]:
-        """Fitted anew after every few lessons, from where the last fit ended."""
-        if self._fitted is None or lessons - self._fitted[0] >= self._settings.refit_every:
-            groups = self._cube.leaf_of_feature
-            before = self._fitted or (0, None, None)
-            of_error = fit(inputs, errors, variances, groups, before[1])
-            of_size = fit(inputs, sizes, np.zeros(len(sizes)), groups, before[2])
-            self._fitted = (lessons, of_error, of_size)
-        return self._fitted[1], self._fitted[2]
+    def _fitted_to(self, taught: list[StudyTrial]) -> _Fit:
+        """Hyperparameters fitted to the first finished trials, a round number of them, by what those tell.
+
+        Which trials these are does not change while others finish, so the fit is kept until there are more.
+        """
+        finished = [t for t in taught if t.state != "running"]
+        every = self._settings.refit_every
+        group = finished[: len(finished) // every * every] or taught
+        key = tuple((t.number, len(t.curve)) for t in group)
+        if self._fitted is None or self._fitted[0] != key:
+            self._fitted = (key, self._fit(group))
+        return self._fitted[1]
+
+    def _fit(self, trials: list[StudyTrial]) -> _Fit:
+        lessons = extrapolate(trials, self._levels, self._full_budget)
+        kept = self._remembered(_taught(trials, lessons), lessons, np.random.default_rng(len(trials)))
+        inputs, errors, variances, sizes = self._observations(kept, lessons)
+        groups = self._cube.leaf_of_feature
+        return _Fit(fit(inputs, errors, variances, groups), fit(inputs, sizes, np.zeros(len(kept)), groups))
+
+    def _observations(
+        self, trials: list[StudyTrial], lessons: Extrapolation
+    ) -> tuple[Array, Array, Array, Array]:
+        """Features [n, D], log errors, the variances of having carried them, log10 bytes [n]."""
+        errors = np.array([lessons.log_error[t.number] for t in trials])
+        variances = np.array([lessons.variance[t.number] for t in trials])
+        return self._features(trials), errors, variances, np.log10([float(t.bytes or 1) for t in trials])
 
     def _front(
         self,
@@ -200,7 +230,7 @@ class FrugalSampler:
         return _Aim(rng.uniform(low, high), (high - low) / 8 or 1.0)
 
     def _by_worth(self, points: Array, known: _Knowledge, aim: "_Aim | None") -> NDArray[np.intp]:
-        """Order [n] of the points, best first; the sizes of the most promising are made exact for it."""
+        """Order [n] of the points, best first; the sizes of the most promising are exact."""
         features = self._cube.features(points)
         mean, deviation = known.error.predict(features)
         tried = np.array([row.tobytes() in known.tried for row in np.round(features, 9)])
@@ -215,11 +245,11 @@ class FrugalSampler:
                 worth = worth * np.exp(-(((log_bytes - aim.log_bytes) / aim.width) ** 2))
             return np.argsort(-np.where(tried, -1.0, worth), kind="stable")
 
-        first = order(self._log_bytes(points, known.size))
-        if self._sizes is None:
-            return first
-        self._sizes.log_bytes(points[first], self._settings.builds)
-        return order(self._log_bytes(points, known.size))
+        found = order(self._log_bytes(points, known.size))
+        while self._sizes and not self._sizes.is_known(points[found[0]]):
+            self._sizes.log_bytes(points[found], self._settings.builds)
+            found = order(self._log_bytes(points, known.size))
+        return found
 
     def _log_bytes(self, points: Array, size: Posterior, builds: int = 0) -> Array:
         """log10 of the bytes [n]: exact as far as known (``builds`` more are made), else modelled."""
@@ -279,6 +309,10 @@ class FrugalSampler:
         if trial.number not in self._points:
             self._points[trial.number] = self._cube.point(trial.config)
         return self._points[trial.number]
+
+
+def _taught(trials: Sequence[StudyTrial], lessons: Extrapolation) -> list[StudyTrial]:
+    return [t for t in trials if t.number in lessons.log_error and t.bytes]
 
 
 def _accuracy(log_error: Array) -> Array:

@@ -29,6 +29,9 @@ class Sizes:
     Args:
         cube: of the searched space.
         size_of: exact bytes of a configuration; called once for each student of the grid that is asked for.
+
+    What was asked for before ``forget`` counts as unknown, though it is not built again: so answers depend on
+    what was asked since, and on nothing else.
     """
 
     def __init__(self, cube: Cube, size_of: SizeOf) -> None:
@@ -36,7 +39,16 @@ class Sizes:
         order, leaves = cube.space.order, cube.space.leaves
         self._columns = [i for i, leaf in enumerate(order) if leaf.startswith(STUDENT)]
         self._floats = [i for i in self._columns if isinstance(leaves[order[i]], FloatDistribution)]
-        self._known: dict[bytes, float] = {}
+        self._built: dict[bytes, float] = {}
+        self._known: set[bytes] = set()
+
+    def forget(self) -> None:
+        """Begin anew: nothing is known."""
+        self._known.clear()
+
+    def is_known(self, point: Array) -> bool:
+        """Whether the bytes at a snapped point [L] were asked for."""
+        return self._keys(point[None])[0] in self._known
 
     def snap(self, points: Array) -> Array:
         """The points [n, L] with the numbers of their students on the grid (257 steps of each range)."""
@@ -49,16 +61,18 @@ class Sizes:
 
         Args:
             points: in the order in which they should become known.
-            most: students built for this call.
+            most: students that become known by this call.
         """
         keys = self._keys(points)
         for key, point in zip(keys, points, strict=True):
             if most == 0:
                 break
             if key not in self._known:
-                self._known[key] = float(np.log10(self._size_of(self._cube.decode(point))))
+                if key not in self._built:
+                    self._built[key] = float(np.log10(self._size_of(self._cube.decode(point))))
+                self._known.add(key)
                 most -= 1
-        return np.array([self._known.get(key, np.nan) for key in keys])
+        return np.array([self._built[key] if key in self._known else np.nan for key in keys])
 
     def _keys(self, points: Array) -> list[bytes]:
         students: NDArray[np.float64] = self._cube.features(points)
