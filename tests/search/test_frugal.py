@@ -83,6 +83,20 @@ def test_what_is_kept_between_suggestions_changes_nothing():
         trials.append(asked if state == "running" else replace(asked, bytes=size_of(config), curve=curve))
 
 
+def test_earlier_searches_teach_but_their_front_is_not_this_ones():
+    """What an earlier search found best is worth finding again: its students are not in this search."""
+    earlier = [replace(t, number=t.number - 40) for t in whole_trials(40)]
+    asked = [sampler(aimed=0.0).suggest(earlier, seed=i)["student.width"] for i in range(4)]
+    assert min(asked) < 0.2  # hypervolume is gained fastest at the smallest size, as by a first trial
+    assert sampler(aimed=0.0).suggest(earlier, 0) != sampler(aimed=0.0).suggest(whole_trials(40), 0)
+
+
+def test_one_size_is_searched_for_accuracy_alone():
+    trials = [replace(t, bytes=50_000) for t in whole_trials(30)]
+    rates = [sampler().suggest(trials, seed=i)["training.lr"] for i in range(8)]
+    assert np.median(np.abs(np.array(rates) - 0.01)) < 0.01
+
+
 def test_too_little_is_known_at_first():
     assert sampler().suggest(whole_trials(3), seed=0) is None
 

@@ -343,7 +343,7 @@ class TestSuggestions:
         with pytest.raises(ValueError, match="known: frugal, tpe, nsga2, gp, random, qmc"):
             open_study(proposer=ProposerSettings(sampler="magic"))
         with pytest.raises(ValueError, match="n_candidates"):
-            open_study(proposer=ProposerSettings(options={"n_candidates": 3}))
+            open_study(proposer=ProposerSettings(sampler="tpe", options={"n_candidates": 3}))
         with pytest.raises(ValueError, match="extrapolated"):
             ProposerSettings(learning="none")
 
@@ -378,7 +378,7 @@ class TestSuggestions:
 
 
 def test_history_is_capped_but_keeps_the_front():
-    study = open_study(proposer=ProposerSettings(startup=3, cap=8))
+    study = open_study(proposer=ProposerSettings(sampler="tpe", startup=3, cap=8))
     for _ in range(40):
         run_trial(study)
     study.ask()
@@ -391,7 +391,8 @@ def test_history_is_capped_but_keeps_the_front():
 
 def test_tpe_finds_better_learning_rates_than_the_design():
     study = open_study(
-        proposer=ProposerSettings(startup=10), rule=make_rule("never", full_budget=9, classes=10)
+        proposer=ProposerSettings(sampler="tpe", startup=10),
+        rule=make_rule("never", full_budget=9, classes=10),
     )
     for _ in range(60):
         run_trial(study)

@@ -122,13 +122,15 @@ class FrugalSampler:
             return None
         if self._sizes:
             self._sizes.forget()
+        self._largest = max(float(t.bytes or 0) for t in taught)
         running = [t for t in trials if t.state == "running" and t.number not in lessons.log_error]
         fitted = self._fitted_to(taught)
         error, size = self._models(self._remembered(taught, lessons, rng), lessons, running, fitted)
         front = self._front(trials, lessons, running, error, size)
         best = sorted(zip(self._ranks(taught, lessons), taught, strict=True), key=lambda pair: pair[0])
         elite = np.array([self._point(t) for _, t in best[: max(20, len(taught) // 8)]])
-        tried = frozenset(row.tobytes() for row in np.round(self._features(list(trials)), 9))
+        mine = [t for t in trials if t.number >= 0]
+        tried = frozenset(row.tobytes() for row in np.round(self._features(mine), 9)) if mine else frozenset()
         return self._cube.decode(self._best_candidate(elite, _Knowledge(front, error, size, tried), rng))
 
     def _models(
@@ -188,6 +190,7 @@ class FrugalSampler:
         size: Posterior,
     ) -> Array:
         """The front to improve on, in the unit square: whole trials, and running ones as they promise."""
+        trials = [t for t in trials if t.number >= 0]  # earlier searches' students are not this one's
         known = [t for t in trials if t.state == "complete" and t.bytes]
         promising = [t for t in trials if t.state == "running" and t.number in lessons.log_error]
         sizes = [float(t.bytes or 1) for t in [*known, *promising]]
@@ -199,7 +202,7 @@ class FrugalSampler:
             values += _accuracy(error.predict(waiting)[0]).tolist()
         if not sizes:
             return np.empty((0, 2))
-        self._largest = max(sizes)
+        self._largest = max(self._largest, *sizes)
         square = self._square(np.array(sizes), np.array(values))
         front = np.unique(square[nondominated_mask(square, BYTES_AND_ACCURACY)], axis=0)
         return front

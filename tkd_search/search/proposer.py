@@ -34,19 +34,25 @@ class ProposerSettings:
         sampler: frugal, tpe, nsga2, gp, random, qmc, or package.module:Class.
         options: further arguments of the sampler's constructor.
         startup: trials that must have taught something before the model is asked; quasi-random until then.
+            None for what suits the sampler: 6 for frugal, whose model knows bytes and doubts itself, else 20.
         learning: full, highest_rung or extrapolated (see ``fidelity``).
         cap: most recent trials that the sampler sees, beside the front.
     """
 
-    sampler: str = "tpe"
+    sampler: str = "frugal"
     options: Mapping[str, Any] = field(default_factory=dict)
-    startup: int = 20
+    startup: int | None = None
     learning: str = "extrapolated"
     cap: int = HISTORY_CAP
 
     def __post_init__(self) -> None:
         if self.learning not in LEARNING:
             raise ValueError(f"learning = {self.learning!r}; allowed: {', '.join(LEARNING)}")
+
+    @property
+    def lessons_wanted(self) -> int:
+        """``startup``, or what suits the sampler."""
+        return (6 if self.sampler == "frugal" else 20) if self.startup is None else self.startup
 
 
 @dataclass(frozen=True)
@@ -119,7 +125,7 @@ class Proposer:
             return self._design(self._settings.sampler, number, None)
         trials = _window(trials, self._settings.cap)
         lessons = LEARNING[self._settings.learning](trials, self._levels, self._full_budget)
-        if len(lessons) < self._settings.startup:
+        if len(lessons) < self._settings.lessons_wanted:
             return self._design("qmc", number, None)
         if self._frugal is not None:
             config = self._frugal.suggest(trials, child_seed(self._seed, "sampler", number, bits=31))

@@ -21,7 +21,7 @@ class SearchSettings:
         None, ge=1, doc="end after this many finished trials without gain in hypervolume", searchable=False
     )
     sampler: str = setting(
-        "tpe", doc="tpe, frugal, nsga2, gp, random, qmc or package.module:Class", searchable=False
+        "frugal", doc="frugal, tpe, nsga2, gp, random, qmc or package.module:Class", searchable=False
     )
     sampler_args: dict[str, Any] = setting(
         default_factory=dict, doc="further arguments of the sampler", searchable=False
@@ -31,8 +31,11 @@ class SearchSettings:
         doc="what the sampler learns from stopped trials: extrapolated, highest_rung or full (nothing)",
         searchable=False,
     )
-    startup_trials: int = setting(
-        20, ge=0, doc="quasi-random trials before the sampler's model", searchable=False
+    startup_trials: int | None = setting(
+        None,
+        ge=0,
+        doc="quasi-random trials before the sampler's model; default: 6 for frugal, 20 for others",
+        searchable=False,
     )
     rule: str = setting(
         "stratified",
