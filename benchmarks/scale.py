@@ -64,7 +64,7 @@ class Invented:
         return Outcome(int(2e6 * width**2) + 20_000, accuracy)
 
 
-def measure(*, trials: int, slots: int, sampler: str, journal: Path | None) -> Figures:
+def measure(*, trials: int, slots: int, sampler: str, journal: Path | None, rule: str = "promise") -> Figures:
     """Run the search and time its parts.
 
     Args:
@@ -72,13 +72,14 @@ def measure(*, trials: int, slots: int, sampler: str, journal: Path | None) -> F
         slots: trials at once.
         sampler: as in a real search; its history is capped.
         journal: durable storage; memory alone where None.
+        rule: rung rule.
     """
     study = SearchStudy.open(
         "scale",
         journal,
         space=SPACE,
         full_budget=FULL_BUDGET,
-        rule=make_rule("stratified", full_budget=FULL_BUDGET, classes=CLASSES),
+        rule=make_rule(rule, full_budget=FULL_BUDGET, classes=CLASSES),
         proposer=ProposerSettings(sampler=sampler),
         big_model_bytes=BIG_MODEL_BYTES,
         classes=CLASSES,
@@ -160,6 +161,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--trials", type=int, default=10_000)
     parser.add_argument("--slots", type=int, default=256)
     parser.add_argument("--sampler", default="qmc", help="qmc times the bookkeeping alone; frugal, tpe, …")
+    parser.add_argument("--rule", default="promise", help="rung rule: promise, stratified, …")
     parser.add_argument(
         "--journal", type=Path, help="keep the study's journal here; default: a temporary one"
     )
@@ -171,9 +173,10 @@ def main(arguments: list[str] | None = None) -> None:
             slots=args.slots,
             sampler=args.sampler,
             journal=args.journal or Path(folder) / "study.journal",
+            rule=args.rule,
         )
     print(
-        f"{figures.trials} trials in {figures.slots} slots, sampler {figures.sampler}\n"
+        f"{figures.trials} trials in {figures.slots} slots, sampler {figures.sampler}, rule {args.rule}\n"
         f"decision at a rung (rule, bookkeeping, journal): {figures.decide_first:.2f} ms at first, "
         f"{figures.decide_last:.2f} ms at the end (95 %: {figures.decide_last_p95:.2f} ms)\n"
         f"suggestion: {figures.ask_first:.1f} ms at first, {figures.ask_last:.1f} ms at the end "

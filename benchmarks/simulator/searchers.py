@@ -66,9 +66,8 @@ class Moasha:
         return moasha.MoashaStudy(curves.space, curves.epochs, seed)
 
 
-OURS = Searcher(name="ours", proposer=ProposerSettings(sampler="frugal", startup=10), rule="stratified")
-"""The sampler ``frugal`` under the rule of a real search, whose default sampler is ``tpe``: after a restart
-``frugal`` suggests something else than without one."""
+OURS = Searcher(name="ours", rule="promise")
+"""What a search does unless told otherwise: the sampler ``frugal`` under the rule ``promise``."""
 
 # Optuna's own defaults: ten random trials, then the model, learning from whole trials alone.
 _STOCK_TPE = ProposerSettings(sampler="tpe", options={"n_startup_trials": 10}, startup=0, learning="full")

@@ -15,16 +15,15 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from tkd_search.search.encoding import Cube
-from tkd_search.search.fidelity import ERROR_OFFSET, Extrapolation, extrapolate
-from tkd_search.search.gaussian_process import Hyperparameters, Posterior, fit
+from tkd_search.search.beliefs import Beliefs, Believer, taught_by
+from tkd_search.search.encoding import Array, Cube
+from tkd_search.search.fidelity import ERROR_OFFSET, Extrapolation
 from tkd_search.search.improvement import NODES, WEIGHTS, area_gain
-from tkd_search.search.pareto import BYTES_AND_ACCURACY, nondominated_mask, nondominated_sort, unit_square
+from tkd_search.search.pareto import BYTES_AND_ACCURACY, nondominated_mask, unit_square
 from tkd_search.search.sizes import SizeOf, Sizes
 from tkd_search.search.space import Space
 from tkd_search.search.trials import StudyTrial
 
-Array = NDArray[np.float64]
 _CURIOSITY = 1e-7
 """Weight of the uncertainty: it decides only among candidates that promise no gain."""
 _FEWEST = 4
@@ -64,20 +63,11 @@ class _Aim:
 
 
 @dataclass(frozen=True)
-class _Fit:
-    """Hyperparameters of both models: of log error and of log10 bytes."""
-
-    error: Hyperparameters
-    size: Hyperparameters
-
-
-@dataclass(frozen=True)
 class _Knowledge:
-    """What a suggestion rests on: the front [m, 2] in the unit square, both models, what was tried."""
+    """What a suggestion rests on: the front [m, 2] in the unit square, beliefs, what was tried."""
 
     front: Array
-    error: Posterior
-    size: Posterior
+    beliefs: Beliefs
     tried: frozenset[bytes]
 
 
@@ -107,99 +97,52 @@ class FrugalSampler:
     ) -> None:
         self._cube = Cube(space)
         self._sizes = Sizes(self._cube, size_of) if size_of else None
-        self._levels, self._full_budget = tuple(levels), full_budget
         self._big_model_bytes, self._classes = big_model_bytes, classes
         self._settings = settings or FrugalSettings()
-        self._points: dict[int, Array] = {}
-        self._fitted: tuple[tuple[tuple[int, int], ...], _Fit] | None = None
+        self._believer = Believer(
+            self._cube,
+            levels,
+            full_budget,
+            memory=self._settings.memory,
+            refit_every=self._settings.refit_every,
+        )
 
     def suggest(self, trials: Sequence[StudyTrial], seed: int) -> dict[str, object] | None:
         """The next configuration, or None while too little is known (fewer than four lessons)."""
         rng = np.random.default_rng(seed)
-        lessons = extrapolate(trials, self._levels, self._full_budget)
-        taught = _taught(trials, lessons)
+        believer = self._believer
+        lessons = believer.lessons(trials)
+        taught = taught_by(trials, lessons)
         if len(taught) < _FEWEST:
             return None
         if self._sizes:
             self._sizes.forget()
         self._largest = max(float(t.bytes or 0) for t in taught)
         running = [t for t in trials if t.state == "running" and t.number not in lessons.log_error]
-        fitted = self._fitted_to(taught)
-        error, size = self._models(self._remembered(taught, lessons, rng), lessons, running, fitted)
-        front = self._front(trials, lessons, running, error, size)
-        best = sorted(zip(self._ranks(taught, lessons), taught, strict=True), key=lambda pair: pair[0])
-        elite = np.array([self._point(t) for _, t in best[: max(20, len(taught) // 8)]])
-        mine = [t for t in trials if t.number >= 0]
-        tried = frozenset(row.tobytes() for row in np.round(self._features(mine), 9)) if mine else frozenset()
-        return self._cube.decode(self._best_candidate(elite, _Knowledge(front, error, size, tried), rng))
-
-    def _models(
-        self,
-        taught: list[StudyTrial],
-        lessons: Extrapolation,
-        running: list[StudyTrial],
-        fitted: _Fit,
-    ) -> tuple[Posterior, Posterior]:
-        """Posteriors of log error and of log10 bytes; running trials are believed as predicted."""
-        inputs, errors, variances, sizes = self._observations(taught, lessons)
-        groups, nothing = self._cube.leaf_of_feature, np.zeros(len(taught))
-        size = Posterior(inputs, sizes, nothing, groups, fitted.size)
-        error = Posterior(inputs, errors, variances, groups, fitted.error)
-        if running:
-            waiting = self._features(running)
-            inputs = np.vstack([inputs, waiting])
-            errors = np.append(errors, error.predict(waiting)[0])
-            variances = np.append(variances, np.zeros(len(running)))
-            error = Posterior(inputs, errors, variances, groups, fitted.error)
-        return error, size
-
-    def _fitted_to(self, taught: list[StudyTrial]) -> _Fit:
-        """Hyperparameters fitted to the first finished trials, a round number of them, by what those tell.
-
-        Which trials these are does not change while others finish, so the fit is kept until there are more.
-        """
-        finished = [t for t in taught if t.state != "running"]
-        every = self._settings.refit_every
-        group = finished[: len(finished) // every * every] or taught
-        key = tuple((t.number, len(t.curve)) for t in group)
-        if self._fitted is None or self._fitted[0] != key:
-            self._fitted = (key, self._fit(group))
-        return self._fitted[1]
-
-    def _fit(self, trials: list[StudyTrial]) -> _Fit:
-        lessons = extrapolate(trials, self._levels, self._full_budget)
-        kept = self._remembered(_taught(trials, lessons), lessons, np.random.default_rng(len(trials)))
-        inputs, errors, variances, sizes = self._observations(kept, lessons)
-        groups = self._cube.leaf_of_feature
-        return _Fit(fit(inputs, errors, variances, groups), fit(inputs, sizes, np.zeros(len(kept)), groups))
-
-    def _observations(
-        self, trials: list[StudyTrial], lessons: Extrapolation
-    ) -> tuple[Array, Array, Array, Array]:
-        """Features [n, D], log errors, the variances of having carried them, log10 bytes [n]."""
-        errors = np.array([lessons.log_error[t.number] for t in trials])
-        variances = np.array([lessons.variance[t.number] for t in trials])
-        return self._features(trials), errors, variances, np.log10([float(t.bytes or 1) for t in trials])
+        beliefs = believer.beliefs(taught, lessons, running, rng)
+        mine = [t for t in trials if t.number >= 0]  # earlier searches' students are not this one's
+        front = self._front(mine, lessons, running, beliefs)
+        best = sorted(zip(believer.ranks(taught, lessons), taught, strict=True), key=lambda pair: pair[0])
+        elite = np.array([believer.point(t) for _, t in best[: max(20, len(taught) // 8)]])
+        tried = frozenset(row.tobytes() for row in np.round(believer.features(mine), 9))
+        return self._cube.decode(self._best_candidate(elite, _Knowledge(front, beliefs, tried), rng))
 
     def _front(
         self,
         trials: Sequence[StudyTrial],
         lessons: Extrapolation,
         running: list[StudyTrial],
-        error: Posterior,
-        size: Posterior,
+        beliefs: Beliefs,
     ) -> Array:
         """The front to improve on, in the unit square: whole trials, and running ones as they promise."""
-        trials = [t for t in trials if t.number >= 0]  # earlier searches' students are not this one's
         known = [t for t in trials if t.state == "complete" and t.bytes]
         promising = [t for t in trials if t.state == "running" and t.number in lessons.log_error]
         sizes = [float(t.bytes or 1) for t in [*known, *promising]]
         values = [t.accuracy for t in known] + [lessons.accuracy(t.number) for t in promising]
         if running:
-            waiting = self._features(running)
-            points = np.array([self._point(t) for t in running])
-            sizes += (10 ** self._log_bytes(points, size, builds=len(running))).tolist()
-            values += _accuracy(error.predict(waiting)[0]).tolist()
+            points = np.array([self._believer.point(t) for t in running])
+            sizes += (10 ** self._log_bytes(points, beliefs, builds=len(running))).tolist()
+            values += _accuracy(beliefs.error.predict(self._believer.features(running))[0]).tolist()
         if not sizes:
             return np.empty((0, 2))
         self._largest = max(self._largest, *sizes)
@@ -228,35 +171,35 @@ class FrugalSampler:
         """A size to aim at, now and then, among those that the space can make."""
         if rng.random() >= self._settings.aimed:
             return None
-        sizes = self._log_bytes(candidates, known.size)
+        sizes = self._log_bytes(candidates, known.beliefs)
         low, high = float(sizes.min()), float(sizes.max())
         return _Aim(rng.uniform(low, high), (high - low) / 8 or 1.0)
 
     def _by_worth(self, points: Array, known: _Knowledge, aim: "_Aim | None") -> NDArray[np.intp]:
         """Order [n] of the points, best first; the sizes of the most promising are exact."""
         features = self._cube.features(points)
-        mean, deviation = known.error.predict(features)
+        mean, deviation = known.beliefs.error.predict(features)
         tried = np.array([row.tobytes() in known.tried for row in np.round(features, 9)])
 
         def order(log_bytes: Array) -> NDArray[np.intp]:
             # The front is made of measured accuracies, so what a trial may measure counts, luck included:
             # where the front owes its height to luck, more of the same is worth little.
-            gains = self._gains(mean, np.hypot(deviation, known.error.noise), log_bytes, known.front)
+            gains = self._gains(mean, np.hypot(deviation, known.beliefs.error.noise), log_bytes, known.front)
             # Where nothing is expected the least known goes first; nothing goes twice.
             worth = gains + _CURIOSITY * deviation
             if aim is not None:
                 worth = worth * np.exp(-(((log_bytes - aim.log_bytes) / aim.width) ** 2))
             return np.argsort(-np.where(tried, -1.0, worth), kind="stable")
 
-        found = order(self._log_bytes(points, known.size))
+        found = order(self._log_bytes(points, known.beliefs))
         while self._sizes and not self._sizes.is_known(points[found[0]]):
             self._sizes.log_bytes(points[found], self._settings.builds)
-            found = order(self._log_bytes(points, known.size))
+            found = order(self._log_bytes(points, known.beliefs))
         return found
 
-    def _log_bytes(self, points: Array, size: Posterior, builds: int = 0) -> Array:
+    def _log_bytes(self, points: Array, beliefs: Beliefs, builds: int = 0) -> Array:
         """log10 of the bytes [n]: exact as far as known (``builds`` more are made), else modelled."""
-        modelled = size.predict(self._cube.features(points))[0]
+        modelled = beliefs.size.predict(self._cube.features(points))[0]
         if self._sizes is None:
             return modelled
         exact = self._sizes.log_bytes(points, builds)
@@ -281,22 +224,6 @@ class FrugalSampler:
         moved = np.where(rng.random(shape) < 0.3, rng.random(shape), moved)
         return np.asarray(np.where(rng.random(shape) < share, moved, children))
 
-    def _remembered(
-        self, taught: list[StudyTrial], lessons: Extrapolation, rng: np.random.Generator
-    ) -> list[StudyTrial]:
-        """At most ``memory`` trials: the best half by rank, the rest at random."""
-        most = self._settings.memory
-        if len(taught) <= most:
-            return taught
-        order = np.argsort(self._ranks(taught, lessons), kind="stable")
-        kept = set(order[: most // 2].tolist())
-        kept |= set(rng.choice(order[most // 2 :], most - most // 2, replace=False).tolist())
-        return [taught[i] for i in sorted(kept)]
-
-    def _ranks(self, taught: list[StudyTrial], lessons: Extrapolation) -> list[int]:
-        points = [[float(t.bytes or 1), lessons.accuracy(t.number)] for t in taught]
-        return nondominated_sort(points, BYTES_AND_ACCURACY).tolist()
-
     def _square(self, sizes: Array, values: Array) -> Array:
         return unit_square(
             sizes,
@@ -304,18 +231,6 @@ class FrugalSampler:
             big_model_bytes=self._big_model_bytes or 1.1 * self._largest,
             classes=self._classes or 10**9,
         )
-
-    def _features(self, trials: list[StudyTrial]) -> Array:
-        return self._cube.features(np.array([self._point(t) for t in trials]))
-
-    def _point(self, trial: StudyTrial) -> Array:
-        if trial.number not in self._points:
-            self._points[trial.number] = self._cube.point(trial.config)
-        return self._points[trial.number]
-
-
-def _taught(trials: Sequence[StudyTrial], lessons: Extrapolation) -> list[StudyTrial]:
-    return [t for t in trials if t.number in lessons.log_error and t.bytes]
 
 
 def _accuracy(log_error: Array) -> Array:

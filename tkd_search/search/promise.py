@@ -52,7 +52,7 @@ class Promise:
     levels: tuple[int, ...]
     full_budget: int
     floor: float
-    chance: float = 0.02
+    chance: float = 0.01
     neighbours: int = 24
     min_finished: int = 8
 
@@ -96,7 +96,7 @@ class Promise:
         *,
         full_budget: int,
         classes: int,
-        chance: float = 0.02,
+        chance: float = 0.01,
         neighbours: int = 24,
         margin: float = 0.05,
         min_finished: int = 8,

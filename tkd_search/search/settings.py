@@ -28,7 +28,8 @@ class SearchSettings:
     )
     learning: str = setting(
         "extrapolated",
-        doc="what the sampler learns from stopped trials: extrapolated, highest_rung or full (nothing)",
+        doc="what Optuna's samplers learn from stopped trials: extrapolated (frugal always), highest_rung or "
+        "full (nothing)",
         searchable=False,
     )
     startup_trials: int | None = setting(
@@ -38,8 +39,8 @@ class SearchSettings:
         searchable=False,
     )
     rule: str = setting(
-        "stratified",
-        doc="stratified, promise, single_objective, never or package.module:Class",
+        "promise",
+        doc="promise, stratified, single_objective, never or package.module:Class",
         searchable=False,
     )
     rule_args: dict[str, Any] = setting(
