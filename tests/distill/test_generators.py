@@ -125,7 +125,7 @@ def test_standardised_logits_ignore_shift_and_scale() -> None:
 
 
 def test_names_and_count() -> None:
-    taps = [Tap("a", 5, True), Tap("b", 8, True), Tap("logits", 3, False, 1)]
+    taps = [Tap("a", 5, 16), Tap("b", 8, 4), Tap("logits", 3, 0, 1)]
     assert candidate_names(taps, 2) == ("a", "b", "1:logits", "a#1", "b#1", "1:logits#1")
     assert candidate_count(taps, 2) == len(candidate_names(taps, 2)) == made_of().count
 

@@ -27,6 +27,7 @@ METHODS = {
         beta=1.0,
         local=2.0,
         local_feature=0.5,
+        stage_feature=0.5,
         relation=0.5,
         big_model_term="dist",
         warmup=0.0,

@@ -43,7 +43,7 @@ def test_auto_finds_the_ends_of_stages(name: str) -> None:
 def test_tokens_are_pooled_over_tokens_and_have_no_places() -> None:
     model = torchvision.models.VisionTransformer(32, 16, 2, 2, 24, 48, num_classes=5).eval()
     taps = find_taps(model, ("encoder.layers.*layer_1",), torch.zeros(1, 3, 32, 32))
-    assert taps[0] == Tap("encoder.layers.encoder_layer_1", 24, False)
+    assert taps[0] == Tap("encoder.layers.encoder_layer_1", 24)
     seen: list[Tensor] = []
     model.encoder.layers[1].register_forward_hook(lambda m, a, out: seen.append(out))
     with TapReader(model, taps) as reader:

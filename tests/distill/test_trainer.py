@@ -25,6 +25,7 @@ from tkd_search.distill.tkd import GeneratedTeachers
 FULL = MethodSettings(
     local=2.0,
     local_feature=0.5,
+    stage_feature=0.5,
     relation=0.5,
     omega_alignment=0.2,
     omega_gradient=0.2,
@@ -66,7 +67,7 @@ def test_without_lambda_and_beta_it_is_plain_training() -> None:
 def test_without_gamma_and_beta_it_is_hintons_kd() -> None:
     hinton = after(MethodSettings(name="kd", lam=0.8, tau=3.0))
     special = MethodSettings(
-        lam=0.8, tau=3.0, gamma=0.0, beta=0.0, relation=0.0, local=0.0, local_feature=0.0
+        lam=0.8, tau=3.0, gamma=0.0, beta=0.0, relation=0.0, local=0.0, local_feature=0.0, stage_feature=0.0
     )
     assert same_weights(after(special), hinton)
     assert not same_weights(after(replace(special, gamma=0.3, warmup=0.0)), hinton)
@@ -261,6 +262,7 @@ def test_teachers_learn_and_the_student_feels_every_term() -> None:
         "feature",
         "local",
         "local_feature",
+        "stage_feature",
         "relation",
     }
     expected |= {"generators"}

@@ -17,7 +17,7 @@ from tkd_search.distill.bank import Bank
 from tkd_search.distill.settings import BankSettings
 from tkd_search.errors import UserError
 
-_SCHEMA = 1
+_SCHEMA = 2
 
 
 def bank_key(

@@ -99,7 +99,7 @@ class Bank:
             "width": self.width,
             "grid": self.grid,
             "fisher": list(self.fisher),
-            "taps": [[tap.name, tap.channels, tap.spatial, tap.model] for tap in self.taps],
+            "taps": [[tap.name, tap.channels, tap.places, tap.model] for tap in self.taps],
         }
 
     @classmethod

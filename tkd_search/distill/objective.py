@@ -16,6 +16,7 @@ from tkd_search.distill.bank import Bank
 from tkd_search.distill.reduce import Reduction
 from tkd_search.distill.settings import MethodSettings
 from tkd_search.distill.source import Signals
+from tkd_search.distill.taps import Tap
 from tkd_search.distill.types import StudentLike, StudentOutput
 
 _T = TypeVar("_T")
@@ -75,7 +76,8 @@ class Context:
     """What objectives are built from besides settings.
 
     ``bank`` and ``student`` tell shapes; ``reduction`` the other workers; ``generator`` draws initial
-    weights; ``smoothing`` is the label smoothing of the cross-entropy.
+    weights; ``smoothing`` is the label smoothing of the cross-entropy; ``stages`` are the student's, where
+    they are read.
     """
 
     student: StudentLike
@@ -83,6 +85,7 @@ class Context:
     reduction: Reduction
     generator: torch.Generator
     smoothing: float = 0.0
+    stages: tuple[Tap, ...] = ()
 
     def tap_before_logits(self) -> int:
         """Position of the deepest tap that is not the logits; the logits where there is no other."""

@@ -90,6 +90,9 @@ class MethodSettings:
     local_feature: float = setting(
         0.0, ge=0, when=_TKD, doc="weight of the feature reward at every place; 0 = off [η]"
     )
+    stage_feature: float = setting(
+        0.0, ge=0, when=_TKD, doc="weight of the feature reward at every stage of the student; 0 = off [ξ]"
+    )
     relation: float = setting(
         0.0, ge=0, when=_TKD, doc="weight of the relation term; 0.5 in the sketch, 0 = off"
     )

@@ -20,12 +20,17 @@ MOST_AUTO_TAPS = 16
 
 @dataclass(frozen=True)
 class Tap:
-    """One tap: its module's dotted name, channels C_i, whether it has places, and which big model."""
+    """One tap: its module's dotted name, channels C_i, places of its map (0: no map), and which big model."""
 
     name: str
     channels: int
-    spatial: bool
+    places: int = 0
     model: int = 0
+
+    @property
+    def spatial(self) -> bool:
+        """Whether it has a map of more than one place."""
+        return self.places > 1
 
     @property
     def label(self) -> str:
@@ -196,8 +201,13 @@ def _chosen(
     if "auto" in patterns:
         chosen |= set(stage_ends(model, inner, most=MOST_AUTO_TAPS - 1))
     taps = [
-        Tap(name, shape[-1] if len(shape) == 3 else shape[1], len(shape) == 4 and min(shape[2:]) > 1, index)
+        Tap(name, shape[-1] if len(shape) == 3 else shape[1], _places(shape), index)
         for name, shape in inner.items()
         if name in chosen
     ]
-    return [*taps, Tap(LOGITS, shapes[LOGITS][1], False, index)]
+    return [*taps, Tap(LOGITS, shapes[LOGITS][1], 0, index)]
+
+
+def _places(shape: tuple[int, ...]) -> int:
+    """H·W of a map [B, C, H, W] that has more than one row and column, else 0."""
+    return shape[2] * shape[3] if len(shape) == 4 and min(shape[2:]) > 1 else 0

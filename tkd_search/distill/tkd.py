@@ -28,6 +28,7 @@ from tkd_search.distill.selection import Selection, select
 from tkd_search.distill.settings import MethodSettings
 from tkd_search.distill.similarity import ADAPTED, FEATURE_REWARDS, FEWEST_ROWS
 from tkd_search.distill.source import Signals
+from tkd_search.distill.stage_reward import StageReward
 from tkd_search.distill.types import StudentOutput
 
 ALL_EVERY = 4
@@ -37,7 +38,7 @@ ALL_EVERY = 4
 def tkd_needs(s: MethodSettings) -> Needs:
     """What TKD reads of the big models under these settings."""
     mixing = s.lam > 0 and s.gamma > 0
-    cells = (mixing and s.local > 0) or s.local_feature > 0
+    cells = (mixing and s.local > 0) or s.local_feature > 0 or s.stage_feature > 0
     features = mixing or cells or s.beta > 0 or s.relation > 0
     return Needs(logits=s.lam > 0, features=features, cells=cells)
 
@@ -45,7 +46,7 @@ def tkd_needs(s: MethodSettings) -> Needs:
 class GeneratedTeachers(nn.Module):
     """The method's objective (docs/method.md, equation 9) and the loss of its generators (equation 5).
 
-    λ = β = 0 (and η = κ = 0) is plain training; γ = β = 0 (and η = κ = 0) is Hinton's KD exactly.
+    λ = β = 0 (and η = ξ = κ = 0) is plain training; γ = β = 0 (and η = ξ = κ = 0) is Hinton's KD exactly.
 
     Raises:
         ValueError: terms need a bank that is not there, or cells that it does not hold.
@@ -54,11 +55,12 @@ class GeneratedTeachers(nn.Module):
     def __init__(self, settings: MethodSettings, context: Context) -> None:
         super().__init__()
         s = settings
-        self.generating = s.lam * s.gamma > 0 or s.beta > 0 or s.local_feature > 0
+        self.generating = s.lam * s.gamma + s.beta + s.local_feature + s.stage_feature > 0
         self.needs = tkd_needs(s)
         self._settings, self._context = settings, context
         self.generators: Generators | None = None
         self.adapters: nn.Parameter | None = None
+        self.stages: StageReward | None = None
         self.selection: Selection | None = None
         self._prepare()
 
@@ -69,7 +71,7 @@ class GeneratedTeachers(nn.Module):
         if bank is None:
             raise ValueError("method.name = tkd with gamma, beta or relation > 0 needs a bank")
         if self.needs.cells and not bank.grid:
-            name = "local" if s.local > 0 else "local_feature"
+            name = next(n for n in ("local", "local_feature", "stage_feature") if getattr(s, n) > 0)
             raise ValueError(f"method.{name} > 0 needs cells of spatial taps: set bank.grid to 4")
         self._relation_tap = self._context.deepest_spatial_tap()
         if not self.generating:
@@ -93,10 +95,21 @@ class GeneratedTeachers(nn.Module):
             shape = (len(bank.taps), bank.width, width)
             start = torch.randn(shape, generator=self._context.generator) / width**0.5
             self.adapters = nn.Parameter(start)
+        if s.stage_feature > 0 and self._context.stages:
+            self.stages = StageReward(
+                self._context.stages,
+                bank.taps,
+                width=bank.width,
+                grid=bank.grid,
+                generator=self._context.generator,
+            )
 
     def student_parameters(self) -> Iterator[nn.Parameter]:
-        """The adapters of the feature reward, where it has any."""
-        return iter(()) if self.adapters is None else iter((self.adapters,))
+        """The adapters of the feature rewards, where they have any."""
+        if self.adapters is not None:
+            yield self.adapters
+        if self.stages is not None:
+            yield from self.stages.parameters()
 
     def teachers(self) -> tuple[tuple[str, float], ...]:
         """Names and weights of the selected teachers, most wanted first; empty before a selection."""
@@ -183,6 +196,9 @@ class GeneratedTeachers(nn.Module):
             terms.update(self._agreement(s.lam * gamma, gens, chosen, made, log_p.detach(), log_q))
         if self.needs.cells and len(self._spatial):
             terms.update(self._at_places(s.lam * gamma, batch, gens, chosen, made))
+        if self.stages is not None and self.stages.pairs:
+            cells = present(present(batch.signals).cells)
+            terms["stage_feature"] = s.stage_feature * self.stages(batch.output.stages, cells, gens)
         rows = len(batch.labels) * self._context.reduction.size
         if s.beta > 0 and rows >= FEWEST_ROWS:
             reward = self._feature_reward(batch.output.features, made.features, gens, chosen)

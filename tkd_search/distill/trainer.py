@@ -20,6 +20,7 @@ from tkd_search.distill.reduce import Alone, Reduction
 from tkd_search.distill.seeds import child_generator
 from tkd_search.distill.selection import Selection
 from tkd_search.distill.settings import MethodSettings, TrainSettings
+from tkd_search.distill.stage_reward import StageReader
 from tkd_search.distill.stats import EpochStats, Means
 from tkd_search.distill.tkd import GeneratedTeachers
 from tkd_search.distill.types import (
@@ -85,7 +86,9 @@ class Distiller:
         self.student: nn.Module = synchronised(network) if self._group.size > 1 else network
         generator = child_generator(seed, "initial")
         self._source, form = signal_source(method, views, bank, big_models, self.device)
-        context = Context(student, form, self._group, generator, train.label_smoothing)
+        self._stages = self._stage_reader()
+        stages = self._stages.stages if self._stages else ()
+        context = Context(student, form, self._group, generator, train.label_smoothing, stages)
         self.objective = build_objective(method, context).to(self.device)
         self._group.share([*self.student.state_dict().values(), *self.objective.state_dict().values()])
         self._labels = views.labels.to(self.device)
@@ -100,6 +103,12 @@ class Distiller:
     @property
     def _total_steps(self) -> int:
         return self.train.epochs * self.steps_per_epoch
+
+    def _stage_reader(self) -> StageReader | None:
+        if self.method.name != "tkd" or self.method.stage_feature == 0:
+            return None
+        first = torch.zeros(1, dtype=torch.long)
+        return StageReader(self.student, channels_last(self._views.batch(first, first).to(self.device)))
 
     def _build_learners(self) -> Learners:
         teachers = getattr(self.objective, "generators", None)
@@ -180,12 +189,17 @@ class Distiller:
         return terms
 
     def _predict(self, images: Tensor) -> StudentOutput:
+        output = self._output(images)
+        return output if self._stages is None else output._replace(stages=self._stages.take())
+
+    def _output(self, images: Tensor) -> StudentOutput:
         if self.train.precision == "fp32":
             return cast(StudentOutput, self._forward(images))
         kind = torch.bfloat16 if self.train.precision == "bf16" else torch.float16
         with torch.autocast(self.device.type, kind):
-            z, h, maps = self._forward(images)
-        return StudentOutput(z.float(), h.float(), None if maps is None else maps.float())
+            made = self._forward(images)
+        maps = None if made.maps is None else made.maps.float()
+        return StudentOutput(made.logits.float(), made.features.float(), maps)
 
     def _selection_due(self) -> bool:
         every = max(1, round(self.method.reselect_every * self.train.epochs))

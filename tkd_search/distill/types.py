@@ -16,12 +16,14 @@ class StudentOutput(NamedTuple):
     """What a student says about a batch.
 
     ``logits`` z [B, c]; ``features`` h [B, d], the penultimate features; ``maps`` [B, d, H', W'], whose
-    mean over places is h, or None where the network has none.
+    mean over places is h, or None where the network has none. ``stages``, where the trainer reads them,
+    are the maps [B, d_j, H_j, W_j] at the ends of its stages.
     """
 
     logits: Tensor
     features: Tensor
     maps: Tensor | None = None
+    stages: tuple[Tensor, ...] = ()
 
 
 @runtime_checkable
