@@ -8,11 +8,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from tests.distill.nets import TinyStudent, distiller
+from tests.distill.nets import TinyStudent, digit_views, distiller, trained_big_model
+from tkd_search.distill.building import compute_bank
 from tkd_search.distill.generators import Generators
-from tkd_search.distill.settings import MethodSettings
+from tkd_search.distill.settings import BankSettings, MethodSettings, TrainSettings
 from tkd_search.distill.stage_reward import StageReader, StageReward, stage_teachers
 from tkd_search.distill.taps import Tap
+from tkd_search.distill.trainer import Distiller
+from tkd_search.models.factory import build_network
+from tkd_search.models.families import Request
+from tkd_search.models.student import Student
 
 STAGES = (Tap("a", 4, 64), Tap("b", 6, 16))
 TAPS = (Tap("one", 5, 64), Tap("two", 8, 16), Tap("three", 8, 16), Tap("mean", 7), Tap("logits", 3))
@@ -100,21 +105,55 @@ class TestReader:
         reader = StageReader(student, torch.zeros(1, 1, 8, 8))
         assert [(s.channels, s.places) for s in reader.stages] == [(8, 64), (12, 16)]
 
+    @pytest.mark.parametrize(
+        ("name", "expected"),
+        [
+            ("resnet18", [(64, 1024), (128, 256), (256, 64), (512, 16)]),
+            ("mobilenet_v2", [(16, 256), (24, 64), (1280, 16)]),
+            ("swin_t", [(96, 64), (192, 16), (384, 4)]),
+        ],
+    )
+    def test_stages_of_real_networks(self, name, expected):
+        network = build_network(
+            Request(name=name, classes=10, channels=3, size=32, small=name != "swin_t"), "student"
+        )
+        student = Student(network, (3, 32, 32))
+        reader = StageReader(student, torch.zeros(1, 3, 32, 32))
+        found = reader(lambda: student(torch.zeros(2, 3, 32, 32)))
+        assert [(m.shape[1], m.shape[2] * m.shape[3]) for m in found.stages] == expected
+
     def test_it_gives_each_pass_its_own_maps(self):
         student = TinyStudent()
         reader = StageReader(student, torch.zeros(1, 1, 8, 8))
-        assert [(s.channels, s.places) for s in reader.stages] == [(8, 64), (16, 16)]
-        student(torch.zeros(3, 1, 8, 8))
-        assert [tuple(m.shape) for m in reader.take()] == [(3, 8, 8, 8), (3, 16, 4, 4)]
+        read = reader(lambda: student(torch.zeros(3, 1, 8, 8)))
+        assert [tuple(m.shape) for m in read.stages] == [(3, 8, 8, 8), (3, 16, 4, 4)]
         with pytest.raises(KeyError):
-            reader.take()
+            reader(lambda: copy.deepcopy(student)(torch.zeros(3, 1, 8, 8)))
 
-    def test_a_copy_of_the_student_does_not_write_into_the_original(self):
+    def test_outside_of_it_nothing_is_kept(self):
         student = TinyStudent()
         reader = StageReader(student, torch.zeros(1, 1, 8, 8))
-        copy.deepcopy(student)(torch.zeros(3, 1, 8, 8))
+        kept = student(torch.zeros(3, 1, 8, 8))
+        copy.deepcopy(student)  # maps with gradients could not be copied
         with pytest.raises(KeyError):
-            reader.take()
+            reader(lambda: kept)
+
+
+def test_a_big_model_without_maps_leaves_the_term_out():
+    """Classifier taps alone: there are no cells to keep, whatever the grid."""
+    bank = compute_bank(
+        [trained_big_model()], digit_views(300), BankSettings(taps=("classifier.2",), width=32, grid=4)
+    )
+    trainer = Distiller(
+        TinyStudent(),
+        digit_views(300),
+        MethodSettings(stage_feature=1.0, local=1.0, local_feature=1.0),
+        TrainSettings(epochs=2, batch_size=64),
+        seed=0,
+        bank=bank,
+        class_count=10,
+    )
+    assert not {"stage_feature", "local", "local_feature"} & set(trainer.run_epoch().losses)
 
 
 def test_a_training_with_it_reports_its_term_and_learns():

@@ -6,10 +6,13 @@ import numpy as np
 import pytest
 
 from tests.search.test_study import BUDGET, SPACE, open_study, quality, run_trial, size_of
+from tkd_search.errors import UserError
+from tkd_search.search.beliefs import _settled
 from tkd_search.search.frugal import FrugalSampler, FrugalSettings
 from tkd_search.search.pareto import normalised_hypervolume
 from tkd_search.search.proposer import ProposerSettings
 from tkd_search.search.rungs import Never
+from tkd_search.search.space import Space
 from tkd_search.search.trials import StudyTrial
 
 SMALL = {"random": 100, "local": 200, "polish": 100}
@@ -89,6 +92,65 @@ def test_earlier_searches_teach_but_their_front_is_not_this_ones():
     asked = [sampler(aimed=0.0).suggest(earlier, seed=i)["student.width"] for i in range(4)]
     assert min(asked) < 0.2  # hypervolume is gained fastest at the smallest size, as by a first trial
     assert sampler(aimed=0.0).suggest(earlier, 0) != sampler(aimed=0.0).suggest(whole_trials(40), 0)
+
+
+def test_students_near_refused_ones_are_hardly_asked_for():
+    """A limit (of latency, say) at a width of .3: beyond it trials end before their first epoch."""
+
+    def outcome(trial):
+        if trial.config["student.width"] > 0.3:
+            return replace(trial, state="stopped", curve={})
+        return trial
+
+    trials = [outcome(trial) for trial in whole_trials(12)]
+    for i in range(20):
+        config = sampler().suggest(trials, seed=i)
+        curve = {BUDGET: min(quality(config), 1.0)}
+        new = replace(
+            trials[0], number=12 + i, config=config, state="complete", bytes=size_of(config), curve=curve
+        )
+        trials.append(outcome(new))
+    assert sum(t.state == "stopped" for t in trials[12:]) <= 5
+
+
+def test_students_that_cannot_be_built_are_not_asked_for():
+    def fails_above(config):
+        if config["student.width"] > 0.2:
+            raise UserError("student.width", "too wide", "less")
+        return size_of(config)
+
+    made = FrugalSampler(
+        SPACE,
+        levels=(),
+        full_budget=BUDGET,
+        classes=10,
+        size_of=fails_above,
+        settings=FrugalSettings(**SMALL),
+    )
+    trials = [t for t in whole_trials(40) if t.config["student.width"] <= 0.2]
+    assert all(made.suggest(trials, seed=i)["student.width"] <= 0.2 for i in range(5))
+
+
+def test_a_space_without_leaves_is_left_to_the_design():
+    nothing = FrugalSampler(Space({}, ()), levels=(), full_budget=BUDGET)
+    same = [replace(t, config={}) for t in whole_trials(8)]
+    assert nothing.suggest(same, seed=0) is None
+
+
+def test_earlier_trials_without_this_searchs_rungs_teach_what_they_can():
+    earlier = [replace(t, number=t.number - 8) for t in whole_trials(8)]
+    running = StudyTrial(number=0, storage_id=0, config=earlier[0].config, bytes=50_000, curve={3: 0.5})
+    made = FrugalSampler(SPACE, levels=(3,), full_budget=BUDGET, classes=10, settings=FrugalSettings(**SMALL))
+    assert SPACE.contains(made.suggest([*earlier, running], seed=0))
+
+
+def test_hyperparameters_are_fitted_now_and_then():
+    """While trials overtake each other and the history slides, the same trials are fitted to for a while."""
+    numbers = [*range(-3, 1), 7, *range(20, 60)]
+    ranges = [_settled(numbers[: i + 1], [], 10) for i in range(10, len(numbers))]
+    assert len(set(ranges)) == 5
+    assert _settled(list(range(48)), [31, 44], 10) == (0, 30)
+    assert _settled(list(range(-5, 12)), [], 10) == (-5, 10)
 
 
 def test_one_size_is_searched_for_accuracy_alone():
@@ -177,6 +239,12 @@ def test_better_than_random_on_the_same_number_of_trials():
         )
 
     assert final("frugal") > final("random")
+
+
+@pytest.mark.parametrize("options", [{"builds": 0}, {"refit_every": -1}, {"aimed": 2.0}])
+def test_sizes_out_of_range_are_refused(options):
+    with pytest.raises(ValueError, match=f"frugal: .*{next(iter(options.values()))}"):
+        FrugalSettings(**options)
 
 
 def test_unknown_options_are_refused():

@@ -4,7 +4,7 @@ A student learns its early layers through its late ones alone, unless they have 
 tap whose map has as many places as the stage's.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,13 +13,15 @@ from torch import Tensor, nn
 
 from tkd_search.distill.generators import Generators
 from tkd_search.distill.places import common_places, local_feature_loss
-from tkd_search.distill.taps import Tap, find_taps
+from tkd_search.distill.taps import Tap, as_map, find_maps
+from tkd_search.distill.types import StudentOutput
 
 
 @dataclass
 class _Caught:
-    """Maps by name of module; shared by the hooks of one student, and copied with it."""
+    """Maps by name of module, while open; shared by the hooks of one student, and copied with it."""
 
+    open: bool = False
     maps: dict[str, Tensor] = field(default_factory=dict)
 
 
@@ -30,15 +32,17 @@ class _Keep:
     caught: _Caught
     name: str
 
-    def __call__(self, module: nn.Module, given: tuple[Any, ...], made: Tensor) -> None:
-        self.caught.maps[self.name] = made
+    def __call__(self, module: nn.Module, given: tuple[Any, ...], made: object) -> None:
+        activation = as_map(made) if self.caught.open else None
+        if activation is not None:
+            self.caught.maps[self.name] = activation
 
 
 class StageReader:
     """Reads the maps at the ends of a student's stages while it runs.
 
     Args:
-        student: a network that returns logits; hooks stay in it.
+        student: a network that returns logits; hooks stay in it, and do nothing unless it is read.
         example: images [B, C, H, W] to find the stages with, B ≥ 1; run once, in eval mode.
 
     Attributes:
@@ -46,19 +50,21 @@ class StageReader:
     """
 
     def __init__(self, student: nn.Module, example: Tensor) -> None:
-        taps = find_taps(student, ("auto",), example)
-        last = {tap.places: tap for tap in taps if tap.spatial}
-        self.stages = tuple(tap for tap in taps if tap in last.values())
+        self.stages = find_maps(student, example)
         self._caught = _Caught()
         for stage in self.stages:
             student.get_submodule(stage.name).register_forward_hook(_Keep(self._caught, stage.name))
 
-    def take(self) -> tuple[Tensor, ...]:
-        """The maps [B, d_j, H_j, W_j] of the forward pass just done; they are let go."""
-        maps = self._caught.maps
-        found = tuple(maps[stage.name].float() for stage in self.stages)
-        maps.clear()
-        return found
+    def __call__(self, run: Callable[[], StudentOutput]) -> StudentOutput:
+        """What the student says in a forward pass, with its maps [B, d_j, H_j, W_j] beside, float32."""
+        caught = self._caught
+        caught.open = True
+        try:
+            output = run()
+            maps = tuple(caught.maps[stage.name].float() for stage in self.stages)
+        finally:
+            caught.open, caught.maps = False, {}
+        return output._replace(stages=maps)
 
 
 def stage_teachers(stages: Sequence[Tap], taps: Sequence[Tap]) -> tuple[tuple[int, int], ...]:

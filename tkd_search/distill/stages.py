@@ -91,6 +91,18 @@ def _thinned(units: list[_Unit], number: int) -> list[_Unit]:
     return [units[(i + 1) * len(units) // number - 1] for i in range(number)]
 
 
+def map_ends(model: nn.Module, shapes: Shapes) -> list[str]:
+    """Names of the modules that end with the last map of every size, in order of execution.
+
+    Args:
+        model: the network.
+        shapes: output shape per module name, in order of execution; maps are [B, C, H, W] with H, W > 1.
+    """
+    maps = [unit for unit in _chain(model, shapes) if len(unit.shape) == 4 and min(unit.shape[2:]) > 1]
+    last = {unit.shape[2:]: unit.name for unit in maps}
+    return [unit.name for unit in maps if last[unit.shape[2:]] == unit.name]
+
+
 def stage_ends(model: nn.Module, shapes: Shapes, *, most: int) -> list[str]:
     """Names of the modules at which the stages of a network end, at most ``most`` of them.
 

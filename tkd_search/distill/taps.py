@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tkd_search.distill.stages import stage_ends
+from tkd_search.distill.stages import map_ends, stage_ends
 from tkd_search.distill.types import logits_of
 from tkd_search.errors import UserError
 
@@ -169,6 +169,12 @@ def find_taps(model: nn.Module, patterns: Sequence[str], example: Tensor) -> tup
     return find_taps_of_all([model], patterns, example)
 
 
+def find_maps(model: nn.Module, example: Tensor) -> tuple[Tap, ...]:
+    """The last map of every size with more than one place, in order of execution; arguments as for taps."""
+    shapes = _shapes(model, example)
+    return tuple(_tap(name, shapes[name]) for name in map_ends(model, shapes))
+
+
 def find_taps_of_all(
     models: Sequence[nn.Module], patterns: Sequence[str], example: Tensor
 ) -> tuple[Tap, ...]:
@@ -200,12 +206,12 @@ def _chosen(
     chosen = {name for name in inner if any(_matches(name, pattern) for pattern in patterns)}
     if "auto" in patterns:
         chosen |= set(stage_ends(model, inner, most=MOST_AUTO_TAPS - 1))
-    taps = [
-        Tap(name, shape[-1] if len(shape) == 3 else shape[1], _places(shape), index)
-        for name, shape in inner.items()
-        if name in chosen
-    ]
+    taps = [_tap(name, shape, index) for name, shape in inner.items() if name in chosen]
     return [*taps, Tap(LOGITS, shapes[LOGITS][1], 0, index)]
+
+
+def _tap(name: str, shape: tuple[int, ...], index: int = 0) -> Tap:
+    return Tap(name, shape[-1] if len(shape) == 3 else shape[1], _places(shape), index)
 
 
 def _places(shape: tuple[int, ...]) -> int:

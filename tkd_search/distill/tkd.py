@@ -70,7 +70,7 @@ class GeneratedTeachers(nn.Module):
             return
         if bank is None:
             raise ValueError("method.name = tkd with gamma, beta or relation > 0 needs a bank")
-        if self.needs.cells and not bank.grid:
+        if self.needs.cells and not bank.grid and any(tap.spatial for tap in bank.taps):
             name = next(n for n in ("local", "local_feature", "stage_feature") if getattr(s, n) > 0)
             raise ValueError(f"method.{name} > 0 needs cells of spatial taps: set bank.grid to 4")
         self._relation_tap = self._context.deepest_spatial_tap()

@@ -4,6 +4,7 @@ import contextlib
 import copy
 import time
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -189,8 +190,8 @@ class Distiller:
         return terms
 
     def _predict(self, images: Tensor) -> StudentOutput:
-        output = self._output(images)
-        return output if self._stages is None else output._replace(stages=self._stages.take())
+        run = partial(self._output, images)
+        return run() if self._stages is None else self._stages(run)
 
     def _output(self, images: Tensor) -> StudentOutput:
         if self.train.precision == "fp32":

@@ -28,9 +28,30 @@ class _Fit:
     size: Hyperparameters
 
 
+FEWEST = 4
+"""Lessons below which there is no model."""
+
+
 def taught_by(trials: Sequence[StudyTrial], lessons: Extrapolation) -> list[StudyTrial]:
     """The trials that teach: those that reached a rung, and have bytes."""
     return [t for t in trials if t.number in lessons.log_error and t.bytes]
+
+
+def _running(trials: Sequence[StudyTrial]) -> list[int]:
+    return [t.number for t in trials if t.state == "running"]
+
+
+def _settled(numbers: Sequence[int], running: Sequence[int], every: int) -> tuple[int, int]:
+    """The widest range of numbers between multiples of ``every`` in which all trials are seen and ended.
+
+    Numbers ascend without a gap, but that a capped history begins with single ones (the front) before the
+    latest. The range moves by ``every`` at a time, so what is learnt from it can be kept for a while.
+    """
+    gaps = [i for i in range(1, len(numbers)) if numbers[i] != numbers[i - 1] + 1]
+    first = numbers[gaps[-1]] if gaps else numbers[0]
+    if gaps:
+        first = -(-first // every) * every
+    return first, min([*running, numbers[-1] + 1]) // every * every
 
 
 class Believer:
@@ -58,13 +79,14 @@ class Believer:
 
     def beliefs(
         self,
+        trials: Sequence[StudyTrial],
         taught: list[StudyTrial],
         lessons: Extrapolation,
         running: list[StudyTrial],
         rng: np.random.Generator,
     ) -> Beliefs:
         """Beliefs after the trials that teach; running ones that do not are believed as predicted."""
-        fitted = self._fitted_to(taught)
+        fitted = self._fitted_to(trials, taught)
         taught = self._remembered(taught, lessons, rng)
         inputs, errors, variances, sizes = self._observations(taught, lessons)
         groups, nothing = self._cube.leaf_of_feature, np.zeros(len(taught))
@@ -78,14 +100,11 @@ class Believer:
             error = Posterior(inputs, errors, variances, groups, fitted.error)
         return Beliefs(error, size)
 
-    def _fitted_to(self, taught: list[StudyTrial]) -> _Fit:
-        """Hyperparameters fitted to the first finished trials, a round number of them, by what those tell.
-
-        Which trials these are does not change while others finish, so the fit is kept until there are more.
-        """
-        finished = [t for t in taught if t.state != "running"]
-        every = self._refit_every
-        group = finished[: len(finished) // every * every] or taught
+    def _fitted_to(self, trials: Sequence[StudyTrial], taught: list[StudyTrial]) -> _Fit:
+        """Hyperparameters fitted to what the first trials told, those up to a number that all have ended."""
+        first, end = _settled([t.number for t in trials], _running(trials), self._refit_every)
+        group = [t for t in taught if first <= t.number < end]
+        group = group if len(group) >= FEWEST else taught
         key = tuple((t.number, len(t.curve)) for t in group)
         if self._fitted is None or self._fitted[0] != key:
             self._fitted = (key, self._fit(group))

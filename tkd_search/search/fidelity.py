@@ -70,17 +70,19 @@ def extrapolate(
     From a rung to the common budget the error shrinks by a factor, the median over the trials seen at
     both; the spread of their factors is the variance of having carried. In one step, not from rung to
     rung: what is noise at a rung in between would count twice. Trials that went further are read at the
-    common budget.
+    common budget. A rung at which nobody was seen who reached it (an earlier search had other rungs) tells
+    nothing.
     """
     budgets = sorted({*levels, full_budget})
     enough = [b for b in budgets[1:] if sum(b in trial.curve for trial in trials) >= pairs]
     common = max(enough, default=budgets[0])
     lower = [budget for budget in budgets if budget < common]
-    steps = {budget: _step(trials, budget, common, len(lower) - i) for i, budget in enumerate(lower)}
+    found = {budget: _step(trials, budget, common, len(lower) - i) for i, budget in enumerate(lower)}
+    steps = {budget: step for budget, step in found.items() if step is not None}
     errors: dict[int, float] = {}
     variances: dict[int, float] = {}
     for trial in trials:
-        reached = [budget for budget in budgets if budget <= common and budget in trial.curve]
+        reached = [b for b in budgets if b in trial.curve and (b == common or b in steps)]
         if reached and trial.state != "failed":
             shift, variance = steps.get(reached[-1], (0.0, 0.0))
             errors[trial.number] = _log_error(trial, reached[-1]) + shift
@@ -88,9 +90,11 @@ def extrapolate(
     return Extrapolation(errors, variances, common)
 
 
-def _step(trials: Sequence[StudyTrial], low: int, high: int, rungs: int) -> tuple[float, float]:
+def _step(trials: Sequence[StudyTrial], low: int, high: int, rungs: int) -> tuple[float, float] | None:
     """Median and variance of the change in log error between two budgets so many rungs apart."""
     both = [t for t in trials if low in t.curve and high in t.curve]
+    if not both:
+        return None
     shifts = np.array([_log_error(t, high) - _log_error(t, low) for t in both])
     return float(np.median(shifts)), float(shifts.var()) + rungs * _CARRYING
 

@@ -10,24 +10,25 @@ between suggestions saves time and changes nothing, so a resumed search goes on 
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tkd_search.search.beliefs import Beliefs, Believer, taught_by
+from tkd_search.search.beliefs import FEWEST, Beliefs, Believer, taught_by
 from tkd_search.search.encoding import Array, Cube
+from tkd_search.search.feasibility import Feasibility
 from tkd_search.search.fidelity import ERROR_OFFSET, Extrapolation
 from tkd_search.search.improvement import NODES, WEIGHTS, area_gain
 from tkd_search.search.pareto import BYTES_AND_ACCURACY, nondominated_mask, unit_square
-from tkd_search.search.sizes import SizeOf, Sizes
+from tkd_search.search.sizes import SizeOf, Sizes, student_columns
 from tkd_search.search.space import Space
 from tkd_search.search.trials import StudyTrial
 
 _CURIOSITY = 1e-7
 """Weight of the uncertainty: it decides only among candidates that promise no gain."""
-_FEWEST = 4
-"""Lessons below which there is no model."""
+_ROUNDS = 4
+"""How often candidates are built until the best one's size is known."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +43,11 @@ class FrugalSettings:
         polish: candidates made from the best candidates.
         aimed: share of suggestions that aim at a size drawn uniformly in log(bytes). Hypervolume is gained
             fastest at the smallest size, but users want students of every size.
-        builds: students whose exact size is asked for at once, until the best candidate's is known.
+        builds: students whose exact size is asked for at once, until the best candidate's is known: at most
+            four times, twice per suggestion.
+
+    Raises:
+        ValueError: a size below 1, or a share outside [0, 1].
     """
 
     memory: int = 200
@@ -52,6 +57,11 @@ class FrugalSettings:
     polish: int = 500
     aimed: float = 0.1
     builds: int = 16
+
+    def __post_init__(self) -> None:
+        wrong = {k: v for k, v in asdict(self).items() if k != "aimed" and v < 1}
+        if wrong or not 0 <= self.aimed <= 1:
+            raise ValueError(f"sampler frugal: {wrong or self.aimed}; allowed: numbers ≥ 1, aimed in [0, 1]")
 
 
 @dataclass(frozen=True)
@@ -64,11 +74,12 @@ class _Aim:
 
 @dataclass(frozen=True)
 class _Knowledge:
-    """What a suggestion rests on: the front [m, 2] in the unit square, beliefs, what was tried."""
+    """What a suggestion rests on: the front [m, 2] in the unit square, beliefs, trials so far."""
 
     front: Array
     beliefs: Beliefs
     tried: frozenset[bytes]
+    feasibility: Feasibility
 
 
 class FrugalSampler:
@@ -96,6 +107,7 @@ class FrugalSampler:
         settings: FrugalSettings | None = None,
     ) -> None:
         self._cube = Cube(space)
+        self._of_student = np.isin(self._cube.leaf_of_feature, student_columns(self._cube))
         self._sizes = Sizes(self._cube, size_of) if size_of else None
         self._big_model_bytes, self._classes = big_model_bytes, classes
         self._settings = settings or FrugalSettings()
@@ -113,19 +125,25 @@ class FrugalSampler:
         believer = self._believer
         lessons = believer.lessons(trials)
         taught = taught_by(trials, lessons)
-        if len(taught) < _FEWEST:
+        if len(taught) < FEWEST or not self._cube.dimensions:
             return None
         if self._sizes:
             self._sizes.forget()
         self._largest = max(float(t.bytes or 0) for t in taught)
         running = [t for t in trials if t.state == "running" and t.number not in lessons.log_error]
-        beliefs = believer.beliefs(taught, lessons, running, rng)
+        beliefs = believer.beliefs(trials, taught, lessons, running, rng)
         mine = [t for t in trials if t.number >= 0]  # earlier searches' students are not this one's
         front = self._front(mine, lessons, running, beliefs)
         best = sorted(zip(believer.ranks(taught, lessons), taught, strict=True), key=lambda pair: pair[0])
         elite = np.array([believer.point(t) for _, t in best[: max(20, len(taught) // 8)]])
         tried = frozenset(row.tobytes() for row in np.round(believer.features(mine), 9))
-        return self._cube.decode(self._best_candidate(elite, _Knowledge(front, beliefs, tried), rng))
+        known = _Knowledge(front, beliefs, tried, self._feasibility(mine))
+        return self._cube.decode(self._best_candidate(elite, known, rng))
+
+    def _feasibility(self, trials: list[StudyTrial]) -> Feasibility:
+        refused = [t for t in trials if t.state == "stopped" and not t.curve]
+        students = self._believer.features([t for t in trials if t.curve])[:, self._of_student]
+        return Feasibility(students, self._believer.features(refused)[:, self._of_student])
 
     def _front(
         self,
@@ -180,6 +198,7 @@ class FrugalSampler:
         features = self._cube.features(points)
         mean, deviation = known.beliefs.error.predict(features)
         tried = np.array([row.tobytes() in known.tried for row in np.round(features, 9)])
+        feasible = known.feasibility(features[:, self._of_student])
 
         def order(log_bytes: Array) -> NDArray[np.intp]:
             # The front is made of measured accuracies, so what a trial may measure counts, luck included:
@@ -189,10 +208,13 @@ class FrugalSampler:
             worth = gains + _CURIOSITY * deviation
             if aim is not None:
                 worth = worth * np.exp(-(((log_bytes - aim.log_bytes) / aim.width) ** 2))
-            return np.argsort(-np.where(tried, -1.0, worth), kind="stable")
+            hopeless = tried | np.isinf(log_bytes)
+            return np.argsort(-np.where(hopeless, -1.0, worth * feasible), kind="stable")
 
         found = order(self._log_bytes(points, known.beliefs))
-        while self._sizes and not self._sizes.is_known(points[found[0]]):
+        for _ in range(_ROUNDS):
+            if self._sizes is None or self._sizes.is_known(points[found[0]]):
+                break
             self._sizes.log_bytes(points[found], self._settings.builds)
             found = order(self._log_bytes(points, known.beliefs))
         return found

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tkd_search.errors import UserError
 from tkd_search.search.encoding import Array, Cube
 from tkd_search.search.space import FloatDistribution
 
@@ -23,12 +24,19 @@ STUDENT = "student."
 _STEPS = 256
 
 
+def student_columns(cube: Cube) -> list[int]:
+    """Coordinates of the leaves that decide the student."""
+    return [i for i, leaf in enumerate(cube.space.order) if leaf.startswith(STUDENT)]
+
+
 class Sizes:
     """Bytes at points of a cube.
 
     Args:
         cube: of the searched space.
         size_of: exact bytes of a configuration; called once for each student of the grid that is asked for.
+
+    A student that cannot be built has infinitely many bytes: its trial would fail.
 
     What was asked for before ``forget`` counts as unknown, though it is not built again: so answers depend on
     what was asked since, and on nothing else.
@@ -37,7 +45,7 @@ class Sizes:
     def __init__(self, cube: Cube, size_of: SizeOf) -> None:
         self._cube, self._size_of = cube, size_of
         order, leaves = cube.space.order, cube.space.leaves
-        self._columns = [i for i, leaf in enumerate(order) if leaf.startswith(STUDENT)]
+        self._columns = student_columns(cube)
         self._floats = [i for i in self._columns if isinstance(leaves[order[i]], FloatDistribution)]
         self._built: dict[bytes, float] = {}
         self._known: set[bytes] = set()
@@ -57,7 +65,7 @@ class Sizes:
         return snapped
 
     def log_bytes(self, points: Array, most: int) -> Array:
-        """log10 of the bytes [n] at snapped points [n, L], NaN where unknown.
+        """log10 of the bytes [n] at snapped points [n, L]: NaN where unknown, infinite where none is.
 
         Args:
             points: in the order in which they should become known.
@@ -69,10 +77,16 @@ class Sizes:
                 break
             if key not in self._known:
                 if key not in self._built:
-                    self._built[key] = float(np.log10(self._size_of(self._cube.decode(point))))
+                    self._built[key] = self._build(point)
                 self._known.add(key)
                 most -= 1
         return np.array([self._built[key] if key in self._known else np.nan for key in keys])
+
+    def _build(self, point: Array) -> float:
+        try:
+            return float(np.log10(self._size_of(self._cube.decode(point))))
+        except UserError:
+            return np.inf
 
     def _keys(self, points: Array) -> list[bytes]:
         students: NDArray[np.float64] = self._cube.features(points)
