@@ -73,7 +73,8 @@ class TestEveryNetwork:
     def test_gradients_reach_the_first_layer_from_every_output(self, case: tuple[Student, int, bool]) -> None:
         student, _, _ = case
         first = next(student.model.parameters())
-        for part in student(images(4)):
+        output = student(images(4))
+        for part in (output.logits, output.features, output.maps):
             if part is not None:
                 (gradient,) = torch.autograd.grad(part.square().sum(), first, retain_graph=True)
                 assert gradient.abs().sum() > 0

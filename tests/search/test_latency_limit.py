@@ -10,6 +10,7 @@ from tkd_search.models.settings import StudentSettings
 from tkd_search.search.budget import Budget
 from tkd_search.search.fidelity import LEARNING
 from tkd_search.search.latency import Latencies, measure_student, too_slow
+from tkd_search.search.proposer import ProposerSettings
 from tkd_search.search.referee import Referee, Size, Standing
 from tkd_search.search.settings import SearchSettings
 from tkd_search.search.study import SearchStudy
@@ -44,7 +45,12 @@ def latency_of(student):
 def open_referee(folder, *overrides, latency=latency_of, tracker=None):
     config = load_config(None, ["training.epochs=3", "search.trials=12", *overrides])
     study = SearchStudy.open(
-        "s", folder / "study.journal", space=config.space, full_budget=3, enqueue=config.enqueued()
+        "s",
+        folder / "study.journal",
+        space=config.space,
+        full_budget=3,
+        enqueue=config.enqueued(),
+        proposer=ProposerSettings(sampler="qmc"),  # one that does not learn to avoid slow students
     )
     return study, Referee(
         config,
