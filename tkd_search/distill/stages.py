@@ -91,6 +91,11 @@ def _thinned(units: list[_Unit], number: int) -> list[_Unit]:
     return [units[(i + 1) * len(units) // number - 1] for i in range(number)]
 
 
+def places(shape: tuple[int, ...]) -> int:
+    """H·W of a map [B, C, H, W] that has more than one row and column, else 0."""
+    return shape[2] * shape[3] if len(shape) == 4 and min(shape[2:]) > 1 else 0
+
+
 def map_ends(model: nn.Module, shapes: Shapes) -> list[str]:
     """Names of the modules that end with the last map of every size, in order of execution.
 
@@ -98,7 +103,7 @@ def map_ends(model: nn.Module, shapes: Shapes) -> list[str]:
         model: the network.
         shapes: output shape per module name, in order of execution; maps are [B, C, H, W] with H, W > 1.
     """
-    maps = [unit for unit in _chain(model, shapes) if len(unit.shape) == 4 and min(unit.shape[2:]) > 1]
+    maps = [unit for unit in _chain(model, shapes) if places(unit.shape)]
     last = {unit.shape[2:]: unit.name for unit in maps}
     return [unit.name for unit in maps if last[unit.shape[2:]] == unit.name]
 

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tkd_search.distill.stages import map_ends, stage_ends
+from tkd_search.distill.stages import map_ends, places, stage_ends
 from tkd_search.distill.types import logits_of
 from tkd_search.errors import UserError
 
@@ -211,9 +211,4 @@ def _chosen(
 
 
 def _tap(name: str, shape: tuple[int, ...], index: int = 0) -> Tap:
-    return Tap(name, shape[-1] if len(shape) == 3 else shape[1], _places(shape), index)
-
-
-def _places(shape: tuple[int, ...]) -> int:
-    """H·W of a map [B, C, H, W] that has more than one row and column, else 0."""
-    return shape[2] * shape[3] if len(shape) == 4 and min(shape[2:]) > 1 else 0
+    return Tap(name, shape[-1] if len(shape) == 3 else shape[1], places(shape), index)
