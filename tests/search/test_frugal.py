@@ -144,6 +144,15 @@ def test_earlier_trials_without_this_searchs_rungs_teach_what_they_can():
     assert SPACE.contains(made.suggest([*earlier, running], seed=0))
 
 
+def test_first_trials_that_teach_nothing_by_themselves_do_no_harm():
+    """Ten whole trials of which only three ended, without the rung, and then enough of them."""
+    whole = whole_trials(10)
+    first = [*whole[:3], *(replace(t, state="failed", curve={}, bytes=None) for t in whole[3:])]
+    later = [replace(t, number=t.number + 10) for t in whole_trials(3, seed=1)]
+    made = FrugalSampler(SPACE, levels=(3,), full_budget=BUDGET, classes=10, settings=FrugalSettings(**SMALL))
+    assert SPACE.contains(made.suggest([*first, *later], seed=0))
+
+
 def test_hyperparameters_are_fitted_now_and_then():
     """While trials overtake each other and the history slides, the same trials are fitted to for a while."""
     numbers = [*range(-3, 1), 7, *range(20, 60)]

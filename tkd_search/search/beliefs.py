@@ -37,10 +37,6 @@ def taught_by(trials: Sequence[StudyTrial], lessons: Extrapolation) -> list[Stud
     return [t for t in trials if t.number in lessons.log_error and t.bytes]
 
 
-def _running(trials: Sequence[StudyTrial]) -> list[int]:
-    return [t.number for t in trials if t.state == "running"]
-
-
 def _settled(numbers: Sequence[int], running: Sequence[int], every: int) -> tuple[int, int]:
     """The widest range of numbers between multiples of ``every`` in which all trials are seen and ended.
 
@@ -86,7 +82,7 @@ class Believer:
         rng: np.random.Generator,
     ) -> Beliefs:
         """Beliefs after the trials that teach; running ones that do not are believed as predicted."""
-        fitted = self._fitted_to(trials, taught)
+        fitted = self._fitted_to(trials, taught, lessons)
         taught = self._remembered(taught, lessons, rng)
         inputs, errors, variances, sizes = self._observations(taught, lessons)
         groups, nothing = self._cube.leaf_of_feature, np.zeros(len(taught))
@@ -100,19 +96,27 @@ class Believer:
             error = Posterior(inputs, errors, variances, groups, fitted.error)
         return Beliefs(error, size)
 
-    def _fitted_to(self, trials: Sequence[StudyTrial], taught: list[StudyTrial]) -> _Fit:
-        """Hyperparameters fitted to what the first trials told, those up to a number that all have ended."""
-        first, end = _settled([t.number for t in trials], _running(trials), self._refit_every)
+    def _fitted_to(
+        self, trials: Sequence[StudyTrial], taught: list[StudyTrial], lessons: Extrapolation
+    ) -> _Fit:
+        """Hyperparameters fitted to what the first trials told, those up to a number that all have ended.
+
+        While these teach too little by themselves, all that teach are fitted to, each time.
+        """
+        running = [t.number for t in trials if t.state == "running" and t.number >= 0]
+        first, end = _settled([t.number for t in trials], running, self._refit_every)
         group = [t for t in taught if first <= t.number < end]
-        group = group if len(group) >= FEWEST else taught
+        own = self.lessons(group)
+        group = taught_by(group, own)
+        if len(group) < FEWEST:
+            return self._fit(taught, lessons)
         key = tuple((t.number, len(t.curve)) for t in group)
         if self._fitted is None or self._fitted[0] != key:
-            self._fitted = (key, self._fit(group))
+            self._fitted = (key, self._fit(group, own))
         return self._fitted[1]
 
-    def _fit(self, trials: list[StudyTrial]) -> _Fit:
-        lessons = self.lessons(trials)
-        kept = self._remembered(taught_by(trials, lessons), lessons, np.random.default_rng(len(trials)))
+    def _fit(self, trials: list[StudyTrial], lessons: Extrapolation) -> _Fit:
+        kept = self._remembered(trials, lessons, np.random.default_rng(len(trials)))
         inputs, errors, variances, sizes = self._observations(kept, lessons)
         groups = self._cube.leaf_of_feature
         return _Fit(fit(inputs, errors, variances, groups), fit(inputs, sizes, np.zeros(len(kept)), groups))
