@@ -7,7 +7,8 @@ import pytest
 
 from tests.search.test_study import BUDGET, SPACE, open_study, quality, run_trial, size_of
 from tkd_search.errors import UserError
-from tkd_search.search.beliefs import _settled
+from tkd_search.search.beliefs import Believer, _settled, taught_by
+from tkd_search.search.encoding import Cube
 from tkd_search.search.frugal import FrugalSampler, FrugalSettings
 from tkd_search.search.pareto import normalised_hypervolume
 from tkd_search.search.proposer import ProposerSettings
@@ -144,13 +145,22 @@ def test_earlier_trials_without_this_searchs_rungs_teach_what_they_can():
     assert SPACE.contains(made.suggest([*earlier, running], seed=0))
 
 
-def test_first_trials_that_teach_nothing_by_themselves_do_no_harm():
-    """Ten whole trials of which only three ended, without the rung, and then enough of them."""
+def test_first_trials_that_teach_too_little_by_themselves_are_not_fitted_to_alone():
+    """Of ten, three ended without this search's rung and one was stopped at it: alone they tell one error."""
     whole = whole_trials(10)
-    first = [*whole[:3], *(replace(t, state="failed", curve={}, bytes=None) for t in whole[3:])]
-    later = [replace(t, number=t.number + 10) for t in whole_trials(3, seed=1)]
-    made = FrugalSampler(SPACE, levels=(3,), full_budget=BUDGET, classes=10, settings=FrugalSettings(**SMALL))
-    assert SPACE.contains(made.suggest([*first, *later], seed=0))
+    stopped = replace(whole[3], state="stopped", curve={3: 0.4})
+    failed = [replace(t, state="failed", curve={}, bytes=None) for t in whole[4:]]
+    later = [
+        replace(t, number=t.number + 10, curve={3: 0.8 * t.curve[BUDGET], **t.curve})
+        for t in whole_trials(6, seed=1)
+    ]
+    trials = [*whole[:3], stopped, *failed, *later]
+    believer = Believer(Cube(SPACE), (3,), BUDGET, memory=200, refit_every=10)
+    lessons = believer.lessons(trials)
+    taught = taught_by(trials, lessons)
+    fitted, wanted = believer._fitted_to(trials, taught, lessons), believer._fit(taught, lessons)
+    assert len(taught) == 10
+    np.testing.assert_array_equal(fitted.error.vector, wanted.error.vector)
 
 
 def test_hyperparameters_are_fitted_now_and_then():
