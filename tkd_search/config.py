@@ -7,59 +7,27 @@ complaint is a :class:`~tkd_search.errors.UserError` that names the dotted key p
 
 import copy
 import dataclasses
-import difflib
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any, Literal, cast
+from typing import Any
 
 import yaml
 
-from tkd_search.config_leaf import is_section, read_leaf
-from tkd_search.data.settings import DataSettings
+from tkd_search.config_leaf import read_leaf
+from tkd_search.config_sections import SECTIONS, RunSettings, Settings
+from tkd_search.config_tree import at_point, flatten, override, put
 from tkd_search.data.storage import storage_uri
-from tkd_search.distill.settings import BankSettings, MethodSettings, TrainSettings
-from tkd_search.errors import UserError
-from tkd_search.models.settings import BigModelSettings, StudentSettings
+from tkd_search.errors import UserError, did_you_mean
 from tkd_search.quantity import MILLISECONDS
-from tkd_search.search.settings import ResourceSettings, SearchSettings, TrackingSettings
 from tkd_search.search.space import Condition, Distribution, Space
-from tkd_search.setting import setting
 
 CONFIG_FOLDER = Path(__file__).parent.parent / "configs"
 _NAME_PATTERN = "letters, digits, '.', '_' and '-', at most 80, not starting with '.'"
 
 
-@dataclass(frozen=True, kw_only=True)
-class RunSettings:
-    """The leaves at the top of the file."""
-
-    name: str | None = setting(None, doc="name of the run; default: the file's name", searchable=False)
-    seed: int = setting(0, ge=0, le=2**31 - 1, doc="root seed of everything random", searchable=False)
-    output: str = setting("runs", doc="folder that holds the runs", searchable=False)
-    storage: str | None = setting(
-        None,
-        doc="s3://…, gs://… or a folder all nodes share: data, bank, checkpoints, and a copy of the run",
-        searchable=False,
-    )
-
-
-SECTIONS: Mapping[str, type] = MappingProxyType(
-    {
-        "data": DataSettings,
-        "big_model": BigModelSettings,
-        "bank": BankSettings,
-        "student": StudentSettings,
-        "method": MethodSettings,
-        "training": TrainSettings,
-        "search": SearchSettings,
-        "resources": ResourceSettings,
-        "tracking": TrackingSettings,
-    }
-)
 BUDGET_KEYS = frozenset({"search.trials", "search.max_hours", "search.max_epochs", "search.plateau"})
 """Raising these extends a finished search instead of contradicting it."""
 
@@ -77,26 +45,6 @@ FREE_KEYS = frozenset(
     }
 )
 """What may differ between a run and its resumption: where it runs, not what it computes."""
-
-
-@dataclass(frozen=True)
-class Settings:
-    """One point of the space: what a trial needs, without a distribution in it."""
-
-    seed: int
-    data: DataSettings
-    big_models: tuple[BigModelSettings, ...]
-    bank: BankSettings
-    student: StudentSettings
-    method: MethodSettings
-    training: TrainSettings
-    search: SearchSettings
-    resources: ResourceSettings
-    tracking: TrackingSettings
-
-    def big_model_precision(self, model: BigModelSettings) -> Literal["fp32", "bf16", "fp16"]:
-        """The autocast precision in which a big model is trained: its own, or else the trials'."""
-        return self.training.precision if model.precision == "auto" else model.precision
 
 
 @dataclass(frozen=True)
@@ -130,7 +78,7 @@ class Config:
         Raises:
             UserError: where a value of the point is out of range.
         """
-        tree = _at_point(self.tree, self.space, point or {})
+        tree = at_point(self.tree, self.space, point or {})
         parts: dict[str, Any] = {}
         for section, cls in SECTIONS.items():
             entries = tree[section] if isinstance(tree[section], list) else [tree[section]]
@@ -142,7 +90,7 @@ class Config:
 
     def fixed(self, point: Mapping[str, Any]) -> "Config":
         """The same experiment with nothing searched: one trial, at the point or at the defaults."""
-        tree = _at_point(self.tree, self.space, point)
+        tree = at_point(self.tree, self.space, point)
         tree["search"] = {**tree["search"], "trials": 1, "enqueue": [], "rule": "never", "rule_args": {}}
         return parse_config(tree)
 
@@ -194,8 +142,8 @@ def load_config(
         raise UserError(str(file), f"text that is not YAML ({error})", "one YAML mapping") from error
     if not isinstance(tree, dict):
         raise UserError(str(file), f"a {type(tree).__name__}", "a mapping of sections")
-    for override in overrides:
-        _override(tree, override)
+    for text in overrides:
+        override(tree, text)
     tree["name"] = name or tree.get("name") or file.stem
     return parse_config(tree)
 
@@ -234,17 +182,8 @@ def with_overrides(config: Config, changes: Mapping[str, Any]) -> Config:
     """
     tree = copy.deepcopy(dict(config.tree))
     for key, value in changes.items():
-        _put(tree, key, value)
+        put(tree, key, value)
     return parse_config(tree)
-
-
-def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
-    """Dotted key → leaf; a distribution counts as a leaf in its YAML form."""
-    if isinstance(tree, Mapping) and tree and is_section(tree):
-        return {k: v for key, sub in tree.items() for k, v in flatten(sub, f"{prefix}{key}.").items()}
-    if isinstance(tree, list) and any(isinstance(item, Mapping) for item in tree):
-        return {k: v for i, sub in enumerate(tree) for k, v in flatten(sub, f"{prefix}{i}.").items()}
-    return {prefix[:-1]: tree}
 
 
 def differences(old: Config, new: Config) -> list[str]:
@@ -271,47 +210,8 @@ def _find(path: str | Path | None) -> Path:
     for candidate in (CONFIG_FOLDER / file.name, CONFIG_FOLDER / f"{file.name}.yaml"):
         if len(file.parts) <= 2 and file.parts[0] in ("configs", file.name) and candidate.is_file():
             return candidate
-    nearest = difflib.get_close_matches(file.name, names, 1)
-    hint = f"did you mean configs/{nearest[0]}?" if nearest else ""
+    hint = did_you_mean(file.name, names, "configs/")
     raise UserError("--config", f"no file {file}", f"a YAML file, or one of {', '.join(names)}", hint)
-
-
-def _override(tree: dict[str, Any], text: str) -> None:
-    key, equals, value = text.partition("=")
-    parts = key.strip().split(".")
-    if not equals or not all(parts):
-        raise UserError("--set", repr(text), "key.path=value, for instance --set method.k=3")
-    try:
-        parsed = yaml.safe_load(value)
-    except yaml.YAMLError as error:
-        raise UserError(
-            f"--set {key}", repr(value), "a YAML value, for instance 3, [1, 2] or {float: [0, 1]}"
-        ) from error
-    _put(tree, key.strip(), parsed)
-
-
-def _put(tree: dict[str, Any], key: str, value: Any) -> None:
-    """Write a value at a dotted key, making sections on the way."""
-    parts, node = key.split("."), cast(Any, tree)
-    for i, part in enumerate(parts[:-1]):
-        if isinstance(node, list):
-            node = _item(node, part, key)
-            continue
-        if node.get(part) is None:
-            node[part] = {}
-        node = node[part]
-        if not isinstance(node, dict | list):
-            raise UserError(f"--set {key}", f"a value at {'.'.join(parts[: i + 1])}", "a section")
-    if isinstance(node, list):
-        node[node.index(_item(node, parts[-1], key))] = value
-    else:
-        node[parts[-1]] = value
-
-
-def _item(node: list[Any], part: str, key: str) -> Any:
-    if part.isdigit() and int(part) < len(node):
-        return node[int(part)]
-    raise UserError(f"--set {key}", repr(part), f"a position from 0 to {len(node) - 1}")
 
 
 def _checked(
@@ -330,8 +230,7 @@ def _checked(
 def _refuse_unknown(written: Mapping[str, Any], known: Any, prefix: str) -> None:
     for key in written:
         if key not in known:
-            nearest = difflib.get_close_matches(str(key), list(known), 1, cutoff=0.5)
-            hint = f"did you mean {prefix}{nearest[0]}?" if nearest else ""
+            hint = did_you_mean(str(key), known, prefix)
             raise UserError(f"{prefix}{key}", "an unknown key", ", ".join(sorted(known)), hint)
 
 
@@ -373,26 +272,6 @@ def _fields(section: str) -> dict[str, dataclasses.Field[Any]]:
     return {f.name: f for f in dataclasses.fields(SECTIONS[section])} if section in SECTIONS else {}
 
 
-def _at_point(tree: Mapping[str, Any], space: Space, point: Mapping[str, Any]) -> dict[str, Any]:
-    """The tree with each distribution replaced by the point's value, or the declared default."""
-    plain = copy.deepcopy(dict(tree))
-    for key in space.leaves:
-        *parents, leaf = key.split(".")
-        node = plain
-        for parent in parents:
-            node = node[parent]
-        if key in point:
-            node[leaf] = point[key]
-        else:
-            node.pop(leaf)
-    unknown = set(point) - set(space.leaves)
-    if unknown:
-        raise UserError(
-            sorted(unknown)[0], "a value for a leaf that is not searched", ", ".join(space.leaves)
-        )
-    return plain
-
-
 def _build(cls: type, entry: Mapping[str, Any], prefix: str) -> Any:
     names = {field.name for field in dataclasses.fields(cls)}
     values = {k: tuple(v) if isinstance(v, list) else v for k, v in entry.items() if k in names}
@@ -426,6 +305,5 @@ def _check_together(config: Config) -> None:
     for i, point in enumerate(settings.search.enqueue):
         for key in point:
             if key not in known:
-                nearest = difflib.get_close_matches(key, known, 1, cutoff=0.5)
-                hint = f"did you mean {nearest[0]}?" if nearest else ""
-                raise UserError(f"search.enqueue.{i}.{key}", "an unknown key", "dotted keys of leaves", hint)
+                where, hint = f"search.enqueue.{i}.{key}", did_you_mean(key, known)
+                raise UserError(where, "an unknown key", "dotted keys of leaves", hint)

@@ -21,7 +21,7 @@ from rich.progress import (
 from rich.table import Table
 
 from tkd_search.records import SearchRecord
-from tkd_search.search.referee import Standing
+from tkd_search.search.standing import Standing
 from tkd_search.tracking.address import run_url
 from tkd_search.tracking.description import human_bytes, percent
 

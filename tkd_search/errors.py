@@ -1,5 +1,8 @@
 """Errors that are the user's to mend: one readable message, exit code 2, no traceback."""
 
+import difflib
+from collections.abc import Iterable
+
 
 class UserError(Exception):
     """Something in a configuration, a file or a command is wrong and the user can mend it.
@@ -23,3 +26,9 @@ class UserError(Exception):
     def __reduce__(self) -> tuple[type, tuple[str, str, str, str]]:
         """Survive a trip between processes (the default would replay one message as four arguments)."""
         return type(self), (self.where, self.found, self.allowed, self.hint)
+
+
+def did_you_mean(word: str, known: Iterable[str], prefix: str = "") -> str:
+    """The hint that names the known word nearest to a wrong one, '' where none is near."""
+    nearest = difflib.get_close_matches(word, list(known), 1, cutoff=0.5)
+    return f"did you mean {prefix}{nearest[0]}?" if nearest else ""

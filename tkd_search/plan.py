@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from rich.table import Table
 
-from tkd_search.config import Config, Settings
+from tkd_search.config import Config
+from tkd_search.config_sections import Settings
 from tkd_search.console import Console
 from tkd_search.search.preflight import plan_slots
 from tkd_search.search.session import local_nodes

@@ -60,7 +60,7 @@ class Tuning:
     """A pool and one trial on it, driven step by step as Tune would."""
 
     def __init__(self, folder: Path, slots: int, limit: int) -> None:
-        from tkd_search.search.driver import open_pool
+        from tkd_search.search.pool import open_pool
         from tkd_search.search.settings import ResourceSettings
 
         self._opened = open_pool(ResourceSettings(), slots, folder / "train", limit=limit, runner=TOY)
@@ -147,7 +147,7 @@ import sys, time
 from pathlib import Path
 import ray
 ray.init(address=sys.argv[1], log_to_driver=False, logging_level="ERROR")
-from tkd_search.search.driver import open_pool
+from tkd_search.search.pool import open_pool
 from tkd_search.search.settings import ResourceSettings
 toy = "benchmarks.toy_job:run_toy_job"
 with open_pool(ResourceSettings(), 2, Path(sys.argv[2]), runner=toy) as (_, pool):

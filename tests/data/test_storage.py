@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tkd_search.data import storage
+from tkd_search.data import storage, storage_folders
 from tkd_search.errors import UserError
 
 NAMES = st.text("abc-._0", min_size=1).filter(lambda name: name.strip("."))
@@ -62,7 +62,7 @@ def test_files_are_replaced_in_one_step_and_missing_ones_are_none(tmp_path: Path
 
 
 def half_filled(where: str) -> None:
-    with storage.filling(where) as folder:
+    with storage_folders.filling(where) as folder:
         (folder / "part").write_text("half")
         (folder / "missing").read_text()
 
@@ -71,46 +71,48 @@ def test_a_folder_is_there_whole_or_not_at_all(tmp_path: Path) -> None:
     for where in (str(tmp_path / "here"), remote(tmp_path / "there")):
         with pytest.raises(FileNotFoundError):
             half_filled(where)
-        assert not storage.is_whole(where)
-        with storage.filling(where) as folder:
+        assert not storage_folders.is_whole(where)
+        with storage_folders.filling(where) as folder:
             (folder / "part").write_text("whole")
-        assert storage.is_whole(where)
-        assert (storage.fetched(where) / "part").read_text() == "whole"
+        assert storage_folders.is_whole(where)
+        assert (storage_folders.fetched(where) / "part").read_text() == "whole"
 
 
 def test_a_place_that_is_not_there_is_the_users_to_mend(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no whole folder"):
-        storage.fetched(remote(tmp_path / "nothing"))
+        storage_folders.fetched(remote(tmp_path / "nothing"))
     with pytest.raises(UserError, match="nothing"):
-        storage.fetched_tree(remote(tmp_path / "nothing"))
+        storage_folders.fetched_tree(remote(tmp_path / "nothing"))
 
 
 def test_a_node_reads_once_and_changed_content_anew(tmp_path: Path, cache: Path) -> None:
     where = remote(tmp_path / "bank")
-    with storage.filling(where) as folder:
+    with storage_folders.filling(where) as folder:
         (folder / "rows").write_text("1")
     found: list[Path] = []
-    threads = [threading.Thread(target=lambda: found.append(storage.fetched(where))) for _ in range(8)]
+    threads = [
+        threading.Thread(target=lambda: found.append(storage_folders.fetched(where))) for _ in range(8)
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
     assert len(set(found)) == 1
     (tmp_path / "bank" / "rows").write_text("overwritten behind our back")
-    assert (storage.fetched(where) / "rows").read_text() == "1", "the node's own copy"
-    with storage.filling(where) as folder:
+    assert (storage_folders.fetched(where) / "rows").read_text() == "1", "the node's own copy"
+    with storage_folders.filling(where) as folder:
         (folder / "rows").write_text("2")
-    assert (storage.fetched(where) / "rows").read_text() == "2"
+    assert (storage_folders.fetched(where) / "rows").read_text() == "2"
 
 
 def test_damaged_content_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(storage, "_ATTEMPTS", 1)
     where = remote(tmp_path / "bank")
-    with storage.filling(where) as folder:
+    with storage_folders.filling(where) as folder:
         (folder / "rows").write_text("1")
     (tmp_path / "bank" / "rows").write_text("x")
     with pytest.raises(OSError, match="damaged"):
-        storage.fetched(where)
+        storage_folders.fetched(where)
     assert not any(tmp_path.glob("cache/bank*"))
 
 
@@ -118,13 +120,13 @@ def test_a_tree_remembers_where_it_came_from_and_notices_changes(tmp_path: Path)
     (tmp_path / "set" / "train" / "cat").mkdir(parents=True)
     (tmp_path / "set" / "train" / "cat" / "a.png").write_text("a")
     where = remote(tmp_path / "set")
-    first = storage.fetched_tree(where)
+    first = storage_folders.fetched_tree(where)
     assert (first / "train" / "cat" / "a.png").read_text() == "a"
-    assert storage.origin(first / "train") == (where, "train")
-    assert storage.origin(tmp_path) is None
-    assert storage.fetched_tree(where) == first
+    assert storage_folders.origin(first / "train") == (where, "train")
+    assert storage_folders.origin(tmp_path) is None
+    assert storage_folders.fetched_tree(where) == first
     (tmp_path / "set" / "train" / "cat" / "b.png").write_text("b")
-    second = storage.fetched_tree(where)
+    second = storage_folders.fetched_tree(where)
     assert second != first
     assert (second / "train" / "cat" / "b.png").exists()
 

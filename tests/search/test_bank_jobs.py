@@ -79,7 +79,7 @@ def test_progress_of_a_part_ends_with_its_rows(place: Path) -> None:
 def test_groups_and_their_ranks_make_it_together(
     local_ray: None, place: Path, tmp_path: Path, slots: int, workers: int
 ) -> None:
-    from tkd_search.search.driver import open_pool
+    from tkd_search.search.pool import open_pool
     from tkd_search.search.settings import ResourceSettings
     from tkd_search.search.stages import prepare_bank
 

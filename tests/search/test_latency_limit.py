@@ -11,8 +11,9 @@ from tkd_search.search.budget import Budget
 from tkd_search.search.fidelity import LEARNING
 from tkd_search.search.latency import Latencies, measure_student, too_slow
 from tkd_search.search.proposer import ProposerSettings
-from tkd_search.search.referee import Referee, Size, Standing
+from tkd_search.search.referee import Referee, Size
 from tkd_search.search.settings import SearchSettings
+from tkd_search.search.standing import Standing
 from tkd_search.search.study import SearchStudy
 from tkd_search.tracking.spool import Spool
 from tkd_search.tracking.tracker import Tracker

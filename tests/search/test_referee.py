@@ -10,9 +10,11 @@ from tkd_search.config import load_config
 from tkd_search.errors import UserError
 from tkd_search.search.adapters import RefereeScheduler, RefereeSearcher
 from tkd_search.search.budget import Budget, seconds_spent
-from tkd_search.search.referee import Referee, Size, Standing, describe_student
+from tkd_search.search.points import describe_student
+from tkd_search.search.referee import Referee, Size
 from tkd_search.search.rungs import SingleObjective
 from tkd_search.search.settings import SearchSettings
+from tkd_search.search.standing import Standing
 from tkd_search.search.study import SearchStudy
 from tkd_search.tracking.spool import DiskFullError, Event, Spool
 from tkd_search.tracking.tracker import Tracker

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from tkd_search.config import SECTIONS, RunSettings
+from tkd_search.config_sections import SECTIONS, RunSettings
 from tkd_search.setting import bounds_text
 
 HEADER = """# Settings

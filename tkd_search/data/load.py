@@ -4,7 +4,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from tkd_search.data import storage
+from tkd_search.data import storage, storage_folders
 from tkd_search.data.assemble import assemble
 from tkd_search.data.cifar import cifar_folder, cifar_looked, read_cifar
 from tkd_search.data.digits import read_digits
@@ -80,7 +80,7 @@ def _path(settings: DataSettings) -> Path:
             "for instance --set data.path=FOLDER" + _fetch_hint(settings),
         )
     if storage.is_remote(settings.path):
-        return storage.fetched_tree(settings.path)
+        return storage_folders.fetched_tree(settings.path)
     return Path(settings.path).expanduser()
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tkd_search.data import storage
+from tkd_search.data import storage, storage_folders
 from tkd_search.data.atomic import whole_folder
 from tkd_search.data.folder_store import FolderStore
 from tkd_search.data.types import DataBundle, ImageStore, Split
@@ -77,7 +77,7 @@ def _described(store: ImageStore) -> dict[str, Any]:
     if not isinstance(store, FolderStore):
         raise TypeError(f"cannot store images of {type(store).__name__}")
     described = {"files": store.files, "size": store.size, "channels": store.channels}
-    came_from = storage.origin(Path(store.root))
+    came_from = storage_folders.origin(Path(store.root))
     if came_from is None:
         return {**described, "root": str(Path(store.root).expanduser().absolute())}
     # Every node reads the files from where they came into its own cache.
@@ -97,7 +97,7 @@ def _mapped(place: Path, part: str, streamed: dict[str, Any]) -> Split:
 def _root(store: dict[str, Any]) -> str:
     """The folder of streamed images on this machine."""
     if storage.is_remote(store["root"]):
-        return str(storage.fetched_tree(store["root"]) / store["below"])
+        return str(storage_folders.fetched_tree(store["root"]) / store["below"])
     if not Path(store["root"]).is_dir():
         raise UserError(
             "data.path",

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from tkd_search.data import storage
+from tkd_search.data import storage, storage_folders
 from tkd_search.data.bank_store import save_bank
 from tkd_search.distill.bank import Bank, join_banks
 from tkd_search.distill.building import BankBuilder, Survey, merge_surveys
@@ -24,7 +24,7 @@ def build_bank(job: dict[str, Any], context: JobContext) -> None:
         return
     with _bank_builder(job, context, (0, 1)) as builder:
         bank = builder.bank(builder.survey())
-    with storage.filling(job["folder"]) as folder:
+    with storage_folders.filling(job["folder"]) as folder:
         save_bank(bank, folder)
     context.push({"kind": "done"})
 
@@ -57,12 +57,12 @@ def assemble_bank(job: dict[str, Any], context: JobContext) -> None:
     """
     if context.rank != 0:
         return
-    if not storage.is_whole(job["folder"]):  # else the group that had this job was lost after it
+    if not storage_folders.is_whole(job["folder"]):  # else the group that had this job was lost after it
         files = [_part_file(job, "rows", part) for part in range(job["parts"])]
         bank = join_banks([Bank.from_tensors(_get_tensors(file), job["meta"]) for file in files])
         if len(bank.features) != bank.views * len(bank.labels):
             raise ValueError(f"parts hold {len(bank.features)} rows of {bank.views * len(bank.labels)}")
-        with storage.filling(job["folder"]) as folder:
+        with storage_folders.filling(job["folder"]) as folder:
             save_bank(bank, folder)
     context.push({"kind": "done"})
 

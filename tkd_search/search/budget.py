@@ -9,7 +9,7 @@ from tkd_search.search.settings import SearchSettings
 from tkd_search.tracking.spool import Event
 
 if TYPE_CHECKING:
-    from tkd_search.search.referee import Standing
+    from tkd_search.search.standing import Standing
 
 DRIVER = "driver"
 """Kind of the entry with which a driver begins in the epoch log."""

@@ -4,13 +4,10 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from contextlib import contextmanager
 from functools import lru_cache, partial
-from pathlib import Path
 from typing import Any
 
-import ray
 from ray import tune
 from ray.actor import ActorHandle
 from ray.tune import (
@@ -21,31 +18,30 @@ from ray.tune import (
     TuneConfig,
     Tuner,
 )
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from tkd_search.config import Config, Settings
-from tkd_search.data import DataBundle, storage
+from tkd_search.config import Config
+from tkd_search.config_sections import Settings
+from tkd_search.config_tree import flatten
+from tkd_search.data import DataBundle
 from tkd_search.models import build_student, model_bytes, model_parameters
 from tkd_search.models.settings import StudentSettings
 from tkd_search.records import SearchRecord, SearchStart
 from tkd_search.search.adapters import RefereeScheduler, RefereeSearcher
-from tkd_search.search.broker import Broker
 from tkd_search.search.budget import DRIVER, Budget, seconds_spent
 from tkd_search.search.checks import check_candidates, proposer_settings, warm_start
 from tkd_search.search.ending import Status, finish
 from tkd_search.search.latency import Latencies, measure_student
-from tkd_search.search.mirror import Mirror
 from tkd_search.search.nodes import driver_node_resource
-from tkd_search.search.pool import RUN_JOB, WarmPool
+from tkd_search.search.pool import WarmPool, open_pool
 from tkd_search.search.preflight import Slots, bank_parts, stage_threads
 from tkd_search.search.progress import Progress
 from tkd_search.search.referee import Referee, Size
 from tkd_search.search.rules import rung_rule
 from tkd_search.search.session import live_nodes
-from tkd_search.search.settings import ResourceSettings
 from tkd_search.search.slot import SlotTrainable
 from tkd_search.search.stages import Prepared, prepare_bank, prepare_big_models, store_data
 from tkd_search.search.study import SearchStudy
+from tkd_search.search.workplace import Workplace
 from tkd_search.tracking.spool import Spool, all_events, stated
 from tkd_search.tracking.tracker import Tracker
 
@@ -55,40 +51,6 @@ worker group or machine is lost goes on elsewhere without Tune."""
 
 START_SECONDS = 1800.0
 """Until the first worker group must be up: a cluster that scales from zero installs a machine first."""
-
-
-@dataclass(frozen=True)
-class Workplace:
-    """Where a search keeps its things.
-
-    Attributes:
-        folder: ``<output>/<name>`` on the driver's disk: study, logs and results of this run.
-        cache: place of what searches over the same data share: data, F, bank.
-        trials: place of the trials' checkpoints and weights.
-        home: place on ``storage`` to which ``folder`` is copied; None without a storage.
-    """
-
-    folder: Path
-    cache: str
-    trials: str
-    home: str | None = None
-
-    @classmethod
-    def of(cls, config: Config) -> "Workplace":
-        """The places that a configuration names."""
-        output = Path(config.tree["output"]).absolute()
-        folder = output / config.name
-        if config.tree["storage"] is None:
-            return cls(folder, str(output / ".cache"), str(folder / "trials"))
-        root = storage.storage_uri(config.tree["storage"])
-        home = storage.below(root, "runs", config.name)
-        return cls(folder, storage.below(root, "cache"), storage.below(home, "trials"), home)
-
-    def mirrored(self) -> AbstractContextManager[object]:
-        """Keeps the copy of ``folder`` on the storage fresh for the length of a ``with`` block."""
-        if self.home is None or storage.local_path(self.home) == self.folder:
-            return nullcontext()
-        return Mirror(self.folder, self.home)
 
 
 def run_search(
@@ -126,7 +88,7 @@ def run_search(
                 seed=settings.seed,
                 classes=data.num_classes,
                 full_budget=settings.training.epochs,
-                config=_flat(config),
+                config=flatten(config.tree),
                 config_yaml=config.to_yaml(),
                 command=command,
                 dataset_digest=data.digest,
@@ -162,33 +124,6 @@ def run_search(
             status=status,
             seconds=referee.seconds_before + time.monotonic() - began,
         )
-
-
-@contextmanager
-def open_pool(
-    resources: ResourceSettings, slots: int, folder: Path, *, limit: int | None = None, runner: str = RUN_JOB
-) -> Iterator[tuple[ActorHandle, WarmPool]]:
-    """A broker and its warm worker groups for the length of a ``with`` block.
-
-    Args:
-        resources: what one group takes.
-        slots: groups to request.
-        folder: for Ray Train's own bookkeeping.
-        limit: groups to grow to where machines join; default: ``slots``.
-        runner: ``package.module:function`` that runs a job.
-    """
-    broker = Broker.options(  # type: ignore[attr-defined]
-        # Beside the driver: a worker host may leave at any time, and the leases with it.
-        scheduling_strategy=NodeAffinitySchedulingStrategy(
-            ray.get_runtime_context().get_node_id(), soft=False
-        )
-    ).remote()
-    pool = WarmPool(broker, resources, slots, folder, limit=limit, runner=runner)
-    try:
-        yield broker, pool
-    finally:
-        pool.close()
-        ray.kill(broker)
 
 
 def _referee(
@@ -327,12 +262,3 @@ def _interrupts(referee: Referee) -> Iterator[None]:
 def slots_limit(settings: Settings) -> int:
     """Most trials at once, should so many machines join."""
     return min(settings.search.trials, settings.resources.max_concurrent or settings.search.trials)
-
-
-def _flat(config: Config) -> dict[str, Any]:
-    from tkd_search.config import flatten
-
-    return flatten(config.tree)
-
-
-__all__ = ["Workplace", "open_pool", "run_search"]

@@ -15,7 +15,7 @@ from typing import Any, cast
 import torch
 
 from tkd_search.config import Config
-from tkd_search.data import DataBundle, storage
+from tkd_search.data import DataBundle, storage, storage_folders
 from tkd_search.distill.evaluation import evaluate
 from tkd_search.distill.reduce import reduction_for
 from tkd_search.distill.settings import MethodSettings, TrainSettings
@@ -84,7 +84,7 @@ def train_big_model(job: dict[str, Any], context: JobContext) -> None:
             "val_accuracy": evaluate(model, shared.batches_of(data, data.validation, context.device)),
             "test_accuracy": evaluate(model, shared.batches_of(data, data.test, context.device)),
         }
-        with storage.filling(job["folder"]) as folder:
+        with storage_folders.filling(job["folder"]) as folder:
             save_weights(model.model, folder / "model.safetensors")
             (folder / "figures.json").write_text(json.dumps(figures, indent=1))
         checkpoint.remove()

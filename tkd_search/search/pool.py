@@ -8,6 +8,8 @@ go, slots are added where there is room, and given up where another search waits
 
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,9 @@ import ray
 from ray.actor import ActorHandle
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from tkd_search.search.broker import Broker
 from tkd_search.search.nodes import cluster_state, end_train_runs, own_job
 from tkd_search.search.preflight import workers_on
 from tkd_search.search.scaling import Move, SlotState, decide, others_wait
@@ -214,3 +218,30 @@ def group_trainer(
         ),
         run_config=RunConfig(name=slot, storage_path=storage, failure_config=FailureConfig(max_failures=-1)),
     )
+
+
+@contextmanager
+def open_pool(
+    resources: ResourceSettings, slots: int, folder: Path, *, limit: int | None = None, runner: str = RUN_JOB
+) -> Iterator[tuple[ActorHandle, WarmPool]]:
+    """A broker and its warm worker groups for the length of a ``with`` block.
+
+    Args:
+        resources: what one group takes.
+        slots: groups to request.
+        folder: for Ray Train's own bookkeeping.
+        limit: groups to grow to where machines join; default: ``slots``.
+        runner: ``package.module:function`` that runs a job.
+    """
+    broker = Broker.options(  # type: ignore[attr-defined]
+        # Beside the driver: a worker host may leave at any time, and the leases with it.
+        scheduling_strategy=NodeAffinitySchedulingStrategy(
+            ray.get_runtime_context().get_node_id(), soft=False
+        )
+    ).remote()
+    pool = WarmPool(broker, resources, slots, folder, limit=limit, runner=runner)
+    try:
+        yield broker, pool
+    finally:
+        pool.close()
+        ray.kill(broker)

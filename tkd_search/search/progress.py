@@ -2,7 +2,7 @@
 
 from typing import Protocol
 
-from tkd_search.search.referee import Standing
+from tkd_search.search.standing import Standing
 
 
 class Progress(Protocol):

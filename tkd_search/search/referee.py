@@ -11,25 +11,20 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from tkd_search.config import Config, Settings
+from tkd_search.config import Config
+from tkd_search.config_sections import Settings
 from tkd_search.errors import UserError
 from tkd_search.models.settings import StudentSettings
 from tkd_search.records import EpochRecord, TrialRecord
 from tkd_search.search.budget import DRIVER, Budget
 from tkd_search.search.latency import too_slow
-from tkd_search.search.pareto import BYTES_AND_ACCURACY, nondominated_mask, normalised_hypervolume
+from tkd_search.search.pareto import normalised_hypervolume
+from tkd_search.search.points import clip_point, describe_student
 from tkd_search.search.rungs import RungRecord, Stop
+from tkd_search.search.standing import Standing, front_of
 from tkd_search.search.study import SearchStudy, Suggestion
 from tkd_search.tracking.spool import Event, Spool, all_events
 from tkd_search.tracking.tracker import Tracker
-
-
-@dataclass(frozen=True)
-class Size:
-    """A student's bytes (safetensors) and parameters."""
-
-    bytes: int
-    parameters: int
 
 
 @dataclass(frozen=True)
@@ -42,20 +37,11 @@ class Assignment:
 
 
 @dataclass(frozen=True)
-class Standing:
-    """Where a search stands, for the terminal and the tracker.
+class Size:
+    """A student's bytes (safetensors) and parameters."""
 
-    ``stopped`` counts the students that were not trained at all (``not_trained``) as well.
-    """
-
-    running: int
-    complete: int
-    stopped: int
-    not_trained: int
-    failed: int
-    epochs: int
-    front: tuple[TrialRecord, ...]
-    hypervolume: float
+    bytes: int
+    parameters: int
 
 
 class Referee:
@@ -327,43 +313,3 @@ class Referee:
             suggestion = Suggestion(told.trial_id, told.number, dict(told.config))
             if told.trial_id not in self._trials and self._entered(suggestion):
                 self.ended(told.trial_id)
-
-
-def front_of(trials: list[TrialRecord]) -> tuple[TrialRecord, ...]:
-    """The trials that no other beats in both bytes and validation accuracy, smallest first.
-
-    Of trials equal in both, the earliest stays.
-    """
-    if not trials:
-        return ()
-    unique: dict[tuple[int, float], TrialRecord] = {}
-    for trial in sorted(trials, key=lambda t: t.trial_id):
-        unique.setdefault((trial.bytes, trial.val_accuracy), trial)
-    kept = list(unique.values())
-    mask = nondominated_mask([[t.bytes, t.val_accuracy] for t in kept], BYTES_AND_ACCURACY)
-    return tuple(sorted((t for t, on in zip(kept, mask, strict=True) if on), key=lambda t: t.bytes))
-
-
-def clip_point(
-    config: Config, point: Mapping[str, Any], candidates: int
-) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """K clipped to the number of candidates (taps × masks), with a note for each clipping."""
-    clipped = dict(point)
-    settings = config.settings(clipped)
-    most = candidates * settings.method.masks
-    if clipped.get("method.k", 0) > most:
-        note = f"method.k {clipped['method.k']} → {most}: taps × masks"
-        clipped["method.k"] = most
-        return clipped, (note,)
-    return clipped, ()
-
-
-def describe_student(settings: Settings) -> str:
-    """A short name a person can read: ``mobilenet_v2 ×0.25``, ``plain_cnn widths=[32, 64]``."""
-    student = settings.student
-    own = ":" in student.name  # a function of the user's, which may know neither width nor depth
-    words = [student.name.rsplit(":", 1)[-1]]
-    words += [f"×{student.width:.3g}"] if not own or student.width != StudentSettings().width else []
-    words += [f"d{student.depth:g}"] if student.depth != 1 else []
-    words += [f"{name}={value}" for name, value in student.args.items()] if own else []
-    return " ".join(words)

@@ -7,8 +7,16 @@ from functools import lru_cache
 
 from torch import Tensor
 
-from tkd_search.config import Config, Settings, parse_config
-from tkd_search.data import AugmentedViews, DataBundle, Split, plain_batches, resolved_augmentation, storage
+from tkd_search.config import Config, parse_config
+from tkd_search.config_sections import Settings
+from tkd_search.data import (
+    AugmentedViews,
+    DataBundle,
+    Split,
+    plain_batches,
+    resolved_augmentation,
+    storage_folders,
+)
 from tkd_search.data.bank_store import load_bank
 from tkd_search.data.prepared import load_prepared
 from tkd_search.distill.bank import Bank
@@ -46,13 +54,13 @@ def config_of(text: str) -> Config:
 @lru_cache(maxsize=2)
 def data_at(place: str) -> DataBundle:
     """The data set stored at a place, mapped."""
-    return load_prepared(storage.fetched(place))
+    return load_prepared(storage_folders.fetched(place))
 
 
 @lru_cache(maxsize=2)
 def bank_at(place: str) -> Bank:
     """The bank stored at a place, mapped."""
-    return load_bank(storage.fetched(place))
+    return load_bank(storage_folders.fetched(place))
 
 
 @lru_cache(maxsize=2)
@@ -64,6 +72,6 @@ def big_models_at(config: str, data_folder: str, places: tuple[str, ...], device
         # What was given as weights is in the stored F already, and this node may not have that file.
         settings = replace(settings, weights=None)
         model = build_big_model(settings, classes=data.num_classes, channels=data.channels, size=data.size)
-        load_weights(model.model, storage.fetched(place) / "model.safetensors")
+        load_weights(model.model, storage_folders.fetched(place) / "model.safetensors")
         models.append(model.eval().to(device))
     return tuple(models)

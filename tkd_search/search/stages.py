@@ -16,8 +16,9 @@ from typing import Any
 
 from ray.actor import ActorHandle
 
-from tkd_search.config import Config, Settings
-from tkd_search.data import DataBundle, load_data, storage
+from tkd_search.config import Config
+from tkd_search.config_sections import Settings
+from tkd_search.data import DataBundle, load_data, storage, storage_folders
 from tkd_search.data.bank_store import bank_key
 from tkd_search.data.prepared import save_prepared
 from tkd_search.errors import UserError
@@ -53,8 +54,8 @@ class Prepared:
 def store_data(bundle: DataBundle, cache: str) -> str:
     """Store a data set once, for workers to map; its place."""
     place = storage.below(cache, f"data-{bundle.digest[:16]}")
-    if not storage.is_whole(place):
-        with storage.filling(place) as folder:
+    if not storage_folders.is_whole(place):
+        with storage_folders.filling(place) as folder:
             save_prepared(bundle, folder)
     return place
 
@@ -79,7 +80,7 @@ def prepare_big_models(
     places, figures = [], []
     for index, model in enumerate(settings.big_models):
         place = storage.below(cache, f"big_model-{big_model_key(settings, index, data)}")
-        if not storage.is_whole(place):
+        if not storage_folders.is_whole(place):
             progress.stage(f"big model {model.name}", model.epochs if model.weights is None else None)
             job = {
                 "kind": "big_model",
@@ -94,7 +95,7 @@ def prepare_big_models(
                 if result["kind"] == "epoch":
                     progress.advance(result["epoch"], f"validation {result['val_accuracy']:.2%}")
         places.append(place)
-        written = (storage.fetched(place) / "figures.json").read_text()
+        written = (storage_folders.fetched(place) / "figures.json").read_text()
         figures.append(BigModelRecord(**json.loads(written)))
     _warn_at_chance(figures, data, progress)
     return tuple(places), figures[0]
@@ -117,12 +118,12 @@ def prepare_bank(
     """
     settings = config.settings()
     digests = [
-        hashlib.sha256((storage.fetched(place) / "model.safetensors").read_bytes()).hexdigest()
+        hashlib.sha256((storage_folders.fetched(place) / "model.safetensors").read_bytes()).hexdigest()
         for place in big_models
     ]
     key = bank_key(data.digest, digests, settings.bank, settings.data, settings.seed)
     place = storage.below(cache, f"bank-{key}")
-    if storage.is_whole(place):
+    if storage_folders.is_whole(place):
         return place
     job: dict[str, Any] = {
         "config": job_config(config),

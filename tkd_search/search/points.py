@@ -1,0 +1,33 @@
+"""A point of the space as it is run, and the student in it as a person calls it."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from tkd_search.config import Config
+from tkd_search.config_sections import Settings
+from tkd_search.models.settings import StudentSettings
+
+
+def clip_point(
+    config: Config, point: Mapping[str, Any], candidates: int
+) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """K clipped to the number of candidates (taps × masks), with a note for each clipping."""
+    clipped = dict(point)
+    settings = config.settings(clipped)
+    most = candidates * settings.method.masks
+    if clipped.get("method.k", 0) > most:
+        note = f"method.k {clipped['method.k']} → {most}: taps × masks"
+        clipped["method.k"] = most
+        return clipped, (note,)
+    return clipped, ()
+
+
+def describe_student(settings: Settings) -> str:
+    """A short name a person can read: ``mobilenet_v2 ×0.25``, ``plain_cnn widths=[32, 64]``."""
+    student = settings.student
+    own = ":" in student.name  # a function of the user's, which may know neither width nor depth
+    words = [student.name.rsplit(":", 1)[-1]]
+    words += [f"×{student.width:.3g}"] if not own or student.width != StudentSettings().width else []
+    words += [f"d{student.depth:g}"] if student.depth != 1 else []
+    words += [f"{name}={value}" for name, value in student.args.items()] if own else []
+    return " ".join(words)

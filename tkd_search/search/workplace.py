@@ -1,0 +1,43 @@
+"""Where a search keeps its things: on the driver's disk, and on a storage that all nodes reach."""
+
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+
+from tkd_search.config import Config
+from tkd_search.data import storage
+from tkd_search.search.mirror import Mirror
+
+
+@dataclass(frozen=True)
+class Workplace:
+    """Where a search keeps its things.
+
+    Attributes:
+        folder: ``<output>/<name>`` on the driver's disk: study, logs and results of this run.
+        cache: place of what searches over the same data share: data, F, bank.
+        trials: place of the trials' checkpoints and weights.
+        home: place on ``storage`` to which ``folder`` is copied; None without a storage.
+    """
+
+    folder: Path
+    cache: str
+    trials: str
+    home: str | None = None
+
+    @classmethod
+    def of(cls, config: Config) -> "Workplace":
+        """The places that a configuration names."""
+        output = Path(config.tree["output"]).absolute()
+        folder = output / config.name
+        if config.tree["storage"] is None:
+            return cls(folder, str(output / ".cache"), str(folder / "trials"))
+        root = storage.storage_uri(config.tree["storage"])
+        home = storage.below(root, "runs", config.name)
+        return cls(folder, storage.below(root, "cache"), storage.below(home, "trials"), home)
+
+    def mirrored(self) -> AbstractContextManager[object]:
+        """Keeps the copy of ``folder`` on the storage fresh for the length of a ``with`` block."""
+        if self.home is None or storage.local_path(self.home) == self.folder:
+            return nullcontext()
+        return Mirror(self.folder, self.home)
