@@ -102,7 +102,7 @@ def ours(trials: int, seconds: float) -> tuple[list[float], float]:
     while pool.attached() < SLOTS:
         time.sleep(0.05)
     started = time.monotonic() - begin
-    common = {"kind": "trial", "epochs": EPOCHS, "trials": tempfile.mkdtemp()}
+    common = {"kind": "trial", "epochs": EPOCHS}
     trainable = tune.with_parameters(SlotTrainable, broker=broker, common=common)
     began, ends = _tuned(trainable, trials, seconds, SLOTS)
     pool.close()

@@ -94,11 +94,9 @@ class Tuning:
 
         class Trial(SlotTrainable):
             def setup(self, config: dict[str, Any], **_: Any) -> None:
-                super().setup(
-                    config, broker=broker, common={"trials": folder, "epochs": epochs, "kind": "trial"}
-                )
+                super().setup(config, broker=broker, common={"epochs": epochs, "kind": "trial"})
 
-        return Trial({"trial_id": "t0000", "point": {"seconds": seconds}, "after_epoch": 0})
+        return Trial({"trial_id": "t0000", "point": {"seconds": seconds}, "after_epoch": 0, "folder": folder})
 
 
 @pytest.mark.exhaustive

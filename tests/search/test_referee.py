@@ -195,7 +195,7 @@ class Result(dict):
 def test_a_disk_that_fills_up_ends_the_search_and_leaves_its_trials_to_the_next(tmp_path):
     page = Page()
     study, referee = open_referee(tmp_path, page, Power(10_000))
-    searcher, scheduler = RefereeSearcher(referee), RefereeScheduler(referee)
+    searcher, scheduler = RefereeSearcher(referee, "trials"), RefereeScheduler(referee)
     first = SimpleNamespace(config=searcher.suggest("a"))
     second = SimpleNamespace(config=searcher.suggest("b"))
     assert scheduler.on_trial_result(None, first, Result(1, 0.5)) == "CONTINUE"

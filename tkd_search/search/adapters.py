@@ -8,6 +8,7 @@ from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 
+from tkd_search.data import storage
 from tkd_search.errors import UserError
 from tkd_search.search.referee import Referee
 
@@ -17,13 +18,14 @@ class RefereeSearcher(Searcher):
 
     Args:
         referee: decides.
+        trials: place below which each trial keeps its checkpoint and weights.
         room: how many trials the worker groups that are up can run (machines come and go); trials that lost
             theirs count as running, and so come before new ones.
     """
 
-    def __init__(self, referee: Referee, room: Callable[[], float] = lambda: math.inf) -> None:
+    def __init__(self, referee: Referee, trials: str, room: Callable[[], float] = lambda: math.inf) -> None:
         super().__init__()
-        self._referee, self._room = referee, room
+        self._referee, self._trials, self._room = referee, trials, room
         self._names: dict[str, str] = {}
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
@@ -44,6 +46,7 @@ class RefereeSearcher(Searcher):
             "trial_id": assignment.trial_id,
             "point": assignment.point,
             "after_epoch": assignment.after_epoch,
+            "folder": storage.below(self._trials, assignment.trial_id),
         }
 
     def on_trial_complete(

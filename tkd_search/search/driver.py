@@ -204,18 +204,14 @@ def _tune(
         DiskFullError: nothing could be written down any more.
         KeyboardInterrupt: interrupted.
     """
-    common = {
-        **prepared.common_job(config),
-        "kind": "trial",
-        "trials": place.trials,
-    }
+    common = {**prepared.common_job(config), "kind": "trial"}
     # A byte: the worker groups hold all the cores, and Tune refuses an empty request. Beside the driver, like
     # the broker: a machine that goes takes a worker group with it, and nothing that Tune counts as a failure.
     beside = PlacementGroupFactory([{"CPU": 0, "memory": 1, driver_node_resource(): 0.0001}])
     tuner = Tuner(
         tune.with_resources(tune.with_parameters(SlotTrainable, broker=broker, common=common), beside),
         tune_config=TuneConfig(
-            search_alg=RefereeSearcher(referee, pool.room),
+            search_alg=RefereeSearcher(referee, place.trials, pool.room),
             scheduler=RefereeScheduler(referee),
             num_samples=-1,
             max_concurrent_trials=slots_limit(config.settings()),

@@ -21,10 +21,10 @@ POLL_SECONDS = 2.0
 class SlotTrainable(tune.Trainable):
     """One trial after the other on leased slots (``reuse_actors=True``).
 
-    ``config`` holds ``trial_id``, ``point`` and ``after_epoch``; ``common`` the rest of the job. One step
-    is one epoch. A trial that fails reports ``failed`` with its reason and ends. One whose group goes away
-    takes another group and goes on from its last epoch, as often as it has to; an exception here is a defect
-    of the infrastructure and makes Tune try the trial again from its own checkpoint.
+    ``config`` holds ``trial_id``, ``point``, ``after_epoch`` and ``folder``; ``common`` the rest of the job.
+    One step is one epoch. A trial that fails reports ``failed`` with its reason and ends. One whose group
+    goes away takes another group and goes on from its last epoch, as often as it has to; an exception here is
+    a defect of the infrastructure and makes Tune try the trial again from its own checkpoint.
     """
 
     _last: dict[str, Any]
@@ -82,17 +82,8 @@ class SlotTrainable(tune.Trainable):
 
     def _start(self, config: dict[str, Any]) -> None:
         self._trial = config["trial_id"]
-        place, mark, query = self._common["trials"], "", ""
-        if place.startswith(("s3://", "gs://")):  # a URI may carry its endpoint, a path the very sign
-            place, mark, query = place.partition("?")
-        self._job = {
-            **self._common,
-            "trial_id": self._trial,
-            "point": config["point"],
-            "after_epoch": config["after_epoch"],
-            "folder": f"{place}/{self._trial}{mark}{query}",
-        }
-        self._last = {"epoch": self._job.get("after_epoch", 0)}
+        self._job = {**self._common, **config}
+        self._last = {"epoch": config["after_epoch"]}
 
     def _next(self) -> dict[str, Any]:
         """The next result, from whichever group the trial runs on by then."""
