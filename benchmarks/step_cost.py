@@ -26,11 +26,13 @@ from tkd_search.models.settings import BigModelSettings, StudentSettings
 
 CLASSES, CHANNELS, SIZE, BATCH = 10, 3, 32, 128
 FULL = {"local": 4.0, "relation": 0.5, "big_model_term": "dist"}
+STAGES = {"stage_feature": 12.0, "relation": 1.0, "activation": "identity"}
 METHODS: dict[str, tuple[dict[str, object], bool]] = {
     "ce": ({"name": "ce"}, False),
     "kd, bank": ({"name": "kd"}, False),
     "tkd, bank": ({"name": "tkd"}, False),
     "tkd with local, relation and DIST, bank": ({"name": "tkd", **FULL}, False),
+    "tkd with stages and relation, bank": ({"name": "tkd", **STAGES}, False),
     "kd, live big model": ({"name": "kd"}, True),
     "tkd, live big model": ({"name": "tkd"}, True),
 }

@@ -81,6 +81,26 @@ def test_text_that_is_no_yaml(tmp_path):
 
 def test_numbers_that_yaml_reads_as_text_are_numbers():
     assert load_config(None, ["training.lr=1e-3"]).settings().training.lr == 1e-3
+    chosen = load_config(None, ["training.lr={choice: [1e-3, 3e-3]}", "search.enqueue=[{training.lr: 3e-3}]"])
+    assert chosen.space.leaves["training.lr"].options == (1e-3, 3e-3)
+    assert chosen.enqueued() == ({"training.lr": 3e-3},)
+    assert parse_config(yaml.safe_load(chosen.to_yaml())) == chosen
+
+
+@pytest.mark.parametrize("method", ["kd", "dkd", "dist", "hint", "at", "sp"])
+def test_all_that_teach_by_soft_targets_can_search_them(method):
+    given = [f"method.name={method}", "method.lam={float: [0.3, 0.5]}", "method.tau={float: [1, 4]}"]
+    assert {"method.lam", "method.tau"} <= set(load_config(None, given).space.leaves)
+
+
+def test_values_to_try_first_must_be_legal():
+    with pytest.raises(UserError, match=r"search\.enqueue\.0\.method\.k"):
+        load_config(None, ["search.enqueue=[{method.k: many}]"])
+
+
+def test_an_empty_file_name_is_no_file():
+    with pytest.raises(UserError, match="--config"):
+        load_config("")
 
 
 def test_any_searchable_leaf_takes_a_distribution_and_a_point_fills_it():

@@ -16,7 +16,7 @@ from typing import Any
 
 import yaml
 
-from tkd_search.config_leaf import read_leaf
+from tkd_search.config_leaf import read_leaf, read_value
 from tkd_search.config_sections import SECTIONS, RunSettings, Settings
 from tkd_search.config_tree import at_point, flatten, override, put
 from tkd_search.data.storage import storage_uri
@@ -167,6 +167,7 @@ def parse_config(tree: Mapping[str, Any]) -> Config:
             ]
         else:
             resolved[section] = dict(_checked(cls, written, f"{section}.", leaves))
+    resolved["search"]["enqueue"] = _enqueued(resolved["search"]["enqueue"])
     _settle_unused(leaves, resolved)
     config = Config(resolved, Space(leaves, _conditions(leaves)))
     config.settings()
@@ -208,7 +209,7 @@ def _find(path: str | Path | None) -> Path:
         return file
     names = sorted(candidate.name for candidate in CONFIG_FOLDER.glob("*.yaml"))
     for candidate in (CONFIG_FOLDER / file.name, CONFIG_FOLDER / f"{file.name}.yaml"):
-        if len(file.parts) <= 2 and file.parts[0] in ("configs", file.name) and candidate.is_file():
+        if 0 < len(file.parts) <= 2 and file.parts[0] in ("configs", file.name) and candidate.is_file():
             return candidate
     hint = did_you_mean(file.name, names, "configs/")
     raise UserError("--config", f"no file {file}", f"a YAML file, or one of {', '.join(names)}", hint)
@@ -232,6 +233,18 @@ def _refuse_unknown(written: Mapping[str, Any], known: Any, prefix: str) -> None
         if key not in known:
             hint = did_you_mean(str(key), known, prefix)
             raise UserError(f"{prefix}{key}", "an unknown key", ", ".join(sorted(known)), hint)
+
+
+def _enqueued(points: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Configurations to try first, their values converted: YAML reads 1e-3 as a text."""
+
+    def value_of(number: int, key: str, value: Any) -> Any:
+        section, _, name = key.partition(".")
+        if name not in _fields(section):
+            return value
+        return read_value(SECTIONS[section], name, f"search.enqueue.{number}.{key}", value)
+
+    return [{key: value_of(i, key, value) for key, value in point.items()} for i, point in enumerate(points)]
 
 
 def _check_name(name: str) -> None:

@@ -48,11 +48,22 @@ def read_leaf(
     if distribution is None:
         checked = _validate(cls, field, path, value)
         return list(checked) if isinstance(checked, tuple) else checked
-    for end in _ends(distribution):
-        _validate(cls, field, path, end)
+    ends = tuple(_validate(cls, field, path, end) for end in _ends(distribution))
     _refuse_kind(cls, field, path, distribution)
+    if isinstance(distribution, Choice):  # YAML reads 1e-3 as a text
+        distribution, value = Choice(ends), {"choice": list(ends)}
     leaves[path] = distribution
     return value
+
+
+def read_value(cls: type, name: str, path: str, value: Any) -> Any:
+    """A single value for a field by its name, converted to the declared type.
+
+    Raises:
+        UserError: wrong type, or out of range.
+    """
+    field = next(field for field in dataclasses.fields(cls) if field.name == name)
+    return _validate(cls, field, path, value)
 
 
 def _free_leaf(

@@ -1,5 +1,6 @@
 """The Python interface: an experiment from a file, searched or distilled, and what came out of it."""
 
+import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
 
     from tkd_search.search.progress import Progress
 
+DATA_FILE = "data.json"
+"""In a run's folder: the digest of the data that it was begun with."""
 _SHOWN = ("trial_id", "student", "bytes", "ratio", "val_accuracy", "test_accuracy", "retention")
 
 
@@ -133,7 +136,7 @@ def finished_record(config: Config) -> SearchRecord | None:
 
     file = config.folder / "config.yaml"
     if not file.exists():
-        _recover(config)
+        recover(config)
     if not file.exists():
         return None
     old = parse_config(yaml.safe_load(file.read_text(encoding="utf-8")))
@@ -151,16 +154,50 @@ def finished_record(config: Config) -> SearchRecord | None:
     return record if record.status == "complete" and not _budget_raised(old, config) else None
 
 
-def _recover(config: Config) -> None:
-    """Fetch a run of this name from the storage, where another machine has begun it."""
-    if config.tree["storage"] is None:
-        return
-    from tkd_search.data import storage
+def recover(config: Config) -> None:
+    """Fetch a run of this name from the storage, where another machine has begun it.
+
+    Raises:
+        UserError: the storage cannot be read and written.
+    """
+    from tkd_search.data.storage import check_storage
     from tkd_search.search.mirror import restore
 
-    root = storage.storage_uri(config.tree["storage"])
-    storage.check_storage(root)
-    restore(config.folder, storage.below(root, "runs", config.name))
+    home = _copied_to(config)
+    if home is not None:
+        check_storage(home)
+        restore(config.folder, home)
+
+
+def refuse_stale(config: Config) -> None:
+    """Refuse to go on from a folder of this machine, where another machine has gone on since.
+
+    Raises:
+        UserError: the copy on the storage is another machine's.
+    """
+    from tkd_search.search.mirror import check_owner
+
+    home = _copied_to(config)
+    if home is not None and config.folder.exists():
+        check_owner(config.folder, home)
+
+
+def _copied_to(config: Config) -> str | None:
+    from tkd_search.search.workplace import Workplace
+
+    return Workplace.of(config).copied_to
+
+
+def _check_same_data(folder: Path, digest: str) -> None:
+    """Accuracies on other images or labels cannot stand in one study."""
+    file = folder / DATA_FILE
+    if file.exists() and json.loads(file.read_text())["digest"] != digest:
+        raise UserError(
+            "data",
+            f"other images or labels than those that {folder} was begun with",
+            "the same data",
+            "bring them back, or choose another --name",
+        )
 
 
 def _budget_raised(old: Config, new: Config) -> bool:
@@ -184,12 +221,14 @@ def _execute(config: Config, address: str | None, progress: "Progress", command:
     settings = config.settings()
     if config.tree["storage"] is not None:
         check_storage(storage_uri(config.tree["storage"]))
+    refuse_stale(config)
     if address in (None, "local"):
         # Refuse what can never fit before anything starts.
         plan_slots(settings.resources, local_nodes(), settings.search.trials)
     progress.stage("data", None)
     data = load_data(settings.data)
     check_search(config, data)
+    _check_same_data(config.folder, data.digest)
     with run_lock(config.folder), ray_session(address) as where:
         from tkd_search.search.driver import run_search
         from tkd_search.tracking.spool import write_text
@@ -200,6 +239,7 @@ def _execute(config: Config, address: str | None, progress: "Progress", command:
         progress.note(f"{where}; {slots.arithmetic}")
         reopen(config.folder)
         write_text(config.folder / "config.yaml", config.to_yaml())
+        write_text(config.folder / DATA_FILE, json.dumps({"digest": data.digest}))
         tracker = open_tracker(
             settings.tracking.uri or "",
             config.folder,

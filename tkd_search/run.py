@@ -1,5 +1,6 @@
 """The main job: ``python -m tkd_search.run``."""
 
+import json
 import shlex
 import sys
 import time
@@ -55,7 +56,7 @@ def cli(
     Trains (or loads) the big model, computes its bank of features, searches students and how they are
     taught, and writes the front to <output>/<name>/ and to MLflow.
     """
-    given = [*overrides, *([f"output={output}"] if output else [])]
+    given = [*overrides, *([f"output={json.dumps(output)}"] if output else [])]
     config = load_config(config_path, given, name=name)
     if cluster is not None and not dry_run:
         from tkd_search.cluster.launch import run_on_cluster

@@ -32,6 +32,7 @@ def test_methods_variants_and_ablations_in_order():
         (["kd"], ["no colon"], [], ["LABEL:key=value"]),
         (["kd"], ["../up:method.k=1"], [], ["LABEL:key=value"]),
         (["kd"], ["x:method.k"], [], ["method.k", "LABEL:key=value"]),
+        (["kd"], ["a+b:method.k=1"], [], ["LABEL:key=value"]),
     ],
 )
 def test_words_that_mean_nothing_are_refused(methods, variants, ablations, words):
@@ -78,3 +79,15 @@ def test_fresh_seeds_differ_from_the_search_and_more_of_them_begin_with_fewer():
     config = load_config(None, FIXED)
     assert fresh_seeds(config, 5)[:3] == fresh_seeds(config, 3)
     assert config.settings().seed not in fresh_seeds(config, 100)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [("method.k={int: [5, 9]}", "not searched"), ("student.width=0.5", "another student")],
+)
+def test_an_ablation_is_a_change_of_the_winner_and_of_nothing_else(change, words):
+    tkd, ablation = parse_contestants(["tkd"], [], [f"x:{change}"])
+    config = load_config(None, FIXED, name="c")
+    searched = search_config(config, tkd, 7)
+    with pytest.raises(UserError, match=words):
+        retrained_config(config, ablation, searched, {}, 1000)

@@ -37,6 +37,15 @@ def inputs(rows: int = ROWS) -> tuple[Tensor, Tensor]:
     return features, standardised(torch.randn(rows, CLASSES, generator=generator, dtype=torch.float64))
 
 
+def test_a_whole_number_is_a_start_like_any_other() -> None:
+    for activation in ACTIVATIONS:
+        made = Generators(
+            WIDTHS, CLASSES, width=WIDTH, masks=1, activation=activation, theta0=1, theta_frozen=False,
+            generator=torch.Generator().manual_seed(0),
+        )  # fmt: skip
+        assert made.theta.dtype == torch.float32
+
+
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_stacked_equals_the_equations(activation: str) -> None:
     gens, (features, zbar) = made_of(activation), inputs()

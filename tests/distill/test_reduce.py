@@ -11,7 +11,7 @@ from torch import nn
 
 from tests.distill.nets import TinyStudent, digit_bank, digit_views
 from tkd_search.distill import Distiller, MethodSettings, TrainSettings
-from tkd_search.distill.batchnorm import AllReduceBatchNorm, desynchronised, synchronised
+from tkd_search.distill.batchnorm import AllReduceBatchNorm, by_torch, desynchronised, synchronised
 from tkd_search.distill.reduce import Alone, Reduction, reduction_for
 from tkd_search.distill.similarity import cka
 
@@ -80,7 +80,9 @@ def _parts(rank: int, group: Reduction) -> dict[str, Any]:
     norm = synchronised(nn.Sequential(nn.BatchNorm1d(3, momentum=0.3)))
     statistics = nn.Parameter(x[rank].clone())
     (norm(statistics).square() * torch.arange(3.0)).sum().backward()
+    half = synchronised(nn.Sequential(nn.BatchNorm1d(3)))
     return {
+        "half": half(x[rank].bfloat16()).detach(),
         "value": value.detach(),
         "gradient": weight.grad,
         "shared": shared,
@@ -144,6 +146,26 @@ def test_batch_normalisation_over_workers_is_that_of_the_whole_batch(ranks: list
         assert set(parts["norm"]) == set(norm.state_dict())
         for name, value in norm.state_dict().items():
             torch.testing.assert_close(parts["norm"][name], value)
+
+
+def test_batch_normalisation_over_workers_takes_half_precision(ranks: list[dict[str, Any]]) -> None:
+    x = torch.randn(2, 6, 3, generator=torch.Generator().manual_seed(0))
+    whole = nn.BatchNorm1d(3)(x.flatten(0, 1)).view_as(x)
+    for rank in range(2):
+        found = ranks[rank]["parts"]["half"]
+        assert found.dtype == torch.bfloat16
+        torch.testing.assert_close(found.float(), whole[rank].detach(), rtol=0.02, atol=0.02)
+
+
+@pytest.mark.parametrize("kind", [nn.BatchNorm1d, nn.BatchNorm2d])
+def test_torchs_own_synchronisation_remembers_the_kind_and_who_listens(kind: type[nn.Module]) -> None:
+    heard: list[int] = []
+    plain = nn.Sequential(kind(3)).eval()
+    plain[0].register_forward_hook(lambda *_: heard.append(1))
+    made = desynchronised(by_torch(plain))
+    assert type(made[0]) is kind  # type: ignore[index]
+    made(torch.randn(4, 3, *[2] * (0 if kind is nn.BatchNorm1d else 2)))
+    assert heard == [1]
 
 
 def test_one_worker_has_nothing_to_agree_on() -> None:

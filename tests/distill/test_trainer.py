@@ -19,6 +19,7 @@ from tests.distill.nets import (
 )
 from tkd_search.distill import Distiller, Diverged, MethodSettings, TrainSettings, evaluate
 from tkd_search.distill.building import compute_bank
+from tkd_search.distill.order import sample
 from tkd_search.distill.settings import BankSettings
 from tkd_search.distill.tkd import GeneratedTeachers
 
@@ -190,6 +191,16 @@ def test_evaluated_weights_are_the_schedule_free_average_with_their_own_statisti
     assert not any(module.training for module in found.modules())
 
 
+def test_every_image_counts_alike_in_the_statistics_that_are_shipped() -> None:
+    made = distiller(MethodSettings(name="ce"), number=514, epochs=1)
+    made.run_epoch()
+    made._views = digit_views(514, 1)
+    found = made.eval_student().body  # type: ignore[union-attr]
+    index, _ = sample(made._views, 514, seed=0, name="calibration")
+    maps = found[0](made._views.images[index])  # type: ignore[operator, index]
+    torch.testing.assert_close(found[1].running_mean, maps.mean((0, 2, 3)), rtol=1e-4, atol=1e-5)  # type: ignore[index]
+
+
 def test_it_stops_in_mid_epoch_and_a_reload_makes_it_whole() -> None:
     made, asked = distiller(FULL, grid=4), []
 
@@ -297,6 +308,12 @@ def test_freely_drawn_views_run_f_live(method: MethodSettings, bank: bool) -> No
     stats = live(method, trained_big_model(), 0, bank).run_epoch()
     assert stats is not None
     assert math.isfinite(stats.losses["total"])
+
+
+def test_a_big_model_run_live_is_left_as_it_was() -> None:
+    big = TinyBig().eval()
+    live(MethodSettings(name="tkd"), big, 0, True).run_epoch()
+    assert not any(module._forward_hooks for module in big.modules())
 
 
 def test_live_f_and_its_bank_teach_alike() -> None:

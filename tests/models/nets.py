@@ -106,3 +106,24 @@ def tiny(num_classes: int, width: int = 6, channels: int = 3) -> nn.Module:
 
 def wrong_classes(num_classes: int) -> nn.Module:
     return tiny(num_classes + 1)
+
+
+def broken(num_classes: int, error: str = "KeyError") -> nn.Module:
+    """A constructor that fails in any way, or a network that fails without a word."""
+    if error != "forward":
+        raise {"KeyError": KeyError, "ZeroDivisionError": ZeroDivisionError, "RuntimeError": RuntimeError}[
+            error
+        ]("x")
+    return Wordless(num_classes)
+
+
+class Wordless(nn.Module):
+    """Fails on every image, and does not say why."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.head = nn.Linear(3, num_classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        assert images.dim() == 2
+        return self.head(images)

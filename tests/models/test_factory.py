@@ -1,10 +1,13 @@
 """Wrong names, arguments and networks are the user's to mend; import paths get their own arguments."""
 
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
 import torch
 
 from tkd_search.errors import UserError
-from tkd_search.models import build_big_model, build_student, latency_ms
+from tkd_search.models import build_big_model, build_student, latency_ms, save_weights
 from tkd_search.models.settings import BigModelSettings, StudentSettings
 
 PLACE = {"classes": 4, "channels": 3, "size": 16}
@@ -29,12 +32,49 @@ def test_an_unknown_stem() -> None:
     refused("student.stem", stem="tiny")
 
 
+@pytest.mark.parametrize(("stem", "kernel"), [("original", 7), ("small", 3)])
+def test_a_big_model_gets_the_stem_that_its_weights_were_trained_with(
+    tmp_path: Path, stem: str, kernel: int
+) -> None:
+    trained = build_big_model(BigModelSettings(name="resnet18", width=0.1, stem=stem), **PLACE)
+    save_weights(trained.model, tmp_path / "f.safetensors")
+    auto = BigModelSettings(name="resnet18", width=0.1, weights=str(tmp_path / "f.safetensors"))
+    made = build_big_model(auto, **PLACE)
+    assert made.model.get_parameter("conv1.weight").shape[-1] == kernel
+    images = torch.randn(2, 3, 16, 16)
+    torch.testing.assert_close(made.eval()(images).logits, trained.eval()(images).logits)
+
+
+def test_weights_that_fit_both_stems_need_the_users_word(tmp_path: Path) -> None:
+    trained = build_big_model(BigModelSettings(name="shufflenet_v2_x0_5", stem="original"), **PLACE)
+    save_weights(trained.model, tmp_path / "f.safetensors")
+    auto = BigModelSettings(name="shufflenet_v2_x0_5", weights=str(tmp_path / "f.safetensors"))
+    with pytest.raises(UserError) as caught:
+        build_big_model(auto, **PLACE)
+    assert caught.value.where == "big_model.stem"
+    said = build_big_model(replace(auto, stem="original"), **PLACE)
+    images = torch.randn(2, 3, 16, 16)
+    torch.testing.assert_close(said.eval()(images).logits, trained.eval()(images).logits)
+
+
 def test_an_unknown_argument_names_the_section() -> None:
     assert "surprise" in refused("student.args", args={"surprise": 1}).found
 
 
 def test_a_wrong_argument_of_a_users_function() -> None:
     refused("student.args", name="tests.models.nets:tiny", args={"depth": 3})
+
+
+@pytest.mark.parametrize("error", ["KeyError", "ZeroDivisionError", "RuntimeError"])
+def test_whatever_a_users_constructor_raises_is_the_users_to_mend(error: str) -> None:
+    assert "x" in refused("student.args", name="tests.models.nets:broken", args={"error": error}).found
+
+
+def test_a_network_that_fails_without_a_word() -> None:
+    assert (
+        "AssertionError"
+        in refused("student.name", name="tests.models.nets:broken", args={"error": "forward"}).found
+    )
 
 
 @pytest.mark.parametrize(

@@ -120,6 +120,7 @@ NAMES_WITH_RULES = (
     "shufflenet_v2_x0_5",
     "efficientnet_b0",
     "efficientnet_b3",
+    "efficientnet_b5",
     "resnet18",
     "resnet50",
     "resnext50_32x4d",

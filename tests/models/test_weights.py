@@ -13,7 +13,7 @@ from tkd_search.errors import UserError
 from tkd_search.models.factory import build_big_model
 from tkd_search.models.settings import BigModelSettings
 from tkd_search.models.torchvision_compat import torchvision
-from tkd_search.models.weights import load_named_weights, load_weights, save_weights, weights_digest
+from tkd_search.models.weights import load_weights, named_state, save_weights, weights_digest
 
 
 def differing(build: type[nn.Module] | None = None) -> tuple[nn.Module, nn.Module]:
@@ -134,11 +134,11 @@ class TestGreyImages:
 class TestTorchvisionsWeights:
     def test_an_unknown_name_lists_the_known(self) -> None:
         with pytest.raises(UserError, match="IMAGENET1K_V1"):
-            load_named_weights(nets.tiny(3), "IMAGENET9", name="resnet18", classes=1000)
+            named_state("IMAGENET9", name="resnet18", classes=1000, where="big_model.weights")
 
     def test_other_classes_are_refused_before_any_download(self) -> None:
         with pytest.raises(UserError, match="1000 classes"):
-            load_named_weights(nets.tiny(3), "IMAGENET1K_V1", name="resnet18", classes=10)
+            named_state("IMAGENET1K_V1", name="resnet18", classes=10, where="big_model.weights")
 
     @pytest.mark.parametrize("spelled", ["IMAGENET1K_V1", "SqueezeNet1_1_Weights.IMAGENET1K_V1", "DEFAULT"])
     def test_a_file_in_torchs_cache_is_loaded(
@@ -157,7 +157,7 @@ class TestTorchvisionsWeights:
         monkeypatch.setattr(torch.hub, "_hub_dir", str(tmp_path))
         monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
         with pytest.raises(UserError, match="checkpoints"):
-            load_named_weights(nets.tiny(3), "IMAGENET1K_V1", name="squeezenet1_1", classes=1000)
+            named_state("IMAGENET1K_V1", name="squeezenet1_1", classes=1000, where="big_model.weights")
 
 
 class TestDigest:
@@ -169,3 +169,16 @@ class TestDigest:
             next(net.parameters())[0, 0, 0, 0] += 1e-3
         assert weights_digest(net) != before
         assert weights_digest(nn.Sequential(net)) != weights_digest(net)
+
+
+class TestNames:
+    def test_a_network_that_is_a_wrapper_itself_finds_its_own_names_again(self, tmp_path: Path) -> None:
+        first, second = nn.Sequential(), nn.Sequential()
+        first.add_module("model", nets.tiny(3))
+        second.add_module("model", nets.tiny(3))
+        save_weights(first, tmp_path / "model.safetensors")
+        load_weights(second, tmp_path / "model.safetensors")
+        assert weights_digest(first) == weights_digest(second)
+        plain = nets.tiny(3)  # and the wrapper of someone else is taken off
+        load_weights(plain, tmp_path / "model.safetensors")
+        assert weights_digest(plain) == weights_digest(first.get_submodule("model"))

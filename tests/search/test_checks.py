@@ -27,6 +27,9 @@ def test_the_default_experiment_fits(data):
         ("search.warm_start=[nobody]", ["search.warm_start", "nobody"]),
         ("student.name=shufflenet", ["student.name", "shufflenet_v2_x1_0"]),
         ("bank.taps=[nowhere]", ["nowhere"]),
+        ("method.local=4", ["bank.grid", "method.local", "bank.grid=4"]),
+        ("method.stage_feature={choice: [0, 12]}", ["bank.grid", "method.stage_feature"]),
+        ("method.name={choice: [kd, at]}", ["bank.grid", "method.name = at"]),
     ],
 )
 def test_a_wrong_part_is_named_with_what_is_allowed(data, setting, words):
@@ -43,3 +46,8 @@ def test_a_size_that_the_student_does_not_have_cannot_be_searched(data, name, ar
     given = [f"student.args={args}", "student.depth=1", f"student.name={name}"]
     with pytest.raises(UserError, match=r"student\.width.*\n.*a fixed value"):
         check_search(load_config(None, given), data)
+
+
+def test_terms_at_places_that_no_trial_can_use_need_no_cells(data):
+    for given in (["method.name=kd", "method.local=4"], ["bank.grid=4", "method.local=4"]):
+        assert check_search(load_config(None, given), data) > 1

@@ -3,6 +3,7 @@
 import pytest
 
 from tkd_search.data import storage
+from tkd_search.errors import UserError
 from tkd_search.search import mirror
 
 
@@ -33,3 +34,21 @@ def test_a_copy_is_fetched_whole_and_a_fetch_that_was_cut_short_again(tmp_path, 
 
 def test_nothing_is_fetched_where_nobody_began(tmp_path):
     assert not mirror.restore(tmp_path / "run", f"file://{tmp_path}/home")
+
+
+def test_a_folder_that_another_machine_has_overtaken_is_refused_and_stays(tmp_path):
+    first, second, home = tmp_path / "first", tmp_path / "second", f"file://{tmp_path}/home"
+    first.mkdir()
+    (first / "config.yaml").write_text("begun")
+    for _ in range(2):  # a run, and the same command again
+        mirror.check_owner(first, home)
+        with mirror.Mirror(first, home):
+            (first / "study.journal").write_text("a1")
+    assert mirror.restore(second, home)
+    mirror.check_owner(second, home)
+    with mirror.Mirror(second, home):
+        (second / "study.journal").write_text("a1 b2")
+    with pytest.raises(UserError, match="another machine"):
+        mirror.check_owner(first, home)
+    assert (first / "study.journal").read_text() == "a1"
+    mirror.check_owner(second, home)

@@ -137,7 +137,8 @@ def _kubectl(file: ClusterFile) -> list[str]:
 
 def _tar_script(remote: str) -> str:
     # Checkpoints and spools stay: what ships is small.
-    return f'cd "{remote}" && tar -cf - --ignore-failed-read summary.json pareto.* students 2> /dev/null'
+    files = "summary.json record.json config.yaml pareto.* students"
+    return f'cd "{remote}" && tar -cf - --ignore-failed-read {files} 2> /dev/null'
 
 
 def _fetch_tar(command: list[str], local: Path) -> bool:

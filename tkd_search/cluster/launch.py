@@ -44,6 +44,12 @@ def run_on_cluster(cluster_file: Path, argv: Sequence[str], name: str) -> int:
     """
     file = read_cluster_file(cluster_file)
     file.require_filled()
+    folder = Path(option(argv, "--output") or "runs") / name
+    if (folder / "study.journal").exists():
+        raise UserError(
+            "--name", f"{name}, a search of this machine in {folder}", "a name that it has not",
+            "the cluster's results would be laid over it: choose another --name, or another --output",
+        )  # fmt: skip
     head = find_head(file)
     use_token(head)
     forwards = (
@@ -60,9 +66,7 @@ def run_on_cluster(cluster_file: Path, argv: Sequence[str], name: str) -> int:
         except KeyboardInterrupt:
             _say_detached(file, head, name, job_id, forwards)
             return DETACHED
-        return _finish(
-            client, head, job_id, runs_folder(file), Path(option(argv, "--output") or "runs") / name
-        )
+        return _finish(client, head, job_id, runs_folder(file), folder)
 
 
 def runs_folder(file: ClusterFile) -> str:

@@ -1,5 +1,6 @@
 """``compare``: methods against each other at equal search budgets, on fresh seeds."""
 
+import json
 import shlex
 import sys
 
@@ -59,7 +60,7 @@ def command(
     from tkd_search.config import load_config
     from tkd_search.console import Console, hear_interrupts
 
-    given = [*overrides, *([f"output={output}"] if output else [])]
+    given = [*overrides, *([f"output={json.dumps(output)}"] if output else [])]
     config = load_config(config_path, given, name=name)
     if name is None:
         config = load_config(config_path, given, name=f"compare-{config.name}")
@@ -94,7 +95,10 @@ def command(
 
         tracking = config.settings().tracking
         experiment = tracking.experiment or f"tkd_search/{config.settings().data.name}"
-        log_comparison(absolute_uri(uri), experiment, config.name, result.rows, result.files)
+        try:
+            log_comparison(absolute_uri(uri), experiment, config.name, result.rows, result.files)
+        except UserError as error:  # the tables are written: never a reason to fail
+            console.note(f"not in MLflow: {error}")
     return 0
 
 

@@ -61,7 +61,7 @@ def parse_contestants(
 def _labelled(option: str, text: str) -> tuple[str, dict[str, Any]]:
     form = "LABEL:key=value;key=value, for instance 'uniform:method.selection=uniform'"
     label, colon, rest = text.partition(":")
-    plain = all(c.isascii() and (c.isalnum() or c in "._+-") for c in label)
+    plain = all(c.isascii() and (c.isalnum() or c in "._-") for c in label)
     if not colon or not label or not plain or label.startswith("."):
         raise UserError(option, repr(text), form)
     changes: dict[str, Any] = {}
@@ -108,12 +108,24 @@ def retrained_config(
         searched: the search that the winner comes from.
         point: the winner's point of that search's space.
         seed: which fresh subset (``data.limit_seed``) is drawn.
+
+    Raises:
+        UserError: an ablation with a distribution, or with another student.
     """
     fixed = searched.fixed(point)
     changes = dict(contestant.changes) if contestant.winner_of else {}
     if config.settings().data.train_limit is not None:
         changes["data.limit_seed"] = seed
-    return with_overrides(fixed, changes)
+    retrained = with_overrides(fixed, changes)
+    for key in retrained.space.leaves:
+        raise UserError(
+            f"{contestant.label}: {key}", "a distribution", "a value: an ablation is not searched"
+        )
+    if retrained.settings().student != fixed.settings().student:
+        raise UserError(
+            contestant.label, "another student", "the winner's: contestants must be equal in size"
+        )
+    return retrained
 
 
 def fresh_seeds(config: Config, count: int) -> tuple[int, ...]:

@@ -15,9 +15,9 @@ from tkd_search.comparison.contestants import Contestant, fresh_seeds, retrained
 from tkd_search.comparison.statistics import Row, Training, summarise
 from tkd_search.comparison.tables import markdown, write_tables
 from tkd_search.config import Config
-from tkd_search.data import load_data
+from tkd_search.data import load_data, storage
 from tkd_search.errors import UserError
-from tkd_search.experiment import Experiment, finished_record
+from tkd_search.experiment import Experiment, finished_record, recover, refuse_stale
 from tkd_search.records import BigModelRecord, SearchRecord, TrialRecord
 from tkd_search.search.jobs import job_config
 from tkd_search.search.lock import run_lock
@@ -96,26 +96,28 @@ def run_comparison(
             label: _search(searched, address, progress, command) for label, searched in configs.items()
         }
     winners = {label: _winner(label, record) for label, record in records.items()}
-    folder = config.folder / "comparison"
+    folder, place = config.folder / "comparison", Workplace.of(config)
+    refuse_stale(config) if folder.exists() else recover(config)
     folder.mkdir(parents=True, exist_ok=True)
     tasks = [
         _task(config, contestant, configs, winners, seed, folder)
         for seed in fresh_seeds(config, seeds)
         for contestant in contestants
     ]
-    with run_lock(config.folder):
-        _retrain([task for task in tasks if not task.file.exists()], config, address, progress)
-    trainings = tuple(read_training(task.file) for task in tasks)
-    rows = summarise(trainings, base)
-    page = markdown(
-        rows,
-        {label: winner.config for label, winner in winners.items()},
-        base=base,
-        big_model=next(iter(records.values())).big_model,
-        title=config.name,
-        command=command,
-    )
-    return Comparison(rows, trainings, page, tuple(write_tables(config.folder, page, trainings)))
+    with run_lock(config.folder), place.mirrored():
+        _retrain([task for task in tasks if not task.file.exists()], config, place, address, progress)
+        trainings = tuple(read_training(task.file) for task in tasks)
+        rows = summarise(trainings, base)
+        page = markdown(
+            rows,
+            {label: winner.config for label, winner in winners.items()},
+            base=base,
+            big_model=next(iter(records.values())).big_model,
+            title=config.name,
+            command=command,
+        )
+        files = tuple(write_tables(config.folder, page, trainings))
+    return Comparison(rows, trainings, page, files)
 
 
 def _unfinished(config: Config) -> bool:
@@ -155,10 +157,11 @@ def _task(
     return _Task(contestant.label, seed, retrained, winners[source], file)
 
 
-def _retrain(tasks: Sequence[_Task], config: Config, address: str | None, progress: Progress) -> None:
+def _retrain(
+    tasks: Sequence[_Task], config: Config, place: Workplace, address: str | None, progress: Progress
+) -> None:
     if not tasks:
         return
-    place = Workplace.of(config)
     resources = config.settings().resources
     with ray_session(address):
         slots = plan_slots(resources, live_nodes(), len(tasks)).count
@@ -169,7 +172,7 @@ def _retrain(tasks: Sequence[_Task], config: Config, address: str | None, progre
             prepared = _prepared(tasks, place, broker, progress, threads)
             progress.stage("winners on fresh seeds", len(tasks))
             executor = ThreadPoolExecutor(slots)
-            run = partial(_train, broker, place.folder / "comparison")
+            run = partial(_train, broker, place.trials)
             jobs = [executor.submit(run, task, prepared[_shared(task.config)]) for task in tasks]
             try:
                 for done, job in enumerate(jobs, start=1):
@@ -212,20 +215,20 @@ def _shared(config: Config, *, subset: bool = True) -> str:
     return json.dumps(parts)
 
 
-def _train(broker: ActorHandle, folder: Path, task: _Task, prepared: Prepared) -> None:
-    """Train one winner on a fresh seed, test it once, keep its figures."""
+def _train(broker: ActorHandle, trials: str, task: _Task, prepared: Prepared) -> None:
+    """Train one winner on a fresh seed, test it once, keep its figures; its weights lie below ``trials``."""
     trial_id = f"fresh{task.seed}"  # the same for all: contestants of a seed begin with the same weights
-    target = folder / task.file.stem
+    target = storage.below(trials, task.file.stem)
     job = {
         **prepared.common_job(task.config),
         "kind": "trial",
         "trial_id": trial_id,
         "point": {},
-        "folder": str(target),
+        "folder": target,
         "after_epoch": 0,
     }
     epochs = [result for result in run_stage(broker, job) if result["kind"] == "epoch"]
-    member = {"trial_id": trial_id, "point": {}, "weights": str(target / "model.safetensors")}
+    member = {"trial_id": trial_id, "point": {}, "weights": storage.below(target, "model.safetensors")}
     test = {
         "kind": "test",
         "config": job_config(task.config),

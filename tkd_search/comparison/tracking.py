@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from tkd_search.comparison.statistics import Row
 
@@ -20,13 +21,19 @@ def log_comparison(uri: str, experiment: str, name: str, rows: Sequence[Row], fi
 
     Returns:
         The run's identifier.
+
+    Raises:
+        UserError: the store does not do its part.
     """
-    from mlflow import MlflowClient
+    from tkd_search.tracking.mlflow_reader import impatient_client
+
+    with impatient_client(uri, make=True) as client:
+        return _logged(client, experiment, name, rows, files)
+
+
+def _logged(client: Any, experiment: str, name: str, rows: Sequence[Row], files: Sequence[Path]) -> str:
     from mlflow.entities import Metric, RunTag
 
-    from tkd_search.tracking.address import login_to_environment
-
-    client = MlflowClient(tracking_uri=login_to_environment(uri))
     found = client.get_experiment_by_name(experiment)
     home = found.experiment_id if found is not None else client.create_experiment(experiment)
     condition = f"tags.`{TAG_COMPARISON}` = '{name}'"

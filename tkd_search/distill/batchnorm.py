@@ -9,6 +9,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+_KINDS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+
 
 class _SumOverRanks(torch.autograd.Function):
     """All-reduce whose gradient is the all-reduced gradient."""
@@ -45,17 +47,18 @@ class AllReduceBatchNorm(nn.modules.batchnorm._BatchNorm):
         if not self.training:
             return super().forward(input)
         axes = [i for i in range(input.dim()) if i != 1]
+        wide = input.float()  # half precision has no room for sums
         count = torch.tensor(float(input.numel() // input.shape[1]))
         count = _SumOverRanks.apply(count, self.group)
-        mean = _SumOverRanks.apply(input.sum(axes), self.group) / count
+        mean = _SumOverRanks.apply(wide.sum(axes), self.group) / count
         shape = (1, -1, *(1,) * (input.dim() - 2))
-        centred = input - mean.view(shape)
+        centred = wide - mean.view(shape)
         variance = _SumOverRanks.apply(centred.square().sum(axes), self.group) / count
         self._track(mean, variance * (count / (count - 1).clamp_min(1)))
         out = centred * (variance + self.eps).rsqrt().view(shape)
         if self.affine:
             out = out * self.weight.view(shape) + self.bias.view(shape)
-        return out
+        return out.to(input.dtype)
 
     @torch.no_grad()
     def _track(self, mean: Tensor, variance: Tensor) -> None:
@@ -69,12 +72,20 @@ class AllReduceBatchNorm(nn.modules.batchnorm._BatchNorm):
 
 
 def _replaced(old: nn.Module, new: nn.modules.batchnorm._BatchNorm) -> nn.Module:
-    """``new`` with the parameters and statistics of ``old`` (the same tensors) and its mode."""
+    """``new`` with the parameters and statistics of ``old`` (the same tensors), its hooks and its mode."""
     for name, parameter in old.named_parameters(recurse=False):
         setattr(new, name, parameter)
     for name, buffer in old.named_buffers(recurse=False):
         setattr(new, name, buffer)
+    _hand_on(old, new)
     return new.train(old.training)
+
+
+def _hand_on(old: nn.Module, new: nn.Module) -> None:
+    """Hooks, which read maps, and the kind of module that ``new`` stands for."""
+    new._forward_hooks, new._forward_pre_hooks = old._forward_hooks, old._forward_pre_hooks
+    if isinstance(old, _KINDS):
+        new.original = type(old)  # type: ignore[assignment]
 
 
 def _swap(module: nn.Module, swap_one: Any) -> nn.Module:
@@ -91,16 +102,25 @@ def _swap(module: nn.Module, swap_one: Any) -> nn.Module:
 def synchronised(module: nn.Module, group: dist.ProcessGroup | None = None) -> nn.Module:
     """Replace batch normalisations, in place, by ones over all workers; parameters stay the same."""
     if dist.get_backend(group) == "nccl":
-        return nn.SyncBatchNorm.convert_sync_batchnorm(module, group)
+        return by_torch(module, group)
 
     def one(old: nn.Module) -> nn.Module:
-        if not isinstance(old, nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d):
+        if not isinstance(old, _KINDS):
             return old
         new = AllReduceBatchNorm(old.num_features, old.eps, old.momentum, old.affine, old.track_running_stats)
-        new.group, new.original = group, type(old)
+        new.group = group
         return _replaced(old, new)
 
     return _swap(module, one)
+
+
+def by_torch(module: nn.Module, group: dist.ProcessGroup | None = None) -> nn.Module:
+    """The same by torch's SyncBatchNorm, which forgets what it stands for and who listens."""
+    before = {name: old for name, old in module.named_modules() if isinstance(old, _KINDS)}
+    module = nn.SyncBatchNorm.convert_sync_batchnorm(module, group)
+    for name, old in before.items():
+        _hand_on(old, module.get_submodule(name))
+    return module
 
 
 def desynchronised(module: nn.Module) -> nn.Module:
@@ -109,7 +129,7 @@ def desynchronised(module: nn.Module) -> nn.Module:
     def one(old: nn.Module) -> nn.Module:
         if not isinstance(old, AllReduceBatchNorm | nn.SyncBatchNorm):
             return old
-        kind: Any = old.original if isinstance(old, AllReduceBatchNorm) else nn.BatchNorm2d
+        kind: Any = getattr(old, "original", nn.BatchNorm2d)
         new = kind(old.num_features, old.eps, old.momentum, old.affine, old.track_running_stats)
         return _replaced(old, new)
 

@@ -93,7 +93,7 @@ class Generators(nn.Module):
         self.register_buffer("mask", mask)
         self.register_buffer("tap", torch.arange(n) % len(widths))
         self.register_buffer("score_scale", (mask.sum(1) * classes).rsqrt())
-        start = torch.tensor(self.activation.start(theta0)).repeat(n, 1)
+        start = torch.tensor(self.activation.start(theta0), dtype=torch.float32).repeat(n, 1)
         self.theta = nn.Parameter(start, requires_grad=not theta_frozen)
         self.score_weight = nn.Parameter(torch.randn(n, classes, width, generator=generator))
         self.head = nn.Parameter(self._initial_head(generator))

@@ -1,6 +1,6 @@
 """Several big models read as one: taps of all of them, and the logits of their mean probability."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -36,7 +36,7 @@ class Readers:
         grid: cells per side of spatial taps; 0 for none.
     """
 
-    def __init__(self, models: Sequence[nn.Module], taps: Sequence[Tap], grid: int = 0) -> None:
+    def __init__(self, models: Iterable[nn.Module], taps: Sequence[Tap], grid: int = 0) -> None:
         self._readers = [
             TapReader(model, [tap for tap in taps if tap.model == i], grid) for i, model in enumerate(models)
         ]

@@ -18,7 +18,7 @@ ScheduleName = Literal["schedule_free", "one_cycle", "constant"]
 
 _TKD: dict[str, tuple[str, ...]] = {"name": ("tkd",)}
 _HEURISTIC: dict[str, tuple[str, ...]] = {**_TKD, "selection": ("heuristic",)}
-_SOFT: dict[str, tuple[str, ...]] = {"name": ("tkd", "kd", "dkd", "dist")}
+_SOFT: dict[str, tuple[str, ...]] = {"name": ("tkd", "kd", "dkd", "dist", "hint", "at", "sp")}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
@@ -100,13 +101,15 @@ class LiveSource(SignalSource):
         self._spatial = [self._projections[i] for i in form.cell_taps] if form is not None and grid else []
         self._features = features
         taps = form.taps if form is not None and (features or cells) else ()
-        self._readers = Readers(models, taps, grid)
+        self._taps, self._grid = taps, grid
 
     def read(self, view: Tensor, index: Tensor, images: Tensor) -> Signals:
         """Run the models on ``images``."""
         self.models.eval()
-        with torch.set_grad_enabled(self._learning):
-            reading = self._readers(images)
+        # Hooks for this pass alone: trials share the models.
+        readers = Readers(self.models, self._taps, self._grid)
+        with torch.set_grad_enabled(self._learning), closing(readers):
+            reading = readers(images)
         with torch.no_grad():
             features = project_all(self._projections, reading.features) if self._features else None
             cells = project_cells(self._spatial, reading.cells) if self._spatial else None

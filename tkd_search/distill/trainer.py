@@ -245,13 +245,10 @@ class Distiller:
             theirs.copy_(average)
         rows = _CALIBRATION_ROWS * (2 if self.epoch >= self.train.epochs else 1)
         index, view = sample(self._views, rows, seed=self._seed, name="calibration")
-        recalibrate(
-            made,
-            (
-                self._views.batch(i, v).to(self.device)
-                for i, v in zip(index.split(_CALIBRATION_ROWS), view.split(_CALIBRATION_ROWS), strict=True)
-            ),
-        )
+        # Equal parts: every one counts the same, however many rows it has.
+        parts = -(-len(index) // _CALIBRATION_ROWS)
+        split = zip(index.tensor_split(parts), view.tensor_split(parts), strict=True)
+        recalibrate(made, (self._views.batch(i, v).to(self.device) for i, v in split))
         return made
 
     def state_dict(self) -> dict[str, Any]:

@@ -4,6 +4,7 @@ Networks of width 1 and depth 1 are torchvision's own, name for name, so its wei
 to small images afterwards (:mod:`tkd_search.models.strides`).
 """
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -94,6 +95,8 @@ def efficientnet(
     blocks, last = torchvision.models.efficientnet._efficientnet_conf(
         name, width_mult=own_width * width, depth_mult=own_depth * depth
     )
+    if name[-1] in "567":  # as in torchvision, whose weights of these came from TensorFlow
+        args.setdefault("norm_layer", partial(nn.BatchNorm2d, eps=1e-3, momentum=0.01))
     return torchvision.models.EfficientNet(
         blocks, args.pop("dropout", dropout), last_channel=last, num_classes=num_classes, **args
     )

@@ -3,6 +3,7 @@
 import difflib
 import importlib
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from torch import nn
@@ -13,7 +14,7 @@ from tkd_search.models.families import Request, build_torchvision, family_of, to
 from tkd_search.models.settings import BigModelSettings, StudentSettings
 from tkd_search.models.strides import wants_small_stem
 from tkd_search.models.student import Student
-from tkd_search.models.weights import load_named_weights
+from tkd_search.models.weights import fit_state, named_state
 
 STEMS = ("auto", "small", "original")
 
@@ -28,19 +29,44 @@ def build_big_model(settings: BigModelSettings, *, classes: int, channels: int, 
         size: side of the images in pixels.
 
     Raises:
-        UserError: unknown name, wrong arguments, or weights that do not fit.
+        UserError: unknown name, wrong arguments, or weights that do not fit, or fit both stems.
     """
     request = _request(settings, "big_model", classes, channels, size)
-    net = build_network(request, "big_model")
-    if settings.weights is not None:
-        load_named_weights(net, settings.weights, name=settings.name, classes=classes)
-    return _dressed(net, request, "big_model")
+    if settings.weights is None:
+        return _dressed(build_network(request, "big_model"), request, "big_model")
+    return _dressed(_loaded(settings, request), request, "big_model")
 
 
 def build_student(settings: StudentSettings, *, classes: int, channels: int, size: int) -> Student:
     """A student with random weights; arguments and errors as :func:`build_big_model`."""
     request = _request(settings, "student", classes, channels, size, depth=settings.depth)
     return _dressed(build_network(request, "student"), request, "student")
+
+
+def _loaded(settings: BigModelSettings, request: Request) -> nn.Module:
+    """The network with its weights; stem ``auto`` is the one that they fit."""
+    where = "big_model.weights"
+    assert settings.weights is not None
+    state, source = named_state(settings.weights, name=settings.name, classes=request.classes, where=where)
+    fitting: dict[str, nn.Module] = {}
+    problem: UserError | None = None
+    for small in dict.fromkeys((request.small, False)) if settings.stem == "auto" else (request.small,):
+        try:
+            net = build_network(replace(request, small=small), "big_model")
+            fit_state(net, state, where=where, source=source)
+            fitting.setdefault(str(net), net)
+        except UserError as error:
+            problem = problem or error
+    if len(fitting) > 1:  # strides alone differ
+        raise UserError(
+            "big_model.stem",
+            f"auto, where {source} fits both",
+            "original (torchvision's) or small (made for inputs up to 64 pixels)",
+            "--set big_model.stem=original, unless it was trained here",
+        )
+    if problem is not None and not fitting:
+        raise problem
+    return next(iter(fitting.values()))
 
 
 def build_network(request: Request, where: str) -> nn.Module:
@@ -50,10 +76,10 @@ def build_network(request: Request, where: str) -> nn.Module:
         net = build()
     except UserError:
         raise
-    except (TypeError, ValueError, AssertionError) as error:
+    except Exception as error:  # whatever a constructor says of its arguments, a user's own most of all
         raise UserError(
             f"{where}.args",
-            f"{dict(request.args)!r}: {error}",
+            f"{dict(request.args)!r}: {_first_line(error)}",
             f"arguments that {request.name} takes, for images of {request.size} × {request.size} pixels",
         ) from error
     if not isinstance(net, nn.Module):
@@ -67,10 +93,10 @@ def _dressed(net: nn.Module, request: Request, where: str) -> Student:
     quicken_depthwise(net)
     try:
         student = Student(net, (request.channels, request.size, request.size))
-    except (RuntimeError, ValueError, TypeError, AssertionError, IndexError) as error:
+    except Exception as error:
         raise UserError(
             f"{where}.name",
-            f"{request.name}, which fails on {shape} images: {str(error).splitlines()[0]}",
+            f"{request.name}, which fails on {shape} images: {_first_line(error)}",
             "a network that takes such images [B, C, H, W] and returns logits [B, c]",
             "set data.size to what it was made for, or choose another",
         ) from error
@@ -81,6 +107,10 @@ def _dressed(net: nn.Module, request: Request, where: str) -> Student:
             f"{request.classes}, one for every class; it is called with num_classes={request.classes}",
         )
     return student
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), "") or type(error).__name__
 
 
 def _request(

@@ -19,11 +19,14 @@ class BigModelSettings:
     )
     weights: str | None = setting(
         None,
-        doc="safetensors file, or a torchvision enum such as IMAGENET1K_V1; none: train here",
+        doc="safetensors or torch file, or a torchvision enum such as IMAGENET1K_V1 where the data have its "
+        "classes; none: train here",
         searchable=False,
     )
     stem: str = setting(
-        "auto", doc="auto | small | original: small for inputs up to 64 pixels", searchable=False
+        "auto",
+        doc="auto | small | original: small for inputs up to 64 pixels; auto with weights: what these fit",
+        searchable=False,
     )
     epochs: int = setting(30, ge=1, doc="epochs to train it here", searchable=False)
     lr: float = setting(2e-3, gt=0, le=1, doc="peak learning rate", searchable=False)

@@ -80,20 +80,19 @@ def weights_digest(module: nn.Module) -> str:
     return state.hexdigest()
 
 
-def load_named_weights(
-    net: nn.Module, weights: str, *, name: str, classes: int, where: str = "big_model.weights"
-) -> None:
-    """Load what ``big_model.weights`` names: a file, or one of torchvision's pretrained weights of ``name``.
+def named_state(weights: str, *, name: str, classes: int, where: str) -> tuple[dict[str, Tensor], str]:
+    """What ``big_model.weights`` names: a file, or one of torchvision's pretrained weights of ``name``.
+
+    Returns:
+        The tensors by name, and what to call them.
 
     Raises:
-        UserError: neither a file nor such weights, no network, or they do not fit.
+        UserError: neither a file nor such weights, no network, or weights of other classes.
     """
     path = Path(weights).expanduser()
     if path.suffix in (".safetensors", *_TORCH_SUFFIXES) or path.exists():
-        state, source = read_state(path, where), str(path)
-    else:
-        state, source = _pretrained_state(name, weights, classes, where), f"{name} {weights}"
-    fit_state(net, state, where=where, source=source)
+        return read_state(path, where), str(path)
+    return _pretrained_state(name, weights, classes, where), f"{name} {weights}"
 
 
 def weights_file(weights: str) -> Path | None:
@@ -133,7 +132,7 @@ def fit_state(module: nn.Module, state: Mapping[str, Tensor], *, where: str, sou
         UserError: what does not fit, by name.
     """
     own = module.state_dict(keep_vars=True)
-    given = _grey(module, dict(state))
+    given = _grey(module, _without_wrapper(state, own))
     _fill_tied(own, given)
     missing = [name for name in own if name not in given]
     unknown = [name for name in given if name not in own]
@@ -148,7 +147,7 @@ def _load_torch(path: Path) -> Any:
 
 
 def _unwrapped(loaded: Any) -> dict[str, Tensor] | None:
-    """The state dict in what was loaded: itself or one level down, without wrappers' prefixes."""
+    """The state dict in what was loaded: itself or one level down."""
     if isinstance(loaded, Mapping):
         for key in _WRAPPERS:
             if isinstance(loaded.get(key), Mapping):
@@ -158,11 +157,16 @@ def _unwrapped(loaded: Any) -> dict[str, Tensor] | None:
         return None
     if not all(isinstance(name, str) and isinstance(value, Tensor) for name, value in loaded.items()):
         return None
-    state = dict(loaded)
+    return dict(loaded)
+
+
+def _without_wrapper(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The state without the prefixes of wrappers, unless the network's own names begin with them."""
+    given = dict(state)
     for prefix in _PREFIXES:
-        if all(name.startswith(prefix) for name in state):
-            state = {name.removeprefix(prefix): value for name, value in state.items()}
-    return state
+        if not given.keys() & own.keys() and all(name.startswith(prefix) for name in given):
+            given = {name.removeprefix(prefix): value for name, value in given.items()}
+    return given
 
 
 def _grey(module: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -1,5 +1,7 @@
 """What no single setting can tell, checked before anything is written."""
 
+from typing import Any
+
 import torch
 
 from tkd_search.config import Config
@@ -13,8 +15,11 @@ from tkd_search.search.proposer import Proposer, ProposerSettings
 from tkd_search.search.rules import rung_rule
 from tkd_search.search.samplers import DESIGNS, SAMPLERS
 from tkd_search.search.settings import SearchSettings
+from tkd_search.search.space import Choice
 from tkd_search.search.study import earlier_trials
 from tkd_search.search.trials import StudyTrial
+
+_AT_PLACES = ("method.local", "method.local_feature", "method.stage_feature")
 
 
 def check_search(config: Config, data: DataBundle) -> int:
@@ -104,19 +109,22 @@ def warm_start(config: Config) -> tuple[StudyTrial, ...]:
 
 
 def check_candidates(config: Config, data: DataBundle) -> int:
-    """Number of taps over all big models; refuses a fixed K above taps × masks.
+    """Number of taps over all big models; refuses a fixed K above taps × masks, and terms without cells.
 
     Raises:
-        UserError: ``method.k`` is fixed and larger than the number of candidates, or no tap matches.
+        UserError: ``method.k`` is fixed and larger than the number of candidates, no tap matches, or a term
+            asks for cells that the bank does not hold.
     """
     settings = config.settings()
-    taps = 0
+    taps, maps = 0, 0
     example = torch.zeros(2, data.channels, data.size, data.size)
     for model_settings in settings.big_models:
         model = build_big_model(
             model_settings, classes=data.num_classes, channels=data.channels, size=data.size
         )
-        taps += len(find_taps(model.model, settings.bank.taps, example))
+        found = find_taps(model.model, settings.bank.taps, example)
+        taps, maps = taps + len(found), maps + sum(tap.spatial for tap in found)
+    _check_cells(config, maps)
     fixed = "method.k" not in config.space.leaves and "method.masks" not in config.space.leaves
     most = taps * settings.method.masks
     if fixed and settings.method.name == "tkd" and settings.method.k > most:
@@ -127,3 +135,28 @@ def check_candidates(config: Config, data: DataBundle) -> int:
             "lower method.k, raise method.masks, or name more bank.taps",
         )
     return taps
+
+
+def _check_cells(config: Config, maps: int) -> None:
+    """Terms at places need a bank that holds cells of taps with maps."""
+    methods = _possible(config, "method.name")
+    asking = [key for key in _AT_PLACES if "tkd" in methods and max(_possible(config, key)) > 0]
+    if "at" in methods and not maps:
+        raise UserError("method.name", "at", "another method: no tap of the big model has a map")
+    asking += ["method.name = at"] if "at" in methods else []
+    if asking and maps and config.settings().bank.grid == 0:
+        raise UserError(
+            "bank.grid",
+            f"0, beside {', '.join(asking)}",
+            "above 0: these compare cells of maps",
+            "--set bank.grid=4",
+        )
+
+
+def _possible(config: Config, key: str) -> tuple[Any, ...]:
+    """The values that a leaf may take; of a range its ends."""
+    leaf = config.space.leaves.get(key)
+    if leaf is None:
+        section, _, name = key.partition(".")
+        return (config.tree[section][name],)
+    return leaf.options if isinstance(leaf, Choice) else (leaf.low, leaf.high)

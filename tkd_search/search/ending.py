@@ -1,5 +1,6 @@
 """The end of a search: the front tested once, its files put together, everything written and tracked."""
 
+import math
 from pathlib import Path
 from typing import Any, Literal
 
@@ -124,7 +125,7 @@ def _member(
     trial: TrialRecord, prepared: Prepared, tested: dict[str, Any], limited: float | None
 ) -> FrontMember:
     """A front member; ``limited``: the milliseconds by which ``search.max_latency`` let it in."""
-    test = tested.get("test_accuracy", float("nan"))
+    test, of_f = tested.get("test_accuracy", math.nan), prepared.big_model.test_accuracy
     latency = {int(batch): ms for batch, ms in tested.get("latency_ms", {}).items()}
     if limited is not None:
         # Of two medians the lower: other work only slows, and what was let in must not look too slow now.
@@ -137,7 +138,7 @@ def _member(
         ratio=trial.bytes / prepared.big_model.bytes,
         val_accuracy=trial.val_accuracy,
         test_accuracy=test,
-        retention=test / prepared.big_model.test_accuracy,
+        retention=test / of_f if of_f > 0 else math.nan,
         config=trial.config,
         path=f"students/{trial.trial_id}",
         latency_ms=latency,

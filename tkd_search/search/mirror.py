@@ -6,14 +6,19 @@ minute old: where the driver's machine is lost, the same command on another one 
 
 import json
 import threading
+import uuid
 from pathlib import Path
+from typing import Any
 
 from tkd_search.data import storage
 from tkd_search.errors import UserError
+from tkd_search.tracking.spool import write_json
 
 STATE_FILE = ".copied.json"
+OWNERS_FILE = ".owners.json"
+"""Whose copies this folder knows: its own, and the one that it was fetched from."""
 INTERVAL_SECONDS = 60.0
-_OWN_MACHINE = frozenset({"train", "tune", "trials", ".lock"})
+_OWN_MACHINE = frozenset({"train", "tune", "trials", ".lock", OWNERS_FILE})
 """What is of no use elsewhere: Ray's bookkeeping, and trials, which workers put on the storage themselves."""
 
 
@@ -29,6 +34,7 @@ class Mirror:
     def __init__(self, folder: Path, home: str, interval: float = INTERVAL_SECONDS) -> None:
         self._folder, self._home, self._interval = folder, home, interval
         self._copied: dict[str, tuple[int, int]] = {}
+        self._owner = uuid.uuid4().hex
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True, name="mirror")
 
@@ -58,6 +64,8 @@ class Mirror:
     def copy(self) -> int:
         """Copy what has changed since the last time; number of files."""
         count = 0
+        if self._owner not in _owners(self._folder):  # before any copy says so
+            _know(self._folder, self._owner)
         for file in _files(self._folder):
             name = file.relative_to(self._folder).as_posix()
             status = file.stat()
@@ -67,9 +75,8 @@ class Mirror:
                 self._copied[name] = stamp
                 count += 1
         if count:
-            storage.write_bytes(
-                storage.below(self._home, STATE_FILE), json.dumps(sorted(self._copied)).encode()
-            )
+            state = {"owner": self._owner, "files": sorted(self._copied)}
+            storage.write_bytes(storage.below(self._home, STATE_FILE), json.dumps(state).encode())
         return count
 
     def _run(self) -> None:
@@ -82,13 +89,45 @@ class Mirror:
 
 def restore(folder: Path, home: str) -> bool:
     """Fetch a run that another machine has begun; whether there was one."""
-    written = storage.read_bytes(storage.below(home, STATE_FILE))
-    if written is None:
+    state = _state(home)
+    if state is None:
         return False
+    folder.mkdir(parents=True, exist_ok=True)
+    _know(folder, state["owner"])
     # The configuration last: as long as it is missing, the next attempt fetches everything again.
-    for name in sorted(json.loads(written), key=lambda name: name == "config.yaml"):
+    for name in sorted(state["files"], key=lambda name: name == "config.yaml"):
         storage.get_file(storage.below(home, name), folder / name)
     return True
+
+
+def check_owner(folder: Path, home: str) -> None:
+    """Refuse to go on from a folder that is older than the copy that another machine has made since.
+
+    Raises:
+        UserError: the copy on the storage is another machine's.
+    """
+    state = _state(home)
+    if state is not None and state["owner"] not in _owners(folder):
+        raise UserError(
+            str(folder),
+            f"an older state than {home}, where another machine has gone on since",
+            "the copy on the storage, which the same command fetches where this folder is missing",
+            f"mv '{folder}' '{folder}.old'; then the same command again",
+        )
+
+
+def _state(home: str) -> dict[str, Any] | None:
+    written = storage.read_bytes(storage.below(home, STATE_FILE))
+    return None if written is None else dict(json.loads(written))
+
+
+def _owners(folder: Path) -> list[str]:
+    file = folder / OWNERS_FILE
+    return list(json.loads(file.read_text())) if file.exists() else []
+
+
+def _know(folder: Path, owner: str) -> None:
+    write_json(folder / OWNERS_FILE, [*_owners(folder), owner])
 
 
 def _files(folder: Path) -> list[Path]:

@@ -69,9 +69,12 @@ def big_models_at(config: str, data_folder: str, places: tuple[str, ...], device
     data = data_at(data_folder)
     models = []
     for settings, place in zip(config_of(config).settings().big_models, places, strict=True):
-        # What was given as weights is in the stored F already, and this node may not have that file.
-        settings = replace(settings, weights=None)
+        file = storage_folders.fetched(place) / "model.safetensors"
+        given = settings.weights is not None
+        # The file that was given is in the stored F already; this node may not have it, but its stem counts.
+        settings = replace(settings, weights=str(file) if given else None)
         model = build_big_model(settings, classes=data.num_classes, channels=data.channels, size=data.size)
-        load_weights(model.model, storage_folders.fetched(place) / "model.safetensors")
+        if not given:
+            load_weights(model.model, file)
         models.append(model.eval().to(device))
     return tuple(models)

@@ -12,6 +12,7 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from ray.actor import ActorHandle
@@ -22,6 +23,7 @@ from tkd_search.data import DataBundle, load_data, storage, storage_folders
 from tkd_search.data.bank_store import bank_key
 from tkd_search.data.prepared import save_prepared
 from tkd_search.errors import UserError
+from tkd_search.models.settings import BigModelSettings
 from tkd_search.models.weights import weights_file
 from tkd_search.records import BigModelRecord
 from tkd_search.search.bank_jobs import part_files
@@ -101,6 +103,12 @@ def prepare_big_models(
     return tuple(places), figures[0]
 
 
+def _network_digest(model: BigModelSettings, weights: Path) -> str:
+    """A hash of the network and its weights: stems, say, may differ in strides alone."""
+    built = json.dumps([model.name, model.width, model.args, model.stem], sort_keys=True)
+    return hashlib.sha256(weights.read_bytes() + built.encode()).hexdigest()
+
+
 def prepare_bank(
     config: Config,
     data: DataBundle,
@@ -118,8 +126,8 @@ def prepare_bank(
     """
     settings = config.settings()
     digests = [
-        hashlib.sha256((storage_folders.fetched(place) / "model.safetensors").read_bytes()).hexdigest()
-        for place in big_models
+        _network_digest(model, storage_folders.fetched(place) / "model.safetensors")
+        for model, place in zip(settings.big_models, big_models, strict=True)
     ]
     key = bank_key(data.digest, digests, settings.bank, settings.data, settings.seed)
     place = storage.below(cache, f"bank-{key}")

@@ -36,8 +36,12 @@ class Workplace:
         home = storage.below(root, "runs", config.name)
         return cls(folder, storage.below(root, "cache"), storage.below(home, "trials"), home)
 
+    @property
+    def copied_to(self) -> str | None:
+        """``home``, unless that is ``folder`` itself."""
+        return None if self.home is None or storage.local_path(self.home) == self.folder else self.home
+
     def mirrored(self) -> AbstractContextManager[object]:
         """Keeps the copy of ``folder`` on the storage fresh for the length of a ``with`` block."""
-        if self.home is None or storage.local_path(self.home) == self.folder:
-            return nullcontext()
-        return Mirror(self.folder, self.home)
+        home = self.copied_to
+        return nullcontext() if home is None else Mirror(self.folder, home)

@@ -7,9 +7,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from tkd_search.data.folders import IMAGE_SUFFIXES
 from tkd_search.errors import UserError
-
-IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -53,7 +53,7 @@ def read_search(uri: str, parent_run_id: str) -> SearchRecord:
     Raises:
         UserError: the store does not answer, or has no such run.
     """
-    with _reading(uri) as client:
+    with impatient_client(uri) as client:
         parent = client.get_run(parent_run_id)
         children = _children(client, parent)
         trials = tuple(_trial(client, run) for run in children)
@@ -66,7 +66,7 @@ def find_search(uri: str, name: str) -> str:
     Raises:
         UserError: there is none, or the store does not answer.
     """
-    with _reading(uri) as client:
+    with impatient_client(uri) as client:
         experiments = [one.experiment_id for one in client.search_experiments(ViewType.ACTIVE_ONLY)]
         condition = f"tags.`{TAG_SEARCH}` = '{name}' and tags.`{TAG_KIND}` = 'search'"
         order = ["attributes.start_time DESC"]
@@ -82,7 +82,7 @@ def trial_run(uri: str, parent_run_id: str, trial_id: str) -> str:
     Raises:
         UserError: there is none, or the store does not answer.
     """
-    with _reading(uri) as client:
+    with impatient_client(uri) as client:
         experiment = client.get_run(parent_run_id).info.experiment_id
         condition = f"tags.`mlflow.parentRunId` = '{parent_run_id}' and tags.`{TAG_TRIAL}` = '{trial_id}'"
         found = client.search_runs([experiment], condition, max_results=1)
@@ -97,16 +97,24 @@ def log_files(uri: str, run_id: str, paths: Sequence[Path], folder: str | None =
     Raises:
         UserError: the store does not answer.
     """
-    with _reading(uri) as client:
+    with impatient_client(uri) as client:
         for path in paths:
             client.log_artifact(run_id, str(path), folder)
 
 
 @contextlib.contextmanager
-def _reading(uri: str) -> Iterator[Any]:
-    """A client that gives up soon; what goes wrong is told as the user's to mend."""
+def impatient_client(uri: str, *, make: bool = False) -> Iterator[Any]:
+    """A client that gives up soon, for the length of a ``with`` block.
+
+    Args:
+        uri: MLflow tracking URI.
+        make: whether a store that is not there yet may be made.
+
+    Raises:
+        UserError: whatever goes wrong with the store in the block.
+    """
     file = sqlite_file(uri)
-    if file is not None and not file.exists():  # MLflow would make a new one
+    if file is not None and not file.exists() and not make:
         raise UserError(public_uri(uri), "no such file", "the store that the search was tracked in")
     before = {key: os.environ.get(key) for key in _IMPATIENT}
     os.environ.update(_IMPATIENT)
