@@ -50,6 +50,12 @@ def show_plan(
         f"  {budget}; {len(config.space.leaves)} leaves searched by {settings.search.sampler}, "
         f"rule {settings.search.rule}; results in {config.folder}/"
     )
+    if any(model.weights for model in settings.big_models) and settings.data.mean is None:
+        console.note(
+            "  images are normalised by the mean and deviation of your training images; where the big model "
+            "learnt with others, say so, for instance ImageNet's: "
+            "--set data.mean=[0.485,0.456,0.406] --set data.std=[0.229,0.224,0.225]"
+        )
     limit = settings.search.latency_limit
     if limit is not None:
         console.note(

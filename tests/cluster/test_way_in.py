@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from tkd_search.cluster import jobs
 from tkd_search.cluster.file import ClusterFile, NodeType, read_cluster_file
 from tkd_search.cluster.jobs import Job
-from tkd_search.cluster.launch import runs_folder
+from tkd_search.cluster.launch import run_on_cluster, runs_folder
 from tkd_search.cluster.staging import option, overrides, stage, without_option
 from tkd_search.cluster.tunnels import (
     Forward,
@@ -177,9 +177,31 @@ def test_the_job_takes_code_and_configuration_along_and_nothing_else(tmp_path: P
     assert not list(folder.rglob("__pycache__"))
 
 
+def test_the_big_models_own_file_travels_along(tmp_path: Path) -> None:
+    weights, mine, folder = tmp_path / "f.safetensors", tmp_path / "mine.yaml", tmp_path / "job"
+    weights.write_bytes(b"f")
+    mine.write_text(f"big_model: {{weights: {weights}}}\n")
+    folder.mkdir()
+    argv = stage(folder, ["--config", str(mine)])
+    assert overrides(argv)["big_model.weights"] == "weights/f.safetensors"
+    assert (folder / "weights" / "f.safetensors").read_bytes() == b"f"
+    (tmp_path / "other").mkdir()
+    named = ["--config", str(mine), "--set", "big_model.weights=IMAGENET1K_V1"]
+    assert stage(tmp_path / "other", named) == [
+        *("--set", "big_model.weights=IMAGENET1K_V1", "--config", "experiment/mine.yaml")
+    ]
+
+
 def test_a_missing_configuration_is_the_users_to_mend(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no file"):
         stage(tmp_path, ["--config", "none.yaml"])
+
+
+def test_results_are_never_laid_over_a_search_of_this_machine(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "study.journal").write_text("begun here")
+    with pytest.raises(UserError, match="--name"):
+        run_on_cluster(CLUSTERS / "aws.yaml", ["--output", str(tmp_path)], "mine")
 
 
 def test_runs_lie_beside_the_data_where_hosts_share_a_folder() -> None:

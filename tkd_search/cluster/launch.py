@@ -42,14 +42,14 @@ def run_on_cluster(cluster_file: Path, argv: Sequence[str], name: str) -> int:
     Raises:
         UserError: where the cluster cannot be reached or the request is wrong.
     """
-    file = read_cluster_file(cluster_file)
-    file.require_filled()
     folder = Path(option(argv, "--output") or "runs") / name
     if (folder / "study.journal").exists():
         raise UserError(
             "--name", f"{name}, a search of this machine in {folder}", "a name that it has not",
             "the cluster's results would be laid over it: choose another --name, or another --output",
         )  # fmt: skip
+    file = read_cluster_file(cluster_file)
+    file.require_filled()
     head = find_head(file)
     use_token(head)
     forwards = (

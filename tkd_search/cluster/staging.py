@@ -1,4 +1,4 @@
-"""What a job takes along: the code, the example configurations and the user's own file, nothing else.
+"""What a job takes along: the code, the example configurations, the user's own file and F's, nothing else.
 
 A job's folder is copied to every node; sending the user's whole working directory would take data, runs and
 environments with it.
@@ -8,10 +8,14 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
+import yaml
+
 from tkd_search.errors import UserError
 
 _PACKAGE = Path(__file__).parents[1]
 _CONFIGS = _PACKAGE.parent / "configs"
+MOST_WEIGHTS_BYTES = 400_000_000
+"""Ray refuses a job's folder of more than 500 MiB."""
 _IGNORED = shutil.ignore_patterns("__pycache__", "*.pyc")
 
 
@@ -52,6 +56,17 @@ def overrides(argv: Sequence[str]) -> dict[str, str]:
     return pairs
 
 
+def written(argv: Sequence[str], section: str, key: str) -> str | None:
+    """What the command line, or else the file of ``--config``, gives to a setting; None if no text."""
+    value: object = overrides(argv).get(f"{section}.{key}")
+    config = option(argv, "--config")
+    if value is None and config is not None and Path(config).is_file():
+        tree = yaml.safe_load(Path(config).read_text(encoding="utf-8"))
+        part = tree.get(section) if isinstance(tree, dict) else None
+        value = part.get(key) if isinstance(part, dict) else None
+    return value if isinstance(value, str) else None
+
+
 def stage(folder: Path, argv: Sequence[str]) -> list[str]:
     """Fill an empty folder with what the job needs.
 
@@ -60,17 +75,18 @@ def stage(folder: Path, argv: Sequence[str]) -> list[str]:
         argv: arguments of ``python -m tkd_search.run``.
 
     Returns:
-        The arguments as they have to read there: ``--config`` points at the copy.
+        The arguments as they have to read there: ``--config`` and ``big_model.weights`` point at the copies.
 
     Raises:
-        UserError: where the file that ``--config`` names is missing.
+        UserError: where the file that ``--config`` names is missing, or F's weights are too large to send.
     """
     shutil.copytree(_PACKAGE, folder / "tkd_search", ignore=_IGNORED)
     if _CONFIGS.is_dir():
         shutil.copytree(_CONFIGS, folder / "configs", ignore=_IGNORED)
+    argv = [*argv, *_staged_weights(folder, argv)]
     config = option(argv, "--config")
     if config is None:
-        return list(argv)
+        return argv
     path = Path(config)
     if not path.is_file():
         raise UserError(
@@ -79,3 +95,20 @@ def stage(folder: Path, argv: Sequence[str]) -> list[str]:
     (folder / "experiment").mkdir()
     shutil.copy(path, folder / "experiment" / path.name)
     return [*without_option(argv, "--config"), "--config", f"experiment/{path.name}"]
+
+
+def _staged_weights(folder: Path, argv: Sequence[str]) -> list[str]:
+    """Put F's own file into the job's folder; the option that names the copy."""
+    file = Path(written(argv, "big_model", "weights") or "").expanduser()
+    if not file.is_file():
+        return []
+    if file.stat().st_size > MOST_WEIGHTS_BYTES:
+        raise UserError(
+            "big_model.weights",
+            f"{file} of {file.stat().st_size / 1e6:.0f} MB",
+            f"at most {MOST_WEIGHTS_BYTES / 1e6:.0f} MB to send along",
+            "put it at one path on every node, and give the command on the head",
+        )
+    (folder / "weights").mkdir()
+    shutil.copy(file, folder / "weights" / file.name)
+    return ["--set", f"big_model.weights=weights/{file.name}"]

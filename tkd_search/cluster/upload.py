@@ -4,10 +4,8 @@ import hashlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import yaml
-
 from tkd_search.cluster.head import SshHead
-from tkd_search.cluster.staging import option, overrides
+from tkd_search.cluster.staging import written
 from tkd_search.errors import UserError
 
 LARGEST_UPLOAD = 500_000_000
@@ -20,15 +18,10 @@ def local_data(argv: Sequence[str]) -> Path | None:
     Args:
         argv: arguments of ``python -m tkd_search.run``; ``--set data.path=`` beats the file of ``--config``.
     """
-    written = overrides(argv).get("data.path")
-    config = option(argv, "--config")
-    if written is None and config is not None and Path(config).is_file():
-        tree = yaml.safe_load(Path(config).read_text(encoding="utf-8"))
-        section = tree.get("data") if isinstance(tree, dict) else None
-        written = section.get("path") if isinstance(section, dict) else None
-    if not isinstance(written, str) or "://" in written:
+    value = written(argv, "data", "path")
+    if value is None or "://" in value:
         return None
-    path = Path(written).expanduser()
+    path = Path(value).expanduser()
     return path if path.exists() else None
 
 
