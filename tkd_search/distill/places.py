@@ -66,8 +66,12 @@ def local_feature_loss(hidden: Tensor, targets: Tensor, adapters: Tensor, mask: 
         mask: m_k [k, P].
     """
     adapters = adapters * mask[..., None]
-    # Without predictions [k, B, S, P], P being far above d: A h · t = h · Aᵀt and |A h|² = hᵀ(AᵀA)h.
-    gram = torch.matmul(adapters.transpose(1, 2), adapters)
-    along = (torch.matmul(F.normalize(targets, dim=-1), adapters[:, None]) * hidden).sum(-1)
-    square = (torch.matmul(hidden, gram[:, None]) * hidden).sum(-1)
-    return 1 - (along * square.clamp_min(SMALLEST_SQUARE).rsqrt()).mean((1, 2))
+    h, goal = hidden.flatten(0, 1), F.normalize(targets, dim=-1).flatten(1, 2)  # [B·S, d], [k, B·S, P]
+    if hidden.shape[-1] < targets.shape[-1]:
+        # Without predictions [k, B·S, P]: A h · t = h · Aᵀt and |A h|² = hᵀ(AᵀA)h.
+        along = (torch.matmul(goal, adapters) * h).sum(-1)
+        square = (torch.matmul(h, torch.matmul(adapters.transpose(1, 2), adapters)) * h).sum(-1)
+    else:
+        said = torch.matmul(h, adapters.transpose(1, 2))
+        along, square = (goal * said).sum(-1), said.square().sum(-1)
+    return 1 - (along * square.clamp_min(SMALLEST_SQUARE).rsqrt()).mean(1)
