@@ -25,6 +25,18 @@ def test_list_and_status_of_a_finished_search(output):
     assert "hypervolume" in told
 
 
+def test_one_damaged_search_does_not_hide_the_others(output):
+    (output / "broken").mkdir()
+    for name in ("config.yaml", "record.json"):
+        (output / "broken" / name).write_text("{")
+    told = call("runs", "list")
+    assert told.code == 0
+    assert [line.split()[:2] for line in told.out.splitlines()[1:3]] == [
+        ["broken", "damaged"],
+        ["digits", "complete"],
+    ]
+
+
 def test_an_empty_folder_is_no_error(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     done = call("runs", "list")

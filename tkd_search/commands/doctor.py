@@ -18,6 +18,7 @@ from tkd_search.cluster.checks import (
     driver_lists_gpu,
 )
 from tkd_search.cluster.probe import NodeReport, probe_node
+from tkd_search.data.storage import storage_uri
 from tkd_search.errors import UserError
 
 EPILOG = """\b
@@ -55,6 +56,8 @@ def command(
     if config_path is not None:
         storage_set, tracking_set, need = _of_config(config_path)
         storage, tracking = storage or storage_set, tracking or tracking_set
+    if storage:
+        storage = storage_uri(storage)
     wrong = 0
     for check in _checks(storage or "", tracking or _default_tracking(), Path(output), address, need):
         click.echo(check.line())

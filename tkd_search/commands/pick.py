@@ -10,7 +10,7 @@ from tkd_search.commands.places import front_of, run_folder
 from tkd_search.commands.quantities import MILLISECONDS, SHARE, SIZE
 from tkd_search.records import FrontMember
 from tkd_search.tracking.description import human_bytes, percent
-from tkd_search.tracking.plain import to_plain
+from tkd_search.tracking.plain import finite, to_plain
 
 EPILOG = """\b
 Examples:
@@ -68,7 +68,7 @@ def command(
         return
     place = folder / member.path
     if as_json:
-        click.echo(json.dumps({**to_plain(member), "path": str(place)}))
+        click.echo(json.dumps(finite({**to_plain(member), "path": str(place)})))
     elif quiet:
         click.echo(place)
     else:

@@ -45,7 +45,11 @@ def list_runs(output: str) -> None:
 
 
 def _row(folder: Path) -> tuple[str, ...]:
-    record, now, size = record_of(folder), standing_of(folder), human_bytes(disk_bytes(folder))
+    size = human_bytes(disk_bytes(folder))
+    try:
+        record, now = record_of(folder), standing_of(folder)
+    except UserError:  # one damaged file is no reason to say nothing of the others
+        return (folder.name, "damaged", "–", "–", "–", size)
     if record is not None and state_of(folder) != "running":
         figures = (str(len(record.trials)), str(len(record.front)), f"{record.hypervolume:.4f}")
     elif now is not None:
