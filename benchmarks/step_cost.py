@@ -69,18 +69,18 @@ def clock(device: str) -> Callable[[], float]:
     return gpu
 
 
-def trainings(device: str, batches: int, width: float) -> dict[str, Distiller]:
+def trainings(device: str, batches: int, settings: StudentSettings) -> dict[str, Distiller]:
     """One training per method, all of the same student on the same images."""
     models: list[nn.Module] = [
         build_big_model(BigModelSettings(), classes=CLASSES, channels=CHANNELS, size=SIZE)
     ]
     views = {live: NoiseViews(batches * BATCH, 0 if live else 1, device) for live in (False, True)}
-    settings = BankSettings(grid=4)
-    banks = {live: compute_bank(models, source, settings, device=device) for live, source in views.items()}
+    cells = BankSettings(grid=4)
+    banks = {live: compute_bank(models, source, cells, device=device) for live, source in views.items()}
     made = {}
     for name, (method, live) in METHODS.items():
         torch.manual_seed(0)
-        student = build_student(StudentSettings(width=width), classes=CLASSES, channels=CHANNELS, size=SIZE)
+        student = build_student(settings, classes=CLASSES, channels=CHANNELS, size=SIZE)
         made[name] = Distiller(
             student,
             views[live],
@@ -95,11 +95,11 @@ def trainings(device: str, batches: int, width: float) -> dict[str, Distiller]:
     return made
 
 
-def measure(device: str, *, rounds: int, batches: int, width: float) -> dict[str, list[float]]:
+def measure(device: str, *, rounds: int, batches: int, student: StudentSettings) -> dict[str, list[float]]:
     """Milliseconds per batch of every training, one figure per round; a first round is thrown away."""
     now = clock(device)
     found: dict[str, list[float]] = {name: [] for name in METHODS}
-    made = trainings(device, batches, width)
+    made = trainings(device, batches, student)
     for _ in range(rounds + 1):
         for name, training in made.items():
             start = now()
@@ -128,11 +128,14 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--batches", type=int, default=4, help="batches per round and training")
+    parser.add_argument("--student", default="mobilenet_v2", help="name of the student, or its import path")
     parser.add_argument("--width", type=float, default=0.25, help="width of the student")
+    parser.add_argument("--args", type=json.loads, default={}, help="its arguments as JSON")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    found = measure(options.device, rounds=options.rounds, batches=options.batches, width=options.width)
+    student = StudentSettings(name=options.student, width=options.width, args=options.args)
+    found = measure(options.device, rounds=options.rounds, batches=options.batches, student=student)
     told = summary(found)
     print(f"{'step':42s} {'ms':>8s} {'images/s':>9s} {'× ce':>6s}")
     for name, row in told.items():

@@ -105,3 +105,14 @@ def test_one_training_and_its_student_in_a_few_lines(tmp_path):
     assert name.startswith("note-one-")
     assert (trials, shape, front) == (1, [1, 10], 1)
     assert (tmp_path / "runs" / name / "summary.json").exists()
+
+
+def test_a_search_does_not_go_on_with_other_data(tmp_path):
+    experiment = Experiment.from_yaml(name="begun", output=str(tmp_path))
+    folder = experiment.config.folder
+    folder.mkdir()
+    (folder / "config.yaml").write_text(experiment.config.to_yaml())
+    (folder / "data.json").write_text('{"digest": "of other images"}')
+    with pytest.raises(UserError, match="other images or labels"):
+        experiment.search()
+    assert sorted(file.name for file in folder.iterdir()) == ["config.yaml", "data.json"]

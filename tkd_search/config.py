@@ -16,13 +16,14 @@ from typing import Any
 
 import yaml
 
+from tkd_search.config_conditions import conditions, fields_of, settle_unused
 from tkd_search.config_leaf import read_leaf, read_value
 from tkd_search.config_sections import SECTIONS, RunSettings, Settings
 from tkd_search.config_tree import at_point, flatten, override, put
 from tkd_search.data.storage import storage_uri
 from tkd_search.errors import UserError, did_you_mean
 from tkd_search.quantity import MILLISECONDS
-from tkd_search.search.space import Condition, Distribution, Space
+from tkd_search.search.space import Distribution, Space
 
 CONFIG_FOLDER = Path(__file__).parent.parent / "configs"
 _NAME_PATTERN = "letters, digits, '.', '_' and '-', at most 80, not starting with '.'"
@@ -168,8 +169,8 @@ def parse_config(tree: Mapping[str, Any]) -> Config:
         else:
             resolved[section] = dict(_checked(cls, written, f"{section}.", leaves))
     resolved["search"]["enqueue"] = _enqueued(resolved["search"]["enqueue"])
-    _settle_unused(leaves, resolved)
-    config = Config(resolved, Space(leaves, _conditions(leaves)))
+    settle_unused(leaves, resolved)
+    config = Config(resolved, Space(leaves, conditions(leaves)))
     config.settings()
     _check_together(config)
     return config
@@ -240,7 +241,7 @@ def _enqueued(points: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
     def value_of(number: int, key: str, value: Any) -> Any:
         section, _, name = key.partition(".")
-        if name not in _fields(section):
+        if name not in fields_of(section):
             return value
         return read_value(SECTIONS[section], name, f"search.enqueue.{number}.{key}", value)
 
@@ -251,38 +252,6 @@ def _check_name(name: str) -> None:
     plain = all(c.isascii() and (c.isalnum() or c in "._-") for c in name)
     if not name or len(name) > 80 or not plain or name.startswith("."):
         raise UserError("name", repr(name), _NAME_PATTERN)
-
-
-def _conditions(leaves: Mapping[str, Distribution]) -> tuple[Condition, ...]:
-    """The declared ``when`` of each searched leaf whose parent is searched too."""
-    return tuple(
-        Condition(key, parent, values)
-        for key in leaves
-        for parent, values in _declared_parents(key)
-        if parent in leaves
-    )
-
-
-def _settle_unused(leaves: dict[str, Distribution], tree: dict[str, Any]) -> None:
-    """Give leaves that no trial can use their default: a search over γ teaches nothing where all is KD."""
-    for key in list(leaves):
-        section, _, name = key.partition(".")
-        parents = [(p.partition(".")[2], values) for p, values in _declared_parents(key) if p not in leaves]
-        if any(tree[section][parent] not in values for parent, values in parents):
-            del leaves[key]
-            tree[section][name] = _fields(section)[name].default
-
-
-def _declared_parents(key: str) -> list[tuple[str, tuple[Any, ...]]]:
-    """(dotted parent, values) under which a leaf matters, as its section declares them."""
-    section, _, name = key.partition(".")
-    fields = _fields(section)
-    when = fields[name].metadata.get("when") or {} if name in fields else {}
-    return [(f"{section}.{parent}", tuple(values)) for parent, values in when.items()]
-
-
-def _fields(section: str) -> dict[str, dataclasses.Field[Any]]:
-    return {f.name: f for f in dataclasses.fields(SECTIONS[section])} if section in SECTIONS else {}
 
 
 def _build(cls: type, entry: Mapping[str, Any], prefix: str) -> Any:

@@ -132,11 +132,12 @@ def finished_record(config: Config) -> SearchRecord | None:
     Raises:
         UserError: a run of this name exists with another configuration.
     """
+    from tkd_search.search.workplace import Workplace
     from tkd_search.tracking.summary import RECORD_FILE, read_record
 
     file = config.folder / "config.yaml"
     if not file.exists():
-        recover(config)
+        Workplace.of(config).recover()
     if not file.exists():
         return None
     old = parse_config(yaml.safe_load(file.read_text(encoding="utf-8")))
@@ -152,40 +153,6 @@ def finished_record(config: Config) -> SearchRecord | None:
         return None
     record = read_record(config.folder)
     return record if record.status == "complete" and not _budget_raised(old, config) else None
-
-
-def recover(config: Config) -> None:
-    """Fetch a run of this name from the storage, where another machine has begun it.
-
-    Raises:
-        UserError: the storage cannot be read and written.
-    """
-    from tkd_search.data.storage import check_storage
-    from tkd_search.search.mirror import restore
-
-    home = _copied_to(config)
-    if home is not None:
-        check_storage(home)
-        restore(config.folder, home)
-
-
-def refuse_stale(config: Config) -> None:
-    """Refuse to go on from a folder of this machine, where another machine has gone on since.
-
-    Raises:
-        UserError: the copy on the storage is another machine's.
-    """
-    from tkd_search.search.mirror import check_owner
-
-    home = _copied_to(config)
-    if home is not None and config.folder.exists():
-        check_owner(config.folder, home)
-
-
-def _copied_to(config: Config) -> str | None:
-    from tkd_search.search.workplace import Workplace
-
-    return Workplace.of(config).copied_to
 
 
 def _check_same_data(folder: Path, digest: str) -> None:
@@ -217,11 +184,12 @@ def _execute(config: Config, address: str | None, progress: "Progress", command:
     from tkd_search.search.lock import run_lock
     from tkd_search.search.preflight import plan_slots
     from tkd_search.search.session import live_nodes, local_nodes, ray_session
+    from tkd_search.search.workplace import Workplace
 
     settings = config.settings()
     if config.tree["storage"] is not None:
         check_storage(storage_uri(config.tree["storage"]))
-    refuse_stale(config)
+    Workplace.of(config).refuse_stale()
     if address in (None, "local"):
         # Refuse what can never fit before anything starts.
         plan_slots(settings.resources, local_nodes(), settings.search.trials)

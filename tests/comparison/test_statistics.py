@@ -8,6 +8,8 @@ from hypothesis import strategies as st
 
 from tkd_search.comparison.statistics import Training, paired_difference, summarise
 from tkd_search.comparison.tables import markdown, write_tables
+from tkd_search.comparison.tracking import log_comparison
+from tkd_search.errors import UserError
 from tkd_search.records import BigModelRecord
 
 ACCURACIES = st.dictionaries(st.integers(0, 20), st.floats(0, 1), min_size=2, max_size=10)
@@ -78,3 +80,8 @@ def test_the_tables_say_what_was_found(tmp_path):
     assert markdown_file.read_text() == page
     assert csv.read_text().splitlines()[0].startswith("label,seed,val_accuracy,test_accuracy")
     assert teachers.read_text().splitlines()[1] == "tkd,1,1,fc,0.7,0.2"
+
+
+def test_a_store_that_does_not_answer_is_told_as_such():
+    with pytest.raises(UserError, match="does not do its part"):
+        log_comparison("http://127.0.0.1:9", "experiment", "comparison", [], [])

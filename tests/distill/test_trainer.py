@@ -194,11 +194,11 @@ def test_evaluated_weights_are_the_schedule_free_average_with_their_own_statisti
 def test_every_image_counts_alike_in_the_statistics_that_are_shipped() -> None:
     made = distiller(MethodSettings(name="ce"), number=514, epochs=1)
     made.run_epoch()
-    made._views = digit_views(514, 1)
-    found = made.eval_student().body  # type: ignore[union-attr]
-    index, _ = sample(made._views, 514, seed=0, name="calibration")
-    maps = found[0](made._views.images[index])  # type: ignore[operator, index]
-    torch.testing.assert_close(found[1].running_mean, maps.mean((0, 2, 3)), rtol=1e-4, atol=1e-5)  # type: ignore[index]
+    convolution, normalisation = list(made.eval_student().modules())[2:4]
+    views = digit_views(514)
+    maps = convolution(views.batch(*sample(views, 514, seed=0, name="calibration")))
+    expected = maps.mean((0, 2, 3))
+    torch.testing.assert_close(normalisation.running_mean, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_it_stops_in_mid_epoch_and_a_reload_makes_it_whole() -> None:

@@ -1,7 +1,9 @@
 """A training as a worker group runs it, here in one process: which epochs it tells of, where it goes on."""
 
 import json
+import math
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,7 +13,8 @@ from tkd_search.data import load_data
 from tkd_search.data.prepared import save_prepared
 from tkd_search.models import build_big_model
 from tkd_search.models.weights import save_weights
-from tkd_search.search import jobs
+from tkd_search.records import BigModelRecord, TrialRecord
+from tkd_search.search import ending, jobs, stages
 from tkd_search.search.job_context import JobContext
 from tkd_search.search.jobs import job_config, run_job
 from tkd_search.search.stages import big_model_key
@@ -121,3 +124,20 @@ def test_a_big_model_trained_in_another_precision_is_another() -> None:
     assert key("big_model.precision=bf16") != key()
     assert key("big_model.precision=bf16") == key("training.precision=bf16")
     assert key("big_model.precision=fp32", "training.precision=bf16") == key()
+
+
+def test_a_big_model_that_is_never_right_leaves_retention_unknown():
+    trial = TrialRecord(trial_id="t0000", student="s", config={}, bytes=10, parameters=2, state="complete")
+    f = BigModelRecord(name="f", bytes=100, parameters=20, val_accuracy=0.0, test_accuracy=0.0)
+    prepared: Any = SimpleNamespace(big_model=f)
+    member = ending._member(trial, prepared, {"test_accuracy": 0.5}, None)
+    assert math.isnan(member.retention)
+    assert member.ratio == 0.1
+
+
+def test_the_same_weights_in_another_network_are_another_big_model(tmp_path: Path):
+    for name in ("big_model-a", "big_model-b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "model.safetensors").write_bytes(b"weights")
+    a, b = (stages._big_model_digest(str(tmp_path / name)) for name in ("big_model-a", "big_model-b"))
+    assert a != b

@@ -17,7 +17,7 @@ from tkd_search.comparison.tables import markdown, write_tables
 from tkd_search.config import Config
 from tkd_search.data import load_data, storage
 from tkd_search.errors import UserError
-from tkd_search.experiment import Experiment, finished_record, recover, refuse_stale
+from tkd_search.experiment import Experiment, finished_record
 from tkd_search.records import BigModelRecord, SearchRecord, TrialRecord
 from tkd_search.search.jobs import job_config
 from tkd_search.search.lock import run_lock
@@ -97,7 +97,10 @@ def run_comparison(
         }
     winners = {label: _winner(label, record) for label, record in records.items()}
     folder, place = config.folder / "comparison", Workplace.of(config)
-    refuse_stale(config) if folder.exists() else recover(config)
+    if folder.exists():
+        place.refuse_stale()
+    else:
+        place.recover()
     folder.mkdir(parents=True, exist_ok=True)
     tasks = [
         _task(config, contestant, configs, winners, seed, folder)

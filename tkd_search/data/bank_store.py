@@ -27,7 +27,7 @@ def bank_key(
 
     Args:
         data_digest: ``DataBundle.digest``: images, labels and splits.
-        model_digests: one per big model, in order: of its architecture and weights.
+        model_digests: one per big model, in order: of all that it depends on, and of its weights.
         bank: taps, width, grid.
         data: of it the augmentation and the number of views.
         seed: of the views.

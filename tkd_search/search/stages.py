@@ -12,7 +12,6 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from ray.actor import ActorHandle
@@ -23,7 +22,6 @@ from tkd_search.data import DataBundle, load_data, storage, storage_folders
 from tkd_search.data.bank_store import bank_key
 from tkd_search.data.prepared import save_prepared
 from tkd_search.errors import UserError
-from tkd_search.models.settings import BigModelSettings
 from tkd_search.models.weights import weights_file
 from tkd_search.records import BigModelRecord
 from tkd_search.search.bank_jobs import part_files
@@ -103,12 +101,6 @@ def prepare_big_models(
     return tuple(places), figures[0]
 
 
-def _network_digest(model: BigModelSettings, weights: Path) -> str:
-    """A hash of the network and its weights: stems, say, may differ in strides alone."""
-    built = json.dumps([model.name, model.width, model.args, model.stem], sort_keys=True)
-    return hashlib.sha256(weights.read_bytes() + built.encode()).hexdigest()
-
-
 def prepare_bank(
     config: Config,
     data: DataBundle,
@@ -125,10 +117,7 @@ def prepare_bank(
     In so many parts, each by one worker of a group: all their statistics first, then all their rows.
     """
     settings = config.settings()
-    digests = [
-        _network_digest(model, storage_folders.fetched(place) / "model.safetensors")
-        for model, place in zip(settings.big_models, big_models, strict=True)
-    ]
+    digests = [_big_model_digest(place) for place in big_models]
     key = bank_key(data.digest, digests, settings.bank, settings.data, settings.seed)
     place = storage.below(cache, f"bank-{key}")
     if storage_folders.is_whole(place):
@@ -262,6 +251,12 @@ def big_model_key(settings: Settings, index: int, data: DataBundle) -> str:
     if model.weights and (file := weights_file(model.weights)):
         parts["file"] = hashlib.sha256(file.read_bytes()).hexdigest()
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _big_model_digest(place: str) -> str:
+    """A stored F's key and the hash of its weights: the same weights may belong to other strides."""
+    weights = (storage_folders.fetched(place) / "model.safetensors").read_bytes()
+    return f"{storage.last_name(place)}-{hashlib.sha256(weights).hexdigest()}"
 
 
 def _warn_at_chance(figures: list[BigModelRecord], data: DataBundle, progress: Progress) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tkd_search.config import Config
 from tkd_search.data import storage
-from tkd_search.search.mirror import Mirror
+from tkd_search.search.mirror import Mirror, check_owner, restore
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,25 @@ class Workplace:
     def copied_to(self) -> str | None:
         """``home``, unless that is ``folder`` itself."""
         return None if self.home is None or storage.local_path(self.home) == self.folder else self.home
+
+    def recover(self) -> None:
+        """Fetch a run of this name from the storage, where another machine has begun it.
+
+        Raises:
+            UserError: the storage cannot be read and written.
+        """
+        if (home := self.copied_to) is not None:
+            storage.check_storage(home)
+            restore(self.folder, home)
+
+    def refuse_stale(self) -> None:
+        """Refuse to go on from a folder of this machine, where another machine has gone on since.
+
+        Raises:
+            UserError: the copy on the storage is another machine's.
+        """
+        if (home := self.copied_to) is not None and self.folder.exists():
+            check_owner(self.folder, home)
 
     def mirrored(self) -> AbstractContextManager[object]:
         """Keeps the copy of ``folder`` on the storage fresh for the length of a ``with`` block."""
