@@ -24,7 +24,7 @@ from tkd_search.distill import BankSettings, Distiller, MethodSettings, TrainSet
 from tkd_search.models import build_big_model, build_student
 from tkd_search.models.settings import BigModelSettings, StudentSettings
 
-CLASSES, CHANNELS, SIZE, BATCH = 10, 3, 32, 128
+CLASSES, CHANNELS, SIZE = 10, 3, 32
 FULL = {"local": 4.0, "relation": 0.5, "big_model_term": "dist"}
 STAGES = {"stage_feature": 12.0, "relation": 1.0, "activation": "identity"}
 METHODS: dict[str, tuple[dict[str, object], bool]] = {
@@ -69,12 +69,14 @@ def clock(device: str) -> Callable[[], float]:
     return gpu
 
 
-def trainings(device: str, batches: int, settings: StudentSettings) -> dict[str, Distiller]:
+def trainings(
+    device: str, batches: int, settings: StudentSettings, train: TrainSettings
+) -> dict[str, Distiller]:
     """One training per method, all of the same student on the same images."""
     models: list[nn.Module] = [
         build_big_model(BigModelSettings(), classes=CLASSES, channels=CHANNELS, size=SIZE)
     ]
-    views = {live: NoiseViews(batches * BATCH, 0 if live else 1, device) for live in (False, True)}
+    views = {live: NoiseViews(batches * train.batch_size, 0 if live else 1, device) for live in (False, True)}
     cells = BankSettings(grid=4)
     banks = {live: compute_bank(models, source, cells, device=device) for live, source in views.items()}
     made = {}
@@ -85,7 +87,7 @@ def trainings(device: str, batches: int, settings: StudentSettings) -> dict[str,
             student,
             views[live],
             MethodSettings(reselect_every=1.0, warmup=0.0, **method),  # type: ignore[arg-type]
-            TrainSettings(epochs=1000, batch_size=BATCH, schedule="constant"),
+            train,
             seed=0,
             bank=banks[live],
             big_models=models if live else (),
@@ -95,11 +97,13 @@ def trainings(device: str, batches: int, settings: StudentSettings) -> dict[str,
     return made
 
 
-def measure(device: str, *, rounds: int, batches: int, student: StudentSettings) -> dict[str, list[float]]:
+def measure(
+    device: str, *, rounds: int, batches: int, student: StudentSettings, train: TrainSettings
+) -> dict[str, list[float]]:
     """Milliseconds per batch of every training, one figure per round; a first round is thrown away."""
     now = clock(device)
     found: dict[str, list[float]] = {name: [] for name in METHODS}
-    made = trainings(device, batches, student)
+    made = trainings(device, batches, student, train)
     for _ in range(rounds + 1):
         for name, training in made.items():
             start = now()
@@ -108,7 +112,7 @@ def measure(device: str, *, rounds: int, batches: int, student: StudentSettings)
     return {name: values[1:] for name, values in found.items()}
 
 
-def summary(found: dict[str, list[float]]) -> dict[str, dict[str, float]]:
+def summary(found: dict[str, list[float]], batch: int) -> dict[str, dict[str, float]]:
     """Median milliseconds, images per second and the median of per-round ratios to plain training."""
     told = {}
     for name, values in found.items():
@@ -116,7 +120,7 @@ def summary(found: dict[str, list[float]]) -> dict[str, dict[str, float]]:
         ratios = [a / b for a, b in zip(values, found["ce"], strict=True)]
         told[name] = {
             "ms": middle,
-            "images_per_second": BATCH / middle * 1000,
+            "images_per_second": batch / middle * 1000,
             "ratio_to_ce": statistics.median(ratios),
             "spread": (max(ratios) - min(ratios)) / 2,
         }
@@ -131,12 +135,19 @@ def main() -> None:
     parser.add_argument("--student", default="mobilenet_v2", help="name of the student, or its import path")
     parser.add_argument("--width", type=float, default=0.25, help="width of the student")
     parser.add_argument("--args", type=json.loads, default={}, help="its arguments as JSON")
+    parser.add_argument("--batch", type=int, default=128)
+    parser.add_argument("--precision", default="fp32", choices=["fp32", "bf16", "fp16"])
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(1)
     student = StudentSettings(name=options.student, width=options.width, args=options.args)
-    found = measure(options.device, rounds=options.rounds, batches=options.batches, student=student)
-    told = summary(found)
+    train = TrainSettings(
+        epochs=1000, batch_size=options.batch, schedule="constant", precision=options.precision
+    )
+    found = measure(
+        options.device, rounds=options.rounds, batches=options.batches, student=student, train=train
+    )
+    told = summary(found, options.batch)
     print(f"{'step':42s} {'ms':>8s} {'images/s':>9s} {'× ce':>6s}")
     for name, row in told.items():
         print(f"{name:42s} {row['ms']:8.1f} {row['images_per_second']:9.0f} {row['ratio_to_ce']:6.2f}")
@@ -145,7 +156,11 @@ def main() -> None:
         print(f"{name} / {other}: {ratio:.2f} (promised ≤ {most}: {'kept' if ratio <= most else 'NOT kept'})")
     if options.json:
         facts = {"torch": torch.__version__, "device": options.device, "width": options.width}
-        options.json.write_text(json.dumps({**facts, "batch": BATCH, "steps": told}, indent=1))
+        options.json.write_text(
+            json.dumps(
+                {**facts, "batch": options.batch, "precision": options.precision, "steps": told}, indent=1
+            )
+        )
 
 
 if __name__ == "__main__":

@@ -1,0 +1,138 @@
+"""The same method on a GPU: what a CPU computes, up to rounding; skipped where there is none.
+
+The suite hides GPUs from all other tests: CUDA_VISIBLE_DEVICES=0 pytest -n 0 tests/distill/test_gpu.py
+"""
+
+import io
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from tests.distill.nets import TinyStudent, digit_bank, digit_views, held_out, trained_big_model
+from tests.distill.test_trainer import FULL, METHODS
+from tkd_search.data.types import Split
+from tkd_search.data.views import AugmentedViews
+from tkd_search.distill import Distiller, MethodSettings, TrainSettings, compute_bank, evaluate
+from tkd_search.distill.settings import BankSettings
+from tkd_search.models import build_student
+from tkd_search.models.settings import StudentSettings
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+
+
+@pytest.fixture(autouse=True)
+def exact_products() -> Iterator[None]:
+    """Float32 products in float32, not in TF32."""
+    before = torch.backends.cudnn.allow_tf32, torch.backends.cudnn.deterministic
+    torch.backends.cudnn.allow_tf32, torch.backends.cudnn.deterministic = False, True
+    yield
+    torch.backends.cudnn.allow_tf32, torch.backends.cudnn.deterministic = before
+
+
+class OnDevice:
+    """Digits whose batches are made on the GPU, as a search's are."""
+
+    def __init__(self, device: str, views: int = 2) -> None:
+        self._views, self._device = digit_views(300, max(views, 1)), device
+        self.labels, self.views = self._views.labels.to(device), views
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def batch(self, index: torch.Tensor, view: torch.Tensor) -> torch.Tensor:
+        return self._views.batch(index.cpu(), view.cpu()).to(self._device)
+
+
+def made(
+    method: MethodSettings,
+    device: str,
+    *,
+    live: bool = False,
+    student: torch.nn.Module | None = None,
+    **train,
+):
+    torch.manual_seed(0)
+    settings = TrainSettings(**{"epochs": 3, "batch_size": 64, "lr": 1e-2, **train})
+    return Distiller(
+        student or TinyStudent(),
+        OnDevice(device, 0 if live else 2),
+        method,
+        settings,
+        seed=0,
+        bank=None if live else digit_bank(300, grid=4),
+        big_models=[trained_big_model()] if live else [],
+        device=device,
+        class_count=10,
+    )
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_says_what_it_says_on_a_cpu(name: str) -> None:
+    here, there = (made(METHODS[name], device).run_epoch() for device in ("cpu", "cuda"))
+    assert there.losses == pytest.approx(here.losses, rel=2e-2, abs=2e-2)
+    assert [tap for tap, _ in there.teachers] == [tap for tap, _ in here.teachers]
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_resumes(name: str) -> None:
+    whole = made(METHODS[name], "cuda")
+    whole.run_epoch()
+    buffer = io.BytesIO()
+    torch.save(whole.state_dict(), buffer)
+    buffer.seek(0)
+    resumed = made(METHODS[name], "cuda")
+    resumed.load_state_dict(torch.load(buffer, weights_only=True, map_location="cpu"))
+    assert resumed.run_epoch().losses == pytest.approx(whole.run_epoch().losses, rel=1e-3, abs=1e-4)
+
+
+@pytest.mark.parametrize("method", [FULL, MethodSettings(distil_back="big_model"), MethodSettings(name="kd")])
+def test_live_big_models(method: MethodSettings) -> None:
+    here, there = (made(method, device, live=True).run_epoch() for device in ("cpu", "cuda"))
+    trained_big_model().cpu()
+    assert there.losses == pytest.approx(here.losses, rel=2e-2, abs=2e-2)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+def test_precisions_learn(precision: str) -> None:
+    training = made(FULL, "cuda", precision=precision, epochs=12)
+    for _ in range(12):
+        training.run_epoch()
+    images, labels = held_out()[0]
+    assert evaluate(training.eval_student(), [(images.cuda(), labels)]) > 0.7
+
+
+def test_a_compiled_student_with_stages_learns_the_same() -> None:
+    plain, compiled = (made(FULL, "cuda", compile=c, student=mobilenet()).run_epoch() for c in (False, True))
+    assert compiled.losses == pytest.approx(plain.losses, rel=2e-2, abs=2e-2)
+
+
+def mobilenet() -> torch.nn.Module:
+    torch.manual_seed(0)
+    return build_student(StudentSettings(width=0.25), classes=10, channels=1, size=8)
+
+
+def test_the_bank_is_that_of_a_cpu() -> None:
+    here, there = (
+        compute_bank([trained_big_model()], OnDevice(device), BankSettings(width=32, grid=4), device=device)
+        for device in ("cpu", "cuda")
+    )
+    trained_big_model().cpu()
+    assert there.features.device.type == "cpu"
+    assert torch.allclose(here.logits.float(), there.logits.float(), atol=2e-2)
+    products = [torch.einsum("rmp,smp->mrs", b.features.float(), b.features.float()) for b in (here, there)]
+    assert torch.allclose(*products, atol=0.5, rtol=1e-2)  # up to the signs of principal directions
+
+
+@pytest.mark.parametrize("augment", ["none", "shift", "crop_flip"])
+def test_views_are_pixel_for_pixel_those_of_a_cpu(augment: str) -> None:
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (64, 3, 32, 32), dtype=torch.uint8, generator=generator)
+    split = Split(images, torch.zeros(64, dtype=torch.int64))
+    index, view = torch.arange(64).repeat(3), torch.arange(3).repeat_interleave(64)
+    here, there = (
+        AugmentedViews(split, mean=(0.5,) * 3, std=(0.2,) * 3, views=3, augment=augment, device=device)
+        for device in ("cpu", "cuda")
+    )
+    assert torch.equal(here.pixels(index, view), there.pixels(index, view).cpu())
+    assert torch.allclose(here.batch(index, view), there.batch(index, view).cpu(), atol=1e-5)
