@@ -193,6 +193,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--trials", type=int, default=200, help="whole trials that the epochs pay for")
     parser.add_argument("--exact-table", action="store_true", help="draw recorded rows alone, no regressor")
+    parser.add_argument(
+        "--noise", type=float, default=1.0, help="scale of the recording's luck: a figure of its own below 1"
+    )
     parser.add_argument("--searchers", nargs="+", choices=list(SEARCHERS), default=list(SEARCHERS))
     parser.add_argument("--workers", type=int, default=min(4, os.cpu_count() or 1), help="processes")
     args = parser.parse_args(arguments)
@@ -202,7 +205,7 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(str(error))
     names = _available(args.searchers)
     print(f"{len(curves)} recorded curves of {curves.epochs} epochs ({curves.left_out} left out)")
-    black_box = _black_box(curves, args.exact_table)
+    black_box = _black_box(curves, args.exact_table, args.noise)
     summaries = compare(
         curves, black_box, names=names, seeds=args.seeds, trials=args.trials, workers=args.workers
     )
@@ -218,11 +221,11 @@ def main(arguments: list[str] | None = None) -> None:
         plot(summaries, args.trials * curves.epochs, args.plot)
 
 
-def _black_box(curves: Curves, exact_table: bool) -> BlackBox:
+def _black_box(curves: Curves, exact_table: bool, noise: float) -> BlackBox:
     if exact_table:
         print("black box: recorded rows alone, each proposal its nearest row that was not drawn yet")
         return Table(curves)
-    surrogate = Surrogate(curves, size_of=exact_sizes(curves))
+    surrogate = Surrogate(curves, noise=noise, size_of=exact_sizes(curves))
     print(f"black box on held-out configurations: {surrogate.fidelity}")
     return surrogate
 
