@@ -59,9 +59,23 @@ def test_without_enough_whole_trials_the_common_budget_is_lower():
     assert set(found.log_error) == {0, 1, 2, 3, 4, 8, 9}
 
 
-def test_failed_and_unreported_trials_teach_nothing():
-    trials = [whole(0), trial(1, {3: 0.5}, "failed"), trial(2, {}, "running"), trial(3, {1: 0.5}, "running")]
+def test_unreported_trials_teach_nothing():
+    trials = [whole(0), trial(2, {}, "running"), trial(3, {1: 0.5}, "running")]
     assert set(extrapolate(trials, LEVELS, BUDGET).log_error) == {0}
+
+
+def test_failed_trials_teach_as_much_as_the_worst():
+    trials = [*(whole(i, (0.4, 0.2, 0.1 + i / 100)) for i in range(5)), trial(9, {3: 0.99}, "failed")]
+    found = extrapolate(trials, LEVELS, BUDGET)
+    assert found.accuracy(9) == pytest.approx(found.accuracy(4))
+    assert found.variance[9] == 0
+    assert extrapolate([trial(0, {}, "failed")], LEVELS, BUDGET).log_error == {}
+
+
+@pytest.mark.parametrize("learn", LEARNING.values())
+def test_a_failed_trial_is_worth_nothing_however_good_it_was(learn):
+    trials = [*(whole(i) for i in range(30)), trial(30, {3: 0.99, 9: 0.99}, "failed")]
+    assert learn(trials, LEVELS, BUDGET)[30] == 0
 
 
 def test_highest_rung_with_enough_trials():

@@ -114,6 +114,22 @@ def test_students_near_refused_ones_are_hardly_asked_for():
     assert sum(t.state == "stopped" for t in trials[12:]) <= 5
 
 
+@pytest.mark.parametrize("sampler_name", ["frugal", "tpe"])
+def test_failing_regions_are_left(sampler_name):
+    """What diverges at large learning rates takes few of the trials once that is known."""
+    study = open_study(rule=Never(), proposer=ProposerSettings(sampler=sampler_name), seed=1)
+    failed = []
+    for _ in range(40):
+        suggestion = study.ask()
+        if suggestion.config["training.lr"] > 8e-3:
+            study.fail(suggestion.trial_id, "the loss is not finite", size_of(suggestion.config))
+            failed.append(suggestion.number)
+        else:
+            run_trial(study, suggestion)
+    late = [number for number in failed if number >= 20]
+    assert len(late) < 10, failed
+
+
 def test_students_that_cannot_be_built_are_not_asked_for():
     def fails_above(config):
         if config["student.width"] > 0.2:

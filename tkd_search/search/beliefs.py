@@ -33,7 +33,7 @@ FEWEST = 4
 
 
 def taught_by(trials: Sequence[StudyTrial], lessons: Extrapolation) -> list[StudyTrial]:
-    """The trials that teach: those that reached a rung, and have bytes."""
+    """The trials that teach: those that reached a rung or failed, and have bytes."""
     return [t for t in trials if t.number in lessons.log_error and t.bytes]
 
 

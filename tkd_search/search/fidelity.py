@@ -27,7 +27,7 @@ _CARRYING = 0.005
 def learn_full(trials: Sequence[StudyTrial], levels: Sequence[int], full_budget: int) -> Lessons:
     """Only trials with the full budget teach (what samplers do by default)."""
     return {
-        **_not_trained(trials),
+        **_worthless(trials),
         **{trial.number: trial.accuracy for trial in trials if trial.state == "complete"},
     }
 
@@ -39,7 +39,7 @@ def learn_highest_rung(
     for budget in sorted({*levels, full_budget}, reverse=True):
         reached = {trial.number: trial.curve[budget] for trial in trials if budget in trial.curve}
         if len(reached) >= enough:
-            return {**_not_trained(trials), **reached}
+            return {**reached, **_worthless(trials)}
     return learn_full(trials, levels, full_budget)
 
 
@@ -71,7 +71,8 @@ def extrapolate(
     both; the spread of their factors is the variance of having carried. In one step, not from rung to
     rung: what is noise at a rung in between would count twice. Trials that went further are read at the
     common budget. A rung at which nobody was seen who reached it (an earlier search had other rungs) tells
-    nothing.
+    nothing. A trial that failed teaches as much as the worst of the others: enough to keep away from what
+    diverges or does not fit into memory, without an error so large that it bends the model elsewhere.
     """
     budgets = sorted({*levels, full_budget})
     enough = [b for b in budgets[1:] if sum(b in trial.curve for trial in trials) >= pairs]
@@ -87,6 +88,11 @@ def extrapolate(
             shift, variance = steps.get(reached[-1], (0.0, 0.0))
             errors[trial.number] = _log_error(trial, reached[-1]) + shift
             variances[trial.number] = variance
+    worst = max(errors.values(), default=None)
+    if worst is not None:
+        failed = [trial.number for trial in trials if trial.state == "failed"]
+        errors |= dict.fromkeys(failed, worst)
+        variances |= dict.fromkeys(failed, 0.0)
     return Extrapolation(errors, variances, common)
 
 
@@ -102,12 +108,16 @@ def _step(trials: Sequence[StudyTrial], low: int, high: int, rungs: int) -> tupl
 def learn_extrapolated(trials: Sequence[StudyTrial], levels: Sequence[int], full_budget: int) -> Lessons:
     """Every trial that reached a rung teaches the accuracy it would have had in the end."""
     found = extrapolate(trials, levels, full_budget)
-    return {**_not_trained(trials), **{number: found.accuracy(number) for number in found.log_error}}
+    return {**{number: found.accuracy(number) for number in found.log_error}, **_worthless(trials)}
 
 
-def _not_trained(trials: Sequence[StudyTrial]) -> Lessons:
-    """Students that broke a limit before their first epoch teach that they are worth nothing."""
-    return {trial.number: 0.0 for trial in trials if trial.state == "stopped" and not trial.curve}
+def _worthless(trials: Sequence[StudyTrial]) -> Lessons:
+    """Trials that failed, and students that broke a limit before their first epoch, are worth nothing."""
+    return {
+        trial.number: 0.0
+        for trial in trials
+        if trial.state == "failed" or (trial.state == "stopped" and not trial.curve)
+    }
 
 
 LEARNING: Mapping[str, Callable[[Sequence[StudyTrial], Sequence[int], int], Lessons]] = MappingProxyType(

@@ -202,13 +202,13 @@ class Referee:
         stopped = self._stops.pop(trial_id, "")
         last = record.epochs_trained
         if failed:
-            self._study.fail(trial_id, failed)
+            self._study.fail(trial_id, failed, record.bytes)
         elif stopped:
             self._study.prune(trial_id, values, stopped)
         elif last >= self._full:
             self._study.complete(trial_id, values)
         else:
-            self._study.fail(trial_id, f"ended after epoch {last} of {self._full}")
+            self._study.fail(trial_id, f"ended after epoch {last} of {self._full}", record.bytes)
         told = self._study.trial(trial_id)
         state, reason = told.state, told.reason
         seconds = record.seconds + time.monotonic() - self._started.get(trial_id, time.monotonic())

@@ -179,7 +179,7 @@ class SearchStudy:
         if trial.state != "running":
             return Stop(trial.reason or f"the trial is {trial.state}")
         if not math.isfinite(record.accuracy):
-            self._put(dataclasses.replace(trial, reason=_NOT_A_NUMBER))
+            self._put(dataclasses.replace(trial, bytes=record.bytes, reason=_NOT_A_NUMBER))
             return Stop(_NOT_A_NUMBER)
         known = trial.record_at(record.epoch)
         if known is not None:
@@ -222,9 +222,18 @@ class SearchStudy:
             trial = dataclasses.replace(trial, bytes=int(values[0]))
         self._end(trial, "stopped", reason)
 
-    def fail(self, trial_id: str, reason: str) -> None:
-        """End a trial that broke: NaN, a crash past its retries."""
-        self._end(self._trials[trial_id], "failed", reason)
+    def fail(self, trial_id: str, reason: str, size: int | None = None) -> None:
+        """End a trial that broke: NaN, a crash past its retries.
+
+        Args:
+            trial_id: its name.
+            reason: why, for the user.
+            size: its student's bytes, where nothing was reported: without them it cannot teach.
+        """
+        trial = self._trials[trial_id]
+        if trial.bytes is None and size:
+            trial = dataclasses.replace(trial, bytes=size)
+        self._end(trial, "failed", reason)
 
     def unfinished(self) -> tuple[Suggestion, ...]:
         """Trials that began and did not end, for a driver that resumes; they keep their numbers."""
