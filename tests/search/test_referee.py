@@ -5,16 +5,19 @@ from collections import defaultdict
 from types import SimpleNamespace
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tkd_search.config import load_config
 from tkd_search.errors import UserError
+from tkd_search.records import EpochRecord, TrialRecord
 from tkd_search.search.adapters import RefereeScheduler, RefereeSearcher
 from tkd_search.search.budget import Budget, seconds_spent
 from tkd_search.search.points import describe_student
 from tkd_search.search.referee import Referee, Size
 from tkd_search.search.rungs import SingleObjective
 from tkd_search.search.settings import SearchSettings
-from tkd_search.search.standing import Standing
+from tkd_search.search.standing import Standing, Trials, front_of
 from tkd_search.search.study import SearchStudy
 from tkd_search.tracking.spool import DiskFullError, Event, Spool
 from tkd_search.tracking.tracker import Tracker
@@ -134,6 +137,8 @@ def check(folder, page, study, referee, states=frozenset({"complete", "stopped"}
     assert sorted(ends) == sorted(trials)
     assert {(name, record.epoch) for name, trial in trials.items() for record in trial.epochs} == set(epochs)
     assert {(name, epoch) for name, known in page.epochs.items() for epoch in known} == set(epochs)
+    for name, trial in trials.items():
+        assert dict(study.trial(name).curve) == {entry.epoch: entry.val_accuracy for entry in trial.epochs}
     assert page.state == {name: trial.state for name, trial in trials.items()}
     assert page.begun == set(trials)
     assert page.steps == set(range(1, TRIALS + 1))
@@ -170,6 +175,76 @@ def test_a_driver_killed_before_any_write_loses_and_doubles_nothing(tmp_path, me
         study, referee = open_referee(folder, page, Power(10_000), measure=measure)
         search(referee)
         check(folder, page, study, referee, states)
+
+
+@pytest.mark.parametrize("kept", range(9))
+def test_what_a_power_cut_took_from_the_log_comes_back_from_the_study(tmp_path, kept):
+    """The study waits for the disk at every write, the log does not."""
+    page = Page()
+    study, referee = open_referee(tmp_path, page, Power(10_000))
+    search(referee)
+    before = referee.standing()
+    log = tmp_path / "epochs" / "spool.jsonl"
+    log.write_bytes(b"".join(log.read_bytes().splitlines(keepends=True)[:kept]))
+    study, referee = open_referee(tmp_path, page, Power(10_000))
+    search(referee)
+    check(tmp_path, page, study, referee)
+    after = referee.standing()
+    assert (after.hypervolume, after.epochs) == (before.hypervolume, before.epochs)
+
+
+def test_the_history_is_the_same_after_a_restart_while_others_train(tmp_path):
+    _, referee = open_referee(tmp_path, Page(), Power(10_000))
+    first, second = referee.next_trial().trial_id, referee.next_trial().trial_id
+    for epoch in range(1, EPOCHS + 1):
+        referee.epoch(first, epoch, 0.1 * epoch, {})
+        referee.epoch(second, epoch, 0.2 * epoch, {})
+    referee.ended(first)
+    referee.ended(second)
+    _, again = open_referee(tmp_path, Page(), Power(10_000))
+    assert again.history == referee.history
+    assert [epochs for epochs, _ in again.history] == [2 * EPOCHS, 2 * EPOCHS]
+    assert len(again._reached) == 2  # both trained, though no epoch passed between their ends
+
+
+def test_students_that_were_not_trained_make_no_plateau_while_another_trains(tmp_path):
+    limits = ("search.plateau=2", "search.trials=9")
+    _, referee = open_referee(tmp_path, Page(), Power(10_000), *limits)
+    referee._latency, referee._limit = lambda student: 2.0, 3.0
+    first, training = referee.next_trial(), referee.next_trial()
+    for epoch in range(1, EPOCHS + 1):
+        referee.epoch(first.trial_id, epoch, 0.1 * epoch, {})
+    referee.ended(first.trial_id)
+    referee.epoch(training.trial_id, 1, 0.3, {})
+    latencies = iter([9.0, 9.0, 9.0, 2.0])
+    referee._latency = lambda student: next(latencies)
+    assert referee.next_trial() is not None
+    assert referee.standing().not_trained == 3
+
+
+@given(st.lists(st.tuples(st.integers(0, 5), st.integers(1, 4), st.integers(0, 3)), max_size=20))
+def test_the_standing_is_kept_as_it_would_be_counted(told):
+    trials = Trials(1000, 10)
+    for number, size, state in told:
+        name = f"t{number:04d}"
+        if name in trials and trials[name].state != "running":
+            continue
+        epochs = (EpochRecord(epoch=state + 1, val_accuracy=0.2 * size, metrics={}),) if state else ()
+        trials[name] = TrialRecord(
+            trial_id=name,
+            student="s",
+            config={},
+            bytes=100 * size,
+            parameters=1,
+            state=("running", "complete", "stopped", "failed")[state],
+            epochs=epochs,
+        )
+    anew = Trials(1000, 10)
+    for name in sorted(trials):
+        anew[name] = trials[name]
+    assert trials.standing() == anew.standing()
+    complete = [trial for trial in trials.values() if trial.state == "complete"]
+    assert trials.standing().front == front_of(complete)
 
 
 def test_a_student_that_cannot_be_built_fails_alone(tmp_path):

@@ -31,13 +31,13 @@ class Budget:
     started: float = field(default_factory=time.monotonic)
     clock: Callable[[], float] = time.monotonic
 
-    def exhausted(self, standing: "Standing", trials: int, history: Sequence[tuple[int, float]]) -> str:
+    def exhausted(self, standing: "Standing", trials: int, reached: Sequence[float]) -> str:
         """Why no further trial may start; empty while one may.
 
         Args:
             standing: where the search stands.
             trials: trials started so far.
-            history: (epochs spent, hypervolume) after each trial ended.
+            reached: hypervolume after each trial that trained and ended.
         """
         limits = self.settings
         if trials >= limits.trials:
@@ -49,7 +49,7 @@ class Budget:
             and self.spent + self.clock() - self.started >= limits.max_hours * 3600
         ):
             return f"{limits.max_hours:g} hours"
-        if limits.plateau is not None and _flat(_after_training(history), limits.plateau):
+        if limits.plateau is not None and _flat(reached, limits.plateau):
             return f"no gain in hypervolume over {limits.plateau} trials"
         return ""
 
@@ -67,9 +67,3 @@ def seconds_spent(events: Iterable[Event]) -> float:
 
 def _flat(values: Sequence[float], plateau: int) -> bool:
     return len(values) > plateau and max(values[-plateau:]) <= max(values[:-plateau])
-
-
-def _after_training(history: Sequence[tuple[int, float]]) -> list[float]:
-    """The hypervolumes after trials that trained: students above a limit cost no epoch and prove nothing."""
-    before = (0, *(epochs for epochs, _ in history))
-    return [value for (epochs, value), earlier in zip(history, before, strict=False) if epochs > earlier]

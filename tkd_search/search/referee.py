@@ -18,10 +18,9 @@ from tkd_search.models.settings import StudentSettings
 from tkd_search.records import EpochRecord, TrialRecord
 from tkd_search.search.budget import DRIVER, Budget
 from tkd_search.search.latency import too_slow
-from tkd_search.search.pareto import normalised_hypervolume
 from tkd_search.search.points import clip_point, describe_student
 from tkd_search.search.rungs import RungRecord, Stop
-from tkd_search.search.standing import Standing, front_of
+from tkd_search.search.standing import Standing, Trials
 from tkd_search.search.study import SearchStudy, Suggestion
 from tkd_search.tracking.spool import Event, Spool, all_events
 from tkd_search.tracking.tracker import Tracker
@@ -81,15 +80,16 @@ class Referee:
     ) -> None:
         self._config, self._study, self._budget = config, study, budget
         self._measure, self._tracker, self._log = measure, tracker, log
-        self._candidates, self._big_model_bytes, self._classes = candidates, big_model_bytes, classes
+        self._candidates = candidates
         self._latency, self._changed = latency, changed
         self._limit = config.settings().search.latency_limit or math.inf
         self._full = config.settings().training.epochs
-        self._trials: dict[str, TrialRecord] = {}
+        self._trials = Trials(big_model_bytes, classes)
         self._stops: dict[str, str] = {}
         self._started: dict[str, float] = {}
         self.broken: BaseException | None = None
         self.history: list[tuple[int, float]] = []
+        self._reached: list[float] = []
         self._last: Event | None = None
         self._replay()
         self._mend()
@@ -124,7 +124,7 @@ class Referee:
     def _next_suggestion(self) -> Suggestion | None:
         if self._waiting:
             return self._waiting.pop(0)
-        if self._budget.exhausted(self.standing(), len(self._trials), self.history):
+        if self._budget.exhausted(self.standing(), len(self._trials), self._reached):
             return None
         return self._study.ask()
 
@@ -172,6 +172,23 @@ class Referee:
             state="running",
             epochs=known.epochs if known else tuple(self._orphans.pop(trial_id, ())),
         )
+        if suggestion.stop is not None or self._study.trial(trial_id).state != "running":
+            self._fill_from_study(trial_id)
+
+    def _fill_from_study(self, trial_id: str) -> None:
+        """Write down the epochs that the study knows and the log lost, between two writes or in a power cut.
+
+        Of a trial that trains no more: one that goes on tells them again, with its losses.
+        """
+        record = self._trials[trial_id]
+        logged = {entry.epoch for entry in record.epochs}
+        curve = self._study.trial(trial_id).curve
+        lost = [EpochRecord(epoch=e, val_accuracy=a, metrics={}) for e, a in curve.items() if e not in logged]
+        for entry in lost:
+            self._log.append("epoch", {"trial_id": trial_id, "record": vars(entry)})
+            self._tracker.epoch(trial_id, entry)
+        epochs = sorted([*record.epochs, *lost], key=lambda entry: entry.epoch)
+        self._trials[trial_id] = replace(record, epochs=tuple(epochs))
 
     # what the scheduler asks ------------------------------------------------------------------------
 
@@ -230,9 +247,14 @@ class Referee:
                 )
             },
         )
-        standing = self.standing()
-        self.history.append((standing.epochs, standing.hypervolume))
+        self._note_end(record, self.standing().epochs)
         self._tell_end(record)
+
+    def _note_end(self, record: TrialRecord, epochs: int) -> None:
+        hypervolume = self.standing().hypervolume
+        self.history.append((epochs, hypervolume))
+        if record.epochs:  # students above a limit cost no epoch and say nothing of a plateau
+            self._reached.append(hypervolume)
 
     def _tell_end(self, record: TrialRecord) -> None:
         """Tell the tracker of the trial that ended last."""
@@ -261,29 +283,7 @@ class Referee:
 
     def standing(self) -> Standing:
         """Counts, the front of complete trials, and its hypervolume."""
-        states = [trial.state for trial in self._trials.values()]
-        complete = [trial for trial in self.trials() if trial.state == "complete"]
-        front = front_of(complete)
-        hypervolume = (
-            normalised_hypervolume(
-                [t.bytes for t in front],
-                [t.val_accuracy for t in front],
-                big_model_bytes=self._big_model_bytes,
-                classes=self._classes,
-            )
-            if front
-            else 0.0
-        )
-        return Standing(
-            running=states.count("running"),
-            complete=len(complete),
-            stopped=states.count("stopped"),
-            not_trained=sum(trial.not_trained for trial in self._trials.values()),
-            failed=states.count("failed"),
-            epochs=sum(trial.epochs_trained for trial in self._trials.values()),
-            front=front,
-            hypervolume=float(hypervolume),
-        )
+        return self._trials.standing()
 
     def _replay(self) -> None:
         """Rebuild trials, epochs and the hypervolume's history from the epoch log."""
@@ -295,9 +295,10 @@ class Referee:
             if event.kind == "epoch":
                 epochs.setdefault(trial_id, []).append(EpochRecord(**event.data["record"]))
             elif event.kind == "end":
-                self._trials[trial_id] = TrialRecord(**event.data, epochs=tuple(epochs.pop(trial_id, ())))
-                standing = self.standing()
-                self.history.append((standing.epochs, standing.hypervolume))
+                record = TrialRecord(**event.data, epochs=tuple(epochs.pop(trial_id, ())))
+                self._trials[trial_id] = record
+                running = sum(known[-1].epoch for known in epochs.values())
+                self._note_end(record, self.standing().epochs + running)
             self._last = event
         self._orphans = epochs
 

@@ -16,7 +16,12 @@ class SearchSettings:
     max_hours: float | None = setting(
         None, gt=0, doc="wall-clock budget in hours, over all drivers", searchable=False
     )
-    max_epochs: int | None = setting(None, ge=1, doc="budget in epochs over all trials", searchable=False)
+    max_epochs: int | None = setting(
+        None,
+        ge=1,
+        doc="budget in epochs over all trials: none starts once they are spent, running ones finish",
+        searchable=False,
+    )
     plateau: int | None = setting(
         None, ge=1, doc="end after this many finished trials without gain in hypervolume", searchable=False
     )
