@@ -1,6 +1,8 @@
 """The study's bookkeeping: states, rungs, resume after a kill, suggestions."""
 
 import dataclasses
+import multiprocessing
+import time
 
 import optuna
 import pytest
@@ -10,7 +12,7 @@ from tkd_search.search.proposer import ProposerSettings
 from tkd_search.search.rules import make_rule
 from tkd_search.search.rungs import Continue, RungRecord, Stop
 from tkd_search.search.space import Choice, Condition, FloatDistribution, Space
-from tkd_search.search.storage import mend_journal, open_storage
+from tkd_search.search.storage import FileLock, mend_journal, open_storage
 from tkd_search.search.study import SearchStudy, earlier_trials
 
 SPACE = Space(
@@ -398,3 +400,37 @@ def test_tpe_finds_better_learning_rates_than_the_design():
         run_trial(study)
     errors = [abs(t.config["training.lr"] - 0.01) for t in study.trials()]
     assert sum(errors[30:]) / 30 < 0.7 * sum(errors[:10]) / 10
+
+
+def _append_slowly(path, begun):
+    lock = FileLock(str(path))
+    lock.acquire()
+    with open(path, "ab") as journal:
+        journal.write(b'{"n": 0, ')
+        journal.flush()
+        begun.set()
+        time.sleep(0.5)
+        journal.write(b'"padding": 1}\n')
+    lock.release()
+
+
+def test_mending_waits_for_a_writer(journal):
+    """What another search is just appending is no half line."""
+    context = multiprocessing.get_context("fork")
+    begun = context.Event()
+    writer = context.Process(target=_append_slowly, args=(journal, begun))
+    writer.start()
+    assert begun.wait(60)
+    assert not mend_journal(journal)
+    writer.join()
+    assert journal.read_bytes() == b'{"n": 0, "padding": 1}\n'
+
+
+def test_a_reader_leaves_the_journal_of_a_live_search_alone(journal):
+    study = open_study(journal)
+    run_trial(study)
+    with open(journal, "ab") as half:
+        half.write(b'{"op_code": ')
+    before = journal.read_bytes()
+    assert [trial.state for trial in earlier_trials(journal)] == ["complete"]
+    assert journal.read_bytes() == before

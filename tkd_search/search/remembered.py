@@ -33,7 +33,7 @@ def earlier_trials(storage: str | Path | BaseStorage, name: str | None = None) -
     is_file = not isinstance(storage, BaseStorage) and "://" not in str(storage)
     if is_file and not Path(str(storage)).is_file():
         raise ValueError(f"no study storage {storage}")
-    opened = storage if isinstance(storage, BaseStorage) else open_storage(storage)
+    opened = storage if isinstance(storage, BaseStorage) else open_storage(storage, mend=False)
     names = [study.study_name for study in opened.get_all_studies()]
     if name is None and len(names) == 1:
         name = names[0]

@@ -34,18 +34,20 @@ class FileLock(BaseJournalFileLock):
             self._descriptor = None
 
 
-def open_storage(where: str | Path | None) -> BaseStorage:
+def open_storage(where: str | Path | None, *, mend: bool = True) -> BaseStorage:
     """The storage of a study.
 
     Args:
         where: path of a journal file (its folder must exist), an Optuna storage URL such as
             ``postgresql://…`` or ``sqlite:///…``, or None for memory alone.
+        mend: cut a half-written last line off a journal, which a writer must and a mere reader need not.
     """
     if where is None:
         return InMemoryStorage()
     if "://" in str(where):
         return RDBStorage(str(where))
-    mend_journal(Path(where))
+    if mend:
+        mend_journal(Path(where))
     return JournalStorage(JournalFileBackend(str(where), lock_obj=FileLock(str(where))))
 
 
@@ -53,20 +55,25 @@ def mend_journal(path: Path) -> bool:
     """Cut a half-written last line off a journal, as a kill in mid-write leaves it.
 
     Optuna tolerates such a line only while nothing follows it: the next record would make the whole
-    journal unreadable. Nothing acknowledged is lost, since a record counts once its line is complete.
+    journal unreadable. Nothing acknowledged is lost, since a record counts once its line is complete. What
+    another process is just writing is no half line: the lock of writers is waited for.
 
     Returns:
         Whether anything was cut.
     """
     if not path.exists() or path.stat().st_size == 0:
         return False
-    with open(path, "r+b") as journal:
-        fcntl.flock(journal, fcntl.LOCK_EX)
-        content = journal.read()
-        whole = content.rfind(b"\n") + 1
-        if whole == len(content):
-            return False
-        journal.truncate(whole)
-        journal.flush()
-        os.fsync(journal.fileno())
+    lock = FileLock(str(path))
+    lock.acquire()
+    try:
+        with open(path, "r+b") as journal:
+            content = journal.read()
+            whole = content.rfind(b"\n") + 1
+            if whole == len(content):
+                return False
+            journal.truncate(whole)
+            journal.flush()
+            os.fsync(journal.fileno())
+    finally:
+        lock.release()
     return True
