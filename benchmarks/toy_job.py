@@ -1,5 +1,7 @@
 """A job that trains nothing of interest for a given time: it isolates the cost of orchestration."""
 
+import os
+import signal
 import time
 from typing import Any
 
@@ -13,6 +15,8 @@ def run_toy_job(job: dict[str, Any], context: JobContext) -> None:
     point, epochs = job["point"], job["epochs"]
     if point.get("fail"):
         raise ValueError("this configuration fails")
+    if point.get("kill"):
+        os.kill(os.getpid(), signal.SIGKILL)  # as a kernel that is out of memory does
     model = torch.nn.Linear(64, 10)
     optimiser = torch.optim.SGD(model.parameters(), lr=0.01)
     for epoch in range(job["after_epoch"] + 1, epochs + 1):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tkd_search.search.mailbox import LeaseLostError, Mailboxes
+from tkd_search.search.mailbox import DEATHS, LeaseLostError, Mailboxes
 
 
 @pytest.fixture
@@ -163,3 +163,55 @@ def test_a_slot_whose_machine_has_gone_is_nobodys_until_it_attaches_again(boxes)
     boxes.attach("a", {})
     assert boxes.take("a", after=-1) is None, "the lost job is not done twice"
     assert boxes.lease("two", 0.0) is not None
+
+
+def lives_of(boxes, job_id, *results, most=50) -> int:
+    """How often a group that tells these results, then dies and comes up again, is handed the job."""
+    for life in range(most):
+        taken = boxes.take("a", after=-1)
+        if taken is None:
+            return life
+        assert taken[0] == job_id
+        for result in results:
+            boxes.push("a", job_id, result)
+        boxes.attach("a", {"pid": life})
+    return most
+
+
+def test_a_job_that_keeps_killing_its_group_is_given_up_and_its_holder_told(boxes):
+    lease = boxes.lease("one", 0.0)
+    job_id = boxes.post(lease, {"n": 1})
+    assert lives_of(boxes, job_id) == DEATHS
+    failure = boxes.pull(lease, job_id)
+    assert failure["kind"] == "failed"
+    assert "memory" in failure["reason"]
+    assert boxes.pull(lease, job_id) is None, "told once"
+    assert boxes.take("a", after=-1) is None
+    later = boxes.post(lease, {"n": 2})
+    assert lives_of(boxes, later) == DEATHS, "every job has its own count"
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        [{"kind": "epoch", "epoch": 1}, {"kind": "epoch", "epoch": 2}],
+        [{"kind": "progress", "done": 128, "total": 512}],
+        [{"kind": "tested", "trial_id": "t0000"}],
+    ],
+)
+def test_telling_the_same_again_after_a_restart_is_no_progress(told):
+    boxes = Mailboxes(ahead=1000)
+    boxes.attach("a", {})
+    job_id = boxes.post(boxes.lease("one", 0.0), {})
+    assert lives_of(boxes, job_id, *told) == DEATHS
+
+
+def test_a_job_that_gets_further_in_every_life_goes_on(boxes):
+    lease = boxes.lease("one", 0.0)
+    job_id = boxes.post(lease, {})
+    for epoch in range(1, 4 * DEATHS):
+        assert boxes.take("a", after=-1)[0] == job_id
+        assert boxes.push("a", job_id, {"kind": "epoch", "epoch": epoch}) == "accepted"
+        assert boxes.pull(lease, job_id)["epoch"] == epoch
+        boxes.attach("a", {})
+    assert lives_of(boxes, job_id) == DEATHS - 1, "the last life that got further ended with a death too"

@@ -85,6 +85,17 @@ def test_a_killed_worker_comes_back_and_finishes_the_job(pool, client):
 
 
 @pytest.mark.faults
+def test_a_stage_that_kills_its_worker_every_time_ends_with_a_message(pool):
+    from tkd_search.errors import UserError
+    from tkd_search.search.stages import run_stage
+
+    with pytest.raises(UserError, match="died 3 times in a row"):
+        list(run_stage(pool[0], toy_job(kill=True)))
+    assert [result["kind"] for result in run_stage(pool[0], toy_job())] == ["epoch", "epoch", "done"]
+    assert pool[1].failures == []
+
+
+@pytest.mark.faults
 def test_a_killed_broker_costs_the_lease_and_nothing_else(pool):
     import ray
 

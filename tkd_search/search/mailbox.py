@@ -7,10 +7,19 @@ instead of disturbing the successor (fencing). :mod:`tkd_search.search.broker` w
 """
 
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 PushAnswer = Literal["accepted", "full", "superseded"]
+
+DEATHS = 3
+"""A job during which its group died so often in a row, without getting any further, is given up."""
+
+_KILLED = (
+    f"its worker process died {DEATHS} times in a row (out of memory?); a smaller batch or model, or fewer "
+    "trials at once (resources.max_concurrent), need less"
+)
 
 
 class LeaseLostError(Exception):
@@ -37,6 +46,9 @@ class _Slot:
     last_beat: float = 0.0
     job: dict[str, Any] | None = None
     job_id: int = 0
+    lives: int = 0
+    told: int = 0
+    furthest: int = 0
     results: deque[dict[str, Any]] = field(default_factory=deque)
 
 
@@ -66,13 +78,17 @@ class Mailboxes:
         """The job posted since job number ``after``, with its number; None where there is none.
 
         An unknown slot (the broker was restarted) is attached on the way. A retiring slot that nobody
-        holds is told to exit.
+        holds is told to exit. A group asks again for a job that it had when it died and came up again; one
+        that keeps killing its group is given up, and its holder told so.
         """
         if slot not in self._slots:
             self.attach(slot, {})
         state = self._slots[slot]
         if state.job is not None and state.job_id != after:
-            return state.job_id, state.job
+            if state.lives < DEATHS:
+                state.lives, state.told = state.lives + 1, 0
+                return state.job_id, state.job
+            self._give_up(state)
         if state.retiring and state.holder is None:
             return self._next(), {"kind": "exit"}
         return None
@@ -85,6 +101,7 @@ class Mailboxes:
         if len(state.results) >= self._ahead:
             return "full"
         state.results.append(result)
+        self._note_progress(state, result)
         if state.vacating and result.get("kind") == "epoch" and not result.get("last"):
             self._interrupt(state)
         return "accepted"
@@ -135,6 +152,7 @@ class Mailboxes:
         if state is None:
             raise LeaseLostError(lease.slot)
         state.job, state.job_id = job, self._next()
+        state.lives = state.told = state.furthest = 0
         state.results.clear()
         if state.vacating or not state.up:
             self._interrupt(state)
@@ -206,6 +224,20 @@ class Mailboxes:
     def _held(self, lease: Lease) -> _Slot | None:
         state = self._slots.get(lease.slot)
         return state if state is not None and state.holder and state.token == lease.token else None
+
+    @staticmethod
+    def _note_progress(state: _Slot, result: Mapping[str, Any]) -> None:
+        """Deaths count anew once a job is further than ever; a restarted one first tells its past again."""
+        state.told += 1
+        reached = result.get("epoch", result.get("done", state.told))
+        if reached > state.furthest:
+            state.furthest, state.lives = reached, 1
+
+    @staticmethod
+    def _give_up(state: _Slot) -> None:
+        """Supersede a job that kills its group, and tell its holder, after the results that are there."""
+        state.job = None
+        state.results.append({"kind": "failed", "reason": _KILLED, "trace": ""})
 
     @staticmethod
     def _interrupt(state: _Slot) -> None:
