@@ -3,6 +3,7 @@
 Imports Ray alone: the process of a Trainable starts in a second because torch stays in the groups.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 from ray import tune
@@ -16,6 +17,11 @@ STALL_SECONDS = 1800.0
 """A group that delivers nothing for so long is taken for dead; one epoch must be shorter."""
 
 POLL_SECONDS = 2.0
+
+
+def is_news(result: Mapping[str, Any], heard: int) -> bool:
+    """Whether a result is not an epoch up to the last ``heard``: a group that restarted tells those again."""
+    return result["kind"] != "epoch" or result["epoch"] > heard
 
 
 class SlotTrainable(tune.Trainable):
@@ -86,22 +92,22 @@ class SlotTrainable(tune.Trainable):
         self._last = {"epoch": config["after_epoch"]}
 
     def _next(self) -> dict[str, Any]:
-        """The next result, from whichever group the trial runs on by then."""
+        """The next result that is news, from whichever group the trial runs on by then."""
         waited = 0.0
         while True:
             try:
                 result = self._posted().pull(POLL_SECONDS)
             except LeaseLostError:
                 result = {"kind": "interrupted"}
-            if result is not None and result["kind"] == "interrupted":
-                self._move()
-                waited = 0.0
-                continue
-            if result is not None:
-                return result
-            waited += POLL_SECONDS
+            waited = waited + POLL_SECONDS if result is None else 0.0
             if waited > STALL_SECONDS:
                 raise RuntimeError(f"worker group of {self._trial} delivered nothing for {waited:g} s")
+            if result is None:
+                continue
+            if result["kind"] == "interrupted":
+                self._move()
+            elif is_news(result, self._last["epoch"]):
+                return result
 
     def _posted(self) -> SlotClient:
         """A leased slot that has the trial before it; waits for one as long as it takes."""
