@@ -14,7 +14,7 @@ from tkd_search.data.prepared import save_prepared
 from tkd_search.models import build_big_model
 from tkd_search.models.weights import save_weights
 from tkd_search.records import BigModelRecord, TrialRecord
-from tkd_search.search import ending, jobs, stages
+from tkd_search.search import checkpoint, ending, jobs, stages
 from tkd_search.search.job_context import JobContext
 from tkd_search.search.jobs import job_config, run_job
 from tkd_search.search.stages import big_model_key
@@ -31,11 +31,15 @@ class Group:
 
     @property
     def epochs(self) -> list[int]:
-        return [result["epoch"] for result in self.results if result["kind"] == "epoch"]
+        return self.told("epoch")
+
+    def told(self, kind: str) -> list[int]:
+        """Epochs that were told so."""
+        return [result["epoch"] for result in self.results if result["kind"] == kind]
 
     def context(self) -> JobContext:
         def stopped() -> bool:
-            return bool(self.epochs) and self.epochs[-1] >= self._stop_after
+            return any(result.get("epoch", 0) >= self._stop_after for result in self.results)
 
         return JobContext(rank=0, workers=1, device="cpu", push=self.results.append, should_stop=stopped)
 
@@ -77,6 +81,38 @@ def test_a_superseded_training_goes_on_after_its_last_validation(data: Path, tmp
     assert train(data, tmp_path / "whole", whole, *settings) == [2, 4, 5]
     last = [next(r for r in reversed(g.results) if r["kind"] == "epoch") for g in (resumed, whole)]
     assert last[0]["val_accuracy"] == last[1]["val_accuracy"]
+
+
+SPARSE = ["search.rule=never", "search.rule_args={}", "training.validate_every=4", "training.epochs=6"]
+
+
+def test_epochs_between_validations_are_told_as_life_alone(data: Path, tmp_path: Path) -> None:
+    group = Group()
+    assert train(data, tmp_path, group, *SPARSE) == [4, 6]
+    assert group.told("alive") == [1, 2, 3, 5]
+
+
+def test_a_training_is_kept_between_validations_that_are_far_apart(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, resumed = Group(), Group()
+    train(data, tmp_path / "whole", whole, *SPARSE)
+    assert train(data, tmp_path / "rare", Group(stop_after=2), *SPARSE) == []
+    assert not (tmp_path / "rare").exists(), "nothing is kept within the first minutes"
+    monkeypatch.setattr(checkpoint, "SECONDS_BETWEEN", 0.0)
+    train(data, tmp_path / "cut", Group(stop_after=5), *SPARSE)
+    assert train(data, tmp_path / "cut", resumed, *SPARSE) == [4, 6], "what was validated is told again"
+    assert resumed.told("alive") == [], "what was trained is not trained again"
+    assert [r["val_accuracy"] for r in resumed.results[:2]] == [
+        r["val_accuracy"] for r in whole.results if r["kind"] == "epoch"
+    ]
+
+
+def test_a_sign_of_life_is_nothing_to_those_who_wait_for_a_stage(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = [{"kind": "alive", "epoch": 1}, {"kind": "epoch", "epoch": 2}, {"kind": "done"}]
+    monkeypatch.setattr(stages, "_on_one_group", lambda broker, job: iter(told))
+    broker: Any = None
+    assert list(stages.run_stage(broker, {"kind": "trial"})) == told[1:]
 
 
 def test_weights_travel_as_an_absolute_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -215,3 +215,16 @@ def test_a_job_that_gets_further_in_every_life_goes_on(boxes):
         assert boxes.pull(lease, job_id)["epoch"] == epoch
         boxes.attach("a", {})
     assert lives_of(boxes, job_id) == DEATHS - 1, "the last life that got further ended with a death too"
+
+
+def test_a_sign_of_life_never_makes_a_group_wait_and_counts_as_progress(boxes):
+    lease = boxes.lease("one", 0.0)
+    job_id = boxes.post(lease, {})
+    alive = [{"kind": "alive", "epoch": epoch} for epoch in range(1, 10)]
+    for result in alive:
+        boxes.take("a", after=-1)
+        assert boxes.push("a", job_id, result) == "accepted"
+        boxes.attach("a", {})
+    assert boxes.pull(lease, job_id) == alive[0], "one is enough"
+    assert boxes.pull(lease, job_id) is None
+    assert lives_of(boxes, job_id) == DEATHS - 1

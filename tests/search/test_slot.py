@@ -116,3 +116,21 @@ def test_a_group_that_tells_nothing_is_taken_for_dead(group: Slot, monkeypatch: 
     monkeypatch.setattr(slot, "STALL_SECONDS", 3 * slot.POLL_SECONDS)
     with pytest.raises(RuntimeError, match="delivered nothing"):
         trial_on(group, lambda: iter(())).step()
+
+
+def test_a_sign_of_life_resets_the_wait_and_is_not_told_to_tune(
+    group: Slot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(slot, "STALL_SECONDS", 3 * slot.POLL_SECONDS)
+
+    def acts() -> Iterator[None]:
+        group.comes_up()
+        for epoch in range(1, EPOCHS):
+            yield
+            yield
+            yield group.tell("alive", epoch=epoch)
+        yield group.epoch(EPOCHS)
+        yield group.tell("done")
+
+    result = trial_on(group, acts).step()
+    assert (result["epoch"], result["done"], result["failed"]) == (EPOCHS, True, "")

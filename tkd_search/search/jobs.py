@@ -19,6 +19,7 @@ from tkd_search.data import DataBundle, storage, storage_folders
 from tkd_search.distill.evaluation import evaluate
 from tkd_search.distill.reduce import reduction_for
 from tkd_search.distill.settings import MethodSettings, TrainSettings
+from tkd_search.distill.stats import EpochStats
 from tkd_search.distill.trainer import Distiller
 from tkd_search.models import Student, build_big_model, build_student, model_bytes, model_parameters
 from tkd_search.models.latency import latency_ms, torch_threads
@@ -177,7 +178,10 @@ def _train(
     context: JobContext,
     checkpoint: TrialCheckpoint,
 ) -> bool:
-    """Train to the full budget, pushing each validated epoch; False where the job was superseded."""
+    """Train to the full budget, pushing each epoch; False where the job was superseded.
+
+    A validated epoch is pushed with its figures, another as ``{"kind": "alive", "epoch"}`` alone.
+    """
     history = checkpoint.load(distiller)
     for past in history:
         if past["epoch"] > job.get("after_epoch", 0):
@@ -187,26 +191,34 @@ def _train(
         stats = distiller.run_epoch(context.should_stop)
         if stats is None:
             return False
-        if context.rank == 0 and _validated(stats.epoch, distiller.train, levels):
-            accuracy = evaluate(
-                distiller.eval_student(), shared.batches_of(data, data.validation, context.device)
-            )
-            result = {
-                "kind": "epoch",
-                "epoch": stats.epoch,
-                "val_accuracy": accuracy,
-                "metrics": {
-                    **stats.losses,
-                    "seconds": stats.seconds,
-                    **{f"weight.{name}": weight for name, weight in stats.teachers},
-                    **{f"agreement.{name}": cka for name, cka in stats.agreements},
-                },
-                "last": stats.epoch >= distiller.train.epochs,
-            }
-            history.append(result)
+        if context.rank != 0:
+            continue
+        told: dict[str, Any] = {"kind": "alive", "epoch": stats.epoch}
+        validated = _validated(stats.epoch, distiller.train, levels)
+        if validated:
+            told = _validation(distiller, stats, data, context.device)
+            history.append(told)
+        if validated or checkpoint.due():
             checkpoint.save(distiller, history)
-            context.push(result)
+        context.push(told)
     return True
+
+
+def _validation(distiller: Distiller, stats: EpochStats, data: DataBundle, device: str) -> dict[str, Any]:
+    """The result of an epoch that is validated."""
+    accuracy = evaluate(distiller.eval_student(), shared.batches_of(data, data.validation, device))
+    return {
+        "kind": "epoch",
+        "epoch": stats.epoch,
+        "val_accuracy": accuracy,
+        "metrics": {
+            **stats.losses,
+            "seconds": stats.seconds,
+            **{f"weight.{name}": weight for name, weight in stats.teachers},
+            **{f"agreement.{name}": cka for name, cka in stats.agreements},
+        },
+        "last": stats.epoch >= distiller.train.epochs,
+    }
 
 
 def _validated(epoch: int, train: TrainSettings, levels: Sequence[int]) -> bool:

@@ -94,13 +94,18 @@ class Mailboxes:
         return None
 
     def push(self, slot: str, job_id: int, result: dict[str, Any]) -> PushAnswer:
-        """Offer one result; ``full`` asks to wait, ``superseded`` to drop the job at once."""
+        """Offer one result; ``full`` asks to wait, ``superseded`` to drop the job at once.
+
+        ``{"kind": "alive"}`` never waits: it says nothing that the results before it do not say too.
+        """
         if self.superseded(slot, job_id):
             return "superseded"
         state = self._slots[slot]
-        if len(state.results) >= self._ahead:
+        needless = result.get("kind") == "alive" and bool(state.results)
+        if len(state.results) >= self._ahead and not needless:
             return "full"
-        state.results.append(result)
+        if not needless:
+            state.results.append(result)
         self._note_progress(state, result)
         if state.vacating and result.get("kind") == "epoch" and not result.get("last"):
             self._interrupt(state)

@@ -20,17 +20,20 @@ POLL_SECONDS = 2.0
 
 
 def is_news(result: Mapping[str, Any], heard: int) -> bool:
-    """Whether a result is not an epoch up to the last ``heard``: a group that restarted tells those again."""
-    return result["kind"] != "epoch" or result["epoch"] > heard
+    """Whether a result says more than that the group is alive.
+
+    An epoch up to the last ``heard`` does not: a group that restarted tells those again.
+    """
+    return result["kind"] != "alive" and (result["kind"] != "epoch" or result["epoch"] > heard)
 
 
 class SlotTrainable(tune.Trainable):
     """One trial after the other on leased slots (``reuse_actors=True``).
 
     ``config`` holds ``trial_id``, ``point``, ``after_epoch`` and ``folder``; ``common`` the rest of the job.
-    One step is one epoch. A trial that fails reports ``failed`` with its reason and ends. One whose group
-    goes away takes another group and goes on from its last epoch, as often as it has to; an exception here is
-    a defect of the infrastructure and makes Tune try the trial again from its own checkpoint.
+    One step is one validated epoch. A trial that fails reports ``failed`` with its reason and ends. One whose
+    group goes away takes another group and goes on from its last epoch, as often as it has to; an exception
+    here is a defect of the infrastructure and makes Tune try the trial again from its own checkpoint.
     """
 
     _last: dict[str, Any]
@@ -61,7 +64,7 @@ class SlotTrainable(tune.Trainable):
         return True
 
     def step(self) -> dict[str, Any]:
-        """The trial's next epoch: ``epoch``, ``val_accuracy``, ``metrics``, ``done``, ``failed``."""
+        """The next validated epoch: ``epoch``, ``val_accuracy``, ``metrics``, ``done``, ``failed``."""
         epoch = self._next()
         if epoch["kind"] == "failed":
             return self._result(self._last, failed=epoch["reason"])

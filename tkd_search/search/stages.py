@@ -212,7 +212,8 @@ def run_stage(broker: ActorHandle, job: Mapping[str, Any]) -> Iterator[dict[str,
                 )
             if result["kind"] == "epoch":
                 job["after_epoch"] = result["epoch"]
-            yield result
+            if result["kind"] != "alive":
+                yield result
             if result["kind"] == "done":
                 return
 
