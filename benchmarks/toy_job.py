@@ -1,5 +1,6 @@
 """A job that trains nothing of interest for a given time: it isolates the cost of orchestration."""
 
+import errno
 import os
 import signal
 import time
@@ -15,6 +16,8 @@ def run_toy_job(job: dict[str, Any], context: JobContext) -> None:
     point, epochs = job["point"], job["epochs"]
     if point.get("fail"):
         raise ValueError("this configuration fails")
+    if point.get("full"):
+        raise OSError(errno.ENOSPC, "No space left on device")
     if point.get("kill"):
         os.kill(os.getpid(), signal.SIGKILL)  # as a kernel that is out of memory does
     model = torch.nn.Linear(64, 10)

@@ -22,7 +22,7 @@ def results(client, deadline: float = 60.0) -> list[dict]:
         result = client.pull(1.0)
         if result is not None:
             seen.append(result)
-            if result["kind"] in ("done", "failed"):
+            if result["kind"] in ("done", "failed", "broken"):
                 return seen
     raise AssertionError(f"no end after {seen}")
 
@@ -61,7 +61,10 @@ def test_jobs_run_one_after_the_other_in_one_process(pool, client):
 def test_a_failing_job_is_reported_and_the_group_serves_on(client):
     client.post(toy_job(fail=True))
     (failure,) = results(client)
-    assert failure["reason"] == "ValueError: this configuration fails"
+    assert (failure["kind"], failure["reason"]) == ("failed", "ValueError: this configuration fails")
+    client.post(toy_job(full=True))
+    (failure,) = results(client)
+    assert (failure["kind"], failure["reason"]) == ("broken", "OSError: [Errno 28] No space left on device")
     client.post(toy_job())
     assert results(client)[-1]["kind"] == "done"
 

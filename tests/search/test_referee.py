@@ -291,6 +291,26 @@ def test_a_disk_that_fills_up_ends_the_search_and_leaves_its_trials_to_the_next(
     check(tmp_path, page, study, referee)
 
 
+def test_a_worker_whose_environment_breaks_ends_the_search_and_leaves_its_trials_to_the_next(tmp_path):
+    page = Page()
+    study, referee = open_referee(tmp_path, page, Power(10_000))
+    searcher, scheduler = RefereeSearcher(referee, "trials"), RefereeScheduler(referee)
+    first, second = (SimpleNamespace(config=searcher.suggest(name)) for name in ("a", "b"))
+    assert scheduler.on_trial_result(None, first, Result(1, 0.5)) == "CONTINUE"
+    searcher.on_trial_complete(
+        "a", {**Result(1, 0.5), "broken": "OSError: [Errno 28] No space left on device"}
+    )
+    assert isinstance(referee.broken, UserError)
+    assert "No space left" in str(referee.broken)
+    assert scheduler.on_trial_result(None, second, Result(1, 0.5)) == "STOP"
+    searcher.on_trial_complete("b", Result(1, 0.5))
+    assert searcher.suggest("c") == "FINISHED"
+    assert [trial.state for trial in study.trials()] == ["running", "running"]
+    study, referee = open_referee(tmp_path, page, Power(10_000))
+    search(referee)
+    check(tmp_path, page, study, referee)
+
+
 def test_hours_are_counted_over_all_drivers_of_a_search():
     def event(kind, seconds):
         return Event(sequence=0, time=1_000_000 + seconds * 1000, kind=kind, data={})

@@ -134,3 +134,19 @@ def test_a_sign_of_life_resets_the_wait_and_is_not_told_to_tune(
 
     result = trial_on(group, acts).step()
     assert (result["epoch"], result["done"], result["failed"]) == (EPOCHS, True, "")
+
+
+@pytest.mark.parametrize("kind", ["failed", "broken"])
+@pytest.mark.parametrize("epochs", [[1], [1, 2, 3]], ids=["between epochs", "while it stores the weights"])
+def test_what_ended_a_trial_is_told_with_its_reason(group: Slot, kind: str, epochs: list[int]) -> None:
+    def acts() -> Iterator[None]:
+        group.comes_up()
+        for epoch in epochs:
+            yield group.epoch(epoch)
+        yield group.tell(kind, reason="OSError: full")
+
+    trial = trial_on(group, acts)
+    while not (result := trial.step())["done"]:
+        assert result["failed"] == result["broken"] == ""
+    assert (result["epoch"], result[kind]) == (epochs[-1], "OSError: full")
+    assert not result["failed" if kind == "broken" else "broken"]

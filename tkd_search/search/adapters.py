@@ -52,7 +52,10 @@ class RefereeSearcher(Searcher):
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
-        """A trial is over, by its own end, by the scheduler's stop or by an error."""
+        """A trial is over, by its own end, by the scheduler's stop or by an error.
+
+        Where its machine or the storage broke it is not: the search ends, and the next goes on with it.
+        """
         name = self._names.pop(trial_id, None)
         if name is None or self._referee.broken is not None:
             return
@@ -62,6 +65,13 @@ class RefereeSearcher(Searcher):
             self._referee.broken = problem  # Tune would swallow it and try the trial again
 
     def _over(self, name: str, result: dict[str, Any] | None, error: bool) -> None:
+        if result and result.get("broken"):
+            raise UserError(
+                f"a worker of {name}",
+                result["broken"],
+                "a disk with room, and a storage that answers",
+                "mend it and start the same command again: its trials go on",
+            )
         reason = (result or {}).get("failed", "")
         if result and not reason:
             # Tune does not show the scheduler a trial's last result.
@@ -100,7 +110,7 @@ class RefereeScheduler(FIFOScheduler):
         """CONTINUE or STOP."""
         if self._referee.broken is not None:
             return str(self.STOP)
-        if result["failed"]:
+        if result["failed"] or result.get("broken"):
             return str(self.CONTINUE)
         try:
             goes_on = self._referee.epoch(

@@ -31,9 +31,10 @@ class SlotTrainable(tune.Trainable):
     """One trial after the other on leased slots (``reuse_actors=True``).
 
     ``config`` holds ``trial_id``, ``point``, ``after_epoch`` and ``folder``; ``common`` the rest of the job.
-    One step is one validated epoch. A trial that fails reports ``failed`` with its reason and ends. One whose
-    group goes away takes another group and goes on from its last epoch, as often as it has to; an exception
-    here is a defect of the infrastructure and makes Tune try the trial again from its own checkpoint.
+    One step is one validated epoch. A trial that fails reports ``failed`` with its reason and ends, one that
+    its machine or the storage ends reports ``broken``. One whose group goes away takes another group and goes
+    on from its last epoch, as often as it has to; an exception here is a defect of the infrastructure and
+    makes Tune try the trial again from its own checkpoint.
     """
 
     _last: dict[str, Any]
@@ -64,17 +65,16 @@ class SlotTrainable(tune.Trainable):
         return True
 
     def step(self) -> dict[str, Any]:
-        """The next validated epoch: ``epoch``, ``val_accuracy``, ``metrics``, ``done``, ``failed``."""
-        epoch = self._next()
-        if epoch["kind"] == "failed":
-            return self._result(self._last, failed=epoch["reason"])
-        self._last = epoch
-        if not epoch["last"]:
-            return self._result(epoch)
-        # The last epoch counts only once the student's weights are stored.
-        ending = self._next()
-        self.cleanup()
-        return self._result(epoch, failed=ending.get("reason", ""), done=True)
+        """The next validated epoch: ``epoch val_accuracy metrics done``, and ``failed broken``: '' or why."""
+        result = self._next()
+        if result["kind"] == "epoch":
+            self._last = result
+            if not result["last"]:
+                return self._result()
+            # The last epoch counts only once the student's weights are stored.
+            result = self._next()
+            self.cleanup()
+        return self._result(result)
 
     def cleanup(self) -> None:
         """Give the slot back."""
@@ -129,11 +129,14 @@ class SlotTrainable(tune.Trainable):
         self.cleanup()
         self._job["after_epoch"] = self._last["epoch"]
 
-    def _result(self, epoch: dict[str, Any], *, failed: str = "", done: bool = False) -> dict[str, Any]:
+    def _result(self, ending: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """The last epoch as Tune hears of it, and how the trial ended where it did."""
+        ended = {} if ending is None else {ending["kind"]: ending.get("reason", "")}
         return {
-            "epoch": epoch["epoch"],
-            "val_accuracy": epoch.get("val_accuracy", float("nan")),
-            "metrics": epoch.get("metrics", {}),
-            "failed": failed,
-            "done": done or bool(failed),
+            "epoch": self._last["epoch"],
+            "val_accuracy": self._last.get("val_accuracy", float("nan")),
+            "metrics": self._last.get("metrics", {}),
+            "failed": ended.get("failed", ""),
+            "broken": ended.get("broken", ""),
+            "done": ending is not None,
         }

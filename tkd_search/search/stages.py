@@ -206,7 +206,7 @@ def run_stage(broker: ActorHandle, job: Mapping[str, Any]) -> Iterator[dict[str,
     job = dict(job)
     while True:
         for result in _on_one_group(broker, job):
-            if result["kind"] == "failed":
+            if result["kind"] in ("failed", "broken"):
                 raise UserError(
                     f"stage {job['kind']}", result["reason"], "a stage that ends", result["trace"]
                 )

@@ -18,6 +18,7 @@ import torch
 import torch.distributed as dist
 from ray.actor import ActorHandle
 
+from tkd_search.search.blame import environment_failed
 from tkd_search.search.job_context import JobContext
 
 
@@ -62,7 +63,10 @@ def _serve(
     job: dict[str, Any],
     ranks: "_Ranks",
 ) -> None:
-    """Run one job; a failing one is reported and must not take the warm group with it."""
+    """Run one job; a failing one is reported and must not take the warm group with it.
+
+    ``failed`` is the job's own doing, ``broken`` that of the machine or the storage, on whichever rank.
+    """
     superseded = threading.Event()
     finished = threading.Event()
     if ranks.rank == 0:
@@ -86,7 +90,10 @@ def _serve(
     try:
         run_job(job, context)
     except Exception as error:
-        push({"kind": "failed", "reason": _reason(error), "trace": traceback.format_exc(limit=20)})
+        broken = environment_failed(error)
+        if broken or ranks.rank == 0:
+            failure = {"kind": "broken" if broken else "failed", "reason": _reason(error)}
+            ray.get(broker.push.remote(slot, job_id, {**failure, "trace": traceback.format_exc(limit=20)}))
         if ranks.size > 1:
             # The other ranks may wait in a collective: let Ray Train restart the group as a whole.
             raise
