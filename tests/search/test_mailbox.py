@@ -228,3 +228,14 @@ def test_a_sign_of_life_never_makes_a_group_wait_and_counts_as_progress(boxes):
     assert boxes.pull(lease, job_id) == alive[0], "one is enough"
     assert boxes.pull(lease, job_id) is None
     assert lives_of(boxes, job_id) == DEATHS - 1
+
+
+@pytest.mark.parametrize("ending", ["done", "failed", "broken"])
+def test_a_job_that_has_ended_is_not_handed_out_again(boxes, ending):
+    lease = boxes.lease("one", 0.0)
+    job_id = boxes.post(lease, {})
+    boxes.take("a", after=-1)
+    boxes.push("a", job_id, {"kind": ending})
+    boxes.attach("a", {})
+    assert boxes.take("a", after=-1) is None
+    assert kinds(boxes, lease, job_id) == [ending], "its holder hears of it all the same"

@@ -7,6 +7,7 @@ import time
 import pytest
 
 from tkd_search.search.settings import ResourceSettings
+from tkd_search.search.worker import FAILURES
 
 TOY = "benchmarks.toy_job:run_toy_job"
 
@@ -84,6 +85,26 @@ def test_a_killed_worker_comes_back_and_finishes_the_job(pool, client):
     assert client.pull(30)["epoch"] == 1
     os.kill(ray.get(pool[0].overview.remote())["slot0"]["info"]["pid"], signal.SIGKILL)
     assert results(client, deadline=120)[-1]["kind"] == "done"
+    assert pool[1].failures == []
+
+
+@pytest.mark.faults
+def test_a_process_in_which_every_job_fails_is_replaced(pool, client):
+    import ray
+
+    def process() -> int:
+        return ray.get(pool[0].overview.remote())["slot0"]["info"]["pid"]
+
+    client.post(toy_job())
+    results(client)
+    before = process()
+    for _ in range(FAILURES):
+        assert process() == before
+        client.post(toy_job(fail=True))
+        assert results(client)[-1]["kind"] == "failed"
+    client.post(toy_job())
+    assert results(client, deadline=120)[-1]["kind"] == "done"
+    assert process() != before
     assert pool[1].failures == []
 
 

@@ -16,6 +16,8 @@ PushAnswer = Literal["accepted", "full", "superseded"]
 DEATHS = 3
 """A job during which its group died so often in a row, without getting any further, is given up."""
 
+_ENDINGS = ("done", "failed", "broken")
+
 _KILLED = (
     f"its worker process died {DEATHS} times in a row (out of memory?); a smaller batch or model, or fewer "
     "trials at once (resources.max_concurrent), need less"
@@ -107,6 +109,8 @@ class Mailboxes:
         if not needless:
             state.results.append(result)
         self._note_progress(state, result)
+        if result.get("kind") in _ENDINGS:
+            state.job = None  # a group that restarts now must not do it again
         if state.vacating and result.get("kind") == "epoch" and not result.get("last"):
             self._interrupt(state)
         return "accepted"

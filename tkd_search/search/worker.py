@@ -21,6 +21,9 @@ from ray.actor import ActorHandle
 from tkd_search.search.blame import environment_failed
 from tkd_search.search.job_context import JobContext
 
+FAILURES = 3
+"""Jobs that fail in a row: the process may be at fault, not they (a GPU's context that an error spoilt)."""
+
 
 def worker_loop(config: dict[str, Any]) -> None:
     """Serve jobs until told to exit.
@@ -28,6 +31,9 @@ def worker_loop(config: dict[str, Any]) -> None:
     Args:
         config: ``broker`` (actor handle), ``slot`` (name), ``threads`` (per worker, int), ``runner``
             (``package.module:function`` that takes a job and a :class:`JobContext`).
+
+    Raises:
+        RuntimeError: so many jobs failed in a row that a fresh process should go on.
     """
     torch.set_num_threads(config["threads"])
     context = ray.train.get_context()
@@ -39,15 +45,16 @@ def worker_loop(config: dict[str, Any]) -> None:
     if ranks.rank == 0:
         info = {"pid": os.getpid(), "nodes": sorted(set(nodes)), "workers": ranks.size}
         ray.get(broker.attach.remote(slot, info))
-    job_id = -1
-    while True:
+    job_id, failures = -1, 0
+    while failures < FAILURES:
         taken = ranks.share(partial(_take, broker, slot, job_id))
         if taken is None:
             continue
         job_id, job = taken
         if job["kind"] == "exit":
             return
-        _serve(run_job, broker, slot, job_id, job, ranks)
+        failures = 0 if _serve(run_job, broker, slot, job_id, job, ranks) else failures + 1
+    raise RuntimeError(f"{failures} jobs failed in a row here; Ray Train starts the group anew")
 
 
 def _take(broker: ActorHandle, slot: str, after: int) -> tuple[int, dict[str, Any]] | None:
@@ -62,8 +69,8 @@ def _serve(
     job_id: int,
     job: dict[str, Any],
     ranks: "_Ranks",
-) -> None:
-    """Run one job; a failing one is reported and must not take the warm group with it.
+) -> bool:
+    """Run one job, whether it went well; a failing one is reported and must not take the warm group with it.
 
     ``failed`` is the job's own doing, ``broken`` that of the machine or the storage, on whichever rank.
     """
@@ -97,6 +104,9 @@ def _serve(
         if ranks.size > 1:
             # The other ranks may wait in a collective: let Ray Train restart the group as a whole.
             raise
+        return False
+    else:
+        return True
     finally:
         finished.set()
 
