@@ -120,7 +120,7 @@ class TrainSettings:
     validate_every: int = setting(
         1,
         ge=1,
-        doc="epochs between validations and checkpoints; rungs and the last epoch have theirs always",
+        doc="epochs between validations; rungs and the last epoch are validated always",
         searchable=False,
     )
     batch_size: int = setting(128, ge=2, doc="global batch size (over all workers of a trial)")
