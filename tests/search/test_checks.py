@@ -1,6 +1,12 @@
 """What is refused before anything starts, though no single setting shows it."""
 
+import random
+import warnings
+
+import numpy as np
+import optuna
 import pytest
+import torch
 
 from tkd_search.config import load_config
 from tkd_search.data import load_data
@@ -37,6 +43,75 @@ def test_a_wrong_part_is_named_with_what_is_allowed(data, setting, words):
         check_search(load_config(None, [setting]), data)
     for word in words:
         assert word in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("sampler", "args", "complaint"),
+    [
+        ("optuna.samplers:CmaEsSampler", "{}", "multi-objective"),
+        ("optuna.samplers:BruteForceSampler", "{}", "infinite"),
+        ("os:getcwd", "{}", "not an Optuna sampler"),
+        ("nsga2", "{population_size: 1}", "population_size"),
+        ("nsga2", "{child_generation_strategy: uniform}", "not callable"),
+        ("tpe", "{n_startup_trials: many}", "str"),
+        ("tpe", "{n_ei_candidates: 0}", "positive"),
+        ("gp", "{n_startup_trials: many}", "str"),
+        ("frugal", "{memory: 1.5}", "memory = 1.5; allowed: a whole number"),
+        ("frugal", "{random: 10.5}", "random = 10.5; allowed: a whole number"),
+        ("frugal", "{aimed: often}", "aimed = 'often'; allowed: a number"),
+        ("random", "{whatever: 1}", "random has no arguments"),
+        ("qmc", "{scramble: false}", "qmc has no arguments"),
+    ],
+)
+def test_a_sampler_that_would_break_at_its_first_suggestion_is_refused(data, sampler, args, complaint):
+    given = [f"search.sampler={sampler}", f"search.sampler_args={args}"]
+    with pytest.raises(UserError, match=r"search\.sampler: found") as refused:
+        check_search(load_config(None, given), data)
+    for word in (sampler, complaint, "frugal, tpe, nsga2, gp, random, qmc", "search.sampler_args={}"):
+        assert word in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("sampler", "args"),
+    [
+        ("tpe", "{multivariate: true, group: true}"),
+        ("nsga2", "{population_size: 8}"),
+        ("gp", "{}"),
+        ("random", "{}"),
+        ("qmc", "{}"),
+        ("frugal", "{memory: 1, random: 1, local: 1, polish: 1, aimed: 1}"),
+        ("optuna.samplers:NSGAIIISampler", "{}"),
+    ],
+)
+def test_samplers_that_work_pass(data, sampler, args):
+    given = [f"search.sampler={sampler}", f"search.sampler_args={args}"]
+    assert check_search(load_config(None, given), data) > 1
+
+
+class CarelessSampler(optuna.samplers.RandomSampler):
+    """Draws from every global random state, and speaks in every way."""
+
+    asked = 0
+
+    def sample_relative(self, *args):
+        type(self).asked += 1
+        random.random(), np.random.random(), torch.rand(1)
+        warnings.warn("careless", stacklevel=1)
+        optuna.logging.get_logger("optuna").warning("careless")
+        return super().sample_relative(*args)
+
+
+def test_a_rehearsal_leaves_no_trace(data, capfd, recwarn):
+    def states_after(sampler):
+        random.seed(0), np.random.seed(0), torch.manual_seed(0)
+        check_search(load_config(None, [f"search.sampler={sampler}"]), data)
+        return random.getstate(), str(np.random.get_state()), torch.get_rng_state().tolist()
+
+    verbosity = optuna.logging.get_verbosity()
+    assert states_after(f"{__name__}:CarelessSampler") == states_after("random")
+    assert CarelessSampler.asked > 0
+    assert optuna.logging.get_verbosity() == verbosity
+    assert "careless" not in "".join(capfd.readouterr()) + "".join(str(w.message) for w in recwarn)
 
 
 @pytest.mark.parametrize(

@@ -41,3 +41,21 @@ def test_samplers_by_name_and_import_path():
 def test_unknown_samplers_are_refused(name, complaint):
     with pytest.raises(ValueError, match=complaint):
         make_sampler(name)
+
+
+@pytest.mark.parametrize("option", ["seed", "constraints_func", "after_trial_strategy"])
+def test_options_that_would_do_nothing_are_refused(option):
+    with pytest.raises(ValueError, match=option):
+        make_sampler("nsga2", {option: 1})
+
+
+@pytest.mark.parametrize("path", [".samplers:Sampler", "optuna:__name__"])
+def test_an_import_path_without_a_class_is_refused(path):
+    with pytest.raises(ValueError, match="sampler"):
+        make_sampler(path)
+
+
+def test_what_builds_no_sampler_is_refused_rather_than_replaced():
+    """Optuna takes None for its default sampler."""
+    with pytest.raises(ValueError, match="not an Optuna sampler"):
+        make_sampler("gc:collect")(0)

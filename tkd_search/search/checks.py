@@ -1,7 +1,15 @@
 """What no single setting can tell, checked before anything is written."""
 
+import dataclasses
+import random
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from types import MappingProxyType
 from typing import Any
 
+import numpy as np
+import optuna
 import torch
 
 from tkd_search.config import Config
@@ -11,15 +19,20 @@ from tkd_search.errors import UserError
 from tkd_search.models import build_big_model, build_student
 from tkd_search.models.families import family_of
 from tkd_search.search.fidelity import LEARNING
-from tkd_search.search.proposer import Proposer, ProposerSettings
+from tkd_search.search.frugal import FrugalSettings
+from tkd_search.search.proposer import ProposerSettings
 from tkd_search.search.rules import rung_rule
+from tkd_search.search.rungs import RungRecord
 from tkd_search.search.samplers import DESIGNS, SAMPLERS
 from tkd_search.search.settings import SearchSettings
 from tkd_search.search.space import Choice
-from tkd_search.search.study import earlier_trials
+from tkd_search.search.study import SearchStudy, earlier_trials
 from tkd_search.search.trials import StudyTrial
 
 _AT_PLACES = ("method.local", "method.local_feature", "method.stage_feature")
+_SUGGESTIONS: Mapping[str, int] = MappingProxyType({"frugal": 5, "nsga2": 24, "gp": 3})
+"""Suggestions of a rehearsal, enough to reach the model: frugal wants four trials, nsga2 a generation of 20,
+gp takes a second for each. Other samplers have 12, for Optuna's own begin with 10 random ones."""
 
 
 def check_search(config: Config, data: DataBundle) -> int:
@@ -70,24 +83,72 @@ def proposer_settings(search: SearchSettings) -> ProposerSettings:
 
 
 def _check_sampler(config: Config) -> None:
-    settings = config.settings()
-    search = settings.search
+    search = config.settings().search
     try:
-        Proposer(
-            config.space,
-            proposer_settings(search),
-            seed=settings.seed,
-            levels=(1,),
-            full_budget=settings.training.epochs,
-        )
-    except ValueError as error:
+        _check_options(search.sampler, search.sampler_args)
+        with _unheard():
+            _rehearse(config)
+    except Exception as error:  # a sampler may refuse this space or two objectives with any
         raise UserError(
             "search.learning" if search.learning not in LEARNING else "search.sampler",
             f"{search.sampler!r} with search.sampler_args {search.sampler_args}, "
-            f"search.learning {search.learning!r} ({error})",
-            f"{', '.join(['frugal', *SAMPLERS, *DESIGNS])} or package.module:Class, and arguments that it "
-            f"has; learning: {', '.join(LEARNING)}",
+            f"search.learning {search.learning!r} ({str(error) or type(error).__name__})",
+            f"{', '.join(['frugal', *SAMPLERS, *DESIGNS])} or package.module:Class that takes two objectives "
+            f"and this space, and arguments that it has; learning: {', '.join(LEARNING)}",
+            "another sampler has other arguments: --set search.sampler_args={} takes its defaults",
         ) from error
+
+
+def _check_options(sampler: str, options: Mapping[str, Any]) -> None:
+    """What no rehearsal shows: options without effect, and sizes that matter only once there are many trials.
+
+    Raises:
+        ValueError: the option, and what it may be.
+    """
+    if sampler in DESIGNS and options:
+        raise ValueError(f"{sampler} has no arguments")
+    for field in dataclasses.fields(FrugalSettings) if sampler == "frugal" else ():
+        value, whole = options.get(field.name, field.default), isinstance(field.default, int)
+        if isinstance(value, bool) or not isinstance(value, int if whole else int | float):
+            raise ValueError(f"{field.name} = {value!r}; allowed: a {'whole ' if whole else ''}number")
+
+
+def _rehearse(config: Config) -> None:
+    """Ask the sampler a few times over invented trials, for many refuse a space only when they are asked.
+
+    Raises:
+        Exception: whatever the sampler raises.
+    """
+    settings = config.settings()
+    budget, sampler = settings.training.epochs, settings.search.sampler
+    study = SearchStudy.open(
+        "rehearsal",
+        None,
+        space=config.space,
+        full_budget=budget,
+        seed=settings.seed,
+        proposer=dataclasses.replace(proposer_settings(settings.search), startup=2),
+    )
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    for number in range(_SUGGESTIONS.get(sampler, 12)):
+        trial = study.ask().trial_id
+        size, accuracy = 10_000 + 1000 * number, 0.5 + 0.05 * (number % 7)
+        study.report(trial, RungRecord(trial_id=trial, epoch=budget, bytes=size, accuracy=accuracy))
+        study.complete(trial)
+
+
+@contextmanager
+def _unheard() -> Iterator[None]:
+    """A block that says nothing and leaves the global random states as they were."""
+    verbosity, python, numpy = optuna.logging.get_verbosity(), random.getstate(), np.random.get_state()
+    try:
+        with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        optuna.logging.set_verbosity(verbosity)
+        random.setstate(python)
+        np.random.set_state(numpy)
 
 
 def warm_start(config: Config) -> tuple[StudyTrial, ...]:

@@ -40,17 +40,20 @@ _DEFAULTS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
         "gp": {"n_startup_trials": 1},
     }
 )
+_USELESS = ("constraints_func", "after_trial_strategy")
+"""Arguments of Optuna's samplers that do nothing here: they are called when Optuna itself ends a trial."""
 
 
 def make_sampler(name: str, options: Mapping[str, Any] | None = None) -> SamplerFactory:
     """A sampler by name or by import path ``package.module:Class``, which is called with seed and options.
 
     Raises:
-        ValueError: unknown name, nothing at the import path, or options that it does not take.
+        ValueError: unknown name, nothing at the import path, or options that it does not take or use.
     """
     build = SAMPLERS.get(name) or _imported(name)
     settings = {**_DEFAULTS.get(name, {}), **(options or {})}
     takes_seed = "seed" in inspect.signature(build).parameters
+    _refuse_useless(name, settings, takes_seed)
     try:
         inspect.signature(build).bind(**({"seed": 0} if takes_seed else {}), **settings)
     except TypeError as error:
@@ -59,9 +62,20 @@ def make_sampler(name: str, options: Mapping[str, Any] | None = None) -> Sampler
     def fresh(seed: int) -> BaseSampler:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            return build(**({"seed": seed} if takes_seed else {}), **settings)
+            sampler = build(**({"seed": seed} if takes_seed else {}), **settings)
+        if not isinstance(sampler, BaseSampler):  # Optuna would take None for its default
+            raise ValueError(f"sampler {name}: a {type(sampler).__name__}, not an Optuna sampler")
+        return sampler
 
     return fresh
+
+
+def _refuse_useless(name: str, settings: Mapping[str, Any], takes_seed: bool) -> None:
+    if takes_seed and "seed" in settings:
+        raise ValueError(f"sampler {name}: seed is the experiment's own (--set seed=…)")
+    for option in _USELESS if name in SAMPLERS else ():
+        if option in settings:
+            raise ValueError(f"sampler {name}: {option} does nothing in this search")
 
 
 def _imported(path: str) -> Callable[..., BaseSampler]:
@@ -71,8 +85,10 @@ def _imported(path: str) -> Callable[..., BaseSampler]:
         raise ValueError(f"unknown sampler {path!r}; known: {known}, or package.module:Class")
     try:
         found: Callable[..., BaseSampler] = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
+    except Exception as error:  # a module may raise any while it is imported
         raise ValueError(f"sampler {path!r}: {error}") from error
+    if not callable(found):
+        raise ValueError(f"sampler {path!r}: a {type(found).__name__}, not a class")
     return found
 
 
