@@ -30,6 +30,8 @@ def test_the_default_experiment_fits(data):
         ("search.sampler_args={foo: 1}", ["search.sampler", "foo"]),
         ("search.learning=foo", ["search.learning", "extrapolated"]),
         ("search.rule_args={foo: 1}", ["search.rule", "foo"]),
+        ("search.rule_args={keep: 0.5}", ["search.rule", "keep = 0.5", "rule_args={}"]),
+        ("search.rule_args={shares: 0.5}", ["search.rule", "shares = 0.5", "a list"]),
         ("search.warm_start=[nobody]", ["search.warm_start", "nobody"]),
         ("student.name=shufflenet", ["student.name", "shufflenet_v2_x1_0"]),
         ("bank.taps=[nowhere]", ["nowhere"]),

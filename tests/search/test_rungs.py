@@ -1,6 +1,7 @@
 """The rung rules: the conformance suite for each, and what each promises beyond it."""
 
 import dataclasses
+import math
 
 import numpy as np
 import pytest
@@ -169,6 +170,53 @@ def test_levels_of_any_budget(full_budget):
 def test_levels_of_the_default_budget():
     assert rung_levels(27) == (3, 9)
     assert make_rule("stratified", full_budget=27, classes=10).levels == (9, 18)
+
+
+@pytest.mark.parametrize(
+    ("rule", "options", "complaint"),
+    [
+        ("promise", {"chance": "high"}, "chance = 'high'; allowed: a number"),
+        ("promise", {"chance": True}, "chance = True"),
+        ("promise", {"chance": math.nan}, "chance = nan"),
+        ("promise", {"shares": 0.5}, "shares = 0.5; allowed: a list"),
+        ("promise", {"shares": [2]}, "shares = 2; allowed: a number > 0, < 1"),
+        ("promise", {"shares": []}, r"shares = \[\]"),
+        ("promise", {"shares": ["half"]}, "shares = 'half'"),
+        ("promise", {"neighbours": 5}, "neighbours = 5; allowed: a whole number ≥ min_finished = 8"),
+        ("promise", {"min_finished": 30}, "neighbours = 24; .* min_finished = 30"),
+        ("promise", {"min_finished": 1}, "min_finished = 1; allowed: a whole number ≥ 2"),
+        ("promise", {"min_finished": 8.5}, "min_finished = 8.5"),
+        ("promise", {"margin": "wide"}, "margin = 'wide'"),
+        ("promise", {"margin": 5}, "margin = 5; allowed: a number ≥ 0, < 1"),
+        ("stratified", {"keep": 0.5}, "keep = 0.5; allowed: a list"),
+        ("stratified", {"keep": [0.5, "few"]}, "keep = 'few'"),
+        ("stratified", {"keep": [0.5, 0]}, "keep = 0; allowed: a number > 0, ≤ 1"),
+        ("stratified", {"stratum": 0}, "stratum = 0"),
+        ("stratified", {"min_records": "few"}, "min_records = 'few'"),
+        ("stratified", {"margin": -1}, "margin = -1"),
+        ("stratified", {"shares": [1 / 3, 1]}, "shares = 1;"),
+        ("single_objective", {"eta": 0}, "eta = 0; allowed: a number > 1"),
+        ("single_objective", {"eta": 1}, "eta = 1"),
+        ("single_objective", {"eta": math.inf}, "eta = inf"),
+        ("single_objective", {"eta": "three"}, "eta = 'three'"),
+    ],
+)
+def test_arguments_that_break_a_rule_or_switch_it_off_are_refused(rule, options, complaint):
+    with pytest.raises(ValueError, match=complaint):
+        make_rule(rule, full_budget=27, classes=10, options=options)
+
+
+def test_a_rule_stops_as_soon_as_its_arguments_allow():
+    """The least legal ones are no trap: as many neighbours as must have finished."""
+    rule = make_rule("promise", full_budget=27, classes=10, options={"neighbours": 2, "min_finished": 2})
+    records = [r for i in range(2) for r in finished(i, 1000, 0.9, 0.95)]
+    assert isinstance(rule.decide(records, record(9, 2000, 0.2)), Stop)
+
+
+@pytest.mark.parametrize("path", ["builtins:dict", "os:getpid", "math:pi", ".rules:Rule"])
+def test_an_import_path_without_a_rule_is_refused(path):
+    with pytest.raises(ValueError, match="rule"):
+        make_rule(path, full_budget=9, classes=2)
 
 
 def test_neighbours_are_nearest_in_log_size_with_ties():

@@ -19,6 +19,8 @@ from tkd_search.search.rungs import (
     Decision,
     RungRecord,
     Stop,
+    accuracy_floor,
+    check_number,
     nearest_in_size,
     on_front,
     rung_levels,
@@ -57,8 +59,11 @@ class Promise:
     min_finished: int = 8
 
     def __post_init__(self) -> None:
-        if not 0 <= self.chance < 1:
-            raise ValueError(f"chance = {self.chance}; allowed: 0 ≤ chance < 1")
+        check_number("chance", self.chance, "≥ 0, < 1", lambda chance: 0 <= chance < 1)
+        check_number("min_finished", self.min_finished, "≥ 2", lambda count: count >= 2, whole=True)
+        least = self.min_finished  # with fewer neighbours the chance would never be asked
+        allowed = f"≥ min_finished = {least}"
+        check_number("neighbours", self.neighbours, allowed, lambda count: count >= least, whole=True)
 
     @property
     def sees_finished(self) -> bool:
@@ -106,7 +111,7 @@ class Promise:
         return cls(
             levels=rung_levels(full_budget, shares),
             full_budget=full_budget,
-            floor=1 / classes + margin * (1 - 1 / classes),
+            floor=accuracy_floor(classes, margin),
             chance=chance,
             neighbours=neighbours,
             min_finished=min_finished,

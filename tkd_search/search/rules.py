@@ -26,14 +26,17 @@ def make_rule(
     A class is built by its ``build(full_budget=…, classes=…, **options)`` where it has one, else called so.
 
     Raises:
-        ValueError: unknown name, nothing at the import path, or options that the rule does not take.
+        ValueError: unknown name, nothing or no rule at the import path, or options that it does not take.
     """
     build = RULES.get(name) or _imported(name)
     try:
         inspect.signature(build).bind(full_budget=full_budget, classes=classes, **(options or {}))
-    except TypeError as error:
-        raise ValueError(f"rule {name}: {error}") from error
-    return build(full_budget=full_budget, classes=classes, **(options or {}))
+        rule = build(full_budget=full_budget, classes=classes, **(options or {}))
+    except Exception as error:  # a rule at an import path may raise any
+        raise ValueError(f"rule {name}: {str(error) or type(error).__name__}") from error
+    if not isinstance(rule, RungRule):
+        raise ValueError(f"rule {name}: a {type(rule).__name__}, without levels and decide")
+    return rule
 
 
 def rung_rule(config: Config, classes: int) -> RungRule:
@@ -45,7 +48,7 @@ def rung_rule(config: Config, classes: int) -> RungRule:
     search, epochs = config.settings().search, config.settings().training.epochs
     try:
         return make_rule(search.rule, full_budget=epochs, classes=classes, options=search.rule_args)
-    except (ValueError, ImportError, AttributeError) as error:
+    except ValueError as error:
         raise UserError(
             "search.rule",
             f"{search.rule!r} with search.rule_args {search.rule_args} ({error})",
@@ -60,6 +63,6 @@ def _imported(path: str) -> Callable[..., RungRule]:
         raise ValueError(f"unknown rule {path!r}; known: {', '.join(RULES)}, or package.module:Class")
     try:
         found = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
+    except Exception as error:  # a module may raise any while it is imported
         raise ValueError(f"rule {path!r}: {error}") from error
     return getattr(found, "build", found)

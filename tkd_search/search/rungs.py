@@ -7,9 +7,9 @@ does not depend on the order of the records, and a newcomer that dominates every
 """
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 FIRST_RUNGS = (1 / 9, 1 / 3)
 """Shares of the full budget at which plain halving by three compares."""
@@ -61,8 +61,44 @@ class RungRule(Protocol):
         """Whether the newcomer goes on, given the other records at its rung (any order, itself excluded)."""
 
 
+def check_number(
+    name: str, value: Any, allowed: str, holds: Callable[[float], bool], *, whole: bool = False
+) -> None:
+    """Raise ValueError unless a rule's argument is a finite number, whole where asked, for which ``holds``.
+
+    Where it is none, comparisons would raise a TypeError, or a rule would silently never stop anyone.
+    """
+    right_type = isinstance(value, int if whole else int | float) and not isinstance(value, bool)
+    if not (right_type and math.isfinite(value) and holds(value)):
+        kind = "a whole number" if whole else "a number"
+        raise ValueError(f"{name} = {value!r}; allowed: {kind} {allowed}")
+
+
+def check_shares(name: str, shares: Any, allowed: str, holds: Callable[[float], bool]) -> None:
+    """Raise ValueError unless a rule's argument is a list of numbers for which ``holds``, at least one."""
+    if not isinstance(shares, list | tuple) or not shares:
+        raise ValueError(f"{name} = {shares!r}; allowed: a list of numbers {allowed}")
+    for share in shares:
+        check_number(name, share, allowed, holds)
+
+
+def accuracy_floor(classes: int, margin: float) -> float:
+    """Accuracy below which nobody is protected: chance, and ``margin`` of the way from there to 1.
+
+    Raises:
+        ValueError: ``margin`` outside [0, 1).
+    """
+    check_number("margin", margin, "≥ 0, < 1", lambda value: 0 <= value < 1)
+    return 1 / classes + margin * (1 - 1 / classes)
+
+
 def rung_levels(full_budget: int, shares: Sequence[float] = FIRST_RUNGS) -> tuple[int, ...]:
-    """Epochs of the rungs: each share of the budget, rounded, in [1, full_budget), ascending, no doubles."""
+    """Epochs of the rungs: each share of the budget, rounded, in [1, full_budget), ascending, no doubles.
+
+    Raises:
+        ValueError: no share, or one outside (0, 1).
+    """
+    check_shares("shares", shares, "> 0, < 1", lambda share: 0 < share < 1)
     epochs = {max(1, round(share * full_budget)) for share in shares}
     return tuple(sorted(epoch for epoch in epochs if epoch < full_budget))
 
@@ -92,6 +128,9 @@ class SingleObjective:
 
     levels: tuple[int, ...]
     eta: float = 3.0
+
+    def __post_init__(self) -> None:
+        check_number("eta", self.eta, "> 1", lambda eta: eta > 1)
 
     def decide(self, records: Collection[RungRecord], newcomer: RungRecord) -> Decision:
         """Stop unless fewer than 1/η of the rung (the newcomer counted) are more accurate."""
@@ -142,8 +181,10 @@ class Stratified:
     def __post_init__(self) -> None:
         if len(self.keep) != len(self.levels):
             raise ValueError(f"keep has {len(self.keep)} shares for {len(self.levels)} rungs {self.levels}")
-        if not all(0 < share <= 1 for share in self.keep):
-            raise ValueError(f"keep = {self.keep}; allowed: shares > 0, ≤ 1")
+        for share in self.keep:
+            check_number("keep", share, "> 0, ≤ 1", lambda value: 0 < value <= 1)
+        check_number("stratum", self.stratum, "≥ 1", lambda count: count >= 1, whole=True)
+        check_number("min_records", self.min_records, "≥ 0", lambda count: count >= 0, whole=True)
 
     def decide(self, records: Collection[RungRecord], newcomer: RungRecord) -> Decision:
         """Stop below the floor, or when neither on the rung's front nor among the best of its size."""
@@ -181,11 +222,11 @@ class Stratified:
     ) -> "Stratified":
         """The rule for a budget in epochs and a number of classes; ``floor`` = chance + margin."""
         levels = rung_levels(full_budget, shares)
-        floor = 1 / classes + margin * (1 - 1 / classes)
+        check_shares("keep", keep, "> 0, ≤ 1", lambda share: 0 < share <= 1)
         return cls(
             levels=levels,
-            keep=tuple(keep)[len(keep) - len(levels) :] if levels else (),
-            floor=floor,
+            keep=tuple(keep)[len(keep) - len(levels) :],
+            floor=accuracy_floor(classes, margin),
             stratum=stratum,
             min_records=min_records,
         )
