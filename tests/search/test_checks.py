@@ -33,6 +33,8 @@ def test_the_default_experiment_fits(data):
         ("search.rule_args={keep: 0.5}", ["search.rule", "keep = 0.5", "rule_args={}"]),
         ("search.rule_args={shares: 0.5}", ["search.rule", "shares = 0.5", "a list"]),
         ("search.warm_start=[nobody]", ["search.warm_start", "nobody"]),
+        ("search.warm_start=['foo://bar']", ["search.warm_start", "foo://bar", "earlier runs"]),
+        ("search.warm_start=[pyproject.toml]", ["search.warm_start", "pyproject.toml", "journal"]),
         ("student.name=shufflenet", ["student.name", "shufflenet_v2_x1_0"]),
         ("bank.taps=[nowhere]", ["nowhere"]),
         ("method.local=4", ["bank.grid", "method.local", "bank.grid=4"]),

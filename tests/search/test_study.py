@@ -376,7 +376,38 @@ class TestSuggestions:
     def test_a_missing_storage_is_not_made(self, tmp_path):
         with pytest.raises(ValueError, match="no study storage"):
             earlier_trials(tmp_path / "none.journal")
+        with pytest.raises(ValueError, match="no such file"):
+            earlier_trials(f"sqlite:///{tmp_path}/none.db")
         assert list(tmp_path.iterdir()) == []
+
+    @pytest.mark.parametrize(
+        "url",
+        ["postgresql://user@127.0.0.1:1/db", "foo://bar", "sqlite:////nonexistent/x.db", "sqlite://", "://"],
+    )
+    def test_a_storage_that_does_not_open_is_named(self, url):
+        with pytest.raises(ValueError, match=f"no study storage {url}"):
+            earlier_trials(url)
+
+    @pytest.mark.parametrize(
+        "content", [b'{"epoch": 1}\n{"ep', b"[1]\n2", b"7", b"a,b\n1,2", b"\x1f\x8b\n\xff"]
+    )
+    def test_another_file_is_refused_and_left_as_it_is(self, tmp_path, content):
+        """A journal that opens loses a half-written last line; another's file must not."""
+        file = tmp_path / "other.jsonl"
+        file.write_bytes(content)
+        with pytest.raises(ValueError, match="no study's journal"):
+            earlier_trials(file)
+        assert file.read_bytes() == content
+        assert list(tmp_path.iterdir()) == [file]
+
+    def test_studies_in_a_database_teach(self, tmp_path):
+        url = f"sqlite:///{tmp_path}/study.db"
+        run_trial(open_study(url))
+        assert len(earlier_trials(url)) == 1
+        open_study(url, name="second")
+        assert len(earlier_trials(url, "s")) == 1
+        with pytest.raises(ValueError, match="not said; there: s, second"):
+            earlier_trials(url)
 
 
 def test_history_is_capped_but_keeps_the_front():

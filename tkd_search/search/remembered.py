@@ -1,6 +1,7 @@
 """Opening a storage: the study in it, what it remembers, and the trials of earlier studies."""
 
 import dataclasses
+import json
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -16,6 +17,8 @@ from tkd_search.search.storage import open_storage
 from tkd_search.search.trials import StudyTrial, from_optuna
 
 _DIRECTIONS = [StudyDirection.MINIMIZE, StudyDirection.MAXIMIZE]
+_LONGEST_FIRST = 100_000
+"""Bytes of a journal's first record, at most: it makes the study."""
 
 
 def earlier_trials(storage: str | Path | BaseStorage, name: str | None = None) -> tuple[StudyTrial, ...]:
@@ -28,19 +31,51 @@ def earlier_trials(storage: str | Path | BaseStorage, name: str | None = None) -
         name: name of the study; None where the storage holds just one.
 
     Raises:
-        ValueError: no such study, or several and no name.
+        ValueError: no such storage or study, or several and no name.
     """
-    is_file = not isinstance(storage, BaseStorage) and "://" not in str(storage)
-    if is_file and not Path(str(storage)).is_file():
-        raise ValueError(f"no study storage {storage}")
-    opened = storage if isinstance(storage, BaseStorage) else open_storage(storage, mend=False)
-    names = [study.study_name for study in opened.get_all_studies()]
+    try:
+        if isinstance(storage, BaseStorage):
+            return _trials_of(storage, name)
+        _refuse_foreign(str(storage))
+        return _trials_of(open_storage(storage, mend=False), name)
+    except Exception as error:  # every database has errors of its own, and a missing driver is an ImportError
+        kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
+        said = str(error).partition("\n")[0]
+        raise ValueError(f"no study storage {storage}: {kind}{said}") from error
+
+
+def _trials_of(storage: BaseStorage, name: str | None) -> tuple[StudyTrial, ...]:
+    names = [study.study_name for study in storage.get_all_studies()]
     if name is None and len(names) == 1:
         name = names[0]
     if name not in names:
-        raise ValueError(f"no study {name!r} in {storage}; there: {', '.join(names) or 'none'}")
-    study_id = opened.get_study_id_from_name(name)
-    return tuple(map(from_optuna, opened.get_all_trials(study_id, deepcopy=False)))
+        wanted = f"no study {name!r}" if name else "which study is not said"
+        raise ValueError(f"{wanted}; there: {', '.join(names) or 'none'}")
+    study_id = storage.get_study_id_from_name(name)
+    return tuple(map(from_optuna, storage.get_all_trials(study_id, deepcopy=False)))
+
+
+def _refuse_foreign(storage: str) -> None:
+    """Raise ValueError where no study can be; opening would make a database."""
+    address, is_url, path = storage.partition("://")
+    if is_url and (not address.startswith("sqlite") or "?" in path):
+        return
+    file = Path(path.removeprefix("/") if is_url else storage)
+    if not file.is_file():
+        raise ValueError("no such file")
+    if not is_url and not _is_journal(file):
+        raise ValueError("the file is no study's journal")
+
+
+def _is_journal(file: Path) -> bool:
+    """Whether a file begins with a record of Optuna's journal, or is still empty."""
+    with open(file, "rb") as content:
+        start = content.readline(_LONGEST_FIRST)
+    try:
+        first = json.loads(start or b'{"op_code": 0}')
+    except ValueError:
+        return False
+    return isinstance(first, dict) and "op_code" in first
 
 
 def create_or_load(storage: BaseStorage, name: str) -> int:
