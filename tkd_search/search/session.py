@@ -46,7 +46,7 @@ def ray_session(address: str | None) -> Iterator[str]:
     A Ray that this process has joined already is used, whatever the address, and left running.
 
     Raises:
-        UserError: nothing answers at the address.
+        UserError: nothing answers at the address, or it is none.
     """
     quiet_environment()
     import ray
@@ -60,7 +60,7 @@ def ray_session(address: str | None) -> Iterator[str]:
             _start_ray()
         else:
             ray.init(address=target, logging_level=logging.ERROR, log_to_driver=False)
-    except (ConnectionError, RuntimeError) as error:
+    except (ConnectionError, RuntimeError, ValueError) as error:  # ValueError: it is no address
         raise UserError(
             f"--address {address}",
             f"no Ray there ({error})",
