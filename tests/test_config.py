@@ -1,5 +1,7 @@
 """The configuration tree: what is refused, with which words, and what a point of the space becomes."""
 
+import math
+
 import pytest
 import yaml
 
@@ -120,6 +122,21 @@ def test_any_searchable_leaf_takes_a_distribution_and_a_point_fills_it():
 def test_a_point_outside_its_range_is_refused():
     with pytest.raises(UserError):
         load_config().settings({"method.lam": 3.0})
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "allowed"),
+    [
+        ("resources.gpus_per_worker", 1.5, "a whole number, or a part of one GPU below 1"),
+        ("resources.gpus_per_worker", math.inf, "a whole number"),
+        ("resources.gpus_per_worker", 0.00001, "≥ 0.0001"),
+        ("resources.cpus_per_worker", 0.00001, "≥ 0.0001"),
+    ],
+)
+def test_what_ray_does_not_give_a_worker_is_refused_by_its_key(key, value, allowed):
+    with pytest.raises(UserError) as refused:
+        load_config(None, [f"{key}={'.inf' if value == math.inf else f'{value:f}'}"])
+    assert str(refused.value).startswith(f"{key}: found {value!r}\n  allowed: {allowed}")
 
 
 def test_leaves_are_searched_only_where_they_matter():

@@ -9,6 +9,7 @@ import copy
 import dataclasses
 import hashlib
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -260,6 +261,9 @@ def _build(cls: type, entry: Mapping[str, Any], prefix: str) -> Any:
     try:
         return cls(**values)
     except ValueError as error:
+        said = re.fullmatch(rf"{cls.__name__}\.(\w+) = (.*); allowed: (.*)", str(error), re.DOTALL)
+        if said:
+            raise UserError(f"{prefix}.{said[1]}", said[2], said[3]) from error
         raise UserError(prefix, str(error), "see the range above") from error
 
 

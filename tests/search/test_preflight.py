@@ -32,6 +32,12 @@ def test_a_fraction_of_a_gpu_is_never_spread_over_two():
         plan_slots(quarter, [{"CPU": 16}], trials=10)
 
 
+def test_several_gpus_of_one_worker_are_whole():
+    assert plan_slots(ResourceSettings(gpus_per_worker=2.0), [{"CPU": 8, "GPU": 4}], trials=10).count == 2
+    with pytest.raises(ValueError, match="whole number"):
+        ResourceSettings(gpus_per_worker=1.5)
+
+
 @given(
     cpus=st.lists(st.integers(1, 64), min_size=1, max_size=5),
     workers=st.integers(1, 4),

@@ -7,6 +7,9 @@ from typing import Any
 from tkd_search.quantity import MILLISECONDS
 from tkd_search.setting import check_bounds, setting
 
+_LEAST_SHARE = 0.0001
+"""Of a core or a GPU: Ray counts in these."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class SearchSettings:
@@ -89,7 +92,7 @@ class ResourceSettings:
     workers_per_trial: int = setting(1, ge=1, doc="Ray Train workers of one trial", searchable=False)
     cpus_per_worker: float = setting(1.0, gt=0, doc="CPU cores of one worker", searchable=False)
     gpus_per_worker: float = setting(
-        0.0, ge=0, doc="GPUs of one worker; a fraction shares one", searchable=False
+        0.0, ge=0, doc="GPUs of one worker, a whole number; a fraction below 1 shares one", searchable=False
     )
     max_concurrent: int | None = setting(
         None, ge=1, doc="most trials at once; default: as many as fit", searchable=False
@@ -97,6 +100,17 @@ class ResourceSettings:
 
     def __post_init__(self) -> None:
         check_bounds(self)
+        for name in ("cpus_per_worker", "gpus_per_worker"):
+            value = getattr(self, name)
+            if 0 < value < _LEAST_SHARE:
+                raise ValueError(
+                    f"ResourceSettings.{name} = {value!r}; allowed: ≥ {_LEAST_SHARE}, which Ray counts in"
+                )
+        if self.gpus_per_worker > 1 and not float(self.gpus_per_worker).is_integer():
+            raise ValueError(
+                f"ResourceSettings.gpus_per_worker = {self.gpus_per_worker!r}; allowed: a whole number, or a "
+                "part of one GPU below 1: Ray gives a worker no GPU and a half"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
