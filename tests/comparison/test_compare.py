@@ -33,6 +33,10 @@ def compare(folder: Path, *arguments: str) -> tuple[int, str, str]:
         (["--set=student.width=0.2", "--base", "ce", "--methods", "kd"], ["--base", "ce"]),
         ([], ["student.width", "--set student.width=0.25"]),
         (["--set=student.width=0.2", "--ablate", "x:method.nope=1"], ["method.nope"]),
+        (
+            ["--set=student.width=0.2", "--variant", "x:student.width=0.1"],
+            ["x: student.width", "equal in size"],
+        ),
     ],
 )
 def test_bad_input_ends_with_one_message_and_writes_nothing(tmp_path, arguments, words):

@@ -3,6 +3,7 @@
 import pytest
 
 from tkd_search.comparison.contestants import (
+    check_equal_students,
     fresh_seeds,
     parse_contestants,
     retrained_config,
@@ -55,6 +56,29 @@ def test_contestants_of_different_sizes_are_no_comparison_of_methods():
         search_config(load_config(None, name="c"), kd, 7)
 
 
+@pytest.mark.parametrize(
+    "change", ["student.width=0.1", "student.name=resnet18", "student.args={dropout: 0.5}"]
+)
+def test_a_variant_of_another_student_is_refused(change):
+    (other,) = parse_contestants([], [f"small:method.name=tkd;{change}"])
+    with pytest.raises(UserError, match=r"small: student\.[\s\S]*equal in size"):
+        search_config(load_config(None, FIXED, name="c"), other, 7)
+
+
+def test_a_variant_may_say_the_size_that_all_have():
+    (same,) = parse_contestants([], ["same:method.name=tkd;student.width=0.2"])
+    assert search_config(load_config(None, FIXED, name="c"), same, 7).settings().student.width == 0.2
+
+
+def test_variants_of_an_experiment_that_searches_the_size_fix_it_alike():
+    config = load_config(None, name="c")
+    variants = parse_contestants([], [f"{label}:student.width={label}" for label in ("0.3", "0.30", "0.4")])
+    alike, spelt, other = (search_config(config, variant, 7) for variant in variants)
+    check_equal_students({"alike": alike, "spelt": spelt})
+    with pytest.raises(UserError, match=r"other: student\.width"):
+        check_equal_students({"alike": alike, "spelt": spelt, "other": other})
+
+
 def test_a_change_that_does_not_fit_names_its_key():
     (bad,) = parse_contestants([], ["x:method.gama=0"])
     with pytest.raises(UserError, match=r"did you mean method\.gamma"):
@@ -83,7 +107,7 @@ def test_fresh_seeds_differ_from_the_search_and_more_of_them_begin_with_fewer():
 
 @pytest.mark.parametrize(
     ("change", "words"),
-    [("method.k={int: [5, 9]}", "not searched"), ("student.width=0.5", "another student")],
+    [("method.k={int: [5, 9]}", "not searched"), ("student.width=0.5", "equal in size")],
 )
 def test_an_ablation_is_a_change_of_the_winner_and_of_nothing_else(change, words):
     tkd, ablation = parse_contestants(["tkd"], [], [f"x:{change}"])

@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, get_args
 
 import yaml
@@ -80,21 +80,53 @@ def search_config(config: Config, contestant: Contestant, trials: int) -> Config
     """The search of one contestant: the experiment with its changes, at the common budget.
 
     Raises:
-        UserError: a change does not fit, or the student's size is searched (contestants must be equal in it).
+        UserError: a change does not fit, the student's size is searched (contestants must be equal in it), or
+            it is not the experiment's.
     """
     changed = with_overrides(config, contestant.changes)
-    sized = [key for key in changed.space.leaves if key.startswith("student.")]
-    if sized:
+    if sized := _sized(changed):
         raise UserError(
             sized[0],
             "a distribution",
             "one size for all contestants: a comparison is one of methods, not of sizes",
             f"fix it, for instance --set {sized[0]}=0.25",
         )
+    # An experiment that searches the size has none of its own: see check_equal_students.
+    if not _sized(config):
+        _check_same_student(contestant.label, changed, config)
     tree = copy.deepcopy(dict(changed.tree))
     tree["name"] = f"{config.name}-{contestant.label}"
     tree["search"] = {**tree["search"], "trials": trials}
     return parse_config(tree)
+
+
+def check_equal_students(configs: Mapping[str, Config]) -> None:
+    """Refuse contestants of different sizes, where each has fixed a size that the experiment searches.
+
+    Args:
+        configs: label → the contestant's search.
+
+    Raises:
+        UserError: a student that is not the first contestant's.
+    """
+    first = next(iter(configs.values()))
+    for label, config in configs.items():
+        _check_same_student(label, config, first)
+
+
+def _sized(config: Config) -> list[str]:
+    return [key for key in config.space.leaves if key.startswith("student.")]
+
+
+def _check_same_student(label: str, config: Config, other: Config) -> None:
+    mine, theirs = asdict(config.settings().student), asdict(other.settings().student)
+    if changed := [key for key in mine if mine[key] != theirs[key]]:
+        raise UserError(
+            f"{label}: student.{changed[0]}",
+            repr(mine[changed[0]]),
+            f"{theirs[changed[0]]!r}, as the others have: contestants must be equal in size",
+            f"change it for all: --set student.{changed[0]}=…",
+        )
 
 
 def retrained_config(
@@ -121,10 +153,7 @@ def retrained_config(
         raise UserError(
             f"{contestant.label}: {key}", "a distribution", "a value: an ablation is not searched"
         )
-    if retrained.settings().student != fixed.settings().student:
-        raise UserError(
-            contestant.label, "another student", "the winner's: contestants must be equal in size"
-        )
+    _check_same_student(contestant.label, retrained, fixed)
     return retrained
 
 

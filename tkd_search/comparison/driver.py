@@ -11,7 +11,13 @@ from typing import Any
 
 from ray.actor import ActorHandle
 
-from tkd_search.comparison.contestants import Contestant, fresh_seeds, retrained_config, search_config
+from tkd_search.comparison.contestants import (
+    Contestant,
+    check_equal_students,
+    fresh_seeds,
+    retrained_config,
+    search_config,
+)
 from tkd_search.comparison.statistics import Row, Training, summarise
 from tkd_search.comparison.tables import markdown, write_tables
 from tkd_search.config import Config
@@ -88,6 +94,7 @@ def run_comparison(
     if base not in [contestant.label for contestant in contestants]:
         raise UserError("--base", repr(base), ", ".join(c.label for c in contestants))
     configs = {c.label: search_config(config, c, trials) for c in contestants if c.winner_of is None}
+    check_equal_students(configs)
     # An ablation that cannot be is refused before anything starts.
     for contestant in contestants:
         retrained_config(config, contestant, configs[contestant.winner_of or contestant.label], {}, 0)
