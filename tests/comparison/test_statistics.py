@@ -1,12 +1,14 @@
 """Means, spreads and paired differences: against textbook figures and by their symmetries."""
 
 import math
+from pathlib import Path
 
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tkd_search.comparison.statistics import Training, paired_difference, summarise
+from tkd_search.comparison.statistics import Failure, Training, paired_difference, summarise
 from tkd_search.comparison.tables import markdown, write_tables
 from tkd_search.comparison.tracking import log_comparison
 from tkd_search.errors import UserError
@@ -18,6 +20,13 @@ ACCURACIES = st.dictionaries(st.integers(0, 20), st.floats(0, 1), min_size=2, ma
 def training(label, seed, test, **rest):
     figures = {"val_accuracy": test, "seconds_per_epoch": 0.5, "parameters": 10, "bytes": 40, **rest}
     return Training(label=label, seed=seed, test_accuracy=test, **figures)
+
+
+def failure(label, seed):
+    return Failure(label=label, seed=seed, failed="Diverged: loss nan", parameters=10, bytes=40)
+
+
+BIG = BigModelRecord(name="alexnet", bytes=1000, parameters=250, val_accuracy=0.9, test_accuracy=0.8)
 
 
 def test_the_interval_is_students_by_hand():
@@ -69,10 +78,9 @@ def test_a_training_done_again_counts_once():
 
 def test_the_tables_say_what_was_found(tmp_path):
     trainings = [training("kd", 1, 0.5), training("tkd", 1, 0.6, teachers=((1, "fc", 0.7, 0.2),))]
-    big = BigModelRecord(name="alexnet", bytes=1000, parameters=250, val_accuracy=0.9, test_accuracy=0.8)
     winners = {"kd": {"method.lam": 0.51234}}
     rows = summarise(trainings, "kd")
-    page = markdown(rows, winners, base="kd", big_model=big, title="t", command="again")
+    page = markdown(rows, winners, base="kd", big_model=BIG, title="t", command="again")
     assert "| tkd | 1 | 60.00 | 60.00 | +10.00 (one pair) |" in page
     assert "method.lam 0.512" in page
     assert "`again`" in page
@@ -80,6 +88,54 @@ def test_the_tables_say_what_was_found(tmp_path):
     assert markdown_file.read_text() == page
     assert csv.read_text().splitlines()[0].startswith("label,seed,val_accuracy,test_accuracy")
     assert teachers.read_text().splitlines()[1] == "tkd,1,1,fc,0.7,0.2"
+
+
+def test_a_failed_training_counts_as_failed_and_the_pairs_are_those_that_both_have():
+    trainings = [training(label, s, t) for s in (1, 2, 3) for label, t in (("tkd", 0.7), ("kd", 0.6))]
+    tkd, kd = summarise([failure("tkd", 4), training("kd", 4, 0.1), failure("kd", 5), *trainings], "kd")
+    assert (tkd.seeds, tkd.failed, kd.seeds, kd.failed) == (3, 1, 4, 1)
+    assert tkd.test_mean == pytest.approx(0.7)
+    assert (tkd.difference.mean, tkd.difference.pairs) == (pytest.approx(0.1), 3)
+
+
+def test_a_contestant_that_always_failed_has_a_row_without_figures(tmp_path):
+    trainings = [training("kd", 1, 0.5), failure("tkd", 1), failure("tkd", 2)]
+    kd, tkd = summarise(trainings, "kd")
+    assert (tkd.seeds, tkd.failed, tkd.difference) == (0, 2, None)
+    assert math.isnan(tkd.test_mean)
+    page = markdown([kd, tkd], {}, base="kd", big_model=BIG, title="t", command="again")
+    assert "| tkd | 0 of 2 seeds, 2 failed | – | – | – | – | 40 | 10 |" in page
+    assert summarise(trainings, "tkd")[0].difference is None
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    run_id = log_comparison(uri, "experiment", "comparison", [kd, tkd], [])
+    from mlflow import MlflowClient
+
+    metrics = MlflowClient(uri, uri).get_run(run_id).data.metrics
+    assert {key for key in metrics if key.startswith("tkd.")} == {"tkd.seeds", "tkd.failed"}
+    assert metrics["tkd.failed"] == 2
+
+
+def test_the_tables_count_what_failed_and_say_why_and_how_to_try_again(tmp_path):
+    kd = [training("kd", seed, 0.5) for seed in range(5)]
+    tkd = [training("tkd", seed, 0.6) for seed in range(4)]
+    trainings = [*tkd, failure("tkd", 4), *kd[1:], failure("kd", 0)]
+    file = Path("comparison/tkd-0-4.json")
+    failures = {file: trainings[4]}
+    rows = summarise(trainings, "kd")
+    page = markdown(rows, {}, base="kd", big_model=BIG, title="t", command="again", failures=failures)
+    assert "| tkd | 4 of 5 seeds, 1 failed | 60.00 | 60.00 ± 0.00 | +10.00 ± 0.00 (3 pairs) |" in page
+    assert "- **tkd**, seed 4: Diverged: loss nan (`comparison/tkd-0-4.json`)" in page
+    assert "deleted" in page
+    _, csv, _ = write_tables(tmp_path, page, trainings)
+    table = pd.read_csv(csv)
+    assert len(table) == 10
+    assert list(table.seed[table.failed == "Diverged: loss nan"]) == [4, 0]
+    assert table.test_accuracy.notna().sum() == table.failed.isna().sum() == 8
+
+
+def test_where_nothing_failed_the_page_speaks_of_no_failure():
+    rows = summarise([training("kd", 1, 0.5)], "kd")
+    assert "ailed" not in markdown(rows, {}, base="kd", big_model=BIG, title="t", command="again")
 
 
 def test_a_store_that_does_not_answer_is_told_as_such():

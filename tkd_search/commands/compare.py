@@ -15,6 +15,8 @@ Examples:
       --variant 'no-teachers:method.name=tkd;method.gamma=0;method.beta=0' \\
       --ablate 'uniform:method.selection=uniform' --ablate 'k1:method.k=1'
 The same command again goes on where it stopped; more --seeds or contestants add to what is there.
+A training whose loss diverges is kept as failed, and told below the table: its seed would fail it again.
+Delete its file in <output>/NAME/comparison/ to have it tried again.
 """
 
 

@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,8 @@ from tkd_search.comparison.contestants import (
     retrained_config,
     search_config,
 )
-from tkd_search.comparison.statistics import Row, Training, summarise
+from tkd_search.comparison.outcomes import failure_of, read_training, training_of
+from tkd_search.comparison.statistics import Failure, Row, Training, summarise
 from tkd_search.comparison.tables import markdown, write_tables
 from tkd_search.config import Config
 from tkd_search.data import load_data, storage
@@ -42,13 +43,13 @@ class Comparison:
 
     Attributes:
         rows: one per contestant.
-        trainings: one per contestant and fresh seed.
+        trainings: one per contestant and fresh seed, failed ones among them.
         page: the comparison as Markdown.
         files: what was written.
     """
 
     rows: tuple[Row, ...]
-    trainings: tuple[Training, ...]
+    trainings: tuple[Training | Failure, ...]
     page: str
     files: tuple[Path, ...]
 
@@ -88,7 +89,8 @@ def run_comparison(
         command: the line that makes it again.
 
     Raises:
-        UserError: the experiment does not fit, or a contestant has no complete trial.
+        UserError: the experiment does not fit, a contestant has no complete trial, or a machine failed a
+            training (one that fails by its own arithmetic is kept as failed, and counted in its row).
         KeyboardInterrupt: interrupted; the same command goes on.
     """
     if base not in [contestant.label for contestant in contestants]:
@@ -116,7 +118,8 @@ def run_comparison(
     ]
     with run_lock(config.folder), place.mirrored():
         _retrain([task for task in tasks if not task.file.exists()], config, place, address, progress)
-        trainings = tuple(read_training(task.file) for task in tasks)
+        outcomes = {task.file: read_training(task.file) for task in tasks}
+        trainings = tuple(outcomes.values())
         rows = summarise(trainings, base)
         page = markdown(
             rows,
@@ -125,6 +128,7 @@ def run_comparison(
             big_model=next(iter(records.values())).big_model,
             title=config.name,
             command=command,
+            failures={f.relative_to(config.folder): o for f, o in outcomes.items() if isinstance(o, Failure)},
         )
         files = tuple(write_tables(config.folder, page, trainings))
     return Comparison(rows, trainings, page, files)
@@ -185,9 +189,11 @@ def _retrain(
             run = partial(_train, broker, place.trials)
             jobs = [executor.submit(run, task, prepared[_shared(task.config)]) for task in tasks]
             try:
-                for done, job in enumerate(jobs, start=1):
-                    job.result()
+                for done, (task, job) in enumerate(zip(tasks, jobs, strict=True), start=1):
+                    outcome = job.result()
                     progress.advance(done)
+                    if isinstance(outcome, Failure):
+                        progress.note(f"{outcome}; kept in {task.file}: delete it to have it tried again")
             finally:
                 # Without waiting: an interrupt must not wait for trainings, which end with the pool.
                 executor.shutdown(wait=False, cancel_futures=True)
@@ -225,8 +231,17 @@ def _shared(config: Config, *, subset: bool = True) -> str:
     return json.dumps(parts)
 
 
-def _train(broker: ActorHandle, trials: str, task: _Task, prepared: Prepared) -> None:
-    """Train one winner on a fresh seed, test it once, keep its figures; its weights lie below ``trials``."""
+def _train(broker: ActorHandle, trials: str, task: _Task, prepared: Prepared) -> Training | Failure:
+    """Train one winner on a fresh seed and test it once, or note why it fails; kept in the task's file.
+
+    Its weights lie below ``trials``.
+    """
+    outcome = _outcome(broker, trials, task, prepared)
+    write_json(task.file, asdict(outcome))
+    return outcome
+
+
+def _outcome(broker: ActorHandle, trials: str, task: _Task, prepared: Prepared) -> Training | Failure:
     trial_id = f"fresh{task.seed}"  # the same for all: contestants of a seed begin with the same weights
     target = storage.below(trials, task.file.stem)
     job = {
@@ -237,7 +252,12 @@ def _train(broker: ActorHandle, trials: str, task: _Task, prepared: Prepared) ->
         "folder": target,
         "after_epoch": 0,
     }
-    epochs = [result for result in run_stage(broker, job) if result["kind"] == "epoch"]
+    try:
+        results = list(run_stage(broker, job))
+    except UserError as error:
+        if (failure := failure_of(error, task.label, task.seed, task.winner)) is None:
+            raise
+        return failure
     member = {"trial_id": trial_id, "point": {}, "weights": storage.below(target, "model.safetensors")}
     test = {
         "kind": "test",
@@ -246,33 +266,4 @@ def _train(broker: ActorHandle, trials: str, task: _Task, prepared: Prepared) ->
         "members": [member],
     }
     tested = next(result for result in list(run_stage(broker, test)) if result["kind"] == "tested")
-    training = Training(
-        label=task.label,
-        seed=task.seed,
-        val_accuracy=epochs[-1]["val_accuracy"],
-        test_accuracy=tested["test_accuracy"],
-        seconds_per_epoch=_median([epoch["metrics"]["seconds"] for epoch in epochs]),
-        parameters=task.winner.parameters,
-        bytes=task.winner.bytes,
-        teachers=tuple(teacher for epoch in epochs for teacher in _teachers(epoch)),
-    )
-    write_json(task.file, asdict(training))
-
-
-def _teachers(epoch: Mapping[str, Any]) -> list[tuple[int, str, float, float]]:
-    metrics = epoch["metrics"]
-    names = [key.removeprefix("weight.") for key in metrics if key.startswith("weight.")]
-    return [
-        (epoch["epoch"], name, metrics[f"weight.{name}"], metrics.get(f"agreement.{name}", float("nan")))
-        for name in names
-    ]
-
-
-def _median(values: Sequence[float]) -> float:
-    return sorted(values)[len(values) // 2]
-
-
-def read_training(file: Path) -> Training:
-    """The figures of one training as its file keeps them."""
-    plain = json.loads(file.read_text(encoding="utf-8"))
-    return replace(Training(**plain), teachers=tuple(tuple(teacher) for teacher in plain["teachers"]))
+    return training_of(task.label, task.seed, task.winner, results, tested["test_accuracy"])

@@ -24,6 +24,21 @@ class Training:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Failure:
+    """One training of one contestant on one fresh seed that gave no student; ``failed`` says why."""
+
+    label: str
+    seed: int
+    failed: str
+    parameters: int
+    bytes: int
+
+    def __str__(self) -> str:
+        """One line for people."""
+        return f"{self.label}, seed {self.seed}: {self.failed}"
+
+
+@dataclass(frozen=True, kw_only=True)
 class Difference:
     """A paired difference of test accuracies: its mean, and half its 95 % interval (Student's t)."""
 
@@ -39,7 +54,10 @@ class Difference:
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """A contestant over its seeds; accuracies in [0, 1], ``sd`` the sample standard deviation."""
+    """A contestant over its seeds; accuracies in [0, 1], ``sd`` the sample standard deviation.
+
+    ``seeds`` counts the trainings that the figures are of (NaN where there are none), ``failed`` the others.
+    """
 
     label: str
     seeds: int
@@ -50,6 +68,7 @@ class Row:
     seconds_per_epoch: float
     parameters: int
     bytes: int
+    failed: int = 0
 
 
 def paired_difference(these: Mapping[int, float], those: Mapping[int, float]) -> Difference | None:
@@ -68,28 +87,46 @@ def paired_difference(these: Mapping[int, float], those: Mapping[int, float]) ->
     return Difference(mean=float(differences.mean()), half_width=half, pairs=len(seeds))
 
 
-def summarise(trainings: Sequence[Training], base: str) -> tuple[Row, ...]:
+def summarise(trainings: Sequence[Training | Failure], base: str) -> tuple[Row, ...]:
     """A row per contestant in order of appearance, compared with ``base`` seed by seed.
 
     Args:
         trainings: all of them; a (label, seed) twice counts once, the later one.
         base: label of the contestant that differences are taken to; itself has none.
     """
-    by_label: dict[str, dict[int, Training]] = {}
+    by_label: dict[str, dict[int, Training | Failure]] = {}
     for training in trainings:
         by_label.setdefault(training.label, {})[training.seed] = training
-    test = {label: {s: t.test_accuracy for s, t in runs.items()} for label, runs in by_label.items()}
+    test = {
+        label: {seed: one.test_accuracy for seed, one in runs.items() if isinstance(one, Training)}
+        for label, runs in by_label.items()
+    }
     return tuple(
-        Row(
-            label=label,
-            seeds=len(runs),
-            val_mean=float(np.mean([t.val_accuracy for t in runs.values()])),
-            test_mean=float(np.mean(list(test[label].values()))),
-            test_sd=float(np.std(list(test[label].values()), ddof=1)) if len(runs) > 1 else math.nan,
-            difference=None if label == base else paired_difference(test[label], test.get(base, {})),
-            seconds_per_epoch=float(np.median([t.seconds_per_epoch for t in runs.values()])),
-            parameters=next(iter(runs.values())).parameters,
-            bytes=next(iter(runs.values())).bytes,
+        _row(
+            label,
+            list(runs.values()),
+            None if label == base else paired_difference(test[label], test.get(base, {})),
         )
         for label, runs in by_label.items()
     )
+
+
+def _row(label: str, runs: Sequence[Training | Failure], difference: Difference | None) -> Row:
+    whole = [run for run in runs if isinstance(run, Training)]
+    test = [run.test_accuracy for run in whole]
+    return Row(
+        label=label,
+        seeds=len(whole),
+        val_mean=_mean([run.val_accuracy for run in whole]),
+        test_mean=_mean(test),
+        test_sd=float(np.std(test, ddof=1)) if len(whole) > 1 else math.nan,
+        difference=difference,
+        seconds_per_epoch=float(np.median([run.seconds_per_epoch for run in whole])) if whole else math.nan,
+        parameters=runs[0].parameters,
+        bytes=runs[0].bytes,
+        failed=len(runs) - len(whole),
+    )
+
+
+def _mean(values: Sequence[float]) -> float:
+    return float(np.mean(values)) if values else math.nan

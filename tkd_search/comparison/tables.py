@@ -2,11 +2,11 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
-from tkd_search.comparison.statistics import Row, Training
+from tkd_search.comparison.statistics import Failure, Row, Training
 from tkd_search.records import BigModelRecord
 from tkd_search.tracking.spool import write_text
 
@@ -19,6 +19,7 @@ def markdown(
     big_model: BigModelRecord,
     title: str,
     command: str,
+    failures: Mapping[Path, Failure] | None = None,
 ) -> str:
     """The comparison as one Markdown page: what was done, the table, the winners' settings.
 
@@ -29,6 +30,7 @@ def markdown(
         big_model: F.
         title: heading.
         command: the line that makes it again.
+        failures: file that keeps it → a training that failed.
     """
     lines = [
         f"# {title}",
@@ -42,6 +44,7 @@ def markdown(
         "|---|---|---|---|---|---|---|---|",
         *(_line(row) for row in rows),
         "",
+        *_failed(failures or {}),
         "Winners:",
         "",
         *(f"- **{label}**: {_settings(point)}" for label, point in winners.items()),
@@ -58,11 +61,31 @@ def _line(row: Row) -> str:
         half = row.difference.half_width
         spread = f" ± {100 * half:.2f}" if math.isfinite(half) else " (one pair)"
         difference = f"{100 * row.difference.mean:+.2f}{spread}"
+        if 1 < row.difference.pairs < row.seeds:  # the base has failed on some of these seeds
+            difference += f" ({row.difference.pairs} pairs)"
     sd = f" ± {100 * row.test_sd:.2f}" if math.isfinite(row.test_sd) else ""
+    seeds = f"{row.seeds} of {row.seeds + row.failed} seeds, {row.failed} failed" if row.failed else row.seeds
     return (
-        f"| {row.label} | {row.seeds} | {100 * row.val_mean:.2f} | {100 * row.test_mean:.2f}{sd} | "
-        f"{difference} | {row.seconds_per_epoch:.2f} | {row.bytes:,} | {row.parameters:,} |"
+        f"| {row.label} | {seeds} | {_figure(100 * row.val_mean)} | {_figure(100 * row.test_mean)}{sd} | "
+        f"{difference} | {_figure(row.seconds_per_epoch)} | {row.bytes:,} | {row.parameters:,} |"
     )
+
+
+def _figure(value: float) -> str:
+    return f"{value:.2f}" if math.isfinite(value) else "–"
+
+
+def _failed(failures: Mapping[Path, Failure]) -> list[str]:
+    """What the table leaves out, and how to have it tried again."""
+    if not failures:
+        return []
+    return [
+        "Failed, and in no mean or difference; the same command does not try them again unless their files "
+        "are deleted:",
+        "",
+        *(f"- **{one.label}**, seed {one.seed}: {one.failed} (`{file}`)" for file, one in failures.items()),
+        "",
+    ]
 
 
 def _settings(point: Mapping[str, Any]) -> str:
@@ -71,20 +94,25 @@ def _settings(point: Mapping[str, Any]) -> str:
     )
 
 
-def write_tables(folder: Path, page: str, trainings: Sequence[Training]) -> list[Path]:
-    """Write ``compare.md``, ``compare.csv`` (a row per training) and ``teachers.csv``; their paths."""
+def write_tables(folder: Path, page: str, trainings: Sequence[Training | Failure]) -> list[Path]:
+    """Write ``compare.md``, ``compare.csv`` (a row per training) and ``teachers.csv``; their paths.
+
+    A training that failed has no figures in its row and its reason in the column ``failed``.
+    """
     import pandas as pd
 
-    plain = [{k: v for k, v in asdict(training).items() if k != "teachers"} for training in trainings]
+    names = [field.name for field in fields(Training) if field.name != "teachers"]
+    table = pd.DataFrame([asdict(training) for training in trainings], columns=[*names, "failed"])
     taught = [
         {"label": t.label, "seed": t.seed, "epoch": e, "teacher": name, "weight": weight, "agreement": cka}
         for t in trainings
+        if isinstance(t, Training)
         for e, name, weight, cka in t.teachers
     ]
     columns = ["label", "seed", "epoch", "teacher", "weight", "agreement"]
     texts = {
         "compare.md": page,
-        "compare.csv": pd.DataFrame(plain).to_csv(index=False),
+        "compare.csv": table.to_csv(index=False),
         "teachers.csv": pd.DataFrame(taught, columns=columns).to_csv(index=False),
     }
     for name, text in texts.items():

@@ -50,12 +50,13 @@ def _logged(client: Any, experiment: str, name: str, rows: Sequence[Row], files:
 
 
 def _figures(row: Row) -> dict[str, float]:
-    figures = {
-        "test_mean": row.test_mean,
-        "val_mean": row.val_mean,
-        "seeds": float(row.seeds),
-        "seconds_per_epoch": row.seconds_per_epoch,
-    }
+    figures = {"seeds": float(row.seeds), "failed": float(row.failed)}
+    if row.seeds:
+        figures |= {
+            "test_mean": row.test_mean,
+            "val_mean": row.val_mean,
+            "seconds_per_epoch": row.seconds_per_epoch,
+        }
     if row.seeds > 1:
         figures["test_sd"] = row.test_sd
         if row.difference is not None:

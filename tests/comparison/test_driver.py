@@ -1,0 +1,75 @@
+"""One training on a fresh seed: what is kept of it, and what is not, without a worker group."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from tkd_search.comparison.driver import _Task, _train
+from tkd_search.comparison.outcomes import read_training
+from tkd_search.comparison.statistics import Failure
+from tkd_search.config import load_config
+from tkd_search.errors import UserError
+from tkd_search.records import TrialRecord
+from tkd_search.search import stages
+
+WINNER = TrialRecord(trial_id="t0000", student="s", config={}, bytes=40, parameters=10, state="complete")
+TESTED = [{"kind": "tested", "test_accuracy": 0.5}, {"kind": "done"}]
+PREPARED = SimpleNamespace(common_job=lambda config: {}, data_folder="data")
+
+
+def epoch(number, accuracy=0.25, **metrics):
+    metrics = {"seconds": float(number), "weight.fc": 0.5 + accuracy, **metrics}
+    return {"kind": "epoch", "epoch": number, "val_accuracy": accuracy, "metrics": metrics}
+
+
+def failed(reason):
+    return {"kind": "failed", "reason": reason, "trace": "…"}
+
+
+@pytest.fixture
+def train(tmp_path, monkeypatch):
+    """Trains a winner on a group that answers so; gives what was kept of it, and its file."""
+
+    def trained(*results, tested=TESTED):
+        answers = {"trial": results, "test": tested}
+        monkeypatch.setattr(stages, "_on_one_group", lambda broker, job: iter(answers[job["kind"]]))
+        task = _Task("tkd", 1003, load_config(None, name="c"), WINNER, tmp_path / "tkd-1003.json")
+        _train(None, str(tmp_path), task, PREPARED)
+        return read_training(task.file)
+
+    return trained
+
+
+def test_a_training_is_kept_with_its_last_accuracy_and_its_one_test(train):
+    kept = train(epoch(1, 0.25), epoch(2, 0.5), {"kind": "done"})
+    assert (kept.label, kept.seed, kept.val_accuracy, kept.test_accuracy) == ("tkd", 1003, 0.5, 0.5)
+    assert (kept.bytes, kept.parameters) == (40, 10)
+    assert [teacher[:3] for teacher in kept.teachers] == [(1, "fc", 0.75), (2, "fc", 1.0)]
+
+
+def test_a_training_that_diverges_is_kept_as_failed_for_its_seed_would_fail_it_again(train):
+    reason = "Diverged: the loss is not finite in epoch 2 (ce nan); lower train.lr"
+    assert train(epoch(1), failed(reason)) == Failure(
+        label="tkd", seed=1003, failed=reason, parameters=10, bytes=40
+    )
+
+
+@pytest.mark.parametrize(
+    "reason",
+    [
+        "OSError: [Errno 28] No space left on device",
+        "OutOfMemoryError: CUDA out of memory",
+        "RuntimeError: Diverged: so a file was called",
+        "ActorDiedError: the broker died",
+    ],
+)
+def test_what_a_machine_did_is_told_and_not_kept(train, tmp_path, reason):
+    with pytest.raises(UserError, match=reason.partition(":")[0]):
+        train(epoch(1), failed(reason))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_test_that_fails_is_no_failed_training(train, tmp_path):
+    with pytest.raises(UserError, match="stage test"):
+        train(epoch(1), {"kind": "done"}, tested=[failed("Diverged: of another job")])
+    assert not list(tmp_path.iterdir())
