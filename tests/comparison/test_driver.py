@@ -47,6 +47,12 @@ def test_a_training_is_kept_with_its_last_accuracy_and_its_one_test(train):
     assert [teacher[:3] for teacher in kept.teachers] == [(1, "fc", 0.75), (2, "fc", 1.0)]
 
 
+def test_epochs_that_a_restarted_group_tells_again_count_once(train):
+    kept = train(epoch(1), epoch(2), epoch(1), epoch(2, 0.5), epoch(3, 0.5), {"kind": "done"})
+    assert [teacher[:3] for teacher in kept.teachers] == [(1, "fc", 0.75), (2, "fc", 1.0), (3, "fc", 1.0)]
+    assert kept.seconds_per_epoch == 2.0
+
+
 def test_a_training_that_diverges_is_kept_as_failed_for_its_seed_would_fail_it_again(train):
     reason = "Diverged: the loss is not finite in epoch 2 (ce nan); lower train.lr"
     assert train(epoch(1), failed(reason)) == Failure(

@@ -36,8 +36,12 @@ def failure_of(error: UserError, label: str, seed: int, winner: TrialRecord) -> 
 def training_of(
     label: str, seed: int, winner: TrialRecord, results: Iterable[Mapping[str, Any]], test_accuracy: float
 ) -> Training:
-    """The figures of a training from its job's results and its one test."""
-    epochs = [result for result in results if result["kind"] == "epoch"]
+    """The figures of a training from its job's results and its one test.
+
+    A worker group that restarts tells its epochs again: of two tellings the later one led to the student.
+    """
+    told = {result["epoch"]: result for result in results if result["kind"] == "epoch"}
+    epochs = [told[number] for number in sorted(told)]
     return Training(
         label=label,
         seed=seed,
