@@ -12,7 +12,7 @@ from tkd_search.tracking.description import describe, human_bytes
 from tkd_search.tracking.layout import PARENT, Context, changes, fold, metric_name, param_text, param_value
 from tkd_search.tracking.mlflow_tracker import MlflowTracker
 from tkd_search.tracking.plain import from_plain, to_plain
-from tkd_search.tracking.spool import all_events
+from tkd_search.tracking.spool import Event, all_events
 
 
 @pytest.fixture
@@ -45,6 +45,28 @@ def test_one_change_per_run_the_parent_first(events):
         "ratio",
         "trial_seconds",
     }
+
+
+def trial_event(kind, time, **data):
+    data = {"trial_id": "0000", "state": "complete", "reason": "", "seconds": 1.0, **data}
+    return Event(sequence=time, time=time, kind=kind, data=data)
+
+
+def end_of(*events):
+    (change,) = changes(Context(), events)
+    return change.status, change.ended, change.retold
+
+
+def test_an_end_told_again_after_the_end_changes_nothing_and_after_another_start_it_is_the_end():
+    start, again = trial_event("trial_started", 3, again=True), trial_event("trial_ended", 9, again=True)
+    end, epoch = (
+        trial_event("trial_ended", 2),
+        trial_event("epoch", 5, record={"epoch": 1, "val_accuracy": 0}),
+    )
+    assert end_of(end, again) == end_of(end) == ("FINISHED", 2, False)
+    assert end_of(again) == end_of(epoch, again) == end_of(again, epoch) == ("FINISHED", 9, True)
+    assert end_of(end, start, again) == end_of(start, epoch, again) == ("FINISHED", 9, False)
+    assert end_of(again, start)[0] == "RUNNING"
 
 
 @given(cut=st.integers(0, 60))

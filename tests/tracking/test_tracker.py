@@ -4,8 +4,10 @@ import os
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
+from mlflow import MlflowClient
 
 from tests.tracking.conformance import TrackerConformance
 from tests.tracking.conftest import run_folder
@@ -91,6 +93,27 @@ def test_a_resumed_search_goes_on_in_the_same_runs(folder, record, database, sti
     assert_exactly_once(database, record)
     again = read_search(database, second.ids().parent_run_id)
     assert again.trials[0].epochs == trial.epochs
+
+
+def test_a_trial_whose_end_is_told_again_at_a_resume_keeps_it(folder, record, database, still, monkeypatch):
+    tracker = open_tracker(database, folder)
+    tell_all(tracker, record, folder)
+    drain_here(tracker)
+    before = ends(database)
+    monkeypatch.setattr(time, "time", lambda now=time.time: now() + 86_400)
+    monkeypatch.setattr(time, "time_ns", lambda now=time.time_ns: now() + 86_400 * 10**9)
+    tracker = open_tracker(database, folder)
+    tracker.search_started(synthetic_start())
+    tracker.trial_ended(record.trials[-1])
+    drain_here(tracker)
+    assert ends(database) == before
+
+
+def ends(database):
+    client = MlflowClient(database, database)
+    home = client.get_experiment_by_name("tkd_search/digits").experiment_id
+    trials = client.search_runs([home], "tags.`tkd.kind` = 'trial'")
+    return {run.data.tags["tkd.trial_id"]: (run.info.status, run.info.end_time) for run in trials}
 
 
 def test_a_search_of_the_same_name_in_a_new_folder_is_another_search(tmp_path, record, database, still):

@@ -28,6 +28,7 @@ CHANGED = "changed."
 LATENCY = "latency_ms.batch_"
 PARENT = ""
 RunStatus = Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]
+ENDED: tuple[RunStatus, ...] = ("FINISHED", "FAILED", "KILLED")
 _STATUS: dict[str, RunStatus] = {
     "running": "RUNNING",
     "complete": "FINISHED",
@@ -50,13 +51,17 @@ class Point:
 
 @dataclass(frozen=True, kw_only=True)
 class RunChange:
-    """What is to be written to one run: ``trial_id`` '' is the parent. Applying it twice is harmless."""
+    """What is to be written to one run: ``trial_id`` '' is the parent. Applying it twice is harmless.
+
+    ``retold``: ``status`` and ``ended`` were told before, and hold only where the run has not ended yet.
+    """
 
     trial_id: str
     name: str = ""
     started: int = 0
     ended: int = 0
     status: RunStatus | None = None
+    retold: bool = False
     params: Mapping[str, str] = field(default_factory=dict)
     tags: Mapping[str, str] = field(default_factory=dict)
     points: tuple[Point, ...] = ()
@@ -112,16 +117,26 @@ def changes(context: Context, events: Iterable[Event]) -> tuple[RunChange, ...]:
 
 
 def _merge(first: RunChange, then: RunChange) -> RunChange:
+    last = _last_word(first, then)
     return RunChange(
         trial_id=first.trial_id,
         name=first.name or then.name,
         started=first.started or then.started,
-        ended=then.ended or first.ended,
-        status=then.status or first.status,
+        ended=last.ended or first.ended,
+        status=last.status,
+        retold=last.retold,
         params={**first.params, **then.params},
         tags={**first.tags, **then.tags},
         points=first.points + then.points,
     )
+
+
+def _last_word(first: RunChange, then: RunChange) -> RunChange:
+    """Which of two changes says how the run stands."""
+    if then.status is None or (then.retold and first.status in ENDED):
+        return first
+    # After another start, an end told again is an end like any other.
+    return replace(then, retold=then.retold and first.status is None)
 
 
 def _change(context: Context, event: Event) -> RunChange | None:
@@ -201,12 +216,14 @@ def _epoch_points(event: Event) -> tuple[Point, ...]:
 
 
 def _trial_ended(event: Event) -> RunChange:
+    """A resumed search tells the last trial's end again, which may be days after it."""
     data = event.data
     seconds = _point(event, "trial_seconds", data["seconds"], 0)
     return RunChange(
         trial_id=data["trial_id"],
         ended=event.time,
         status=_STATUS[data["state"]],
+        retold=bool(data.get("again")),
         tags={TAG_STATE: data["state"], TAG_REASON: short(data["reason"] or "full budget", _TAG_LENGTH)},
         points=() if data.get("again") else (seconds,),
     )

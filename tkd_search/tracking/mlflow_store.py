@@ -18,6 +18,7 @@ from mlflow.entities import Dataset, DatasetInput, Metric, Param, RunTag, ViewTy
 from tkd_search.records import SearchStart
 from tkd_search.tracking.address import StoreIds, public_uri
 from tkd_search.tracking.layout import (
+    ENDED,
     PARENT,
     TAG_KIND,
     TAG_SEARCH,
@@ -139,8 +140,9 @@ class MlflowStore:
             params=[Param(key, value) for key, value in change.params.items()],
             tags=[RunTag(key, value) for key, value in change.tags.items()],
         )
-        if change.status in ("FINISHED", "FAILED", "KILLED"):
-            self.client.set_terminated(run_id, change.status, change.ended or None)
+        if change.status in ENDED:
+            if not (change.retold and self.client.get_run(run_id).info.status in ENDED):
+                self.client.set_terminated(run_id, change.status, change.ended or None)
         elif change.status:
             self.client.update_run(run_id, status=change.status)
 
