@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import math
 import os
 import signal
 import subprocess
@@ -135,6 +136,65 @@ def test_a_trial_pushed_off_the_front_loses_its_tag(folder, record, database, st
     drain_here(tracker)
     again = read_search(database, tracker.ids().parent_run_id)
     assert [member.trial_id for member in again.front] == [member.trial_id for member in smaller.front]
+
+
+def untested(record, front):
+    """The record of that search as Ctrl-C leaves it: nothing is tested yet."""
+    nothing = {"test_accuracy": math.nan, "retention": math.nan, "latency_ms": {}}
+    front = tuple(dataclasses.replace(member, **nothing) for member in front)
+    return dataclasses.replace(record, status="interrupted", front=front)
+
+
+def registered(database):
+    """Trial → (tag ``pareto``, description) of its registered version, of which there is one."""
+    client = MlflowClient(database, database)
+    versions = [
+        version
+        for model in client.search_registered_models()
+        for version in client.search_model_versions(f"name='{model.name}'")
+    ]
+    assert len({version.name for version in versions}) == len(versions)
+    return {v.tags["tkd.trial_id"]: (v.tags["pareto"], v.description) for v in versions}
+
+
+def test_models_are_registered_with_their_test_figures_when_the_search_is_complete(
+    folder, record, database, still
+):
+    tracker = open_tracker(database, folder)
+    tell_all(tracker, untested(record, record.front), folder)
+    drain_here(tracker)
+    assert registered(database) == {}
+    run = trial_page(database, record.front[0])
+    assert run.data.tags["pareto"] == "true"
+    assert "test_accuracy" not in run.data.metrics
+    tracker.search_ended(record, folder)
+    drain_here(tracker)
+    found = registered(database)
+    assert set(found) == {member.trial_id for member in record.front}
+    for member in record.front:
+        pareto, text = found[member.trial_id]
+        assert pareto == "true"
+        assert f"test accuracy {member.test_accuracy:.2%} ({member.retention:.1%} kept)" in text
+
+
+def test_a_version_says_what_the_search_knows_now(folder, record, database, still):
+    tracker = open_tracker(database, folder)
+    tell_all(tracker, record, folder)
+    drain_here(tracker)
+    first = record.front[0]
+    MlflowClient(database, database).update_model_version(
+        f"digits-{first.trial_id}", "1", "test accuracy nan%"
+    )
+    tracker.search_ended(record, folder)
+    drain_here(tracker)
+    assert f"test accuracy {first.test_accuracy:.2%}" in registered(database)[first.trial_id][1]
+
+
+def trial_page(database, member):
+    client = MlflowClient(database, database)
+    home = client.get_experiment_by_name("tkd_search/digits").experiment_id
+    (run,) = client.search_runs([home], f"tags.`tkd.trial_id` = '{member.trial_id}'")
+    return run
 
 
 def test_what_mlflow_refuses_is_noted_and_the_rest_is_written(folder, record, database, still):

@@ -1,14 +1,12 @@
 """A search's first and last page in MLflow: configuration and versions, then pictures and models."""
 
-import contextlib
 import importlib.metadata
+import math
 import subprocess
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-import mlflow.exceptions
 from mlflow.entities import Metric, RunTag
 from PIL import Image
 
@@ -19,14 +17,12 @@ from tkd_search.tracking.layout import (
     PARENT,
     TAG_PARETO,
     TAG_PATH,
-    TAG_SEARCH,
-    TAG_SEARCH_ID,
     TAG_STATE,
-    TAG_TRIAL,
     search_status,
 )
 from tkd_search.tracking.mlflow_store import MlflowStore
 from tkd_search.tracking.plain import from_plain
+from tkd_search.tracking.registry import register
 from tkd_search.tracking.spool import Event
 
 REPORT_FILES = ("summary.json", "pareto.csv", "pareto.html", "pareto.png", "record.json")
@@ -43,7 +39,10 @@ def write_opening(store: MlflowStore) -> None:
 
 
 def write_ending(store: MlflowStore, event: Event) -> None:
-    """The search's pictures and figures, its front's tags, files and registered models, its status."""
+    """The search's pictures and figures, its front's tags, files and registered models, its status.
+
+    The front of an interrupted search is not registered: it is not tested, and choosing is not over.
+    """
     folder, record = Path(event.data["folder"]), event.data["record"]
     front = [from_plain(FrontMember, member) for member in record["front"]]
     store.reconcile()
@@ -52,7 +51,9 @@ def write_ending(store: MlflowStore, event: Event) -> None:
     preview(store, parent, folder / "pareto.png")
     mark_front(store, {member.trial_id for member in front})
     for member in front:
-        write_member(store, member, folder, event.time)
+        shipped = write_member(store, member, folder, event.time)
+        if shipped and record["status"] == "complete":
+            register(store, member)
     _close(store, parent, event)
 
 
@@ -79,9 +80,16 @@ def _close(store: MlflowStore, parent: str, event: Event) -> None:
 
 
 def news(store: MlflowStore, run_id: str, figures: Mapping[str, float], time: int) -> list[Metric]:
-    """Those figures that the run does not show already: a search may end more than once."""
+    """Those figures that the run does not show already: a search may end more than once.
+
+    A figure that is not known (NaN) hides none that was: an extension that is interrupted tests nothing.
+    """
     shown = store.client.get_run(run_id).data.metrics
-    return [Metric(key, value, time, 0) for key, value in figures.items() if shown.get(key) != value]
+    return [
+        Metric(key, value, time, 0)
+        for key, value in figures.items()
+        if shown.get(key) != value and not math.isnan(value)
+    ]
 
 
 def mark_front(store: MlflowStore, members: set[str]) -> None:
@@ -94,44 +102,15 @@ def mark_front(store: MlflowStore, members: set[str]) -> None:
             store.client.set_tag(run.info.run_id, TAG_PARETO, "false")
 
 
-def write_member(store: MlflowStore, member: FrontMember, folder: Path, time: int) -> None:
-    """One front member: test figures, the files that ship, one registered model with one version."""
+def write_member(store: MlflowStore, member: FrontMember, folder: Path, time: int) -> bool:
+    """One front member's test figures and the files that ship; whether there are such files."""
     run_id = store.run(member.trial_id)
     figures = {"test_accuracy": member.test_accuracy, "retention": member.retention}
     figures |= {f"{LATENCY}{size}": value for size, value in member.latency_ms.items()}
     store.log(run_id, metrics=news(store, run_id, figures, time), tags=[RunTag(TAG_PATH, member.path)])
     files = sorted(path for path in (folder / member.path).glob("*") if path.is_file()) if member.path else []
     store.files(run_id, files, "model")
-    if files:
-        register(store, member, run_id)
-
-
-def register(store: MlflowStore, member: FrontMember, run_id: str) -> None:
-    """The member's registered model, ``<search>-<trial>``, with exactly one version from this run."""
-    name = f"{store.search.name}-{member.trial_id}"
-    with contextlib.suppress(mlflow.exceptions.MlflowException):
-        # Registered before, by this search or by one of the same name; a store that is down says so below.
-        store.client.create_registered_model(name, {TAG_SEARCH: store.search.name})
-    versions = [
-        version
-        for version in store.client.search_model_versions(f"name='{name}'")
-        if version.tags.get(TAG_SEARCH_ID) == store.search_id
-    ]
-    versions.sort(key=lambda version: int(version.version))
-    for extra in versions[1:]:
-        store.client.delete_model_version(name, extra.version)
-    if not versions:
-        tags = {TAG_SEARCH_ID: store.search_id, TAG_TRIAL: member.trial_id}
-        text = (
-            f"{member.student}: {member.bytes:,} bytes ({member.ratio:.1%} of the big model), test accuracy "
-            f"{member.test_accuracy:.2%} ({member.retention:.1%} kept)"
-        )
-        store.client.create_model_version(name, _artifact(store, run_id), run_id, tags, None, text)
-
-
-def _artifact(store: MlflowStore, run_id: str) -> str:
-    run: Any = store.client.get_run(run_id)
-    return f"{run.info.artifact_uri}/model"
+    return bool(files)
 
 
 def installed_versions() -> str:
