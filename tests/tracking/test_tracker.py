@@ -18,6 +18,7 @@ from tkd_search.records import EpochRecord
 from tkd_search.tracking import MlflowTracker, NullTracker, open_tracker
 from tkd_search.tracking.address import login_to_environment
 from tkd_search.tracking.mlflow_reader import find_search, read_search
+from tkd_search.tracking.registry import OFF_FRONT
 from tkd_search.tracking.status import read_runs
 
 
@@ -188,6 +189,24 @@ def test_a_version_says_what_the_search_knows_now(folder, record, database, stil
     tracker.search_ended(record, folder)
     drain_here(tracker)
     assert f"test accuracy {first.test_accuracy:.2%}" in registered(database)[first.trial_id][1]
+
+
+def test_a_student_pushed_off_the_front_stays_registered_and_says_so(folder, record, database, still):
+    *rest, last = record.front
+    tracker = open_tracker(database, folder)
+    tell_all(tracker, record, folder)
+    drain_here(tracker)
+    before = registered(database)
+    for ending in (untested(record, rest), dataclasses.replace(record, front=tuple(rest))):
+        tracker.search_ended(ending, folder)
+        drain_here(tracker)
+        after = registered(database)
+        assert after.pop(last.trial_id) == ("false", OFF_FRONT + before[last.trial_id][1])
+        assert after == {member.trial_id: before[member.trial_id] for member in rest}
+        assert trial_page(database, rest[0]).data.metrics["test_accuracy"] == rest[0].test_accuracy
+    tracker.search_ended(record, folder)
+    drain_here(tracker)
+    assert registered(database) == before
 
 
 def trial_page(database, member):

@@ -22,7 +22,7 @@ from tkd_search.tracking.layout import (
 )
 from tkd_search.tracking.mlflow_store import MlflowStore
 from tkd_search.tracking.plain import from_plain
-from tkd_search.tracking.registry import register
+from tkd_search.tracking.registry import register, retire
 from tkd_search.tracking.spool import Event
 
 REPORT_FILES = ("summary.json", "pareto.csv", "pareto.html", "pareto.png", "record.json")
@@ -49,7 +49,8 @@ def write_ending(store: MlflowStore, event: Event) -> None:
     parent = store.run(PARENT)
     store.files(parent, [folder / name for name in REPORT_FILES if (folder / name).exists()])
     preview(store, parent, folder / "pareto.png")
-    mark_front(store, {member.trial_id for member in front})
+    for trial_id in mark_front(store, {member.trial_id for member in front}):
+        retire(store, trial_id)
     for member in front:
         shipped = write_member(store, member, folder, event.time)
         if shipped and record["status"] == "complete":
@@ -92,14 +93,17 @@ def news(store: MlflowStore, run_id: str, figures: Mapping[str, float], time: in
     ]
 
 
-def mark_front(store: MlflowStore, members: set[str]) -> None:
-    """Tag ``pareto`` = 'true' on exactly these trials: an extended search may have pushed some off."""
+def mark_front(store: MlflowStore, members: set[str]) -> list[str]:
+    """Tag ``pareto`` = 'true' on exactly these trials; those that were on the front once, and are not now."""
+    once = []
     for trial_id, run in store.children().items():
-        marked = run.data.tags.get(TAG_PARETO) == "true"
-        if trial_id in members and not marked:
+        marked = run.data.tags.get(TAG_PARETO)
+        if trial_id in members and marked != "true":
             store.client.set_tag(run.info.run_id, TAG_PARETO, "true")
         elif marked and trial_id not in members:
             store.client.set_tag(run.info.run_id, TAG_PARETO, "false")
+            once.append(trial_id)
+    return once
 
 
 def write_member(store: MlflowStore, member: FrontMember, folder: Path, time: int) -> bool:

@@ -1,4 +1,4 @@
-"""A search's registered models: a version for every student of its front."""
+"""A search's registered models: a version for every student of its front, which says when it left it."""
 
 import contextlib
 from typing import Any
@@ -8,6 +8,8 @@ import mlflow.exceptions
 from tkd_search.records import FrontMember
 from tkd_search.tracking.layout import TAG_PARETO, TAG_SEARCH, TAG_SEARCH_ID, TAG_TRIAL
 from tkd_search.tracking.mlflow_store import MlflowStore
+
+OFF_FRONT = "No longer on the front of its search, which has gone on. "
 
 
 def register(store: MlflowStore, member: FrontMember) -> None:
@@ -25,6 +27,15 @@ def register(store: MlflowStore, member: FrontMember) -> None:
         tags = {TAG_SEARCH_ID: store.search_id, TAG_TRIAL: member.trial_id, TAG_PARETO: "true"}
         run_id = store.run(member.trial_id)
         store.client.create_model_version(name, _artifact(store, run_id), run_id, tags, None, text)
+
+
+def retire(store: MlflowStore, trial_id: str) -> None:
+    """Mark what is registered of a trial that is not on the front any more.
+
+    It is not deleted: somebody may have given it an alias, or load it by its number.
+    """
+    for version in _versions(store, model_name(store, trial_id)):
+        _say(store, version, "false", OFF_FRONT + (version.description or "").removeprefix(OFF_FRONT))
 
 
 def model_name(store: MlflowStore, trial_id: str) -> str:
