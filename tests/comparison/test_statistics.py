@@ -140,6 +140,20 @@ def test_where_nothing_failed_the_page_speaks_of_no_failure():
     assert "ailed" not in markdown(rows, {}, base="kd", big_model=BIG, title="t", command="again")
 
 
+def test_a_comparison_told_again_shows_its_figures_of_now(tmp_path):
+    from mlflow import MlflowClient
+
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    for trainings in (
+        [failure("kd", 2), training("kd", 1, 0.5)],
+        [training("kd", 2, 0.3), training("kd", 1, 0.5)],
+    ):
+        run_id = log_comparison(uri, "experiment", "comparison", summarise(trainings, "kd"), [])
+    metrics = MlflowClient(uri, uri).get_run(run_id).data.metrics
+    assert (metrics["kd.seeds"], metrics["kd.failed"]) == (2, 0)
+    assert metrics["kd.test_mean"] == pytest.approx(0.4)
+
+
 def test_a_store_that_does_not_answer_is_told_as_such():
     with pytest.raises(UserError, match="does not do its part"):
         log_comparison("http://127.0.0.1:9", "experiment", "comparison", [], [])

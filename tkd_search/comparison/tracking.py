@@ -1,5 +1,6 @@
 """A comparison's page in MLflow: one run, found again by its name, that holds tables and figures."""
 
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -41,7 +42,8 @@ def _logged(client: Any, experiment: str, name: str, rows: Sequence[Row], files:
     tags = {TAG_COMPARISON: name, "tkd.kind": "comparison"}
     run_id = runs[0].info.run_id if runs else client.create_run(home, tags=tags, run_name=name).info.run_id
     page = next((file.read_text(encoding="utf-8") for file in files if file.name == "compare.md"), "")
-    metrics = [Metric(key, value, 0, 0) for row in rows for key, value in _figures(row).items()]
+    now = time.time_ns() // 1_000_000  # of points of one time MLflow shows the largest, not the last
+    metrics = [Metric(key, value, now, 0) for row in rows for key, value in _figures(row).items()]
     client.log_batch(run_id, metrics=metrics, tags=[RunTag("mlflow.note.content", page)])
     for file in files:
         client.log_artifact(run_id, str(file))
