@@ -4,19 +4,13 @@ These come from MLflow's own monitor and go straight to the store: unlike all el
 those of a time when the store was down are missing.
 """
 
-import importlib.util
-import logging
 from typing import Any
 
-_log = logging.getLogger(__name__)
 INTERVAL_SECONDS = 10.0
 
 
 def start_monitor(uri: str, run_id: str) -> Any:
-    """A monitor that logs ``system/…`` metrics to a run every ten seconds; None where psutil is missing."""
-    if importlib.util.find_spec("psutil") is None:
-        _log.warning("system metrics need the package psutil")
-        return None
+    """A monitor that logs ``system/…`` metrics to a run every ten seconds."""
     from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
     monitor = SystemMetricsMonitor(
