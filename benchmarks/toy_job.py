@@ -4,6 +4,7 @@ import errno
 import os
 import signal
 import time
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,6 +21,10 @@ def run_toy_job(job: dict[str, Any], context: JobContext) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
     if point.get("kill"):
         os.kill(os.getpid(), signal.SIGKILL)  # as a kernel that is out of memory does
+    lost = Path(point["lose_rank_1"]) if "lose_rank_1" in point else None
+    if lost is not None and context.rank == 1 and not lost.exists():
+        lost.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
     model = torch.nn.Linear(64, 10)
     optimiser = torch.optim.SGD(model.parameters(), lr=0.01)
     for epoch in range(job["after_epoch"] + 1, epochs + 1):

@@ -120,6 +120,27 @@ def test_a_stage_that_kills_its_worker_every_time_ends_with_a_message(pool):
 
 
 @pytest.mark.faults
+@pytest.mark.timeout(600)
+def test_a_trial_outlives_the_death_of_its_other_rank(local_ray, tmp_path):
+    from tkd_search.search.broker import Broker, SlotClient
+    from tkd_search.search.pool import WarmPool
+
+    broker = Broker.remote(5.0)
+    pool = WarmPool(broker, ResourceSettings(workers_per_trial=2), 1, tmp_path / "train", runner=TOY)
+    pool.wait(120)
+    client = SlotClient(broker, holder="test", timeout=60)
+    try:
+        client.post(toy_job(seconds=1.0, lose_rank_1=str(tmp_path / "lost")))
+        assert [r["kind"] for r in results(client, deadline=180)] == ["epoch", "epoch", "done"]
+        assert (tmp_path / "lost").exists()
+        client.post(toy_job(fail=True))
+        assert results(client)[0]["reason"] == "ValueError: this configuration fails"
+    finally:
+        client.release()
+        pool.close()
+
+
+@pytest.mark.faults
 def test_a_killed_broker_costs_the_lease_and_nothing_else(pool):
     import ray
 

@@ -3,6 +3,8 @@
 import errno
 import re
 
+import torch.distributed as dist
+
 _OS_ERROR = re.compile(r"\(os error (\d+)\)")
 """How safetensors, which raises no OSError, tells of one."""
 
@@ -21,3 +23,8 @@ def environment_failed(error: BaseException) -> bool:
             return number != errno.ENOMEM
         cause = cause.__cause__
     return False
+
+
+def peer_lost(error: BaseException) -> bool:
+    """Whether a collective failed because another rank is gone: that one's failure, told by its own end."""
+    return isinstance(error, dist.DistError) or "gloo/transport" in str(error)

@@ -18,7 +18,7 @@ import torch
 import torch.distributed as dist
 from ray.actor import ActorHandle
 
-from tkd_search.search.blame import environment_failed
+from tkd_search.search.blame import environment_failed, peer_lost
 from tkd_search.search.job_context import JobContext
 
 FAILURES = 3
@@ -98,7 +98,8 @@ def _serve(
         run_job(job, context)
     except Exception as error:
         broken = environment_failed(error)
-        if broken or ranks.rank == 0:
+        # Whose peer has died has not failed: the group comes back and goes on with the job.
+        if not (ranks.size > 1 and peer_lost(error)):
             failure = {"kind": "broken" if broken else "failed", "reason": _reason(error)}
             ray.get(broker.push.remote(slot, job_id, {**failure, "trace": traceback.format_exc(limit=20)}))
         if ranks.size > 1:
