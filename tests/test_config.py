@@ -213,3 +213,11 @@ def test_one_training_searches_nothing_and_is_never_stopped():
     assert fixed.settings().method.name == "kd"
     search = fixed.settings().search
     assert (search.trials, search.enqueue, search.rule, search.rule_args) == (1, (), "never", {})
+
+
+def test_a_file_in_which_nothing_is_searched_distils_once(tmp_path):
+    file = tmp_path / "one.yaml"
+    file.write_text("data: {name: digits}\n")
+    assert load_config(file).settings().search.trials == 1
+    assert load_config(file, ["search.trials=5"]).settings().search.trials == 5
+    assert load_config(file, ["method.k={int: [1, 3]}"]).settings().search.trials == 26

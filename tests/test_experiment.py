@@ -11,6 +11,7 @@ import pytest
 
 from tests.tracking.synthetic import synthetic_search
 from tkd_search import Experiment
+from tkd_search.config import load_config
 from tkd_search.errors import UserError
 from tkd_search.experiment import Result, finished_record
 from tkd_search.tracking import write_summary
@@ -80,6 +81,7 @@ def test_an_extended_search_that_is_killed_at_once_is_not_complete(tmp_path):
 NOTEBOOK = """
 import json, sys
 from tkd_search import Experiment
+from tkd_search.config import load_config
 small = {"training.epochs": 2, "training.batch_size": 256, "big_model.epochs": 2, "data.views": 1}
 experiment = Experiment.from_yaml(name="note", **small)
 result = experiment.distil({"method.name": "kd", "student.width": 0.1})
@@ -116,3 +118,24 @@ def test_a_search_does_not_go_on_with_other_data(tmp_path):
     with pytest.raises(UserError, match="other images or labels"):
         experiment.search()
     assert sorted(file.name for file in folder.iterdir()) == ["config.yaml", "data.json"]
+
+
+def test_a_folder_that_cannot_be_written_is_the_users_to_mend(tmp_path):
+    from tkd_search.search.lock import run_lock
+
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="a folder that can be written"), run_lock(tmp_path / "file" / "run"):
+        pass
+
+
+def test_figures_on_other_images_do_not_enter_the_cards_of_a_run(tmp_path):
+    from tkd_search.commands.export import data_of
+
+    config = load_config(None, ["data.train_limit=50"])
+    (tmp_path / "config.yaml").write_text(config.to_yaml())
+    digest = data_of(tmp_path).digest  # of before there were digests
+    (tmp_path / "data.json").write_text(json.dumps({"digest": digest}))
+    assert data_of(tmp_path).digest == digest
+    (tmp_path / "data.json").write_text(json.dumps({"digest": "another"}))
+    with pytest.raises(UserError, match="the same data"):
+        data_of(tmp_path)

@@ -1,5 +1,6 @@
 """The other commands: ``python -m tkd_search COMMAND``, also installed as ``tkd-search``."""
 
+import os
 import sys
 
 import click
@@ -26,6 +27,8 @@ def cli() -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit: 0 fine, 1 nothing found, 2 the user's to mend (one message)."""
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())  # as `python -m` does: students of the user's own modules are found
     try:
         code = cli.main(arguments, prog_name="python -m tkd_search", standalone_mode=False)
     except click.ClickException as error:

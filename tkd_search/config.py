@@ -171,6 +171,8 @@ def parse_config(tree: Mapping[str, Any]) -> Config:
             resolved[section] = dict(_checked(cls, written, f"{section}.", leaves))
     resolved["search"]["enqueue"] = _enqueued(resolved["search"]["enqueue"])
     settle_unused(leaves, resolved)
+    if not leaves and "trials" not in (tree.get("search") or {}):
+        resolved["search"]["trials"] = 1  # the same training again would only pick the luckiest seed
     config = Config(resolved, Space(leaves, conditions(leaves)))
     config.settings()
     _check_together(config)

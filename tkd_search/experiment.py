@@ -155,15 +155,19 @@ def finished_record(config: Config) -> SearchRecord | None:
     return record if record.status == "complete" and not _budget_raised(old, config) else None
 
 
-def _check_same_data(folder: Path, digest: str) -> None:
-    """Accuracies on other images or labels cannot stand in one study."""
+def check_same_data(folder: Path, digest: str) -> None:
+    """Accuracies on other images or labels cannot stand in one study, nor in its students' cards.
+
+    Raises:
+        UserError: the run in ``folder`` was begun with data of another digest.
+    """
     file = folder / DATA_FILE
     if file.exists() and json.loads(file.read_text())["digest"] != digest:
         raise UserError(
             "data",
             f"other images or labels than those that {folder} was begun with",
             "the same data",
-            "bring them back, or choose another --name",
+            "bring them back, or choose another --name; other images: python -m tkd_search evaluate",
         )
 
 
@@ -196,7 +200,7 @@ def _execute(config: Config, address: str | None, progress: "Progress", command:
     progress.stage("data", None)
     data = load_data(settings.data)
     check_search(config, data)
-    _check_same_data(config.folder, data.digest)
+    check_same_data(config.folder, data.digest)
     with run_lock(config.folder), ray_session(address) as where:
         from tkd_search.search.driver import run_search
         from tkd_search.tracking.spool import write_text

@@ -1,5 +1,6 @@
 """Sizes, times and shares as people write them: ``500kB``, ``5ms``, ``10%``."""
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,11 +17,13 @@ class Quantity:
         name: what messages call it.
         units: lower-case unit → how many base units; '' is a bare number.
         example: a legal value for messages.
+        most: the largest that makes sense.
     """
 
     name: str
     units: Mapping[str, float]
     example: str
+    most: float = math.inf
 
     @property
     def allowed(self) -> str:
@@ -31,14 +34,19 @@ class Quantity:
         """Text or a number in base units → that many base units.
 
         Raises:
-            ValueError: it is neither, or the unit is not known.
+            ValueError: it is neither, the unit is not known, or it is too large.
         """
         if isinstance(value, int | float):
-            return float(value)
+            return self._bounded(float(value), value)
         match = _NUMBER.match(str(value))
         if match is None or match[2].lower() not in self.units:
             raise ValueError(f"{value!r} is no {self.name}; write {self.allowed}")
-        return float(match[1]) * self.units[match[2].lower()]
+        return self._bounded(float(match[1]) * self.units[match[2].lower()], value)
+
+    def _bounded(self, number: float, value: Any) -> float:
+        if number > self.most:
+            raise ValueError(f"{value!r} is too large for a {self.name}; write {self.allowed}")
+        return number
 
 
 SIZE = Quantity(
@@ -47,4 +55,4 @@ SIZE = Quantity(
     "500kB",
 )
 MILLISECONDS = Quantity("time", {"": 1, "ms": 1, "s": 1e3, "us": 1e-3, "µs": 1e-3}, "5ms")
-SHARE = Quantity("share", {"": 1, "%": 0.01}, "0.97 or 97%")
+SHARE = Quantity("share", {"": 1, "%": 0.01}, "0.97 or 97%", most=1)

@@ -5,6 +5,7 @@ import pytest
 
 import tkd_search
 from tests.commands.calling import call
+from tkd_search.__main__ import main
 from tkd_search.commands import SUMMARIES, LazyGroup
 
 
@@ -51,3 +52,12 @@ def test_mistakes_cost_one_message_and_exit_code_two(tmp_path, monkeypatch, argu
     assert words in done.err
     assert "Traceback" not in done.err
     assert not list(tmp_path.iterdir())
+
+
+def test_modules_of_the_current_folder_are_found(tmp_path, monkeypatch):
+    """By ``tkd-search`` too: a student may be of the user's own module."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.path", [entry for entry in sys.path if entry not in ("", str(tmp_path))])
+    with pytest.raises(SystemExit):
+        main(["--version"])
+    assert str(tmp_path) in sys.path

@@ -47,6 +47,12 @@ def test_what_is_no_quantity_is_refused(text):
         SIZE.convert(text, None, None)
 
 
+@pytest.mark.parametrize("text", ["30", "300%"])
+def test_more_than_all_is_no_share(text):
+    with pytest.raises(click.BadParameter, match="97%"):
+        SHARE.convert(text, None, None)
+
+
 @given(wish=WISHES, knee=st.booleans())
 def test_the_choice_keeps_every_limit_and_none_means_nobody_does(wish, knee):
     chosen = choose(FRONT, wish, knee=knee)

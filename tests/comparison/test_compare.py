@@ -48,6 +48,7 @@ def test_bad_input_ends_with_one_message_and_writes_nothing(tmp_path, arguments,
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_a_comparison_runs_adds_up_and_is_tracked(tmp_path):
     methods = ["--methods", "kd,tkd", "--ablate", "k1:method.k=1", "--trials", "1", *SMALL]
     code, page, errors = compare(tmp_path, *methods, "--seeds", "1")

@@ -119,3 +119,11 @@ class TestNormalisation:
 def test_a_split_with_a_label_too_few_is_refused() -> None:
     with pytest.raises(ValueError, match="labels"):
         Split(torch.zeros(3, 1, 2, 2, dtype=torch.uint8), torch.zeros(2).long())
+
+
+@pytest.mark.parametrize("part", ["test", "validation"])
+def test_a_given_part_without_a_class_is_refused(part: str) -> None:
+    whole = raw()
+    few = Split(whole.train.images[torch.arange(9)], torch.arange(9) % 2)
+    with pytest.raises(UserError, match=f"no {part} image of class 'c'"):
+        assemble(dataclasses.replace(whole, **{part: few}), DataSettings())

@@ -59,7 +59,7 @@ def data_of(folder: Path, path: str | None = None) -> "DataBundle":
     """The data set that a search was about, read again.
 
     Raises:
-        UserError: the run has no configuration, or the data are not there (any more).
+        UserError: the run has no configuration, or the data are not there (any more) or others.
     """
     from dataclasses import replace
 
@@ -67,12 +67,15 @@ def data_of(folder: Path, path: str | None = None) -> "DataBundle":
 
     from tkd_search.config import parse_config
     from tkd_search.data import load_data
+    from tkd_search.experiment import check_same_data
 
     file = folder / CONFIG_FILE
     if not file.exists():
         raise UserError(str(file), "no such file", "the configuration that the search left in its folder")
     settings = parse_config(yaml.safe_load(file.read_text(encoding="utf-8"))).settings().data
-    return load_data(settings if path is None else replace(settings, path=path))
+    data = load_data(settings if path is None else replace(settings, path=path))
+    check_same_data(folder, data.digest)
+    return data
 
 
 def _tell(trial_id: str, made: "Exported") -> None:

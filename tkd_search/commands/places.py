@@ -90,14 +90,16 @@ def record_of(folder: Path) -> SearchRecord | None:
 def live_driver(folder: Path) -> Driver | None:
     """The process that holds the run's lock, None where nobody does."""
     path = folder / LOCK_FILE
-    if not path.exists():
+    try:
+        # For reading alone: the folder may be another user's, or on a disk that is mounted read-only.
+        opened = path.open("r", encoding="utf-8")
+    except OSError:
         return None
-    with path.open("a+", encoding="utf-8") as file:
+    with opened as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             return None  # closing the file drops the lock again
         except OSError:
-            file.seek(0)
             try:
                 plain: dict[str, Any] = json.loads(file.read())
                 return Driver(int(plain["pid"]), str(plain["host"]))

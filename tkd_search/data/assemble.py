@@ -136,6 +136,15 @@ def _check(raw: RawData, settings: DataSettings) -> None:
             f"{int(counts.min())} training image(s) of class {name!r}",
             f"at least {least} of every class, so that each part of the split has one",
         )
+    for part, split in (("test", raw.test), ("validation", raw.validation)):
+        here = torch.bincount(split.labels, minlength=len(raw.classes)) if split is not None else counts
+        if int(here.min()) == 0:
+            raise UserError(
+                where,
+                f"no {part} image of class {raw.classes[int(here.argmin())]!r}",
+                f"images of every class in a {part} part that is given",
+                "without the part it is split off the training images",
+            )
     if settings.train_limit is not None and settings.train_limit < len(raw.classes):
         raise UserError(
             "data.train_limit", str(settings.train_limit), f"≥ {len(raw.classes)}, one image of every class"

@@ -7,6 +7,7 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TextIO
 
 from tkd_search.errors import UserError
 
@@ -16,10 +17,9 @@ def run_lock(folder: Path) -> Iterator[None]:
     """Hold ``folder/.lock`` for the length of a ``with`` block.
 
     Raises:
-        UserError: another live process holds it; the message names it.
+        UserError: another live process holds it (the message names it), or the folder cannot be written.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / ".lock", "a+", encoding="utf-8") as file:
+    with _opened(folder) as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
@@ -34,3 +34,13 @@ def run_lock(folder: Path) -> Iterator[None]:
         file.write(json.dumps({"pid": os.getpid(), "host": socket.gethostname()}))
         file.flush()
         yield
+
+
+def _opened(folder: Path) -> TextIO:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        return (folder / ".lock").open("a+", encoding="utf-8")
+    except OSError as error:
+        raise UserError(
+            "output", f"{folder} ({error.strerror})", "a folder that can be written", "--output FOLDER"
+        ) from error

@@ -19,8 +19,9 @@ DEATHS = 3
 _ENDINGS = ("done", "failed", "broken")
 
 _KILLED = (
-    f"its worker process died {DEATHS} times in a row (out of memory?); a smaller batch or model, or fewer "
-    "trials at once (resources.max_concurrent), need less"
+    f"its worker process died {DEATHS} times in a row (out of memory, or a crash in a library: its .err file "
+    "in the folder that Ray names tells); a smaller batch or model, or fewer trials at once "
+    "(resources.max_concurrent), need less memory"
 )
 
 

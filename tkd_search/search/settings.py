@@ -15,7 +15,9 @@ _LEAST_SHARE = 0.0001
 class SearchSettings:
     """How much is tried, who proposes it and who is stopped early."""
 
-    trials: int = setting(26, ge=1, doc="number of trials", searchable=False)
+    trials: int = setting(
+        26, ge=1, doc="number of trials; 1 by default where nothing is searched", searchable=False
+    )
     max_hours: float | None = setting(
         None, gt=0, doc="wall-clock budget in hours, over all drivers", searchable=False
     )
@@ -55,7 +57,10 @@ class SearchSettings:
         default_factory=dict, doc="further arguments of the rung rule", searchable=False
     )
     enqueue: tuple[dict[str, Any], ...] = setting(
-        (), doc="configurations tried first: lists of dotted key: value", searchable=False
+        (),
+        doc="configurations tried first, such as [{student.width: 0.25, method.name: kd}]; leaves that are "
+        "fixed, and values outside the space, are left to the sampler",
+        searchable=False,
     )
     warm_start: tuple[str, ...] = setting(
         (), doc="names or study storages of earlier searches to learn from", searchable=False
@@ -119,7 +124,8 @@ class TrackingSettings:
 
     uri: str | None = setting(
         None,
-        doc="MLflow tracking URI, or 'none'; default: MLFLOW_TRACKING_URI, else sqlite:///mlflow.db",
+        doc="MLflow tracking URI, or 'none'; default: MLFLOW_TRACKING_URI, else sqlite:///mlflow.db in the "
+        "folder that the command is started from",
         searchable=False,
     )
     experiment: str | None = setting(

@@ -265,5 +265,6 @@ def _warn_at_chance(figures: list[BigModelRecord], data: DataBundle, progress: P
         if record.val_accuracy < 2.0 / data.num_classes:
             progress.note(
                 f"warning: {record.name} is near chance on validation ({record.val_accuracy:.1%}, chance "
-                f"{1 / data.num_classes:.1%}): check its preprocessing and the order of its classes"
+                f"{1 / data.num_classes:.1%}): check its preprocessing and the order of its "
+                "classes, or train it longer (big_model.epochs)"
             )
