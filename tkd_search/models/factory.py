@@ -11,6 +11,7 @@ from torch import nn
 from tkd_search.errors import UserError
 from tkd_search.models.depthwise import quicken_depthwise
 from tkd_search.models.families import Request, build_torchvision, family_of, torchvision_names
+from tkd_search.models.pointwise import slice_pointwise
 from tkd_search.models.settings import BigModelSettings, StudentSettings
 from tkd_search.models.strides import wants_small_stem
 from tkd_search.models.student import Student
@@ -91,6 +92,7 @@ def _dressed(net: nn.Module, request: Request, where: str) -> Student:
     """Quicken and wrap; a network that fails on such images, or has other classes, is the user's to mend."""
     shape = f"{request.channels} × {request.size} × {request.size}"
     quicken_depthwise(net)
+    slice_pointwise(net)
     try:
         student = Student(net, (request.channels, request.size, request.size))
     except Exception as error:
