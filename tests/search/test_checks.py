@@ -118,12 +118,18 @@ def test_a_rehearsal_leaves_no_trace(data, capfd, recwarn):
     assert "careless" not in "".join(capfd.readouterr()) + "".join(str(w.message) for w in recwarn)
 
 
+def test_a_size_that_the_student_does_not_have_is_refused_also_where_it_is_fixed(data):
+    given = ["student.name=squeezenet1_1", "student.depth=1", "student.width=0.2", "student.args={}"]
+    with pytest.raises(UserError, match=r"student\.width: found 0\.2\n.*has no width here\n.*width=0\.25"):
+        check_search(load_config(None, given), data)
+
+
 @pytest.mark.parametrize(
     ("name", "args"), [("squeezenet1_1", "{}"), ("tkd_search.models.plain:plain_cnn", "{in_channels: 1}")]
 )
 def test_a_size_that_the_student_does_not_have_cannot_be_searched(data, name, args):
     given = [f"student.args={args}", "student.depth=1", f"student.name={name}"]
-    with pytest.raises(UserError, match=r"student\.width.*\n.*a fixed value"):
+    with pytest.raises(UserError, match=r"student\.width.*\n.*has no width here"):
         check_search(load_config(None, given), data)
 
 

@@ -335,5 +335,6 @@ def test_a_student_is_called_what_a_person_can_read() -> None:
 
     assert called("student.width=0.25") == "mobilenet_v2 ×0.25"
     assert called("student.width=0.5", "student.depth=0.5") == "mobilenet_v2 ×0.5 d0.5"
+    assert called("student.name=squeezenet1_1") == "squeezenet1_1"  # which has no width
     own = "student.name=tkd_search.models.plain:plain_cnn"
     assert called(own, "student.width=0.25", "student.args={widths: [8, 16]}") == "plain_cnn widths=[8, 16]"

@@ -18,6 +18,7 @@ from tkd_search.distill.taps import find_taps
 from tkd_search.errors import UserError
 from tkd_search.models import build_big_model, build_student
 from tkd_search.models.families import family_of
+from tkd_search.models.settings import StudentSettings
 from tkd_search.search.fidelity import LEARNING
 from tkd_search.search.frugal import FrugalSettings
 from tkd_search.search.proposer import ProposerSettings
@@ -55,16 +56,20 @@ def check_search(config: Config, data: DataBundle) -> int:
 
 
 def _check_knobs(config: Config) -> None:
-    """Refuse a search over a size that the student does not have: every trial would be the same one."""
-    name, searched = config.settings().student.name, config.space.leaves
+    """Refuse a size that the student does not have: a search over it would try the same one every time."""
+    student, searched = config.settings().student, config.space.leaves
+    name = student.name
     family = family_of(name)  # of a function at an import path: one without width and depth
     for knob, varies in (("width", family.width), ("depth", family.depth)):
-        if f"student.{knob}" in searched and "student.name" not in searched and not varies:
+        value, default = getattr(student, knob), getattr(StudentSettings(), knob)
+        wished = ":" not in name and value != default
+        known = f"student.{knob}" in searched
+        if (known or wished) and "student.name" not in searched and not varies:
             raise UserError(
                 f"student.{knob}",
-                "a distribution",
-                f"a fixed value: {name} has no {knob} here",
-                "search over arguments of its own (student.args), or over several student.name",
+                "a distribution" if known else str(value),
+                f"nothing: {name} has no {knob} here",
+                f"--set student.{knob}={default}; sizes then come from student.args, or several student.name",
             )
 
 

@@ -5,6 +5,7 @@ from typing import Any
 
 from tkd_search.config import Config
 from tkd_search.config_sections import Settings
+from tkd_search.models.families import family_of
 from tkd_search.models.settings import StudentSettings
 
 
@@ -26,8 +27,10 @@ def describe_student(settings: Settings) -> str:
     """A short name a person can read: ``mobilenet_v2 ×0.25``, ``plain_cnn widths=[32, 64]``."""
     student = settings.student
     own = ":" in student.name  # a function of the user's, which may know neither width nor depth
+    family = family_of(student.name)
+    wide = student.width != StudentSettings().width if own else family.width
     words = [student.name.rsplit(":", 1)[-1]]
-    words += [f"×{student.width:.3g}"] if not own or student.width != StudentSettings().width else []
-    words += [f"d{student.depth:g}"] if student.depth != 1 else []
+    words += [f"×{student.width:.3g}"] if wide else []
+    words += [f"d{student.depth:g}"] if student.depth != 1 and (own or family.depth) else []
     words += [f"{name}={value}" for name, value in student.args.items()] if own else []
     return " ".join(words)
