@@ -120,6 +120,7 @@ def test_a_stage_that_kills_its_worker_every_time_ends_with_a_message(pool):
 
 
 @pytest.mark.faults
+@pytest.mark.exhaustive  # a group of two that starts twice takes minutes
 @pytest.mark.timeout(600)
 def test_a_trial_outlives_the_death_of_its_other_rank(local_ray, tmp_path):
     from tkd_search.search.broker import Broker, SlotClient
