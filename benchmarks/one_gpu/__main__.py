@@ -165,6 +165,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--big", default="resnet18")
     parser.add_argument("--big-width", type=float, default=1.0)
     parser.add_argument("--big-epochs", type=int, default=30)
+    parser.add_argument("--big-lr", type=float, default=2e-3)
     parser.add_argument("--contestants", default="ce,kd,tkd,no-teachers")
     parser.add_argument("--candidates", type=int, default=1)
     parser.add_argument("--widths", default="0.65", help="of MobileNetV2; candidates train the first")
@@ -185,6 +186,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         big=options.big,
         big_width=options.big_width,
         big_epochs=options.big_epochs,
+        big_lr=options.big_lr,
         epochs=options.epochs,
         batch_size=options.batch,
         lr=options.lr,

@@ -5,7 +5,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -59,6 +59,7 @@ class Plan:
         big: F's name.
         big_width: its channel multiplier.
         big_epochs: its epochs.
+        big_lr: its peak rate.
         epochs: the students' epochs.
         batch_size: of F and students.
         lr: peak rate of the students.
@@ -71,10 +72,11 @@ class Plan:
     big: str
     big_width: float
     big_epochs: int
+    big_lr: float
     epochs: int
     batch_size: int
     lr: float
-    precision: str
+    precision: Literal["fp32", "bf16", "fp16"]
     device: str
     deadline: float
 
@@ -112,7 +114,7 @@ def settings_of(job: Job, plan: Plan) -> tuple[MethodSettings, TrainSettings]:
         epochs=plan.epochs,
         batch_size=plan.batch_size,
         lr=rate,
-        precision=plan.precision,  # type: ignore[arg-type]
+        precision=plan.precision,
     )
     return MethodSettings(**candidate), train
 
@@ -159,9 +161,9 @@ def big_model_job(plan: Plan) -> dict[str, Any] | None:
     train = TrainSettings(
         epochs=plan.big_epochs,
         batch_size=plan.batch_size,
-        lr=2e-3 if plan.big != "alexnet" else 1e-3,
+        lr=plan.big_lr,
         schedule="one_cycle",
-        precision=plan.precision,  # type: ignore[arg-type]
+        precision=plan.precision,
     )
     views = views_of(data, plan.device)
     distiller = Distiller(

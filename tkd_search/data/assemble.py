@@ -137,7 +137,9 @@ def _check(raw: RawData, settings: DataSettings) -> None:
             f"at least {least} of every class, so that each part of the split has one",
         )
     for part, split in (("test", raw.test), ("validation", raw.validation)):
-        here = torch.bincount(split.labels, minlength=len(raw.classes)) if split is not None else counts
+        if split is None:
+            continue
+        here = torch.bincount(split.labels, minlength=len(raw.classes))
         if int(here.min()) == 0:
             raise UserError(
                 where,
