@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from statistics import median_high
 from typing import Any
 
 from tkd_search.comparison.statistics import Failure, Training
@@ -47,7 +48,7 @@ def training_of(
         seed=seed,
         val_accuracy=epochs[-1]["val_accuracy"],
         test_accuracy=test_accuracy,
-        seconds_per_epoch=_median([epoch["metrics"]["seconds"] for epoch in epochs]),
+        seconds_per_epoch=median_high([epoch["metrics"]["seconds"] for epoch in epochs]),
         parameters=winner.parameters,
         bytes=winner.bytes,
         teachers=tuple(teacher for epoch in epochs for teacher in _teachers(epoch)),
@@ -61,10 +62,6 @@ def _teachers(epoch: Mapping[str, Any]) -> list[tuple[int, str, float, float]]:
         (epoch["epoch"], name, metrics[f"weight.{name}"], metrics.get(f"agreement.{name}", float("nan")))
         for name in names
     ]
-
-
-def _median(values: list[float]) -> float:
-    return sorted(values)[len(values) // 2]
 
 
 def read_training(file: Path) -> Training | Failure:
