@@ -22,9 +22,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from benchmarks.one_gpu.jobs import CONTESTANTS, Job, Plan, big_model_job, student_job
+from benchmarks.one_gpu.jobs import CONTESTANTS, Job, Plan, big_model_job, one_thread, student_job
 from tkd_search.comparison.statistics import Training, summarise
 from tkd_search.data import load_data
 from tkd_search.data.prepared import save_prepared
@@ -57,7 +55,7 @@ class Runner:
 
     def __init__(self, plan: Plan, processes: int) -> None:
         self.plan, self.results = plan, Results(plan.folder)
-        self._pool = multiprocessing.get_context("spawn").Pool(processes, initializer=_start)
+        self._pool = multiprocessing.get_context("spawn").Pool(processes, initializer=one_thread)
 
     def big_model(self) -> Callable[[], dict[str, Any] | None]:
         """Begin with F; the answer waits for its figures."""
@@ -79,10 +77,6 @@ class Runner:
     def close(self) -> None:
         """End the processes."""
         self._pool.terminate()
-
-
-def _start() -> None:
-    torch.set_num_threads(1)
 
 
 def _told(training: Training) -> str:

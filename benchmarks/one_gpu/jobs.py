@@ -151,6 +151,11 @@ def train_on(distiller: Distiller, checkpoint: TrialCheckpoint, deadline: float)
     return history
 
 
+def one_thread() -> None:
+    """What a process begins with; here, for a process that is spawned by ``-m`` does not read ``__main__``."""
+    torch.set_num_threads(1)
+
+
 def big_model_job(plan: Plan) -> dict[str, Any] | None:
     """Train F and measure it, and the form of its bank; its figures, None where time ran out."""
     figures_file = plan.big_folder / "figures.json"

@@ -1,5 +1,8 @@
 """The benchmark without Ray, in small on the CPU: real processes, and nothing is trained twice."""
 
+import subprocess
+import sys
+
 import pytest
 
 from benchmarks.one_gpu.__main__ import main
@@ -13,7 +16,8 @@ TINY = [
 
 @pytest.mark.slow
 def test_trains_once_and_tells(tmp_path, capsys):
-    main([*TINY, "--out", str(tmp_path)])
+    command = [sys.executable, "-m", "benchmarks.one_gpu", *TINY, "--out", str(tmp_path)]
+    subprocess.run(command, check=True, timeout=300)
     trainings = (tmp_path / "trainings.jsonl").read_text()
     page = (tmp_path / "alexnet.md").read_text()
     assert len(trainings.splitlines()) == 6
