@@ -152,7 +152,7 @@ def train_on(distiller: Distiller, checkpoint: TrialCheckpoint, deadline: float)
 
 
 def one_thread() -> None:
-    """What a process begins with; here, for a process that is spawned by ``-m`` does not read ``__main__``."""
+    """What a process begins with; not in ``__main__``, which a spawned process does not read."""
     torch.set_num_threads(1)
 
 
