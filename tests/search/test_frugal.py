@@ -11,7 +11,7 @@ from tkd_search.search.beliefs import Believer, _settled, taught_by
 from tkd_search.search.encoding import Cube
 from tkd_search.search.frugal import FrugalSampler, FrugalSettings
 from tkd_search.search.pareto import normalised_hypervolume
-from tkd_search.search.proposer import ProposerSettings
+from tkd_search.search.proposer import Proposer, ProposerSettings
 from tkd_search.search.rungs import Never
 from tkd_search.search.space import Space
 from tkd_search.search.trials import StudyTrial
@@ -276,7 +276,37 @@ def test_better_than_random_on_the_same_number_of_trials():
     assert final("frugal") > final("random")
 
 
-@pytest.mark.parametrize("options", [{"builds": 0}, {"refit_every": -1}, {"aimed": 2.0}])
+def proposals(name, trials, numbers, **options):
+    """What a sampler proposes for each of these trials after the same history."""
+    proposer = Proposer(
+        SPACE,
+        ProposerSettings(sampler=name, options=options, startup=6),
+        seed=3,
+        levels=(),
+        full_budget=BUDGET,
+        big_model_bytes=2e6,
+        classes=10,
+    )
+    return [proposer.propose(number, trials).config for number in numbers]
+
+
+def test_a_share_of_the_suggestions_is_left_to_tpe_once_enough_is_known():
+    trials, numbers = whole_trials(40), range(40, 64)
+    own = proposals("frugal", trials, numbers, **SMALL, tpe=0.0)
+    mixed = proposals("frugal", trials, numbers, **SMALL, tpe=0.5)
+    tpe = proposals("tpe", trials, numbers)
+    assert proposals("frugal", trials, numbers, **SMALL, tpe=1.0) == tpe
+    assert all(made in (a, b) for made, a, b in zip(mixed, own, tpe, strict=True))
+    assert 6 <= sum(made == other for made, other in zip(mixed, tpe, strict=True)) <= 18
+    # Which ones are left is a matter of the trial's number alone, so a resumed search leaves the same.
+    assert proposals("frugal", trials, numbers[5:], **SMALL, tpe=0.5) == mixed[5:]
+    few = whole_trials(20)
+    assert proposals("frugal", few, [20, 21], **SMALL, tpe=1.0) == proposals(
+        "frugal", few, [20, 21], **SMALL, tpe=0.0
+    )
+
+
+@pytest.mark.parametrize("options", [{"builds": 0}, {"refit_every": -1}, {"aimed": 2.0}, {"tpe": -0.1}])
 def test_sizes_out_of_range_are_refused(options):
     with pytest.raises(ValueError, match=f"frugal: .*{next(iter(options.values()))}"):
         FrugalSettings(**options)

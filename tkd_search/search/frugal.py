@@ -42,7 +42,10 @@ class FrugalSettings:
         local: candidates made from good trials by small changes.
         polish: candidates made from the best candidates.
         aimed: share of suggestions that aim at a size drawn uniformly in log(bytes). Hypervolume is gained
-            fastest at the smallest size, but users want students of every size.
+            fastest at the smallest size, but users want students of every size; and where the model is too
+            hopeful at some size, others have their turn.
+        tpe: share of suggestions left to Optuna's TPE once 30 trials teach: it errs in other ways than this
+            model, whose mistakes would otherwise never be found out.
         builds: students whose exact size is asked for at once, until the best candidate's is known: at most
             four times, twice per suggestion.
 
@@ -55,13 +58,19 @@ class FrugalSettings:
     random: int = 500
     local: int = 1000
     polish: int = 500
-    aimed: float = 0.1
+    aimed: float = 0.5
+    tpe: float = 0.25
     builds: int = 16
 
     def __post_init__(self) -> None:
-        wrong = {k: v for k, v in asdict(self).items() if k != "aimed" and v < 1}
-        if wrong or not 0 <= self.aimed <= 1:
-            raise ValueError(f"sampler frugal: {wrong or self.aimed}; allowed: numbers ≥ 1, aimed in [0, 1]")
+        values = asdict(self)
+        shares = {name: values.pop(name) for name in ("aimed", "tpe")}
+        wrong = {k: v for k, v in values.items() if v < 1} | {
+            k: v for k, v in shares.items() if not 0 <= v <= 1
+        }
+        if wrong:
+            allowed = f"numbers ≥ 1, {' and '.join(shares)} in [0, 1]"
+            raise ValueError(f"sampler frugal: {wrong}; allowed: {allowed}")
 
 
 @dataclass(frozen=True)

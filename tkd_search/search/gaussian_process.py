@@ -1,8 +1,8 @@
 """Gaussian-process regression for a few hundred trials: Matérn-5/2 plus a linear part, fitted by MAP.
 
 Small and exact on purpose: a suggestion must cost milliseconds beside trainings of seconds. The prior on
-the lengths grows with √dimensions (Hvarfner et al. 2024), so that with few trials all leaves count little
-and those that matter emerge.
+the lengths grows with √dimensions (Hvarfner et al. 2024), and begins at several times the range of a leaf, so
+that with few trials all leaves count little and those that matter emerge.
 """
 
 import math
@@ -19,7 +19,8 @@ _JITTER = 1e-6
 _MIDDLE = 0.5
 NOISE = -2.4
 LINEAR = -4.5
-"""Centres of the priors, in logarithms; chosen on two recordings (docs/search-notes.md)."""
+LENGTH = 1.1
+"""Centres of the priors, in logarithms (the lengths' for one leaf); see docs/search-notes.md."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ class Hyperparameters:
     @classmethod
     def prior(cls, leaves: int) -> "Hyperparameters":
         """The prior's centre."""
-        return cls(np.full(leaves, 0.5 * math.log(max(leaves, 1)) - 0.4), 0.0, LINEAR, NOISE)
+        return cls(np.full(leaves, 0.5 * math.log(max(leaves, 1)) + LENGTH), 0.0, LINEAR, NOISE)
 
 
 def fit(

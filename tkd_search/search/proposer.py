@@ -23,6 +23,9 @@ from tkd_search.seeds import child_seed
 HISTORY_CAP = 1_000
 """Most recent trials that a sampler learns from, beside the front: its time grows with their number."""
 
+_PARTNER_FROM = 30
+"""Trials that must have taught before the frugal sampler shares with TPE, which knows little of fewer."""
+
 Learning = Callable[[Sequence[StudyTrial], Sequence[int], int], Lessons]
 
 
@@ -94,7 +97,10 @@ class Proposer:
         self._storage = ViewStorage([StudyDirection.MINIMIZE, StudyDirection.MAXIMIZE])
         self._factory: SamplerFactory | None = None
         self._frugal: FrugalSampler | None = None
+        self._tpe_share = 0.0
         if settings.sampler == "frugal":
+            sizes = _frugal_settings(settings.options)
+            self._tpe_share, self._factory = sizes.tpe, make_sampler("tpe")
             self._frugal = FrugalSampler(
                 space,
                 levels=levels,
@@ -102,7 +108,7 @@ class Proposer:
                 big_model_bytes=big_model_bytes,
                 classes=classes,
                 size_of=size_of,
-                settings=_frugal_settings(settings.options),
+                settings=sizes,
             )
         elif settings.sampler not in DESIGNS:
             self._factory = make_sampler(settings.sampler, settings.options)
@@ -127,12 +133,18 @@ class Proposer:
         lessons = LEARNING[self._settings.learning](trials, self._levels, self._full_budget)
         if len(lessons) < self._settings.lessons_wanted:
             return self._design("qmc", number, None)
-        if self._frugal is not None:
+        if self._frugal is not None and not self._left_to_tpe(number, len(lessons)):
             config = self._frugal.suggest(trials, child_seed(self._seed, "sampler", number, bits=31))
             return self._design("qmc", number, None) if config is None else Proposal(config)
         assert self._factory is not None
         self._storage.show(self._view(trials, lessons), number)
         return self._ask(self._factory(child_seed(self._seed, "sampler", number, bits=31)))
+
+    def _left_to_tpe(self, number: int, lessons: int) -> bool:
+        """Whether the frugal sampler's partner is asked for this trial."""
+        if lessons < _PARTNER_FROM:
+            return False
+        return np.random.default_rng(child_seed(self._seed, "partner", number)).random() < self._tpe_share
 
     def _design(self, name: str, number: int, given: Mapping[str, Any] | None) -> Proposal:
         seed = child_seed(self._seed, "design", bits=31)
