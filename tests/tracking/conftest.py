@@ -4,6 +4,8 @@ import pytest
 from hypothesis import settings
 
 from tests.tracking.synthetic import synthetic_search
+from tkd_search.models.settings import StudentSettings
+from tkd_search.shipping.description import Preprocessing, StudentDescription, write_description
 from tkd_search.tracking import MlflowTracker, write_summary
 
 settings.register_profile("untimed", deadline=None)  # a loaded machine is no failure
@@ -43,9 +45,19 @@ def run_folder(folder, record):
         place = folder / member.path
         place.mkdir(parents=True)
         (place / "model.safetensors").write_bytes(b"weights of " + member.trial_id.encode())
-        (place / "student.json").write_text("{}")
+        write_description(place, described(member))
     write_summary(record, folder)
     return folder
+
+
+def described(member):
+    return StudentDescription(
+        name=member.student,
+        trial_id=member.trial_id,
+        architecture=StudentSettings(width=0.1),
+        preprocessing=Preprocessing(channels=1, size=8, mean=(0.3,), std=(0.4,)),
+        classes=tuple("0123456789"),
+    )
 
 
 @pytest.fixture

@@ -24,6 +24,15 @@ QUIET = {
     "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
 }
 
+SHIPPED = [
+    "MLmodel",
+    "conda.yaml",
+    "model.safetensors",
+    "python_env.yaml",
+    "requirements.txt",
+    "student.json",
+]
+
 
 def wait_until(condition, seconds=600):
     """Until something is so; the limit only keeps a broken test from waiting for ever."""
@@ -118,7 +127,7 @@ def assert_exactly_once(uri, record, experiment="tkd_search/digits", full=True):
         runs, points, files = found[record.name, trial.trial_id]
         assert runs == 1
         assert points == expected_points(trial, front.get(trial.trial_id)), trial.trial_id
-        shipped = ["model/model.safetensors", "model/student.json"] if trial.trial_id in front else []
+        shipped = [f"model/{name}" for name in SHIPPED] if trial.trial_id in front else []
         assert files == shipped if full else set(files) >= set(shipped)
     runs, points, files = found[record.name, ""]
     assert runs == 1

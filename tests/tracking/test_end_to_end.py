@@ -9,6 +9,7 @@ import sys
 import time
 from urllib.parse import quote
 
+import mlflow
 import numpy as np
 import pytest
 from mlflow import MlflowClient
@@ -101,6 +102,17 @@ def test_safetensors_and_onnx_of_every_member_predict_as_in_the_search(found):
         right = sum(int((run(opened, images).argmax(1) == labels).sum()) for images, labels in batches())
         assert right / len(data.test) == pytest.approx(member.test_accuracy, abs=1e-9)
         assert (folder / member.path / "model.safetensors").stat().st_size == member.bytes
+
+
+def test_registered_versions_predict_as_in_the_search(found, monkeypatch):
+    server, folder = found
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
+    test = data_of(folder).test
+    images, labels = test.images.permute(0, 2, 3, 1).numpy(), test.labels.numpy()
+    for member in read_record(folder).front:
+        model = mlflow.pyfunc.load_model(f"models:/seen-{member.trial_id}/1")
+        right = (model.predict(images).argmax(1) == labels).mean()
+        assert right == pytest.approx(member.test_accuracy, abs=1e-9)
 
 
 @pytest.fixture(scope="module")

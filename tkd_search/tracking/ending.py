@@ -1,6 +1,7 @@
 """A search's first and last page in MLflow: configuration and versions, then pictures and models."""
 
 import importlib.metadata
+import logging
 import math
 import subprocess
 import tempfile
@@ -10,8 +11,10 @@ from pathlib import Path
 from mlflow.entities import Metric, RunTag
 from PIL import Image
 
+from tkd_search.errors import UserError
 from tkd_search.records import FrontMember
 from tkd_search.tracking.description import PREVIEW_FILE, describe
+from tkd_search.tracking.flavour import write_flavour
 from tkd_search.tracking.layout import (
     LATENCY,
     PARENT,
@@ -25,6 +28,7 @@ from tkd_search.tracking.plain import from_plain
 from tkd_search.tracking.registry import register, retire
 from tkd_search.tracking.spool import Event
 
+_log = logging.getLogger(__name__)
 REPORT_FILES = ("summary.json", "pareto.csv", "pareto.html", "pareto.png", "record.json")
 
 
@@ -114,7 +118,21 @@ def write_member(store: MlflowStore, member: FrontMember, folder: Path, time: in
     store.log(run_id, metrics=news(store, run_id, figures, time), tags=[RunTag(TAG_PATH, member.path)])
     files = sorted(path for path in (folder / member.path).glob("*") if path.is_file()) if member.path else []
     store.files(run_id, files, "model")
+    if files:
+        _make_model(store, member, folder / member.path, time)
     return bool(files)
+
+
+def _make_model(store: MlflowStore, member: FrontMember, student: Path, time: int) -> None:
+    """Add what makes the files a model of MLflow's; without a description they stay a folder of files."""
+    run_id = store.run(member.trial_id)
+    with tempfile.TemporaryDirectory() as scratch:
+        try:
+            made = write_flavour(Path(scratch), student, member, run_id, time)
+        except UserError as error:  # for ever: raising it would keep the rest of the spool from the store
+            _log.warning("trial %s is no MLflow model: %s", member.trial_id, error)
+            return
+        store.files(run_id, made, "model")
 
 
 def installed_versions() -> str:
