@@ -58,7 +58,6 @@ def test_a_silent_holder_loses_its_slot_and_cannot_disturb_its_successor(boxes):
     with pytest.raises(LeaseLostError):
         boxes.post(silent, {"n": 3})
     boxes.release(silent)
-    boxes.withdraw(silent)
     assert boxes.take("a", after=-1) == (job_id, {"n": 2})
 
 

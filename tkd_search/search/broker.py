@@ -83,11 +83,6 @@ class Broker:
         await self._notify()
         return True, result
 
-    async def withdraw(self, lease: Lease) -> None:
-        """Stop the job of a slot."""
-        self._boxes.withdraw(lease)
-        await self._notify()
-
     async def retire(self, slot: str, evict: bool = False) -> None:
         """Ask a slot to end once nobody holds it, or at once."""
         self._boxes.retire(slot, evict=evict)
@@ -170,10 +165,6 @@ class SlotClient:
         if not held:
             raise LeaseLostError(self.lease.slot)
         return result
-
-    def withdraw(self) -> None:
-        """Stop the current job."""
-        ray.get(self._broker.withdraw.remote(self.lease))
 
     def release(self) -> None:
         """Give the slot back."""

@@ -179,13 +179,6 @@ class Mailboxes:
             raise LeaseLostError(lease.slot)
         return state.results.popleft() if state.results else None
 
-    def withdraw(self, lease: Lease) -> None:
-        """Supersede the current job without posting another."""
-        state = self._held(lease)
-        if state is not None:
-            state.job = None
-            state.results.clear()
-
     # the pool's side --------------------------------------------------------------------------------
 
     def retire(self, slot: str, *, evict: bool = False) -> None:
