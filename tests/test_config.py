@@ -14,6 +14,7 @@ from tkd_search.config import (
     with_overrides,
 )
 from tkd_search.errors import UserError
+from tkd_search.search.points import left_to_sampler
 from tkd_search.search.space import Choice, FloatDistribution
 
 
@@ -151,6 +152,23 @@ def test_fixing_a_leaf_keeps_the_rest_of_the_enqueued_configurations():
     config = load_config(None, ["method.k=3", "training.lr=0.004"])
     assert config.enqueued()
     assert all("method.k" not in point and "training.lr" not in point for point in config.enqueued())
+
+
+def test_values_to_try_first_outside_the_space_are_named_once_each():
+    assert left_to_sampler(load_config(None, ["method.k=3"])) == ""  # who fixes a leaf knows it
+    config = load_config(
+        None,
+        [
+            "student.width={float: [0.1, 0.3]}",
+            "search.enqueue=[{student.width: 0.2}, {student.width: 0.5, method.name: sp}]",
+        ],
+    )
+    assert config.enqueued() == ({"student.width": 0.2},)
+    assert left_to_sampler(config) == (
+        "outside the searched space, left to the sampler: "
+        "search.enqueue.1.student.width = 0.5 (searched: a number in [0.1, 0.3]); "
+        "search.enqueue.1.method.name = 'sp' (searched: one of 'tkd', 'kd', 'ce')"
+    )
 
 
 def test_the_resolved_file_reproduces_the_experiment():

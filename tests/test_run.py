@@ -65,6 +65,10 @@ def wait_for_epochs(log: Path, process: "subprocess.Popen[str]", count: int, dea
         (["--config", "mnist", "--set", "data.path=/nowhere"], ["/nowhere"]),
         (["--set", "search.rule=nonsense", "--dry-run"], ["search.rule", "stratified"]),
         (["--set", "method.k=99", "--set", "method.masks=2", "--dry-run"], ["method.k", "taps × 2 masks"]),
+        (
+            ["--set", "student.width={float: [0.1, 0.3]}", "--set", "search.rule=nonsense"],
+            ["search.enqueue.0.student.width = 0.38 (searched: a number in [0.1, 0.3])", "search.rule"],
+        ),
         (["--nonsense"], ["--nonsense"]),
     ],
 )
@@ -78,12 +82,14 @@ def test_bad_input_ends_with_one_message_and_writes_nothing(tmp_path, arguments,
 
 
 def test_a_dry_run_shows_plan_space_and_time_and_writes_nothing(tmp_path):
-    code, output = run(tmp_path, "--dry-run", "--set", "method.k=3", "--set", "search.max_latency=5ms")
+    given = ["method.k=3", "search.max_latency=5ms", "student.width={float: [0.1, 0.3]}"]
+    code, output = run(tmp_path, "--dry-run", *(f"--set={text}" for text in given))
     assert code == 0, output
     for word in ("student.width", "estimated time", "26 trials", "at once", "method.name is tkd"):
         assert word in output
     assert "more than 5 ms for one image" in output
     assert "ms at the small end of the space" in output
+    assert "left to the sampler: search.enqueue.0.student.width = 0.38" in output
     assert list(tmp_path.iterdir()) == []
 
 

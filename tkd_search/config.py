@@ -99,8 +99,9 @@ class Config:
     def enqueued(self) -> tuple[dict[str, Any], ...]:
         """The configurations to try first, as far as this space allows.
 
-        A leaf that is fixed (by ``--set``, say) or whose range excludes the value is left to the sampler;
-        entries that become equal are tried once.
+        A leaf that is fixed (by ``--set``, say) stays so; one whose range excludes the value is left to the
+        sampler (see :func:`~tkd_search.search.points.left_to_sampler`); entries that become equal are tried
+        once.
         """
         points: list[dict[str, Any]] = []
         for wish in self.settings().search.enqueue:

@@ -186,6 +186,7 @@ def _execute(config: Config, address: str | None, progress: "Progress", command:
     from tkd_search.data.storage import check_storage, storage_uri
     from tkd_search.search.checks import check_search
     from tkd_search.search.lock import run_lock
+    from tkd_search.search.points import left_to_sampler
     from tkd_search.search.preflight import plan_slots
     from tkd_search.search.session import live_nodes, local_nodes, ray_session
     from tkd_search.search.workplace import Workplace
@@ -197,6 +198,8 @@ def _execute(config: Config, address: str | None, progress: "Progress", command:
     if address in (None, "local"):
         # Refuse what can never fit before anything starts.
         plan_slots(settings.resources, local_nodes(), settings.search.trials)
+    if ignored := left_to_sampler(config):
+        progress.note(ignored)
     progress.stage("data", None)
     data = load_data(settings.data)
     check_search(config, data)

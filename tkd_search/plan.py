@@ -10,6 +10,7 @@ from rich.table import Table
 from tkd_search.config import Config
 from tkd_search.config_sections import Settings
 from tkd_search.console import Console
+from tkd_search.search.points import left_to_sampler
 from tkd_search.search.preflight import plan_slots
 from tkd_search.search.session import local_nodes
 
@@ -63,6 +64,8 @@ def show_plan(
         )
     if brief:
         return
+    if ignored := left_to_sampler(config):  # a search says so itself
+        console.note(f"  {ignored}")
     _show_space(config, console)
     slots = plan_slots(settings.resources, nodes, settings.search.trials)
     console.note(f"resources: {slots.arithmetic}")

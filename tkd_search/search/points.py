@@ -1,4 +1,4 @@
-"""A point of the space as it is run, and the student in it as a person calls it."""
+"""A point of the space as it is wished for and as it is run, and the student in it as a person calls it."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -21,6 +21,18 @@ def clip_point(
         clipped["method.k"] = most
         return clipped, (note,)
     return clipped, ()
+
+
+def left_to_sampler(config: Config) -> str:
+    """A line on the values in ``search.enqueue`` that the searched space excludes; '' without any."""
+    leaves = config.space.leaves
+    outside = [
+        f"search.enqueue.{number}.{key} = {value!r} (searched: {leaves[key]})"
+        for number, wish in enumerate(config.settings().search.enqueue)
+        for key, value in wish.items()
+        if key in leaves and not leaves[key].contains(value)
+    ]
+    return f"outside the searched space, left to the sampler: {'; '.join(outside)}" if outside else ""
 
 
 def describe_student(settings: Settings) -> str:

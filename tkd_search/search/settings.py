@@ -59,7 +59,7 @@ class SearchSettings:
     enqueue: tuple[dict[str, Any], ...] = setting(
         (),
         doc="configurations tried first, such as [{student.width: 0.25, method.name: kd}]; leaves that are "
-        "fixed, and values outside the space, are left to the sampler",
+        "fixed stay so, and values outside the space are left to the sampler: the run says which",
         searchable=False,
     )
     warm_start: tuple[str, ...] = setting(
