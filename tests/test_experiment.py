@@ -88,7 +88,9 @@ result = experiment.distil({"method.name": "kd", "student.width": 0.1})
 model, transform = result.load(result.front.trial_id[0])
 import torch
 logits = model(transform(torch.zeros(1, 8, 8, dtype=torch.uint8))[None])
-print(json.dumps([result.folder.name, len(result.record.trials), list(logits.shape), len(result.front)]))
+record = result.record
+found = [len(record.trials), list(logits.shape), len(result.front), record.method]
+print(json.dumps([result.folder.name, *found]))
 """
 
 
@@ -103,9 +105,9 @@ def test_one_training_and_its_student_in_a_few_lines(tmp_path):
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    name, trials, shape, front = json.loads(done.stdout.splitlines()[-1])
+    name, trials, shape, front, method = json.loads(done.stdout.splitlines()[-1])
     assert name.startswith("note-one-")
-    assert (trials, shape, front) == (1, [1, 10], 1)
+    assert (trials, shape, front, method) == (1, [1, 10], 1, "kd")
     assert (tmp_path / "runs" / name / "summary.json").exists()
 
 

@@ -117,7 +117,7 @@ class Console:
             table.add_row(
                 member.trial_id,
                 member.student,
-                str(member.config.get("method.name", "")),
+                record.method_of(member),
                 human_bytes(member.bytes),
                 f"{member.ratio:.3f}",
                 f"{member.val_accuracy:.2%}",

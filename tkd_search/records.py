@@ -110,7 +110,8 @@ class SearchRecord:
     """A whole search: all that a report needs.
 
     ``hypervolume`` is in [0, 1]; ``history`` holds (epochs spent, hypervolume) after each trial ended;
-    ``reference_point`` is (bytes of F, chance accuracy).
+    ``reference_point`` is (bytes of F, chance accuracy). ``method`` is the one that taught every trial, ''
+    where methods are searched and each trial's configuration has its own.
     """
 
     name: str
@@ -129,3 +130,8 @@ class SearchRecord:
     tracking_uri: str = ""
     experiment_id: str = ""
     parent_run_id: str = ""
+    method: str = ""
+
+    def method_of(self, member: FrontMember) -> str:
+        """How a member of the front was taught; '' where that is not known."""
+        return str(member.config.get("method.name", self.method))

@@ -1,6 +1,7 @@
 """A made-up search for tests of tracking and reports: no network was trained for these figures."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 
@@ -121,6 +122,16 @@ def synthetic_search(trials=32, seed=0, name="digits", **extra):
         history=history,
         **extra,
     )
+
+
+def taught_by(record, method):
+    """The same search with its method fixed: no trial has it in its configuration."""
+
+    def without(one):
+        return replace(one, config={key: v for key, v in one.config.items() if key != "method.name"})
+
+    trials, front = (tuple(map(without, some)) for some in (record.trials, record.front))
+    return replace(record, trials=trials, front=front, method=method)
 
 
 def tell_all(tracker, record, folder, start=None, between=None):

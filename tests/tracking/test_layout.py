@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.tracking.synthetic import synthetic_search, synthetic_start, tell_all
+from tests.tracking.synthetic import synthetic_search, synthetic_start, taught_by, tell_all
 from tkd_search.records import SearchRecord, SearchStart, TrialRecord
 from tkd_search.tracking.address import absolute_uri, public_uri, run_url
 from tkd_search.tracking.description import describe, human_bytes
@@ -154,6 +154,8 @@ def test_the_description_holds_the_front_the_picture_and_the_command():
     assert "get-artifact?path=preview.png&run_uuid=run7" in text
     assert "python -m tkd_search.run --name digits" in text
     assert all(f"| {member.trial_id}&ensp;|" in text for member in record.front)
+    taught = describe(to_plain(taught_by(record, "dkd")), "", "run7")
+    assert taught.count("| dkd&ensp;|") == len(record.front)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.tracking.synthetic import TAPS, synthetic_search
+from tests.tracking.synthetic import TAPS, synthetic_search, taught_by
 from tkd_search.records import EpochRecord
 from tkd_search.tracking.report import write_report
 from tkd_search.tracking.report.figures import accuracy_window, tap_shares
@@ -35,6 +35,12 @@ def test_the_three_files_and_what_the_page_holds(tmp_path):
     for trial in record.trials:
         assert f"trial {trial.trial_id}" in text
     assert "10 % of the big model" in text
+
+
+def test_the_page_says_how_students_were_taught_also_where_nothing_else_was_tried(tmp_path):
+    record = taught_by(synthetic_search(14), "dkd")
+    _, _, page = write_report(record, tmp_path)
+    assert page.read_text().count("<td class='l'>dkd</td>") == len(record.front)
 
 
 def test_several_searches_side_by_side(tmp_path):

@@ -13,7 +13,7 @@ from mlflow import MlflowClient
 from tests.tracking.conformance import TrackerConformance
 from tests.tracking.conftest import run_folder
 from tests.tracking.stores import assert_exactly_once, drain_here, stored, wait_until
-from tests.tracking.synthetic import synthetic_search, synthetic_start, tell_all
+from tests.tracking.synthetic import synthetic_search, synthetic_start, taught_by, tell_all
 from tkd_search.records import EpochRecord
 from tkd_search.tracking import MlflowTracker, NullTracker, open_tracker
 from tkd_search.tracking.address import login_to_environment
@@ -53,6 +53,15 @@ def test_a_search_is_stored_once_and_comes_back_as_it_was(folder, record, databa
     assert set(read_runs(folder / "tracking")[ids.parent_run_id]) == {
         trial.trial_id for trial in record.trials
     }
+
+
+def test_a_method_that_was_not_searched_comes_back_with_the_search(folder, record, database, still):
+    tracker, start = open_tracker(database, folder), synthetic_start()
+    fixed = dataclasses.replace(start, config={**start.config, "method.name": "dkd"})
+    tell_all(tracker, taught_by(record, "dkd"), folder, fixed)
+    drain_here(tracker)
+    again = read_search(database, tracker.ids().parent_run_id)
+    assert [again.method_of(member) for member in again.front] == ["dkd"] * len(record.front)
 
 
 def rounded(record, **more):

@@ -74,6 +74,7 @@ def finish(
         tracking_uri=ids.tracking_uri,
         experiment_id=ids.experiment_id,
         parent_run_id=ids.parent_run_id,
+        method="" if "method.name" in config.space.leaves else settings.method.name,
     )
     for member in record.front:
         _ship(config, folder, trials, prepared, member)

@@ -23,7 +23,7 @@ def describe(record: Mapping[str, Any], command: str, parent_run_id: str) -> str
         f"Big model: {human_bytes(big['bytes'])}, {big['parameters']:,} parameters, validation accuracy "
         f"{percent(big['val_accuracy'])}, test accuracy {percent(big['test_accuracy'])}.",
         "",
-        *front_table(record["front"]),
+        *front_table(record["front"], record.get("method", "")),
         "",
         "Size against validation accuracy:",
         "",
@@ -37,9 +37,9 @@ def describe(record: Mapping[str, Any], command: str, parent_run_id: str) -> str
     return "\n".join(lines)
 
 
-def front_table(front: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The front as the lines of a Markdown table, smallest student first."""
-    rows = [_row(member) for member in sorted(front, key=lambda member: member["bytes"])]
+def front_table(front: Sequence[Mapping[str, Any]], method: str = "") -> list[str]:
+    """The front as the lines of a Markdown table, smallest student first; ``method`` where all have one."""
+    rows = [_row(member, method) for member in sorted(front, key=lambda member: member["bytes"])]
     return [
         "".join(
             f"| {name}&ensp;"
@@ -51,11 +51,11 @@ def front_table(front: Sequence[Mapping[str, Any]]) -> list[str]:
     ]
 
 
-def _row(member: Mapping[str, Any]) -> str:
+def _row(member: Mapping[str, Any], method: str) -> str:
     cells = [
         member["trial_id"],
         member["student"],
-        member["config"].get("method.name", ""),
+        member["config"].get("method.name", method),
         human_bytes(member["bytes"]),
         percent(member["ratio"], 1),
         percent(member["val_accuracy"]),

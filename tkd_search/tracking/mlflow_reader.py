@@ -211,6 +211,7 @@ def _record(
         tracking_uri=public_uri(uri),
         experiment_id=parent.info.experiment_id,
         parent_run_id=parent.info.run_id,
+        method="" if any("method.name" in trial.config for trial in trials) else facts.get("method.name", ""),
     )
 
 

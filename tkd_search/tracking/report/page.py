@@ -229,7 +229,7 @@ def _front(record: SearchRecord, links: dict[str, str], *, several: bool) -> str
         first = f"<a href='{page}' target='_blank' rel='noopener'>{trial}</a>" if page else trial
         rows.append(
             f"<tr><td class='l'>{first}</td><td class='l'>{html.escape(member.student)}</td>"
-            f"<td class='l'>{html.escape(str(member.config.get('method.name', '')))}</td>"
+            f"<td class='l'>{html.escape(record.method_of(member))}</td>"
             + "".join(f"<td>{cell}</td>" for cell in cells)
             + "</tr>"
         )
