@@ -92,6 +92,12 @@ def test_the_tables_say_what_was_found(tmp_path):
     assert teachers.read_text().splitlines()[1] == "tkd,1,1,fc,0.7,0.2"
 
 
+def test_a_winner_of_nothing_searched_is_as_configured():
+    rows = summarise([training("kd", 1, 0.5)], "kd")
+    page = markdown(rows, {"kd": {}}, base="kd", big_model=BIG, title="t", command="again")
+    assert "- **kd**: as configured, nothing was searched\n" in page
+
+
 def test_a_failed_training_counts_as_failed_and_the_pairs_are_those_that_both_have():
     trainings = [training(label, s, t) for s in (1, 2, 3) for label, t in (("tkd", 0.7), ("kd", 0.6))]
     tkd, kd = summarise([failure("tkd", 4), training("kd", 4, 0.1), failure("kd", 5), *trainings], "kd")

@@ -89,6 +89,8 @@ def _failed(failures: Mapping[Path, Failure]) -> list[str]:
 
 
 def _settings(point: Mapping[str, Any]) -> str:
+    if not point:
+        return "as configured, nothing was searched"
     return ", ".join(
         f"{key} {value:.3g}" if isinstance(value, float) else f"{key} {value}" for key, value in point.items()
     )
