@@ -54,7 +54,7 @@ def test_epochs_that_a_restarted_group_tells_again_count_once(train):
 
 
 def test_a_training_that_diverges_is_kept_as_failed_for_its_seed_would_fail_it_again(train):
-    reason = "Diverged: the loss is not finite in epoch 2 (ce nan); lower train.lr"
+    reason = "Diverged: the loss is not finite in epoch 2 (ce nan); lower training.lr"
     assert train(epoch(1), failed(reason)) == Failure(
         label="tkd", seed=1003, failed=reason, parameters=10, bytes=40
     )

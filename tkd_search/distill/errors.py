@@ -12,7 +12,9 @@ class Diverged(RuntimeError):  # noqa: N818  (a trial's fate, not a programming 
     def __init__(self, epoch: int, terms: dict[str, float]) -> None:
         self.epoch, self.terms = epoch, terms
         told = ", ".join(f"{name} {value:.4g}" for name, value in terms.items())
-        super().__init__(f"the loss is not finite in epoch {epoch + 1} ({told}); lower train.lr or method.r")
+        super().__init__(
+            f"the loss is not finite in epoch {epoch + 1} ({told}); lower training.lr or method.r"
+        )
 
     def __reduce__(self) -> tuple[type, tuple[int, dict[str, float]]]:
         """Survive a trip between processes."""
