@@ -188,13 +188,14 @@ def _execute(config: Config, address: str | None, progress: "Progress", command:
     from tkd_search.search.lock import run_lock
     from tkd_search.search.points import left_to_sampler
     from tkd_search.search.preflight import plan_slots
-    from tkd_search.search.session import live_nodes, local_nodes, ray_session
+    from tkd_search.search.session import check_address, live_nodes, local_nodes, ray_session
     from tkd_search.search.workplace import Workplace
 
     settings = config.settings()
     if config.tree["storage"] is not None:
         check_storage(storage_uri(config.tree["storage"]))
     Workplace.of(config).refuse_stale()
+    check_address(address)
     if address in (None, "local"):
         # Refuse what can never fit before anything starts.
         plan_slots(settings.resources, local_nodes(), settings.search.trials)

@@ -1,10 +1,12 @@
 """Joining Ray by its address."""
 
+import socket
+
 import pytest
 import ray
 
 from tkd_search.errors import UserError
-from tkd_search.search.session import ray_session
+from tkd_search.search.session import check_address, ray_session
 
 
 @pytest.mark.parametrize("address", ["foo", "http://127.0.0.1:8265"])
@@ -16,3 +18,32 @@ def test_what_is_no_address_of_a_cluster_is_refused(monkeypatch, address):
     ):
         pass
     assert "auto" in str(refused.value)
+
+
+@pytest.mark.parametrize("form", ["127.0.0.1:{}", "localhost:{}", "ray://127.0.0.1:{}"])
+def test_where_nobody_listens_nobody_waits(monkeypatch, form):
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = form.format(server.getsockname()[1])
+        check_address(address)
+    with (
+        pytest.raises(UserError, match=f"--address {address}: found nobody who listens") as refused,
+        ray_session(address),
+    ):
+        pass
+    assert "ray start --head" in str(refused.value)
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:99999", "ray://[::1]:1", "no-such-host.invalid:6379"])
+def test_addresses_that_nothing_can_have_are_refused_alike(monkeypatch, address):
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    with pytest.raises(UserError, match="nobody who listens"):
+        check_address(address)
+
+
+def test_other_forms_and_a_ray_that_is_joined_already_are_left_to_ray(monkeypatch):
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    for address in (None, "local", "auto", "foo", "http://127.0.0.1:1", "anyscale://x:1"):
+        check_address(address)
+    monkeypatch.setattr(ray, "is_initialized", lambda: True)
+    check_address("127.0.0.1:1")

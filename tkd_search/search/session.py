@@ -2,6 +2,8 @@
 
 import logging
 import os
+import re
+import socket
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -9,6 +11,8 @@ from contextlib import contextmanager
 from tkd_search.errors import UserError
 
 _ATTEMPTS = 3
+_HOST_AND_PORT = re.compile(r"(ray://)?(?P<host>[\w.-]+|\[[\da-fA-F:.]+\]):(?P<port>\d+)")
+_CONNECT_SECONDS = 3.0
 
 
 def local_nodes() -> list[dict[str, float]]:
@@ -39,6 +43,38 @@ def resolve_address(address: str | None) -> str | None:
     return address
 
 
+def check_address(address: str | None) -> None:
+    """Refuse ``host:port`` and ``ray://host:port`` where nobody listens: Ray would wait for minutes.
+
+    Raises:
+        UserError: nothing takes a connection there.
+    """
+    plain = _HOST_AND_PORT.fullmatch(address or "")
+    if plain is None or _joined():
+        return
+    try:
+        socket.create_connection((plain["host"].strip("[]"), int(plain["port"])), _CONNECT_SECONDS).close()
+    except (OSError, OverflowError) as error:  # OverflowError: no such port
+        raise _no_ray(address, f"nobody who listens there ({error})") from error
+
+
+def _joined() -> bool:
+    """Whether this process has joined a Ray already: a notebook's own, or that of an earlier search."""
+    quiet_environment()
+    import ray
+
+    return bool(ray.is_initialized())
+
+
+def _no_ray(address: str | None, found: str) -> UserError:
+    return UserError(
+        f"--address {address}",
+        found,
+        "local, auto, or the address of a running cluster",
+        "start one with `ray up clusters/….yaml` or `ray start --head`, or leave --address away",
+    )
+
+
 @contextmanager
 def ray_session(address: str | None) -> Iterator[str]:
     """Ray for the length of a ``with`` block; yields a line that says which.
@@ -48,12 +84,12 @@ def ray_session(address: str | None) -> Iterator[str]:
     Raises:
         UserError: nothing answers at the address, or it is none.
     """
-    quiet_environment()
-    import ray
-
-    if ray.is_initialized():  # a notebook's own, or that of several searches after one another
+    if _joined():
         yield "the Ray of this process"
         return
+    import ray
+
+    check_address(address)
     target = resolve_address(address)
     try:
         if target is None:
@@ -61,12 +97,7 @@ def ray_session(address: str | None) -> Iterator[str]:
         else:
             ray.init(address=target, logging_level=logging.ERROR, log_to_driver=False)
     except (ConnectionError, RuntimeError, ValueError) as error:  # ValueError: it is no address
-        raise UserError(
-            f"--address {address}",
-            f"no Ray there ({error})",
-            "local, auto, or the address of a running cluster",
-            "start one with `ray up clusters/….yaml` or `ray start --head`, or leave --address away",
-        ) from error
+        raise _no_ray(address, f"no Ray there ({error})") from error
     try:
         yield f"joined Ray at {target}" if target else "own Ray on this machine"
     finally:
