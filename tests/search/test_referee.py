@@ -267,39 +267,32 @@ class Result(dict):
         super().__init__(epoch=epoch, val_accuracy=accuracy, failed="")
 
 
-def test_a_disk_that_fills_up_ends_the_search_and_leaves_its_trials_to_the_next(tmp_path):
-    page = Page()
-    study, referee = open_referee(tmp_path, page, Power(10_000))
-    searcher, scheduler = RefereeSearcher(referee, "trials"), RefereeScheduler(referee)
-    first = SimpleNamespace(config=searcher.suggest("a"))
-    second = SimpleNamespace(config=searcher.suggest("b"))
-    assert scheduler.on_trial_result(None, first, Result(1, 0.5)) == "CONTINUE"
+def a_full_disk(referee, searcher, scheduler, first):
+    """The driver's disk fills up while the first trial tells its second epoch."""
 
     def full(*_):
-        raise DiskFullError(tmp_path, "no space left")
+        raise DiskFullError(referee._log.path, "No space left on device")
 
     referee._log.append = full
     assert scheduler.on_trial_result(None, first, Result(2, 0.6)) == "STOP"
     assert isinstance(referee.broken, DiskFullError)
     searcher.on_trial_complete("a", Result(2, 0.6))
-    assert scheduler.on_trial_result(None, second, Result(1, 0.5)) == "STOP"
-    searcher.on_trial_complete("b", Result(1, 0.5))
-    assert searcher.suggest("c") == "FINISHED"
-    assert [trial.state for trial in study.trials()] == ["running", "running"]
-    study, referee = open_referee(tmp_path, page, Power(10_000))
-    search(referee)
-    check(tmp_path, page, study, referee)
 
 
-def test_a_worker_whose_environment_breaks_ends_the_search_and_leaves_its_trials_to_the_next(tmp_path):
+def a_broken_worker(referee, searcher, scheduler, first):
+    """The environment of the first trial's worker breaks."""
+    broken = "OSError: [Errno 28] No space left on device"
+    searcher.on_trial_complete("a", {**Result(1, 0.5), "broken": broken})
+
+
+@pytest.mark.parametrize("broken_by", [a_full_disk, a_broken_worker])
+def test_what_breaks_a_search_ends_it_and_leaves_its_trials_to_the_next(tmp_path, broken_by):
     page = Page()
     study, referee = open_referee(tmp_path, page, Power(10_000))
     searcher, scheduler = RefereeSearcher(referee, "trials"), RefereeScheduler(referee)
     first, second = (SimpleNamespace(config=searcher.suggest(name)) for name in ("a", "b"))
     assert scheduler.on_trial_result(None, first, Result(1, 0.5)) == "CONTINUE"
-    searcher.on_trial_complete(
-        "a", {**Result(1, 0.5), "broken": "OSError: [Errno 28] No space left on device"}
-    )
+    broken_by(referee, searcher, scheduler, first)
     assert isinstance(referee.broken, UserError)
     assert "No space left" in str(referee.broken)
     assert scheduler.on_trial_result(None, second, Result(1, 0.5)) == "STOP"
