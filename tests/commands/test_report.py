@@ -5,6 +5,7 @@ import pytest
 
 from tests.commands.calling import call
 from tests.commands.conftest import Quiet, make_run
+from tests.full_disk import limited
 from tests.tracking.stores import drain_here, stored
 from tests.tracking.synthetic import synthetic_search, tell_all
 from tkd_search.tracking import write_summary
@@ -51,6 +52,22 @@ def test_without_its_store_a_report_is_made_from_files_and_says_so(tracked, tmp_
     assert "not added" not in done.err
     assert ids["parent_run_id"]
     assert (tracked / "pareto.html").exists()
+
+
+@pytest.mark.parametrize(("limit", "file"), [(100, "csv"), (20_000, "png"), (1_000_000, "html")])
+def test_a_disk_that_is_full_is_stated_and_nothing_is_left_in_part(output, limit, file):
+    done = limited(
+        limit,
+        *("-m", "tkd_search", "report", "runs/digits", "--files", "--output", "there"),
+        cwd=output.parent,
+    )
+    assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stderr
+    assert f"there/pareto.{file}: found a full disk" in done.stderr
+    assert "same command again" in done.stderr
+    kinds = ["csv", "png", "html"]
+    made = {f"pareto.{kind}" for kind in kinds[: kinds.index(file)]}
+    assert {path.name for path in (output.parent / "there").iterdir()} == made
 
 
 def test_report_of_files_asks_nobody(output):

@@ -153,6 +153,14 @@ class TestPrepared:
             assert torch.equal(back.splits()[part].images[index], split.images[index])
             assert torch.equal(back.splits()[part].labels, split.labels)
 
+    def test_files_are_those_that_numpy_saves(self, held: DataBundle, tmp_path: Path) -> None:
+        save_prepared(held, tmp_path / "data")
+        for part, split in held.splits().items():
+            for name, values in (("images", split.images), ("labels", split.labels)):
+                np.save(tmp_path / "by_numpy.npy", np.asarray(values))
+                written = (tmp_path / "data" / f"{part}_{name}.npy").read_bytes()
+                assert written == (tmp_path / "by_numpy.npy").read_bytes()
+
     def test_images_are_mapped_not_read(self, held: DataBundle, tmp_path: Path) -> None:
         save_prepared(held, tmp_path / "data")
         images = load_prepared(tmp_path / "data").train.images

@@ -30,9 +30,9 @@ def save_prepared(bundle: DataBundle, folder: str | Path) -> None:
     with whole_folder(Path(folder)) as partial:
         streamed = {}
         for part, split in bundle.splits().items():
-            np.save(partial / f"{part}_labels.npy", split.labels.numpy())
+            _save(partial / f"{part}_labels.npy", split.labels)
             if isinstance(split.images, Tensor):
-                np.save(partial / f"{part}_images.npy", split.images.numpy())
+                _save(partial / f"{part}_images.npy", split.images)
             else:
                 streamed[part] = _described(split.images)
         described = {
@@ -71,6 +71,14 @@ def load_prepared(folder: str | Path) -> DataBundle:
         raise UserError(
             str(place), f"no whole prepared data set: {error}", "what a search prepared", "delete the folder"
         ) from error
+
+
+def _save(path: Path, values: Tensor) -> None:
+    """What ``np.save`` writes; its own error on a full disk does not say that it was one."""
+    array = np.ascontiguousarray(values.numpy())
+    with path.open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(array))
+        file.write(array.data)
 
 
 def _described(store: ImageStore) -> dict[str, Any]:

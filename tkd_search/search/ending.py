@@ -14,7 +14,7 @@ from tkd_search.search.jobs import job_config
 from tkd_search.search.referee import Referee
 from tkd_search.search.stages import Prepared, run_stage
 from tkd_search.tracking.report import write_report
-from tkd_search.tracking.spool import write_json
+from tkd_search.tracking.spool import disk_full_stated, write_json
 from tkd_search.tracking.summary import write_summary
 from tkd_search.tracking.tracker import Tracker
 
@@ -149,9 +149,10 @@ def _member(
 def _ship(config: Config, folder: Path, trials: str, prepared: Prepared, member: FrontMember) -> None:
     """Put a member's weights and description into ``students/<trial>``."""
     target = folder / member.path
-    storage.get_file(
-        storage.below(trials, member.trial_id, "model.safetensors"), target / "model.safetensors"
-    )
+    with disk_full_stated(target):
+        storage.get_file(
+            storage.below(trials, member.trial_id, "model.safetensors"), target / "model.safetensors"
+        )
     write_student(
         target,
         member,

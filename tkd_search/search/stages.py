@@ -7,11 +7,13 @@ the same data share one F and one bank. Places are strings: folders here, or on 
 import contextlib
 import hashlib
 import json
+import tempfile
 import threading
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from ray.actor import ActorHandle
@@ -29,6 +31,7 @@ from tkd_search.search.broker import SlotClient
 from tkd_search.search.jobs import job_config
 from tkd_search.search.mailbox import LeaseLostError
 from tkd_search.search.progress import Progress
+from tkd_search.tracking.spool import disk_full_stated
 
 
 @dataclass(frozen=True)
@@ -52,10 +55,18 @@ class Prepared:
 
 
 def store_data(bundle: DataBundle, cache: str) -> str:
-    """Store a data set once, for workers to map; its place."""
+    """Store a data set once, for workers to map; its place.
+
+    Raises:
+        DiskFullError: it does not fit.
+    """
     place = storage.below(cache, f"data-{bundle.digest[:16]}")
     if not storage_folders.is_whole(place):
-        with storage_folders.filling(place) as folder:
+        # What goes elsewhere is put together here first.
+        with (
+            disk_full_stated(storage.local_path(place) or Path(tempfile.gettempdir())),
+            storage_folders.filling(place) as folder,
+        ):
             save_prepared(bundle, folder)
     return place
 

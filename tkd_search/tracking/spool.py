@@ -19,6 +19,7 @@ import json
 import os
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -69,6 +70,21 @@ class Acknowledged:
 def stated(error: OSError, path: Path) -> Exception:
     """A full disk as :class:`DiskFullError`, any other error as it is."""
     return DiskFullError(path, error.strerror or str(error)) if error.errno in _FULL else error
+
+
+@contextmanager
+def disk_full_stated(path: Path) -> Iterator[None]:
+    """A block that writes below ``path``.
+
+    Raises:
+        DiskFullError: there was no room.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _FULL:
+            raise stated(error, path) from error
+        raise
 
 
 class Spool:
@@ -190,10 +206,15 @@ def write_json(path: Path, plain: Any, *, durable: bool = False, indent: int | N
 
 def write_text(path: Path, text: str, *, durable: bool = False) -> None:
     """Replace a text file atomically; see :func:`write_json`."""
+    write_bytes(path, text.encode(), durable=durable)
+
+
+def write_bytes(path: Path, content: bytes, *, durable: bool = False) -> None:
+    """Replace a file atomically; see :func:`write_json`."""
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        with part.open("w", encoding="utf-8") as file:
-            file.write(text)
+        with part.open("wb") as file:
+            file.write(content)
             if durable:
                 file.flush()
                 os.fsync(file.fileno())

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tkd_search.records import SearchRecord
+from tkd_search.tracking.spool import disk_full_stated
 
 
 def write_report(records: SearchRecord | Sequence[SearchRecord], folder: Path) -> tuple[Path, ...]:
@@ -13,13 +14,17 @@ def write_report(records: SearchRecord | Sequence[SearchRecord], folder: Path) -
         records: one search, or several to be drawn side by side. A search without a single finished
             epoch still gives files, with an empty front.
         folder: made where it is missing.
+
+    Raises:
+        DiskFullError: there is no room for one of them.
     """
     from tkd_search.tracking.report.page import write_page
     from tkd_search.tracking.report.print import write_print
     from tkd_search.tracking.report.table import write_table
 
     searches = (records,) if isinstance(records, SearchRecord) else tuple(records)
-    folder.mkdir(parents=True, exist_ok=True)
+    with disk_full_stated(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     return (
         write_table(searches, folder / "pareto.csv"),
         write_print(searches, folder / "pareto.png"),

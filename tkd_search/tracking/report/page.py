@@ -1,7 +1,6 @@
 """``pareto.html``: the interactive report, one file that needs no network."""
 
 import html
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from tkd_search.tracking.report.figures import front_by_size
 from tkd_search.tracking.report.importance import importances
 from tkd_search.tracking.report.links import trial_links
 from tkd_search.tracking.report.style import FAINT, INK, MUTED, RULE, human_bytes, percent
+from tkd_search.tracking.spool import write_text
 
 _STYLE = f"""
 :root {{ color-scheme: light; }}
@@ -58,9 +58,7 @@ def write_page(records: Sequence[SearchRecord], path: Path, tracking: Path) -> P
         path: the HTML file.
         tracking: folder of the spool, where the writer notes each trial's page in the tracking store.
     """
-    part = path.with_name(f".{path.name}.part")
-    part.write_text(render(records, tracking), encoding="utf-8")
-    os.replace(part, path)
+    write_text(path, render(records, tracking))
     return path
 
 

@@ -1,6 +1,6 @@
 """``pareto.png``: the front for a page of paper, readable in grey, its labels apart."""
 
-import os
+import io
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -10,6 +10,7 @@ from tkd_search.records import FrontMember, SearchRecord
 from tkd_search.tracking.report.figures import accuracy_window, front_by_size, shown_trials, size_window
 from tkd_search.tracking.report.labels import Box, place_labels
 from tkd_search.tracking.report.style import FAINT, INK, MARKERS, MUTED, RULE, SERIES, human_bytes, size_ticks
+from tkd_search.tracking.spool import write_bytes
 
 DPI = 200
 MOST_LABELS = 9
@@ -32,9 +33,9 @@ def write_print(records: Sequence[SearchRecord], path: Path) -> Path:
     _legend(axes)
     figure.canvas.draw()
     _label(axes, records)
-    part = path.with_name(f".{path.name}.part")
-    figure.savefig(part, format="png", dpi=DPI)
-    os.replace(part, path)
+    drawn = io.BytesIO()
+    figure.savefig(drawn, format="png", dpi=DPI)
+    write_bytes(path, drawn.getvalue())
     return path
 
 

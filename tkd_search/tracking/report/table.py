@@ -1,12 +1,12 @@
 """``pareto.csv``: the front as a table, one row per member, smallest first."""
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
 
 from tkd_search.records import FrontMember, SearchRecord
+from tkd_search.tracking.spool import write_text
 
 FIGURES = (
     "trial_id",
@@ -45,7 +45,5 @@ def member_row(member: FrontMember) -> dict[str, object]:
 
 def write_table(records: Sequence[SearchRecord], path: Path) -> Path:
     """Write :func:`front_frame` as CSV, atomically."""
-    part = path.with_name(f".{path.name}.part")
-    front_frame(records).to_csv(part, index=False)
-    os.replace(part, path)
+    write_text(path, front_frame(records).to_csv(index=False))
     return path
