@@ -55,6 +55,7 @@ def write_student(
     member: FrontMember,
     *,
     architecture: StudentSettings,
+    method: str,
     data: DataBundle,
     big_model: BigModelRecord,
     search: str,
@@ -66,6 +67,7 @@ def write_student(
         folder: the student's folder.
         member: its figures; those that are no numbers yet (an interrupted search) are left open.
         architecture: the settings it was built from.
+        method: how it was taught; ``ce`` for without a teacher.
         data: gives preprocessing, class names and the data set's digest.
         big_model: what it was distilled from.
         search: name of the search. seed: its root seed.
@@ -87,6 +89,7 @@ def write_student(
         "dataset_digest": data.digest,
         "big_model": big_model.name,
         "big_model_figures": to_plain(big_model),
+        "method": method,
         "config": member.config,
         "versions": versions(),
     }

@@ -43,7 +43,7 @@ def shipped(tmp_path_factory, digits, trained):
     return folder
 
 
-def write(folder, digits, trained, test_accuracy=0.9):
+def write(folder, digits, trained, test_accuracy=0.9, method="tkd"):
     settings, student = trained
     save_weights(student.model, folder / "model.safetensors")
     member = FrontMember(
@@ -55,10 +55,17 @@ def write(folder, digits, trained, test_accuracy=0.9):
         val_accuracy=0.91,
         test_accuracy=test_accuracy,
         retention=test_accuracy / BIG.test_accuracy,
-        config={"student.width": 0.1, "method.name": "tkd"},
+        config={"student.width": 0.1},
         path="students/0012",
         latency_ms={1: 2.5, 32: 9.0},
     )
     return write_student(
-        folder, member, architecture=settings, data=digits, big_model=BIG, search="digits", seed=3
+        folder,
+        member,
+        architecture=settings,
+        method=method,
+        data=digits,
+        big_model=BIG,
+        search="digits",
+        seed=3,
     )

@@ -55,6 +55,14 @@ def test_figures_that_are_not_known_yet_are_null_and_a_dash(tmp_path, digits, tr
     assert "| test accuracy (measured once) | – |" in (tmp_path / "README.md").read_text()
 
 
+@pytest.mark.parametrize(("method", "words"), [("tkd", "distilled from"), ("ce", "without a teacher")])
+def test_the_card_says_how_it_was_taught_where_that_was_not_searched(
+    tmp_path, digits, trained, method, words
+):
+    write(tmp_path, digits, trained, method=method)
+    assert words in (tmp_path / "README.md").read_text()
+
+
 def test_exchanged_weights_are_refused(tmp_path, digits, trained):
     write(tmp_path, digits, trained)
     path = tmp_path / "model.safetensors"

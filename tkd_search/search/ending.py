@@ -148,6 +148,7 @@ def _member(
 
 def _ship(config: Config, folder: Path, trials: str, prepared: Prepared, member: FrontMember) -> None:
     """Put a member's weights and description into ``students/<trial>``."""
+    settings = config.settings(member.config)
     target = folder / member.path
     with disk_full_stated(target):
         storage.get_file(
@@ -156,9 +157,10 @@ def _ship(config: Config, folder: Path, trials: str, prepared: Prepared, member:
     write_student(
         target,
         member,
-        architecture=config.settings(member.config).student,
+        architecture=settings.student,
+        method=settings.method.name,
         data=prepared.data,
         big_model=prepared.big_model,
         search=config.name,
-        seed=config.settings().seed,
+        seed=settings.seed,
     )

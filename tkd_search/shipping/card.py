@@ -40,7 +40,7 @@ def _what(one: StudentDescription) -> str:
 
 def _how(made: dict[str, Any]) -> str:
     big = made.get("big_model", "a big model")
-    if made.get("config", {}).get("method.name") == "ce":
+    if made.get("method", made.get("config", {}).get("method.name")) == "ce":
         return f"trained without a teacher, beside students of {big},"
     return f"distilled from {big}"
 
