@@ -74,6 +74,7 @@ def compare(
     seeds: int,
     trials: int,
     workers: int = 1,
+    first_seed: int = 0,
 ) -> dict[str, Summary]:
     """Run searchers on a black box, each with the epochs of ``trials`` whole trials.
 
@@ -81,12 +82,14 @@ def compare(
         curves: the recording (space, budget, big model).
         black_box: what training shows.
         names: keys of ``SEARCHERS``.
-        seeds: number of seeds, from 0.
+        seeds: number of seeds.
         trials: whole trials that the budget pays for.
         workers: processes.
+        first_seed: the lowest of the seeds.
     """
     budget = trials * curves.epochs
-    tasks = [(name, seed) for seed in range(seeds) for name in names]
+    numbers = range(first_seed, first_seed + seeds)
+    tasks = [(name, seed) for seed in numbers for name in names]
     run = partial(_run, curves, black_box, budget)
     if workers > 1:
         with multiprocessing.get_context("fork").Pool(workers) as pool:
@@ -95,7 +98,7 @@ def compare(
         replays = [run(task) for task in tasks]
     grid = np.linspace(budget / _GRID, budget, _GRID)
     done = dict(zip(tasks, replays, strict=True))
-    return {name: _summarise(name, [done[name, seed] for seed in range(seeds)], grid) for name in names}
+    return {name: _summarise(name, [done[name, seed] for seed in numbers], grid) for name in names}
 
 
 def _run(curves: Curves, black_box: BlackBox, budget: int, task: tuple[str, int]) -> Replay:
@@ -191,6 +194,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--json", type=Path, help="write the figures here")
     parser.add_argument("--plot", type=Path, help="write a picture here (.png, .svg)")
     parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument(
+        "--first-seed", type=int, default=0, help="seeds 0 to 19 served to choose: 20 and above are fresh"
+    )
     parser.add_argument("--trials", type=int, default=200, help="whole trials that the epochs pay for")
     parser.add_argument("--exact-table", action="store_true", help="draw recorded rows alone, no regressor")
     parser.add_argument(
@@ -207,7 +213,13 @@ def main(arguments: list[str] | None = None) -> None:
     print(f"{len(curves)} recorded curves of {curves.epochs} epochs ({curves.left_out} left out)")
     black_box = _black_box(curves, args.exact_table, args.noise)
     summaries = compare(
-        curves, black_box, names=names, seeds=args.seeds, trials=args.trials, workers=args.workers
+        curves,
+        black_box,
+        names=names,
+        seeds=args.seeds,
+        trials=args.trials,
+        workers=args.workers,
+        first_seed=args.first_seed,
     )
     print(table(summaries))
     if {"ours", "tpe"} <= set(names):
