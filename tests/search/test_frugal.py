@@ -145,7 +145,7 @@ def test_students_that_cannot_be_built_are_not_asked_for():
         settings=FrugalSettings(**SMALL),
     )
     trials = [t for t in whole_trials(40) if t.config["student.width"] <= 0.2]
-    assert all(made.suggest(trials, seed=i)["student.width"] <= 0.2 for i in range(5))
+    assert all(made.suggest(trials, seed=i)["student.width"] <= 0.2 for i in range(20))
 
 
 def test_a_space_without_leaves_is_left_to_the_design():
@@ -276,7 +276,7 @@ def test_better_than_random_on_the_same_number_of_trials():
     assert final("frugal") > final("random")
 
 
-def proposals(name, trials, numbers, **options):
+def proposals(name, trials, numbers, size_of=None, **options):
     """What a sampler proposes for each of these trials after the same history."""
     proposer = Proposer(
         SPACE,
@@ -286,6 +286,7 @@ def proposals(name, trials, numbers, **options):
         full_budget=BUDGET,
         big_model_bytes=2e6,
         classes=10,
+        size_of=size_of,
     )
     return [proposer.propose(number, trials).config for number in numbers]
 
@@ -304,6 +305,18 @@ def test_a_share_of_the_suggestions_is_left_to_tpe_once_enough_is_known():
     assert proposals("frugal", few, [20, 21], **SMALL, tpe=1.0) == proposals(
         "frugal", few, [20, 21], **SMALL, tpe=0.0
     )
+
+
+def test_what_tpe_wants_and_cannot_be_built_is_left_to_the_model():
+    def fails_above(config):
+        if config["student.width"] > 0.2:
+            raise UserError("student.width", "too wide", "less")
+        return size_of(config)
+
+    trials = [t for t in whole_trials(120) if t.config["student.width"] <= 0.2]
+    made = proposals("frugal", trials, range(120, 150), size_of=fails_above, **SMALL, tpe=1.0)
+    assert max(config["student.width"] for config in made) <= 0.2
+    assert max(c["student.width"] for c in proposals("tpe", trials, range(120, 150))) > 0.2
 
 
 @pytest.mark.parametrize("options", [{"builds": 0}, {"refit_every": -1}, {"aimed": 2.0}, {"tpe": -0.1}])

@@ -9,7 +9,7 @@ between suggestions saves time and changes nothing, so a resumed search goes on 
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -149,6 +149,10 @@ class FrugalSampler:
         known = _Knowledge(front, beliefs, tried, self._feasibility(mine))
         return self._cube.decode(self._best_candidate(elite, known, rng))
 
+    def can_build(self, config: Mapping[str, object]) -> bool:
+        """Whether the student of a configuration can be built, as far as sizes can be asked for."""
+        return self._sizes is None or self._sizes.can_build(config)
+
     def _feasibility(self, trials: list[StudyTrial]) -> Feasibility:
         refused = [t for t in trials if t.state == "stopped" and not t.curve]
         students = self._believer.features([t for t in trials if t.curve])[:, self._of_student]
@@ -195,10 +199,14 @@ class FrugalSampler:
         return self._sizes.snap(points) if self._sizes else points
 
     def _aim(self, candidates: Array, known: _Knowledge, rng: np.random.Generator) -> "_Aim | None":
-        """A size to aim at, now and then, among those that the space can make."""
+        """A size to aim at, now and then, that the space can make and no limit seems to forbid."""
         if rng.random() >= self._settings.aimed:
             return None
         sizes = self._log_bytes(candidates, known.beliefs)
+        feasible = known.feasibility(self._cube.features(candidates)[:, self._of_student])
+        sizes = sizes[(feasible >= min(0.5, feasible.max())) & np.isfinite(sizes)]
+        if not len(sizes):
+            return None
         low, high = float(sizes.min()), float(sizes.max())
         return _Aim(rng.uniform(low, high), (high - low) / 8 or 1.0)
 

@@ -1,8 +1,8 @@
 """Gaussian-process regression for a few hundred trials: Matérn-5/2 plus a linear part, fitted by MAP.
 
 Small and exact on purpose: a suggestion must cost milliseconds beside trainings of seconds. The prior on
-the lengths grows with √dimensions (Hvarfner et al. 2024), and begins at several times the range of a leaf, so
-that with few trials all leaves count little and those that matter emerge.
+the lengths is that of Hvarfner et al. 2024 (centred at a multiple of √dimensions, √3 wide in logarithms; a
+smaller multiple than theirs), so that with few trials all leaves count little and those that matter emerge.
 """
 
 import math
@@ -19,7 +19,7 @@ _JITTER = 1e-6
 _MIDDLE = 0.5
 NOISE = -2.4
 LINEAR = -4.5
-LENGTH = 1.1
+LENGTH = 0.8
 """Centres of the priors, in logarithms (the lengths' for one leaf); see docs/search-notes.md."""
 
 
@@ -103,7 +103,7 @@ def _loss(
     outer = 0.5 * (inverse - np.outer(alpha, alpha))
     by_distance = outer * (-5 / 6 * signal) * (1 + _ROOT5 * r) * decay
     off = vector - centre
-    stiffness = np.append(np.ones(leaves), [0.2, 0.3, 1 / 1.5**2])
+    stiffness = np.append(np.full(leaves, 1 / 3), [0.2, 0.3, 1 / 1.5**2])
     loss = 0.5 * targets @ alpha + np.log(np.diag(factor)).sum() + 0.5 * (stiffness * off**2).sum()
     gradient = stiffness * off
     gradient[:leaves] += np.tensordot(distances, by_distance, 2) * (-2 * weights)

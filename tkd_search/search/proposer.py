@@ -133,12 +133,15 @@ class Proposer:
         lessons = LEARNING[self._settings.learning](trials, self._levels, self._full_budget)
         if len(lessons) < self._settings.lessons_wanted:
             return self._design("qmc", number, None)
-        if self._frugal is not None and not self._left_to_tpe(number, len(lessons)):
-            config = self._frugal.suggest(trials, child_seed(self._seed, "sampler", number, bits=31))
-            return self._design("qmc", number, None) if config is None else Proposal(config)
-        assert self._factory is not None
-        self._storage.show(self._view(trials, lessons), number)
-        return self._ask(self._factory(child_seed(self._seed, "sampler", number, bits=31)))
+        seed = child_seed(self._seed, "sampler", number, bits=31)
+        if self._frugal is None or self._left_to_tpe(number, len(lessons)):
+            assert self._factory is not None
+            self._storage.show(self._view(trials, lessons), number)
+            asked = self._ask(self._factory(seed))
+            if self._frugal is None or self._frugal.can_build(asked.config):
+                return asked
+        config = self._frugal.suggest(trials, seed)
+        return self._design("qmc", number, None) if config is None else Proposal(config)
 
     def _left_to_tpe(self, number: int, lessons: int) -> bool:
         """Whether the frugal sampler's partner is asked for this trial."""

@@ -82,9 +82,16 @@ class Sizes:
                 most -= 1
         return np.array([self._built[key] if key in self._known else np.nan for key in keys])
 
+    def can_build(self, config: Mapping[str, Any]) -> bool:
+        """Whether the student of a configuration can be built; ``log_bytes`` learns nothing by it."""
+        return bool(np.isfinite(self._log_bytes_of(config)))
+
     def _build(self, point: Array) -> float:
+        return self._log_bytes_of(self._cube.decode(point))
+
+    def _log_bytes_of(self, config: Mapping[str, Any]) -> float:
         try:
-            return float(np.log10(self._size_of(self._cube.decode(point))))
+            return float(np.log10(self._size_of(config)))
         except UserError:
             return np.inf
 
