@@ -131,7 +131,9 @@ def epochs_ratio(ours: Summary, tpe: Summary) -> float:
     return float((reached[0] + 1) / len(median)) if reached.size else math.inf
 
 
-def to_json(summaries: Mapping[str, Summary], seeds: int, trials: int, curves: Curves) -> dict[str, Any]:
+def to_json(
+    summaries: Mapping[str, Summary], seeds: int, trials: int, curves: Curves, first_seed: int = 0
+) -> dict[str, Any]:
     """The figures that the README quotes."""
     ratio = epochs_ratio(summaries["ours"], summaries["tpe"])
     return {
@@ -139,6 +141,7 @@ def to_json(summaries: Mapping[str, Summary], seeds: int, trials: int, curves: C
         "final_hypervolume": {name: summary.final for name, summary in summaries.items()},
         "regret_stops": summaries["ours"].regret_stops,
         "seeds": seeds,
+        "first_seed": first_seed,
         "trials": trials,
         "epochs": trials * curves.epochs,
         "hypervolume_lost": {name: summary.lost for name, summary in summaries.items()},
@@ -223,7 +226,7 @@ def main(arguments: list[str] | None = None) -> None:
     )
     print(table(summaries))
     if {"ours", "tpe"} <= set(names):
-        figures = to_json(summaries, args.seeds, args.trials, curves)
+        figures = to_json(summaries, args.seeds, args.trials, curves, args.first_seed)
         ratio = figures["epochs_ratio_to_tpe"]
         reached = "never" if ratio is None else f"after {ratio:.2f} of its epochs"
         print(f"ours reaches the final hypervolume of full-budget TPE {reached}")

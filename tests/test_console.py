@@ -44,10 +44,10 @@ def test_failed_trials_have_their_reasons_by_kind_and_where_the_rest_is(tmp_path
         "  1 × student.width: found 7 (0000)",
         "  1 × its worker group failed repeatedly (0001)",
         "  3 × other reasons",
-        f"  reasons in full: {tmp_path / 'record.json'}, and each trial's tag `reason` in MLflow",
+        f"  more of them: {tmp_path / 'record.json'}, and each trial's tag `reason` in MLflow",
     ]
     long = dataclasses.replace(record, trials=(failed[6],), tracking_uri="")
     line, whole = failures(long, tmp_path)
     assert line == f"1 × Odd: {'x' * 154}… (0006)"
-    assert whole == f"reasons in full: {tmp_path / 'record.json'}"
+    assert whole == f"more of them: {tmp_path / 'record.json'}"
     assert failures(synthetic_search(14), tmp_path) == []

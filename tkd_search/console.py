@@ -29,7 +29,7 @@ from tkd_search.tracking.summary import RECORD_FILE
 
 _REASONS, _REASON_LENGTH = 3, 160
 """Of failed trials the terminal shows so many kinds of reasons, and so many characters of each."""
-_FIGURE = re.compile(r"\b(?:\d[\w.+-]*|nan|inf)")
+_FIGURE = re.compile(r"\b(?:\d[\w.+-]*|(?:nan|inf)\b)")
 """A number, as it stands in an error's text."""
 
 
@@ -165,7 +165,7 @@ def failures(record: SearchRecord, folder: Path) -> list[str]:
     lines = [f"{len(kind)} × {_first_line(kind[0].reason)} ({kind[0].trial_id})" for kind in often[:_REASONS]]
     rest = sum(map(len, often[_REASONS:]))
     store = ", and each trial's tag `reason` in MLflow" if record.tracking_uri else ""
-    whole = f"reasons in full: {folder / RECORD_FILE}{store}"
+    whole = f"more of them: {folder / RECORD_FILE}{store}"
     return [*lines, *([f"{rest} × other reasons"] if rest else []), whole]
 
 

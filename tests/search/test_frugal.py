@@ -13,7 +13,7 @@ from tkd_search.search.frugal import FrugalSampler, FrugalSettings
 from tkd_search.search.pareto import normalised_hypervolume
 from tkd_search.search.proposer import Proposer, ProposerSettings
 from tkd_search.search.rungs import Never
-from tkd_search.search.space import Space
+from tkd_search.search.space import IntDistribution, Space
 from tkd_search.search.trials import StudyTrial
 
 SMALL = {"random": 100, "local": 200, "polish": 100}
@@ -317,6 +317,31 @@ def test_what_tpe_wants_and_cannot_be_built_is_left_to_the_model():
     made = proposals("frugal", trials, range(120, 150), size_of=fails_above, **SMALL, tpe=1.0)
     assert max(config["student.width"] for config in made) <= 0.2
     assert max(c["student.width"] for c in proposals("tpe", trials, range(120, 150))) > 0.2
+
+
+def test_what_tpe_wants_and_a_limit_refused_nearby_is_left_to_the_model():
+    def with_limit(trial):
+        if trial.config["student.width"] > 0.2:
+            return replace(trial, state="stopped", curve={}, bytes=None)
+        return trial
+
+    trials = [with_limit(trial) for trial in whole_trials(60)]
+    made, tpe = (
+        [c["student.width"] for c in proposals(name, trials, range(60, 90), **options)]
+        for name, options in (("frugal", {**SMALL, "tpe": 1.0}), ("tpe", {}))
+    )
+    assert sum(width > 0.2 for width in tpe) >= 5
+    assert sum(width > 0.2 for width in made) <= 1
+    assert sum(a == b for a, b in zip(made, tpe, strict=True)) >= 5  # what is within it is TPE's still
+
+
+def test_tpe_does_not_repeat_what_was_tried():
+    space = Space({"a": IntDistribution(0, 8), "b": IntDistribution(0, 7)})
+    made = FrugalSampler(space, levels=(), full_budget=BUDGET, settings=FrugalSettings(**SMALL))
+    (tried,) = [replace(trial, config={"a": 3, "b": 4}) for trial in whole_trials(1)]
+    assert not made.would_take({"a": 3, "b": 4}, [tried])
+    assert made.would_take({"a": 3, "b": 5}, [tried])
+    assert made.would_take({"a": 3, "b": 4}, [replace(tried, number=-1)])  # an earlier search's
 
 
 @pytest.mark.parametrize("options", [{"builds": 0}, {"refit_every": -1}, {"aimed": 2.0}, {"tpe": -0.1}])

@@ -124,18 +124,25 @@ def _rehearse(config: Config) -> None:
     Raises:
         Exception: whatever the sampler raises.
     """
+    asked = proposer_settings(config.settings().search)
+    _ask_a_few(config, asked)
+    if asked.sampler == "frugal":  # it leaves some suggestions to TPE, but only once much is known
+        _ask_a_few(config, dataclasses.replace(asked, sampler="tpe", options={}))
+
+
+def _ask_a_few(config: Config, asked: ProposerSettings) -> None:
     settings = config.settings()
-    budget, sampler = settings.training.epochs, settings.search.sampler
+    budget = settings.training.epochs
     study = SearchStudy.open(
         "rehearsal",
         None,
         space=config.space,
         full_budget=budget,
         seed=settings.seed,
-        proposer=dataclasses.replace(proposer_settings(settings.search), startup=2),
+        proposer=dataclasses.replace(asked, startup=2),
     )
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    for number in range(_SUGGESTIONS.get(sampler, 12)):
+    for number in range(_SUGGESTIONS.get(asked.sampler, 12)):
         trial = study.ask().trial_id
         size, accuracy = 10_000 + 1000 * number, 0.5 + 0.05 * (number % 7)
         study.report(trial, RungRecord(trial_id=trial, epoch=budget, bytes=size, accuracy=accuracy))

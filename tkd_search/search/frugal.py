@@ -27,6 +27,8 @@ from tkd_search.search.trials import StudyTrial
 
 _CURIOSITY = 1e-7
 """Weight of the uncertainty: it decides only among candidates that promise no gain."""
+_DOUBTFUL = 0.5
+"""Feasibility below which a student is neither aimed at nor taken from another sampler."""
 _ROUNDS = 4
 """How often candidates are built until the best one's size is known."""
 
@@ -41,9 +43,9 @@ class FrugalSettings:
         random: candidates drawn uniformly.
         local: candidates made from good trials by small changes.
         polish: candidates made from the best candidates.
-        aimed: share of suggestions that aim at a size drawn uniformly in log(bytes). Hypervolume is gained
-            fastest at the smallest size, but users want students of every size; and where the model is too
-            hopeful at some size, others have their turn.
+        aimed: share of the model's own suggestions that aim at a size drawn uniformly in log(bytes).
+            Hypervolume is gained fastest at the smallest size, but users want students of every size; and
+            where the model is too hopeful at some size, others have their turn.
         tpe: share of suggestions left to Optuna's TPE once 30 trials teach: it errs in other ways than this
             model, whose mistakes would otherwise never be found out.
         builds: students whose exact size is asked for at once, until the best candidate's is known: at most
@@ -145,12 +147,21 @@ class FrugalSampler:
         front = self._front(mine, lessons, running, beliefs)
         best = sorted(zip(believer.ranks(taught, lessons), taught, strict=True), key=lambda pair: pair[0])
         elite = np.array([believer.point(t) for _, t in best[: max(20, len(taught) // 8)]])
-        tried = frozenset(row.tobytes() for row in np.round(believer.features(mine), 9))
+        tried = frozenset(_keys(believer.features(mine)))
         known = _Knowledge(front, beliefs, tried, self._feasibility(mine))
         return self._cube.decode(self._best_candidate(elite, known, rng))
 
-    def can_build(self, config: Mapping[str, object]) -> bool:
-        """Whether the student of a configuration can be built, as far as sizes can be asked for."""
+    def would_take(self, config: Mapping[str, object], trials: Sequence[StudyTrial]) -> bool:
+        """Whether another's suggestion is worth a trial: new, its student can be built and breaks no limit.
+
+        Limits are known by what they refused: near students must have trained at least as often as not.
+        """
+        mine = [t for t in trials if t.number >= 0]
+        features = self._cube.features(self._cube.point(config)[None])
+        if _keys(features)[0] in _keys(self._believer.features(mine)):
+            return False
+        if self._feasibility(mine)(features[:, self._of_student])[0] < _DOUBTFUL:
+            return False
         return self._sizes is None or self._sizes.can_build(config)
 
     def _feasibility(self, trials: list[StudyTrial]) -> Feasibility:
@@ -204,7 +215,7 @@ class FrugalSampler:
             return None
         sizes = self._log_bytes(candidates, known.beliefs)
         feasible = known.feasibility(self._cube.features(candidates)[:, self._of_student])
-        sizes = sizes[(feasible >= min(0.5, feasible.max())) & np.isfinite(sizes)]
+        sizes = sizes[(feasible >= min(_DOUBTFUL, feasible.max())) & np.isfinite(sizes)]
         if not len(sizes):
             return None
         low, high = float(sizes.min()), float(sizes.max())
@@ -214,7 +225,7 @@ class FrugalSampler:
         """Order [n] of the points, best first; the sizes of the most promising are exact."""
         features = self._cube.features(points)
         mean, deviation = known.beliefs.error.predict(features)
-        tried = np.array([row.tobytes() in known.tried for row in np.round(features, 9)])
+        tried = np.array([key in known.tried for key in _keys(features)])
         feasible = known.feasibility(features[:, self._of_student])
 
         def order(log_bytes: Array) -> NDArray[np.intp]:
@@ -270,6 +281,11 @@ class FrugalSampler:
             big_model_bytes=self._big_model_bytes or 1.1 * self._largest,
             classes=self._classes or 10**9,
         )
+
+
+def _keys(features: Array) -> list[bytes]:
+    """What makes configurations the same: their features [n, D], but for rounding."""
+    return [row.tobytes() for row in np.round(features, 9)]
 
 
 def _accuracy(log_error: Array) -> Array:

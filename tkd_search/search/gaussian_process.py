@@ -19,7 +19,7 @@ _JITTER = 1e-6
 _MIDDLE = 0.5
 NOISE = -2.4
 LINEAR = -4.5
-LENGTH = 0.8
+LENGTH = 0.4
 """Centres of the priors, in logarithms (the lengths' for one leaf); see docs/search-notes.md."""
 
 

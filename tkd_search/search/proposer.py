@@ -130,7 +130,8 @@ class Proposer:
         if self._settings.sampler in DESIGNS:
             return self._design(self._settings.sampler, number, None)
         trials = _window(trials, self._settings.cap)
-        lessons = LEARNING[self._settings.learning](trials, self._levels, self._full_budget)
+        learning = "extrapolated" if self._frugal is not None else self._settings.learning
+        lessons = LEARNING[learning](trials, self._levels, self._full_budget)
         if len(lessons) < self._settings.lessons_wanted:
             return self._design("qmc", number, None)
         seed = child_seed(self._seed, "sampler", number, bits=31)
@@ -138,7 +139,7 @@ class Proposer:
             assert self._factory is not None
             self._storage.show(self._view(trials, lessons), number)
             asked = self._ask(self._factory(seed))
-            if self._frugal is None or self._frugal.can_build(asked.config):
+            if self._frugal is None or self._frugal.would_take(asked.config, trials):
                 return asked
         config = self._frugal.suggest(trials, seed)
         return self._design("qmc", number, None) if config is None else Proposal(config)

@@ -101,8 +101,13 @@ def check_enqueued(enqueue: Sequence[Mapping[str, Any]], space: Space) -> None:
 
 
 def renumbered(earlier: Sequence[StudyTrial], space: Space) -> tuple[StudyTrial, ...]:
-    """Earlier trials that this space contains, numbered … −2, −1 so that they come before its own."""
-    fitting = [t for t in earlier if t.state in ("complete", "stopped") and space.contains(t.config)]
+    """Earlier trials that this space contains, numbered … −2, −1 so that they come before its own.
+
+    Those that trained: what broke an earlier search's limit may keep within this one's.
+    """
+    fitting = [
+        t for t in earlier if t.state in ("complete", "stopped") and t.curve and space.contains(t.config)
+    ]
     return tuple(dataclasses.replace(t, number=i - len(fitting)) for i, t in enumerate(fitting))
 
 

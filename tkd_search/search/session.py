@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from tkd_search.errors import UserError
 
 _ATTEMPTS = 3
-_HOST_AND_PORT = re.compile(r"(ray://)?(?P<host>[\w.-]+|\[[\da-fA-F:.]+\]):(?P<port>\d+)")
+_HOST_AND_PORT = re.compile(r"(ray://)?(?P<host>[\w.-]+|\[[\da-fA-F:.]+\]):(?P<port>\d+)/?")
 _CONNECT_SECONDS = 3.0
 
 
@@ -46,16 +46,19 @@ def resolve_address(address: str | None) -> str | None:
 def check_address(address: str | None) -> None:
     """Refuse ``host:port`` and ``ray://host:port`` where nobody listens: Ray would wait for minutes.
 
+    Also where ``auto`` means one of these, by RAY_ADDRESS.
+
     Raises:
         UserError: nothing takes a connection there.
     """
-    plain = _HOST_AND_PORT.fullmatch(address or "")
+    target = resolve_address(address)
+    plain = _HOST_AND_PORT.fullmatch(target or "")
     if plain is None or _joined():
         return
     try:
         socket.create_connection((plain["host"].strip("[]"), int(plain["port"])), _CONNECT_SECONDS).close()
-    except (OSError, OverflowError) as error:  # OverflowError: no such port
-        raise _no_ray(address, f"nobody who listens there ({error})") from error
+    except (OSError, OverflowError, UnicodeError) as error:  # the last two: no such port, no name of a host
+        raise _no_ray(address, f"nobody who listens at {target} ({error})") from error
 
 
 def _joined() -> bool:

@@ -24,6 +24,9 @@ from tkd_search.search.job_context import JobContext
 FAILURES = 3
 """Jobs that fail in a row: the process may be at fault, not they (a GPU's context that an error spoilt)."""
 
+_REASON = 400
+"""Characters of a failed job's reason that are kept."""
+
 
 def worker_loop(config: dict[str, Any]) -> None:
     """Serve jobs until told to exit.
@@ -123,7 +126,8 @@ def _watch(
 
 def _reason(error: Exception) -> str:
     text = " ".join(str(error).split()) or type(error).__name__
-    return f"{type(error).__name__}: {text}"[:400]
+    whole = f"{type(error).__name__}: {text}"
+    return whole if len(whole) <= _REASON else f"{whole[: _REASON - 1]}…"
 
 
 class _Ranks:
