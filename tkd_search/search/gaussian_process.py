@@ -19,7 +19,7 @@ _JITTER = 1e-6
 _MIDDLE = 0.5
 NOISE = -2.4
 LINEAR = -4.5
-LENGTH = 0.4
+LENGTH = 0.6
 """Centres of the priors, in logarithms (the lengths' for one leaf); see docs/search-notes.md."""
 
 
