@@ -198,7 +198,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--plot", type=Path, help="write a picture here (.png, .svg)")
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument(
-        "--first-seed", type=int, default=0, help="seeds 0 to 19 served to choose: 20 and above are fresh"
+        "--first-seed", type=int, default=0, help="0 to 19 and 30 to 49 served to choose; 20 is fresh"
     )
     parser.add_argument("--trials", type=int, default=200, help="whole trials that the epochs pay for")
     parser.add_argument("--exact-table", action="store_true", help="draw recorded rows alone, no regressor")
