@@ -103,6 +103,7 @@ def _loss(
     outer = 0.5 * (inverse - np.outer(alpha, alpha))
     by_distance = outer * (-5 / 6 * signal) * (1 + _ROOT5 * r) * decay
     off = vector - centre
+    # Precisions of the priors: of the lengths 1 ÷ √3², then of signal, linear part and noise.
     stiffness = np.append(np.full(leaves, 1 / 3), [0.2, 0.3, 1 / 1.5**2])
     loss = 0.5 * targets @ alpha + np.log(np.diag(factor)).sum() + 0.5 * (stiffness * off**2).sum()
     gradient = stiffness * off

@@ -98,7 +98,7 @@ class Proposer:
         self._factory: SamplerFactory | None = None
         self._frugal: FrugalSampler | None = None
         self._tpe_share = 0.0
-        if settings.sampler == "frugal":
+        if settings.sampler == "frugal":  # with a partner that is asked now and then
             sizes = _frugal_settings(settings.options)
             self._tpe_share, self._factory = sizes.tpe, make_sampler("tpe")
             self._frugal = FrugalSampler(
