@@ -24,6 +24,7 @@ from tkd_search.config_sections import Settings
 from tkd_search.config_tree import flatten
 from tkd_search.data import DataBundle
 from tkd_search.models import build_student, model_bytes, model_parameters
+from tkd_search.models.latency import torch_threads
 from tkd_search.models.settings import StudentSettings
 from tkd_search.records import SearchRecord, SearchStart
 from tkd_search.search.adapters import RefereeScheduler, RefereeSearcher
@@ -138,9 +139,10 @@ def _referee(
 
     @lru_cache(maxsize=4096)
     def size_of(student: str) -> Size:
-        model = build_student(
-            by_text[student], classes=data.num_classes, channels=data.channels, size=data.size
-        ).model
+        with torch_threads(1):  # the workers have the cores
+            model = build_student(
+                by_text[student], classes=data.num_classes, channels=data.channels, size=data.size
+            ).model
         return Size(model_bytes(model), model_parameters(model))
 
     by_text: dict[str, Any] = {}

@@ -29,7 +29,7 @@ _CURIOSITY = 1e-7
 """Weight of the uncertainty: it decides only among candidates that promise no gain."""
 _DOUBTFUL = 0.5
 """Feasibility below which a student is neither aimed at nor taken from another sampler."""
-_ROUNDS = 4
+_ROUNDS = 16
 """How often candidates are built until the best one's size is known."""
 
 
@@ -49,7 +49,7 @@ class FrugalSettings:
         tpe: share of suggestions left to Optuna's TPE once 30 trials teach: it errs in other ways than this
             model, whose mistakes would otherwise never be found out.
         builds: students whose exact size is asked for at once, until the best candidate's is known: at most
-            four times, twice per suggestion.
+            sixteen times, twice per suggestion.
 
     Raises:
         ValueError: a size below 1, or a share outside [0, 1].
@@ -62,7 +62,7 @@ class FrugalSettings:
     polish: int = 500
     aimed: float = 0.5
     tpe: float = 0.25
-    builds: int = 16
+    builds: int = 2
 
     def __post_init__(self) -> None:
         values = asdict(self)

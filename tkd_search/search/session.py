@@ -136,6 +136,8 @@ def quiet_environment() -> None:
     """Keep Ray's own noise from the user; set before Ray is imported, since it reads them then."""
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
+    # The pool looks at the machines itself; Ray's watcher would be one more process for every slot.
+    os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # Groups, controllers and Trainables start together, and Ray warns when that exceeds four times the cores.
