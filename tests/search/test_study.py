@@ -12,7 +12,7 @@ from tkd_search.search.proposer import ProposerSettings
 from tkd_search.search.rules import make_rule
 from tkd_search.search.rungs import Continue, RungRecord, Stop
 from tkd_search.search.space import Choice, Condition, FloatDistribution, Space
-from tkd_search.search.storage import FileLock, mend_journal, open_storage
+from tkd_search.search.storage import FileLock, SlimJournal, mend_journal, open_storage
 from tkd_search.search.study import SearchStudy, earlier_trials
 
 SPACE = Space(
@@ -465,3 +465,24 @@ def test_a_reader_leaves_the_journal_of_a_live_search_alone(journal):
     before = journal.read_bytes()
     assert [trial.state for trial in earlier_trials(journal)] == ["complete"]
     assert journal.read_bytes() == before
+
+
+def test_the_journal_is_read_from_anywhere_though_one_offset_is_kept(journal):
+    """A reader that goes on, one that starts anew, and Optuna's own see the same records."""
+    study, slim = open_study(journal), SlimJournal(str(journal))
+    seen = []
+    for _ in range(4):
+        run_trial(study)
+        seen += slim.read_logs(len(seen))
+    theirs = list(optuna.storages.journal.JournalFileBackend(str(journal)).read_logs(0))
+    assert seen == theirs == list(slim.read_logs(0))
+    assert list(slim.read_logs(7)) == theirs[7:]
+
+
+def test_trials_share_names_and_distributions(journal):
+    """What a trial adds to memory is its values; its leaves and their distributions exist once."""
+    study = open_study(journal, space=Space({"training.lr": FloatDistribution(1e-3, 1e-1, log=True)}))
+    first, second = (study._storage.get_trial(study.ask().number) for _ in range(2))
+    assert first.distributions["training.lr"] is second.distributions["training.lr"]
+    assert next(iter(first.params)) is next(iter(second.params))
+    assert study.trial("t0001").config is second.params

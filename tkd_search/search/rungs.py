@@ -19,7 +19,7 @@ LATE_RUNGS = (1 / 3, 2 / 3)
 at the end by .3 to .6 only, at 1/3 by .7 to .8, at 2/3 by .9 (docs/search-notes.md)."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class RungRecord:
     """What a trial had reached at a rung: validation accuracy in [0, 1] after ``epoch`` epochs (from 1)."""
 

@@ -2,7 +2,10 @@
 
 import fcntl
 import os
+import sys
+from collections.abc import Generator
 from pathlib import Path
+from typing import Any
 
 from optuna.storages import BaseStorage, InMemoryStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
@@ -34,6 +37,28 @@ class FileLock(BaseJournalFileLock):
             self._descriptor = None
 
 
+class SlimJournal(JournalFileBackend):
+    """Optuna's journal file, holding less in memory: a search of 10,000 trials reads 80,000 lines.
+
+    One reader goes through the file once, so of all lines' offsets only the next one's is kept; and a name of
+    a leaf is one string, however many trials have it.
+    """
+
+    def read_logs(self, log_number_from: int) -> Generator[dict[str, Any], None, None]:
+        """The records from the given number on."""
+        offset = self._log_number_offset.get(log_number_from, 0)
+        self._log_number_offset = {0: 0} | ({log_number_from: offset} if offset else {})
+        for record in super().read_logs(log_number_from):
+            yield _names_shared(record)
+
+
+def _names_shared(value: Any) -> Any:
+    """The same plain value, with every key of a mapping a string that exists once."""
+    if isinstance(value, dict):
+        return {sys.intern(name): _names_shared(inner) for name, inner in value.items()}
+    return [_names_shared(inner) for inner in value] if isinstance(value, list) else value
+
+
 def open_storage(where: str | Path | None, *, mend: bool = True) -> BaseStorage:
     """The storage of a study.
 
@@ -48,7 +73,7 @@ def open_storage(where: str | Path | None, *, mend: bool = True) -> BaseStorage:
         return RDBStorage(str(where))
     if mend:
         mend_journal(Path(where))
-    return JournalStorage(JournalFileBackend(str(where), lock_obj=FileLock(str(where))))
+    return JournalStorage(SlimJournal(str(where), lock_obj=FileLock(str(where))))
 
 
 def mend_journal(path: Path) -> bool:

@@ -29,7 +29,14 @@ from tkd_search.search.rungs import Continue, Decision, Never, RungRecord, RungR
 from tkd_search.search.sizes import SizeOf
 from tkd_search.search.space import Space
 from tkd_search.search.storage import open_storage
-from tkd_search.search.trials import OPTUNA_STATES, PROGRESS, StudyTrial, from_optuna, to_optuna
+from tkd_search.search.trials import (
+    OPTUNA_STATES,
+    PROGRESS,
+    StudyTrial,
+    from_optuna,
+    share_distributions,
+    to_optuna,
+)
 
 Adjust = Callable[[dict[str, Any]], dict[str, Any]]
 _NOT_A_NUMBER = "validation accuracy is not a number"
@@ -79,7 +86,7 @@ class SearchStudy:
         """Use :meth:`open`."""
         self._storage, self._study_id = storage, study_id
         self._space, self._rule, self._proposer = space, rule, proposer
-        self._full_budget = full_budget
+        self._full_budget, self._distributions = full_budget, space.to_optuna()
         self._enqueue, self._adjust = tuple(enqueue), adjust
         self._earlier = renumbered(earlier, space)
         remembered = storage.get_all_trials(study_id, deepcopy=False)
@@ -161,7 +168,9 @@ class SearchStudy:
         config = self._adjust(proposal.config) if self._adjust else proposal.config
         trial = StudyTrial(number=number, storage_id=-1, config=config, system=proposal.system)
         storage_id = self._storage.create_new_trial(self._study_id, to_optuna(trial, self._space))
-        trial = dataclasses.replace(trial, storage_id=storage_id)
+        frozen = self._storage.get_trial(storage_id)
+        share_distributions(frozen, self._distributions)
+        trial = from_optuna(frozen)
         self._trials[trial.trial_id] = trial
         return Suggestion(trial.trial_id, number, dict(trial.config))
 
