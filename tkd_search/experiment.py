@@ -206,8 +206,8 @@ def _execute(config: Config, address: str | None, progress: "Progress", command:
     check_search(config, data)
     check_same_data(config.folder, data.digest)
     with run_lock(config.folder), ray_session(address) as where:
+        from tkd_search.files import write_text
         from tkd_search.search.driver import run_search
-        from tkd_search.tracking.spool import write_text
         from tkd_search.tracking.summary import reopen
         from tkd_search.tracking.tracker import open_tracker
 

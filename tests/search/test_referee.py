@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from tkd_search.config import load_config
 from tkd_search.errors import UserError
+from tkd_search.files import DiskFullError
 from tkd_search.records import EpochRecord, TrialRecord
 from tkd_search.search.adapters import RefereeScheduler, RefereeSearcher
 from tkd_search.search.budget import Budget, seconds_spent
@@ -19,7 +20,7 @@ from tkd_search.search.rungs import SingleObjective
 from tkd_search.search.settings import SearchSettings
 from tkd_search.search.standing import Standing, Trials, front_of
 from tkd_search.search.study import SearchStudy
-from tkd_search.tracking.spool import DiskFullError, Event, Spool
+from tkd_search.tracking.spool import Event, Spool
 from tkd_search.tracking.tracker import Tracker
 
 TRIALS, EPOCHS = 4, 3

@@ -9,7 +9,7 @@ import sys
 from tkd_search.config import load_config
 from tkd_search.data import load_data
 from tkd_search.search.stages import store_data
-from tkd_search.tracking.spool import DiskFullError
+from tkd_search.files import DiskFullError
 data = load_data(load_config(None, []).settings().data)
 try:
     print(store_data(data, sys.argv[1]))

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tkd_search.files import DiskFullError
 from tkd_search.tracking.spool import (
     ACKNOWLEDGED_FILE,
     Acknowledged,
-    DiskFullError,
     Spool,
     all_events,
     last_sequence,
@@ -99,7 +99,8 @@ def test_a_full_disk_is_stated_and_leaves_whole_lines(tmp_path):
         """
         import resource, signal, sys
         from pathlib import Path
-        from tkd_search.tracking.spool import DiskFullError, Spool
+        from tkd_search.files import DiskFullError
+        from tkd_search.tracking.spool import Spool
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         spool = Spool(Path(sys.argv[1]))
         resource.setrlimit(resource.RLIMIT_FSIZE, (1000, resource.RLIM_INFINITY))

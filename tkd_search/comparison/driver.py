@@ -25,6 +25,7 @@ from tkd_search.config import Config
 from tkd_search.data import load_data, storage
 from tkd_search.errors import UserError
 from tkd_search.experiment import Experiment, finished_record
+from tkd_search.files import write_json
 from tkd_search.records import BigModelRecord, SearchRecord, TrialRecord
 from tkd_search.search.jobs import job_config
 from tkd_search.search.lock import run_lock
@@ -34,7 +35,6 @@ from tkd_search.search.progress import Progress
 from tkd_search.search.session import live_nodes, ray_session
 from tkd_search.search.stages import Prepared, prepare_bank, prepare_big_models, run_stage, store_data
 from tkd_search.search.workplace import Workplace
-from tkd_search.tracking.spool import write_json
 
 
 @dataclass(frozen=True)

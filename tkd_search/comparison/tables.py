@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from tkd_search.comparison.statistics import Failure, Row, Training
+from tkd_search.files import write_text
 from tkd_search.records import BigModelRecord
-from tkd_search.tracking.spool import write_text
 
 
 def markdown(

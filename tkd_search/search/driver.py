@@ -23,6 +23,7 @@ from tkd_search.config import Config
 from tkd_search.config_sections import Settings
 from tkd_search.config_tree import flatten
 from tkd_search.data import DataBundle
+from tkd_search.files import stated
 from tkd_search.models import build_student, model_bytes, model_parameters
 from tkd_search.models.latency import torch_threads
 from tkd_search.models.settings import StudentSettings
@@ -43,7 +44,7 @@ from tkd_search.search.slot import SlotTrainable
 from tkd_search.search.stages import Prepared, prepare_bank, prepare_big_models, store_data
 from tkd_search.search.study import SearchStudy
 from tkd_search.search.workplace import Workplace
-from tkd_search.tracking.spool import Spool, all_events, stated
+from tkd_search.tracking.spool import Spool, all_events
 from tkd_search.tracking.tracker import Tracker
 
 TRIAL_RETRIES = 10

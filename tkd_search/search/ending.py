@@ -9,12 +9,12 @@ from ray.actor import ActorHandle
 from tkd_search.config import Config
 from tkd_search.data import storage
 from tkd_search.export import write_student
+from tkd_search.files import disk_full_stated, write_json
 from tkd_search.records import FrontMember, SearchRecord, TrialRecord
 from tkd_search.search.jobs import job_config
 from tkd_search.search.referee import Referee
 from tkd_search.search.stages import Prepared, run_stage
 from tkd_search.tracking.report import write_report
-from tkd_search.tracking.spool import disk_full_stated, write_json
 from tkd_search.tracking.summary import write_summary
 from tkd_search.tracking.tracker import Tracker
 

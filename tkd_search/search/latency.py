@@ -7,8 +7,8 @@ from dataclasses import asdict
 from pathlib import Path
 
 from tkd_search.data import DataBundle
+from tkd_search.files import write_json
 from tkd_search.models.settings import StudentSettings
-from tkd_search.tracking.spool import write_json
 
 ATTEMPTS = 3
 """How often a student above the limit is measured: other work on the machine only makes it look slower."""

@@ -12,7 +12,7 @@ from typing import Any
 
 from tkd_search.data import storage
 from tkd_search.errors import UserError
-from tkd_search.tracking.spool import write_json
+from tkd_search.files import write_json
 
 STATE_FILE = ".copied.json"
 OWNERS_FILE = ".owners.json"

@@ -24,6 +24,7 @@ from tkd_search.data import DataBundle, load_data, storage, storage_folders
 from tkd_search.data.bank_store import bank_key
 from tkd_search.data.prepared import save_prepared
 from tkd_search.errors import UserError
+from tkd_search.files import disk_full_stated
 from tkd_search.models.weights import weights_file
 from tkd_search.records import BigModelRecord
 from tkd_search.search.bank_jobs import part_files
@@ -31,7 +32,6 @@ from tkd_search.search.broker import SlotClient
 from tkd_search.search.jobs import job_config
 from tkd_search.search.mailbox import LeaseLostError
 from tkd_search.search.progress import Progress
-from tkd_search.tracking.spool import disk_full_stated
 
 
 @dataclass(frozen=True)

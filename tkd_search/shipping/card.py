@@ -3,10 +3,10 @@
 from pathlib import Path
 from typing import Any
 
+from tkd_search.files import write_text
 from tkd_search.shipping.description import StudentDescription
 from tkd_search.shipping.onnx_export import INPUT, ONNX_FILE, OPSET, OUTPUT
 from tkd_search.tracking.description import human_bytes, percent
-from tkd_search.tracking.spool import write_text
 
 CARD_FILE = "README.md"
 

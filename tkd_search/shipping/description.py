@@ -9,9 +9,9 @@ from typing import Any
 
 import tkd_search
 from tkd_search.errors import UserError
+from tkd_search.files import write_json
 from tkd_search.models.settings import StudentSettings
 from tkd_search.tracking.plain import finite, from_plain, to_plain
-from tkd_search.tracking.spool import write_json
 
 SCHEMA = 1
 DESCRIPTION_FILE = "student.json"

@@ -4,9 +4,9 @@ The names below are what the rest of the package uses. Importing them brings nei
 plotting library; those wait until something is written.
 """
 
+from tkd_search.files import DiskFullError
 from tkd_search.tracking.address import StoreIds
 from tkd_search.tracking.mlflow_tracker import MlflowTracker
-from tkd_search.tracking.spool import DiskFullError
 from tkd_search.tracking.summary import read_summary, write_summary
 from tkd_search.tracking.tracker import Leftover, NullTracker, Tracker, open_tracker
 

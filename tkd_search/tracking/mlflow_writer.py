@@ -22,19 +22,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from tkd_search.files import DiskFullError, sync
 from tkd_search.tracking.address import StoreIds, login_to_environment, public_uri
 from tkd_search.tracking.layout import Context, changes, fold
 from tkd_search.tracking.outage import reason
 from tkd_search.tracking.spool import (
     SPOOL_FILE,
     Acknowledged,
-    DiskFullError,
     Event,
     all_events,
     last_sequence,
     read_acknowledged,
     read_events,
-    sync,
     write_acknowledged,
 )
 from tkd_search.tracking.status import REFUSED_FILE, WriterStatus, note_runs, read_status, write_status

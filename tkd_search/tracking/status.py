@@ -6,9 +6,9 @@ import uuid
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tkd_search.files import write_json
 from tkd_search.tracking.address import StoreIds
 from tkd_search.tracking.plain import from_plain, to_plain
-from tkd_search.tracking.spool import write_json
 
 IDENTITY_FILE = "identity.json"
 STATUS_FILE = "writer.json"

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from tkd_search.errors import UserError
+from tkd_search.files import write_json
 from tkd_search.records import FrontMember, SearchRecord, TrialRecord
 from tkd_search.tracking.plain import finite, from_plain, to_plain
-from tkd_search.tracking.spool import write_json
 
 SCHEMA = 1
 SUMMARY_FILE = "summary.json"

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from tkd_search.files import disk_full_stated
 from tkd_search.records import SearchRecord
-from tkd_search.tracking.spool import disk_full_stated
 
 
 def write_report(records: SearchRecord | Sequence[SearchRecord], folder: Path) -> tuple[Path, ...]:

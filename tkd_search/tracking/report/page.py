@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from tkd_search.files import write_text
 from tkd_search.records import SearchRecord
 from tkd_search.tracking.address import run_url
 from tkd_search.tracking.report import charts
@@ -12,7 +13,6 @@ from tkd_search.tracking.report.figures import front_by_size
 from tkd_search.tracking.report.importance import importances
 from tkd_search.tracking.report.links import trial_links
 from tkd_search.tracking.report.style import FAINT, INK, MUTED, RULE, human_bytes, percent
-from tkd_search.tracking.spool import write_text
 
 _STYLE = f"""
 :root {{ color-scheme: light; }}

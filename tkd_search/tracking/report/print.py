@@ -6,11 +6,11 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from tkd_search.files import write_bytes
 from tkd_search.records import FrontMember, SearchRecord
 from tkd_search.tracking.report.figures import accuracy_window, front_by_size, shown_trials, size_window
 from tkd_search.tracking.report.labels import Box, place_labels
 from tkd_search.tracking.report.style import FAINT, INK, MARKERS, MUTED, RULE, SERIES, human_bytes, size_ticks
-from tkd_search.tracking.spool import write_bytes
 
 DPI = 200
 MOST_LABELS = 9

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pandas as pd
 
+from tkd_search.files import write_text
 from tkd_search.records import FrontMember, SearchRecord
-from tkd_search.tracking.spool import write_text
 
 FIGURES = (
     "trial_id",
