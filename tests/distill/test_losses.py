@@ -40,8 +40,21 @@ def test_dist_is_blind_to_scaled_probabilities_and_least_for_equals(logits: tupl
     a, z, _ = logits
     assert float(losses.dist(a, a, TAU)) == pytest.approx(0, abs=1e-9)
     assert float(losses.dist(a, a + 3.0, TAU)) == pytest.approx(0, abs=1e-9)
-    assert 0 < float(losses.dist(a, z, TAU)) < 8 * TAU
+    p, q = (a / TAU).softmax(1), (z / TAU).softmax(1)
+    between, within = torch.corrcoef(torch.cat([p, q])), torch.corrcoef(torch.cat([p.T, q.T]))
+    expected = 2 * TAU * (2 - between.diagonal(8).mean() - within.diagonal(5).mean())
+    torch.testing.assert_close(losses.dist(a, z, TAU), expected)
     assert losses.dist(a[:1], z[:1], TAU).isfinite()
+
+
+def test_dist_can_be_learnt_from_a_student_that_says_the_same_of_all_classes(
+    logits: tuple[torch.Tensor, ...],
+) -> None:
+    a, _, _ = logits
+    z = torch.zeros(8, 5, dtype=torch.float64, requires_grad=True)
+    losses.dist(a, z, TAU).backward()
+    assert z.grad is not None
+    assert 0 < float(z.grad.abs().max()) < 1e4
 
 
 def test_relation_ignores_shift_scale_rotation_and_itself(logits: tuple[torch.Tensor, ...]) -> None:

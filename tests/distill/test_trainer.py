@@ -405,6 +405,19 @@ def test_plain_training_needs_no_bank_and_trains_a_big_model() -> None:
     assert made.run_epoch() is not None
 
 
+@pytest.mark.parametrize("method", [MethodSettings(name="dist"), MethodSettings(big_model_term="dist")])
+def test_a_last_layer_that_starts_at_zero_learns_from_correlations(method: MethodSettings) -> None:
+    torch.manual_seed(0)
+    student = TinyStudent()
+    nn.init.zeros_(student.head.weight)
+    nn.init.zeros_(student.head.bias)
+    settings = TrainSettings(epochs=5, batch_size=64, lr=1e-2)
+    made = Distiller(student, digit_views(), method, settings, seed=0, bank=digit_bank(), class_count=10)
+    for _ in range(5):
+        made.run_epoch()
+    assert evaluate(made.eval_student(), held_out()) > 0.4
+
+
 def test_bfloat16_trains() -> None:
     stats = distiller(FULL, grid=4, precision="bf16").run_epoch()
     assert stats is not None

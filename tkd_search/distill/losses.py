@@ -14,10 +14,20 @@ def kl(teacher: Tensor, student: Tensor, tau: float) -> Tensor:
     return tau * tau * (log_p.exp() * (log_p - log_q)).sum(-1)
 
 
-def _pearson_loss(a: Tensor, b: Tensor, dim: int) -> Tensor:
-    a = a - a.mean(dim, keepdim=True)
-    b = b - b.mean(dim, keepdim=True)
-    return 1 - F.cosine_similarity(a, b, dim=dim, eps=1e-8).mean()
+_SMALLEST_DEVIATION = 1e-4
+"""A student's probabilities that deviate less than this from their mean (as a vector) count as this far.
+
+A last layer that starts at zero (torchvision's ViT) says the same of all classes: there a correlation has no
+slope, or an endless one, and one such gradient in AdamW's second moment stops the training for good.
+"""
+
+
+def _pearson_loss(teacher: Tensor, student: Tensor, dim: int) -> Tensor:
+    """1 − mean Pearson correlation along ``dim``; its gradient is bounded."""
+    a = F.normalize(teacher - teacher.mean(dim, keepdim=True), dim=dim)
+    b = student - student.mean(dim, keepdim=True)
+    length = b.square().sum(dim).clamp_min(_SMALLEST_DEVIATION**2).sqrt()
+    return 1 - ((a * b).sum(dim) / length).mean()
 
 
 def dist(teacher: Tensor, student: Tensor, tau: float) -> Tensor:
