@@ -48,6 +48,21 @@ class TestRoundTrip:
         load_weights(second, tmp_path / "model.pth")
         assert weights_digest(first) == weights_digest(second)
 
+    @pytest.mark.parametrize("prefix", ["module._orig_mod.", "_orig_mod.module.", "model.module."])
+    def test_wrappers_come_in_any_order(self, tmp_path: Path, prefix: str) -> None:
+        first, second = differing()
+        state = {f"{prefix}{name}": tensor for name, tensor in first.state_dict().items()}
+        torch.save(state, tmp_path / "model.pth")
+        load_weights(second, tmp_path / "model.pth")
+        assert weights_digest(first) == weights_digest(second)
+
+    def test_files_older_than_the_counters_of_batch_normalisation_are_loaded(self, tmp_path: Path) -> None:
+        first, second = (torchvision.models.resnet18(num_classes=5) for _ in range(2))
+        state = first.state_dict()
+        torch.save({n: t for n, t in state.items() if "num_batches" not in n}, tmp_path / "model.pth")
+        load_weights(second, tmp_path / "model.pth")
+        assert weights_digest(first) == weights_digest(second)
+
     def test_no_partial_file_is_left(self, tmp_path: Path) -> None:
         save_weights(nets.tiny(3), tmp_path / "model.safetensors")
         save_weights(nets.tiny(3), tmp_path / "model.safetensors")

@@ -134,6 +134,7 @@ def fit_state(module: nn.Module, state: Mapping[str, Tensor], *, where: str, sou
     own = module.state_dict(keep_vars=True)
     given = _grey(module, _without_wrapper(state, own))
     _fill_tied(own, given)
+    _fill_counters(own, given)
     missing = [name for name in own if name not in given]
     unknown = [name for name in given if name not in own]
     shapes = [name for name in own if name in given and own[name].shape != given[name].shape]
@@ -163,7 +164,8 @@ def _unwrapped(loaded: Any) -> dict[str, Tensor] | None:
 def _without_wrapper(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The state without the prefixes of wrappers, unless the network's own names begin with them."""
     given = dict(state)
-    for prefix in _PREFIXES:
+    # Wrappers come in any order: compiled inside DistributedDataParallel, or the other way round.
+    for prefix in _PREFIXES * len(_PREFIXES):
         if not given.keys() & own.keys() and all(name.startswith(prefix) for name in given):
             given = {name.removeprefix(prefix): value for name, value in given.items()}
     return given
@@ -189,6 +191,17 @@ def _fill_tied(own: Mapping[str, Tensor], given: dict[str, Tensor]) -> None:
         source = first.setdefault(id(tensor), name)
         if name not in given and source in given:
             given[name] = given[source]
+
+
+def _fill_counters(own: Mapping[str, Tensor], given: dict[str, Tensor]) -> None:
+    """Batch normalisations counted no batches before PyTorch 0.4.1.
+
+    Files from then (and their descendants) lack the counters, which nothing here reads; PyTorch takes them
+    as they are.
+    """
+    counters = [name for name in own if name.rpartition(".")[2] == "num_batches_tracked"]
+    if not any(name in given for name in counters):
+        given.update({name: own[name] for name in counters})
 
 
 def _mismatch(
