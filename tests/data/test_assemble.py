@@ -56,6 +56,16 @@ def test_shares_are_kept() -> None:
     assert len(data.validation) == pytest.approx(0.05 * 1797, abs=10)
 
 
+@pytest.mark.parametrize(("images", "test", "validation"), [(3, 0.5, 0.5), (4, 0.8, 0.2), (3, 0.9, 0.9)])
+def test_every_part_has_an_image_of_every_class(images: int, test: float, validation: float) -> None:
+    few = raw()
+    positions = torch.cat([torch.nonzero(few.train.labels == label)[:images, 0] for label in range(3)])
+    part = Split(few.train.images[positions], few.train.labels[positions])
+    bundle = assemble(dataclasses.replace(few, train=part), DataSettings(test=test, validation=validation))
+    for split in bundle.splits().values():
+        assert len(split.labels.unique()) == 3
+
+
 def test_images_are_resized() -> None:
     data = load_data(DataSettings(size=16))
     assert data.size == 16

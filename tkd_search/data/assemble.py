@@ -28,7 +28,9 @@ def assemble(raw: RawData, settings: DataSettings) -> DataBundle:
         UserError: too few classes or images to split.
     """
     _check(raw, settings)
-    train, test = _part(raw.train, raw.test, settings.test, settings, "test")
+    # Where validation is held out of what test leaves, two images of a class are the least to leave.
+    keep = 1 + (raw.validation is None)
+    train, test = _part(raw.train, raw.test, settings.test, settings, "test", keep)
     train, validation = _part(train, raw.validation, settings.validation, settings, "validation")
     train, validation, test = (_sized(split, settings.size) for split in (train, validation, test))
     # Before the limit: big models that saw all of the training part must see the same normalisation.
@@ -115,11 +117,11 @@ def _sized(split: Split, size: int | None) -> Split:
 
 
 def _part(
-    train: Split, given: Split | None, share: float, settings: DataSettings, name: str
+    train: Split, given: Split | None, share: float, settings: DataSettings, name: str, keep: int = 1
 ) -> tuple[Split, Split]:
     if given is not None:
         return train, given
-    kept, held = held_out(train.labels, share, child_seed(settings.split_seed, name))
+    kept, held = held_out(train.labels, share, child_seed(settings.split_seed, name), keep=keep)
     return subset(train, kept), subset(train, held)
 
 

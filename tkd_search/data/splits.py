@@ -5,21 +5,22 @@ import torch
 from torch import Tensor
 
 
-def held_out(labels: Tensor, share: float, seed: int) -> tuple[Tensor, Tensor]:
+def held_out(labels: Tensor, share: float, seed: int, *, keep: int = 1) -> tuple[Tensor, Tensor]:
     """Split positions into (kept, held out), the same share of every class.
 
     Args:
         labels: int64 [N].
-        share: share held out, in (0, 1); of every class at least one image is held out and one is kept, where
-            it has two.
-        seed: the split is a pure function of ``labels``, ``share`` and ``seed``.
+        share: share held out, in (0, 1); of every class at least one image is held out and ``keep`` are kept,
+            where it has so many.
+        seed: the split is a pure function of ``labels``, ``share``, ``seed`` and ``keep``.
+        keep: least number kept of every class: 2 where another part will be held out of them.
 
     Returns:
         Two sorted int64 tensors of positions.
     """
     kept, held = [], []
     for positions in _shuffled_classes(labels, seed):
-        count = min(max(round(len(positions) * share), 1), max(len(positions) - 1, 0))
+        count = min(max(round(len(positions) * share), 1), max(len(positions) - keep, 0))
         held.append(positions[:count])
         kept.append(positions[count:])
     return _joined(kept), _joined(held)
