@@ -47,6 +47,12 @@ class TestStudents:
         sizes = [bytes_of(name, width=width) for width in (0.1, 0.25, 0.5, 1.0)]
         assert sizes == sorted(set(sizes))
 
+    @pytest.mark.parametrize("name", ["resnext50_32x4d", "wide_resnet50_2", "resnet18", "vgg11_bn"])
+    def test_the_narrowest_has_channels_everywhere(self, name: str) -> None:
+        made = student(name, width=0.01)
+        assert all(parameter.numel() for parameter in made.parameters())
+        assert made(torch.randn(2, 3, 32, 32)).logits.shape == (2, 10)
+
     @pytest.mark.parametrize("name", ["mobilenet_v2", "resnet18", "shufflenet_v2_x0_5", "efficientnet_b0"])
     def test_deeper_is_larger(self, name: str) -> None:
         sizes = [bytes_of(name, depth=depth) for depth in (0.5, 1.0, 2.0)]

@@ -4,6 +4,7 @@ Networks of width 1 and depth 1 are torchvision's own, name for name, so its wei
 to small images afterwards (:mod:`tkd_search.models.strides`).
 """
 
+import math
 from functools import partial
 from typing import Any
 
@@ -58,7 +59,9 @@ def _narrow_resnet(width: float) -> type:
                 self.inplanes = divisible(planes * width)
                 self.conv1 = nn.Conv2d(3, self.inplanes, 7, stride=2, padding=3, bias=False)
                 self.bn1 = self._norm_layer(self.inplanes)
-            layer = super()._make_layer(block, divisible(planes * width), blocks, stride, dilate)
+            # A group of a bottleneck has planes · base_width / 64 channels, rounded down: at least one.
+            least = math.ceil(64 / self.base_width)
+            layer = super()._make_layer(block, max(least, divisible(planes * width)), blocks, stride, dilate)
             if planes == _RESNET_PLANES[-1]:
                 self._last = self.inplanes
             return layer
