@@ -251,6 +251,8 @@ class TestBankKey:
     def test_what_it_does_not_depend_on_does_not(self) -> None:
         assert self.key(data_settings={"augment": "shift"}) == self.key(), "auto means shift for digits"
         assert self.key(data_settings={"path": "/elsewhere", "memory_budget_mb": 99}) == self.key()
+        plain = [self.key(data_settings={"augment": "none", "views": views}) for views in (1, 4)]
+        assert plain[0] == plain[1], "views of images that are not augmented are all the same"
 
 
 class TestWholeFolder:

@@ -109,3 +109,24 @@ def test_groups_and_their_ranks_make_it_together(
         assert "bank in 2 parts" in told.stages
     for name, tensor in banks[1].tensors().items():
         torch.testing.assert_close(banks[2].tensors()[name], tensor, rtol=1e-2, atol=1e-2, msg=name)
+
+
+def test_images_that_are_not_augmented_are_banked_once(place: Path) -> None:
+    plain = job_config(load_config(None, [*SETTINGS, "data.augment=none"]))
+    run(place, "bank", "plain", config=plain)
+    bank = load_bank(place / "plain")
+    assert bank.views == 1
+    assert len(bank.features) == len(bank.labels)
+    results: list[dict[str, Any]] = []
+    train = {
+        "kind": "trial",
+        "trial_id": "t0000",
+        "point": {},
+        "folder": str(place / "trial"),
+        "bank": str(place / "plain"),
+    }
+    short = ["training.epochs=1", "method.beta=0", "search.rule=never", "search.rule_args={}"]
+    config = job_config(load_config(None, [*SETTINGS, *short, "data.augment=none"]))
+    job = {**train, "config": config, "data": str(place / "data"), "after_epoch": 0, "big_models": []}
+    run_job(job, JobContext(0, 1, "cpu", results.append, lambda: False))
+    assert results[-1]["kind"] == "done"

@@ -1,6 +1,6 @@
 """Data sets → train / validation / test, deterministic augmented views, and the bank on disk."""
 
-from tkd_search.data.load import load_data, resolved_augmentation
+from tkd_search.data.load import fixed_views, load_data, resolved_augmentation
 from tkd_search.data.settings import DataSettings
 from tkd_search.data.types import DataBundle, ImageStore, Split
 from tkd_search.data.views import AugmentedViews, plain_batches
@@ -11,6 +11,7 @@ __all__ = [
     "DataSettings",
     "ImageStore",
     "Split",
+    "fixed_views",
     "load_data",
     "plain_batches",
     "resolved_augmentation",

@@ -10,7 +10,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from tkd_search.data.atomic import whole_folder
-from tkd_search.data.load import resolved_augmentation
+from tkd_search.data.load import fixed_views, resolved_augmentation
 from tkd_search.data.settings import DataSettings
 from tkd_search.data.views import VIEWS_VERSION
 from tkd_search.distill.bank import Bank
@@ -38,7 +38,7 @@ def bank_key(
         "models": list(model_digests),
         "bank": dataclasses.asdict(bank),
         "augment": resolved_augmentation(data),
-        "views": data.views,
+        "views": fixed_views(data),
         "views_version": VIEWS_VERSION,
         "seed": seed,
     }

@@ -45,6 +45,11 @@ def resolved_augmentation(settings: DataSettings) -> str:
     return "shift" if settings.name in ("digits", "mnist") else "crop_flip"
 
 
+def fixed_views(settings: DataSettings) -> int:
+    """A, the fixed views of every image: one where nothing is augmented (all are the same); 0 is free."""
+    return min(settings.views, 1) if resolved_augmentation(settings) == "none" else settings.views
+
+
 def check_source(settings: DataSettings) -> None:
     """Refuse a set that is not there, without reading it.
 

@@ -44,7 +44,11 @@ class DataSettings:
         searchable=False,
     )
     views: int = setting(
-        4, ge=0, le=64, doc="fixed augmented views of every training image; 0 = F runs live", searchable=False
+        4,
+        ge=0,
+        le=64,
+        doc="fixed augmented views of every training image (one without augmentation); 0 = F runs live",
+        searchable=False,
     )
     memory_budget_mb: int = setting(
         4096, ge=16, doc="images that fit are held as uint8 tensors, others are streamed", searchable=False

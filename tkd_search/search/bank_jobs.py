@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from tkd_search.data import storage, storage_folders
+from tkd_search.data import fixed_views, storage, storage_folders
 from tkd_search.data.bank_store import save_bank
 from tkd_search.distill.bank import Bank, join_banks
 from tkd_search.distill.building import BankBuilder, Survey, merge_surveys
@@ -76,7 +76,7 @@ def _bank_builder(job: dict[str, Any], context: JobContext, part: tuple[int, int
     data, settings = shared.data_at(job["data"]), shared.config_of(job["config"]).settings()
     return BankBuilder(
         shared.big_models_at(job["config"], job["data"], tuple(job["big_models"]), context.device),
-        shared.views_of(data, settings, views=settings.data.views, device=context.device),
+        shared.views_of(data, settings, views=fixed_views(settings.data), device=context.device),
         settings.bank,
         device=context.device,
         progress=lambda done, total: context.push({"kind": "progress", "done": done, "total": total}),

@@ -22,7 +22,7 @@ from ray.tune import (
 from tkd_search.config import Config
 from tkd_search.config_sections import Settings
 from tkd_search.config_tree import flatten
-from tkd_search.data import DataBundle
+from tkd_search.data import DataBundle, fixed_views
 from tkd_search.files import stated
 from tkd_search.models import build_student, model_bytes, model_parameters
 from tkd_search.models.latency import torch_threads
@@ -103,7 +103,7 @@ def run_search(
             config, data, data_folder, place.cache, broker, progress, threads
         )
         tracker.big_model(figures)
-        rows = max(settings.data.views, 1) * len(data.train.labels)
+        rows = max(fixed_views(settings.data), 1) * len(data.train.labels)
         parts = bank_parts(settings.resources, live_nodes(), pool.attached(), rows)
         bank = prepare_bank(config, data, data_folder, weights, place.cache, broker, progress, threads, parts)
         prepared = Prepared(data, data_folder, weights, figures, bank)

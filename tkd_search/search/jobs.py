@@ -15,7 +15,7 @@ from typing import Any, cast
 import torch
 
 from tkd_search.config import Config
-from tkd_search.data import DataBundle, storage, storage_folders
+from tkd_search.data import DataBundle, fixed_views, storage, storage_folders
 from tkd_search.distill.evaluation import evaluate
 from tkd_search.distill.reduce import reduction_for
 from tkd_search.distill.settings import MethodSettings, TrainSettings
@@ -113,7 +113,7 @@ def train_trial(job: dict[str, Any], context: JobContext) -> None:
     )
     distiller = Distiller(
         student,
-        shared.views_of(data, settings, views=settings.data.views, device=context.device),
+        shared.views_of(data, settings, views=fixed_views(settings.data), device=context.device),
         settings.method,
         settings.training,
         seed=seed,
