@@ -113,12 +113,13 @@ def _default_tracking() -> str:
 def _of_config(path: str) -> tuple[str, str, int]:
     """Storage, tracking URI and bytes of the bank of an experiment."""
     from tkd_search.config import load_config
-    from tkd_search.data import load_data
+    from tkd_search.data import fixed_views, load_data
 
     config = load_config(path)
     settings = config.settings()
     data = load_data(settings.data)
-    rows = len(data.train.labels) * max(1, settings.data.views)
-    # Up to 16 stages and the logits are banked, each value in two bytes.
-    need = rows * (17 * settings.bank.width + data.num_classes) * 2
+    rows = len(data.train.labels) * max(1, fixed_views(settings.data))
+    # Up to 15 stages, each of them on a grid too, and the logits are banked, each value in two bytes.
+    features = 16 + 15 * settings.bank.grid**2
+    need = rows * (features * settings.bank.width + data.num_classes) * 2
     return str(config.tree.get("storage") or ""), settings.tracking.uri or "", need
