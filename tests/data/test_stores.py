@@ -293,3 +293,20 @@ def test_sixteen_bit_grey_images_are_scaled_not_clipped(tmp_path: Path) -> None:
     Image.fromarray(deep).save(tmp_path / "deep.png")
     store = FolderStore(str(tmp_path), ("deep.png",), 12, 1)
     assert torch.equal(store[torch.tensor([0])][0, 0], torch.from_numpy((deep >> 8).astype(np.uint8)))
+
+
+@pytest.mark.parametrize(
+    "pixels",
+    [
+        np.linspace(0, 1, 144, dtype=np.float32),
+        np.arange(144, dtype=np.int32) * 1000,
+        np.arange(144, dtype=np.int32) - 9,
+    ],
+)
+def test_pixels_of_which_nobody_knows_the_white_are_refused(tmp_path: Path, pixels: np.ndarray) -> None:
+    from PIL import Image
+
+    Image.fromarray(pixels.reshape(12, 12)).save(tmp_path / "deep.tif")
+    store = FolderStore(str(tmp_path), ("deep.tif",), 12, 1)
+    with pytest.raises(UserError, match="8 or 16 bits"):
+        store[torch.tensor([0])]

@@ -116,6 +116,12 @@ def test_arrays_and_tensors_must_fit():
             transform(wrong)
 
 
+def test_floating_point_pictures_are_refused():
+    transform = Transform(Preprocessing(channels=1, size=8, mean=(0.5,), std=(0.5,)))
+    with pytest.raises(UserError, match="8 or 16 bits"):
+        transform(Image.new("F", (8, 8), 0.5))
+
+
 def test_a_file_that_is_no_picture_is_named(tmp_path):
     (tmp_path / "p.png").write_text("no picture")
     transform = Transform(Preprocessing(channels=1, size=4, mean=(0,), std=(1,)))

@@ -11,6 +11,8 @@ import sys
 import numpy as np
 from PIL import Image
 
+_SIXTEEN_BITS = 65535
+
 
 class DamagedImageError(Exception):
     """An image file that cannot be decoded; ``str()`` is 'path: reason'."""
@@ -30,7 +32,11 @@ def decode(path: str, size: int, channels: int) -> np.ndarray:
 
 
 def from_image(image: Image.Image, size: int, channels: int) -> np.ndarray:
-    """A Pillow image of any size and mode as uint8 [C, size, size], as :func:`decode` does it."""
+    """A Pillow image of any size as uint8 [C, size, size], as :func:`decode` does it.
+
+    Raises:
+        ValueError: pixels of more than 16 bits, or floats.
+    """
     levelled = _levelled(image, channels)
     array = np.asarray(levelled if levelled.size == (size, size) else _fitted(levelled, size))
     return array[None] if channels == 1 else array.transpose(2, 0, 1)
@@ -57,10 +63,20 @@ def look(path: str) -> tuple[int, int, bool]:
 
 
 def _levelled(image: Image.Image, channels: int) -> Image.Image:
-    """Grey (mode L) for 1 channel, else RGB; 16-bit grey is scaled to 8 bits."""
+    """Grey (mode L) for 1 channel, else RGB; 16-bit grey is scaled to 8 bits.
+
+    Raises:
+        ValueError: pixels of which nobody can tell what is white: floats, or whole numbers beyond 16 bits.
+    """
     if image.mode.startswith("I"):
         # 16-bit grey: Pillow would clip instead of scaling.
-        image = Image.fromarray((np.asarray(image).astype(np.uint32) >> 8).astype(np.uint8))
+        deep = np.asarray(image).astype(np.int64)
+        if deep.min() < 0 or deep.max() > _SIXTEEN_BITS:
+            raise ValueError(f"pixels from {deep.min()} to {deep.max()}; 8 or 16 bits are understood")
+        image = Image.fromarray((deep >> 8).astype(np.uint8))
+    elif image.mode == "F":
+        # Pillow would clip to 0 … 255: a picture in [0, 1] would come out black, without a word.
+        raise ValueError("floating-point pixels; 8 or 16 bits are understood")
     return image.convert("L" if channels == 1 else "RGB")
 
 

@@ -30,7 +30,8 @@ class Transform:
         """One picture as float32 [C, H, W].
 
         Raises:
-            UserError: a file that is no image, or an array of another size or kind.
+            UserError: a file that is no image, a picture whose white is unknown (floats), or an array of
+                another size or kind.
         """
         return self._normalise(self.pixels(picture)[None])[0]
 
@@ -47,7 +48,10 @@ class Transform:
             except DamagedImageError as error:
                 raise UserError(str(picture), str(error), "an image file") from error
         if hasattr(picture, "convert"):
-            return _tensor(from_image(picture, size, channels))
+            try:
+                return _tensor(from_image(picture, size, channels))
+            except ValueError as error:
+                raise UserError("image", str(error), "a PIL image of 8 or 16 bits") from error
         tensor = picture if isinstance(picture, Tensor) else _planes(torch.from_numpy(np.array(picture)))
         if tensor.dtype != torch.uint8 or tuple(tensor.shape) != (channels, size, size):
             found = f"{tensor.dtype} of shape {tuple(tensor.shape)}"
