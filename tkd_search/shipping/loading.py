@@ -14,7 +14,8 @@ def load(path: str | Path) -> tuple[nn.Module, Transform]:
     """A student from its folder.
 
     Args:
-        path: folder with ``model.safetensors`` and ``student.json``, or one of the two files.
+        path: folder with ``model.safetensors`` and ``student.json``, or one of the two files. An architecture
+            that is a ``package.module:function`` is imported and called.
 
     Returns:
         The network, in eval mode on the CPU (normalised images [B, C, H, W] → logits [B, c]), and the
