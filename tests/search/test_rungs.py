@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from itertools import product
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from tests.search.rung_conformance import RungRuleConformance, accuracies, rungs, sizes
+from tkd_search.search.pareto import dominates
 from tkd_search.search.promise import Promise
 from tkd_search.search.rules import make_rule
 from tkd_search.search.rungs import (
@@ -19,6 +21,7 @@ from tkd_search.search.rungs import (
     SingleObjective,
     Stop,
     Stratified,
+    accuracy_floor,
     nearest_in_size,
     on_front,
     rung_levels,
@@ -51,6 +54,11 @@ class TestSingleObjective(RungRuleConformance):
         ]
         assert min(kept) == pytest.approx(0.5)
 
+    def test_fewer_than_eta_trials_say_nothing(self):
+        decide = self.make_rule().decide
+        assert decide([record(0, 1000, 0.9)], record(9, 1000, 0.1)) == Continue()
+        assert isinstance(decide([record(i, 1000, 0.9) for i in range(2)], record(9, 1000, 0.1)), Stop)
+
 
 class TestStratified(RungRuleConformance):
     def make_rule(self):
@@ -80,6 +88,19 @@ class TestStratified(RungRuleConformance):
         rule = dataclasses.replace(self.make_rule(), stratum=12)
         assert rule.decide(small + large, newcomer) == rule.decide(small, newcomer) == Continue()
 
+    def test_nobody_is_stopped_before_six_others_that_are_no_larger_have_come(self):
+        better = [record(i, 1000, 0.9, epoch=9) for i in range(6)]
+        newcomer = record(99, 1000, 0.5, epoch=9)
+        larger, broken = record(7, 2000, 0.9, epoch=9), record(8, 1000, math.nan, epoch=9)
+        assert self.make_rule().decide([*better[:5], larger, broken], newcomer) == Continue()
+        assert isinstance(self.make_rule().decide(better, newcomer), Stop)
+
+    @pytest.mark.parametrize(("epoch", "number"), [(9, 10), (18, 8)])
+    def test_the_best_half_goes_on_and_later_the_best_four_in_ten(self, epoch, number):
+        ladder = [record(i, 1000, 0.3 + i / 100, epoch=epoch) for i in range(20)]
+        going = [one for one in ladder if self.make_rule().decide(set(ladder) - {one}, one) == Continue()]
+        assert going == ladder[-number:]
+
     def test_reason_is_a_sentence_with_the_figures(self):
         records = [record(i, 1000, 0.5 + i / 100) for i in range(20)]
         decision = self.make_rule().decide(records, record(99, 1000, 0.5, epoch=9))
@@ -97,6 +118,11 @@ def test_all_below_the_floor_is_no_reason_to_stop_everybody():
     rule = make_rule("stratified", full_budget=27, classes=200)
     records = [record(i, 1000 + i, 0.005, epoch=9) for i in range(30)]
     assert rule.decide(records, record(99, 900, 0.006, epoch=9)) == Continue()
+
+
+def test_the_floor_is_a_share_of_the_way_from_chance_to_one():
+    assert accuracy_floor(10, 0.05) == pytest.approx(0.145)
+    assert accuracy_floor(4, 0.0) == 0.25
 
 
 def finished(i, size, early, late):
@@ -128,6 +154,24 @@ class TestPromise(RungRuleConformance):
 
     def test_only_students_no_larger_speak_against_one(self):
         assert self.make_rule().decide(self.history(0.15), record(99, 900, 0.3, epoch=9)) == Continue()
+
+    def test_where_all_that_finished_are_larger_nobody_speaks_against_one(self):
+        rival = record(50, 800, 0.9, epoch=9)  # still trains
+        assert (
+            self.make_rule().decide([*self.history(0.15), rival], record(99, 900, 0.3, epoch=9)) == Continue()
+        )
+
+    def test_on_the_rungs_front_a_trial_goes_on_however_small_its_chance(self):
+        larger = [dataclasses.replace(r, bytes=5000) for r in self.history(0.15)]
+        best = record(50, 1000, 0.99, epoch=27)  # of an earlier search, which had other rungs
+        newcomer, as_large = record(99, 1200, 0.3, epoch=9), record(51, 1200, 0.31, epoch=9)
+        assert self.make_rule().decide([*larger, best], newcomer) == Continue()
+        assert isinstance(self.make_rule().decide([*larger, best, as_large], newcomer), Stop)
+
+    def test_below_the_floor_a_trial_is_stopped_once_another_is_above(self):
+        rule, low = self.make_rule(), record(99, 1, 0.14, epoch=9)
+        assert isinstance(rule.decide([record(0, 1000, rule.floor, epoch=9)], low), Stop)
+        assert rule.decide([record(0, 1000, 0.14, epoch=9)], low) == Continue()
 
     def test_nobody_is_stopped_before_some_have_finished(self):
         few = [r for r in self.history(0.15) if r.epoch == 9 or r.trial_id < "t0005"]
@@ -170,6 +214,7 @@ def test_levels_of_any_budget(full_budget):
 def test_levels_of_the_default_budget():
     assert rung_levels(27) == (3, 9)
     assert make_rule("stratified", full_budget=27, classes=10).levels == (9, 18)
+    assert make_rule("promise", full_budget=30, classes=10).levels == (5, 10, 15, 20, 25)
 
 
 @pytest.mark.parametrize(
@@ -178,6 +223,7 @@ def test_levels_of_the_default_budget():
         ("promise", {"chance": "high"}, "chance = 'high'; allowed: a number"),
         ("promise", {"chance": True}, "chance = True"),
         ("promise", {"chance": math.nan}, "chance = nan"),
+        ("promise", {"chance": 1}, "chance = 1; allowed: a number ≥ 0, < 1"),
         ("promise", {"shares": 0.5}, "shares = 0.5; allowed: a list"),
         ("promise", {"shares": [2]}, "shares = 2; allowed: a number > 0, < 1"),
         ("promise", {"shares": []}, r"shares = \[\]"),
@@ -194,6 +240,7 @@ def test_levels_of_the_default_budget():
         ("stratified", {"stratum": 0}, "stratum = 0"),
         ("stratified", {"min_records": "few"}, "min_records = 'few'"),
         ("stratified", {"margin": -1}, "margin = -1"),
+        ("stratified", {"margin": 1}, "margin = 1; allowed"),
         ("stratified", {"shares": [1 / 3, 1]}, "shares = 1;"),
         ("single_objective", {"eta": 0}, "eta = 0; allowed: a number > 1"),
         ("single_objective", {"eta": 1}, "eta = 1"),
@@ -223,6 +270,15 @@ def test_neighbours_are_nearest_in_log_size_with_ties():
     records = [record(0, 100, 0.1), record(1, 400, 0.1), record(2, 2000, 0.1), record(3, 100, 0.2)]
     found = nearest_in_size(records, record(9, 200, 0.5), 1)
     assert {r.trial_id for r in found} == {"t0000", "t0001", "t0003"}
+    alike = tuple(record(i, 200, 0.1) for i in range(3))
+    assert nearest_in_size(alike, record(9, 200, 0.5), 1) == alike
+
+
+def test_on_the_front_is_who_is_dominated_by_no_record():
+    newcomer = record(9, 1000, 0.5)
+    for size, accuracy in product((900, 1000, 1100), (0.4, 0.5, 0.6)):
+        beaten = dominates((size, -accuracy), (newcomer.bytes, -newcomer.accuracy))
+        assert on_front([record(0, size, accuracy)], newcomer) != beaten
 
 
 def test_rules_by_name_and_by_import_path():
