@@ -15,6 +15,18 @@ def test_slots_fill_the_nodes():
     assert plan_slots(resources, [{"CPU": 4}, {"CPU": 3}], trials=100).count == 2
 
 
+def test_a_node_without_cores_holds_nobody_and_tenths_of_a_core_add_up():
+    assert plan_slots(ResourceSettings(), [{"CPU": 2}, {"memory": 1e9}], trials=9).count == 2
+    assert plan_slots(ResourceSettings(cpus_per_worker=0.1), [{"CPU": 0.3}], trials=9).count == 3
+
+
+def test_the_arithmetic_names_what_is_there_and_what_is_asked():
+    slots = plan_slots(ResourceSettings(gpus_per_worker=0.5), [{"CPU": 8, "GPU": 1}, {"CPU": 2}], trials=9)
+    assert slots.arithmetic == (
+        "8 CPU and 1 GPU + 2 CPU ÷ (1 workers × 1 CPU and 0.5 GPU) = 2 at once; using 2"
+    )
+
+
 def test_what_never_fits_is_refused_with_the_sum():
     with pytest.raises(UserError) as caught:
         plan_slots(ResourceSettings(workers_per_trial=3), [{"CPU": 2}], trials=1)
@@ -61,6 +73,8 @@ def test_never_more_slots_than_cores_trials_or_the_limit(cpus, workers, limit):
         (1, 1, [16], 1, 1),  # whoever asked for one slot left the other cores to others
         (2, 1, [2], 1, 1),
         (1, 4, [16], 4, 16),
+        (2, 4, [32], 2, 8),
+        (1, 0.5, [2], 1, 1),  # never none
         (1, 1, [0, 4, 8], 12, 4),  # which node the stage is on is not known
     ],
 )
@@ -74,6 +88,8 @@ def test_a_stage_may_use_the_cores_of_idle_groups_on_its_node(workers, cpus, nod
     [
         (1, 0, [{"CPU": 2}], 2, 10**6, 1),  # cores of one node: threads serve as well
         (1, 0, [{"CPU": 2}, {"CPU": 2}], 4, 10**6, 4),
+        (1, 0, [{"CPU": 1}, {"CPU": 1}], 2, 10**6, 2),
+        (1, 0, [{"CPU": 2}, {"memory": 1e9}], 2, 10**6, 1),
         (1, 0, [{"CPU": 2}, {"CPU": 2}], 1, 10**6, 1),  # the other machines are not up yet
         (1, 0, [{"CPU": 2}, {"CPU": 2}], 4, 20_000, 2),  # few rows are not worth more
         (1, 0, [{"CPU": 2}, {"CPU": 2}], 4, 9_000, 1),
