@@ -36,6 +36,18 @@ def test_dkd_with_the_teachers_own_weight_is_kl(logits: tuple[torch.Tensor, ...]
     )
 
 
+@pytest.mark.parametrize("sure", [(500, 1), (1, 500), (-500, 500)])
+def test_dkd_stays_finite_where_somebody_is_certain(sure: tuple[float, float]) -> None:
+    labels = torch.tensor([0, 2])
+    a, z = (scale * F.one_hot(labels, 3).float() for scale in sure)
+    z.requires_grad_(True)
+    loss = losses.dkd(a, z, labels, TAU, 2.0)
+    loss.backward()
+    assert loss.isfinite()
+    assert z.grad is not None
+    assert z.grad.isfinite().all()
+
+
 def test_dist_is_blind_to_scaled_probabilities_and_least_for_equals(logits: tuple[torch.Tensor, ...]) -> None:
     a, z, _ = logits
     assert float(losses.dist(a, a, TAU)) == pytest.approx(0, abs=1e-9)
@@ -55,6 +67,24 @@ def test_dist_can_be_learnt_from_a_student_that_says_the_same_of_all_classes(
     losses.dist(a, z, TAU).backward()
     assert z.grad is not None
     assert 0 < float(z.grad.abs().max()) < 1e4
+
+
+def test_dist_is_pearsons_distance_over_classes_and_over_rows(logits: tuple[torch.Tensor, ...]) -> None:
+    def distance(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        pairs = zip(a, b, strict=True)
+        return torch.stack([1 - torch.corrcoef(torch.stack(pair))[0, 1] for pair in pairs]).mean()
+
+    a, z, _ = logits
+    p, q = (a / TAU).softmax(1), (z / TAU).softmax(1)
+    torch.testing.assert_close(losses.dist(a, z, TAU), 2 * TAU * (distance(p, q) + distance(p.T, q.T)))
+    torch.testing.assert_close(losses.dist(a[:1], z[:1], TAU), 2 * TAU * distance(p[:1], q[:1]))
+
+
+def test_relation_is_the_divergence_of_softmaxes_of_cosines(logits: tuple[torch.Tensor, ...]) -> None:
+    a, z, _ = (t[:3] for t in logits)
+    near, found = ((losses._others_cosines(t) / 0.1).log_softmax(1) for t in (a, z))
+    expected = F.kl_div(found, near, reduction="batchmean", log_target=True)
+    torch.testing.assert_close(losses.relation(a, z, 0.1), expected)
 
 
 def test_relation_ignores_shift_scale_rotation_and_itself(logits: tuple[torch.Tensor, ...]) -> None:
@@ -79,19 +109,25 @@ def test_similarity_preserving_compares_relations_only(logits: tuple[torch.Tenso
     rotation = torch.linalg.qr(torch.randn(5, 5, dtype=torch.float64)).Q
     assert float(losses.similarity_preserving(a, 4 * a @ rotation)) == pytest.approx(0, abs=1e-12)
     assert float(losses.similarity_preserving(a, z)) > 0
+    # Four rows that are all alike in one network, and in the other have nothing in common.
+    alike, apart = torch.ones(4, 2), torch.eye(4)
+    assert float(losses.similarity_preserving(alike, apart)) == pytest.approx(1.0)
 
 
 def test_attention_transfer_looks_at_places_only() -> None:
     maps = torch.rand(4, 6, 9, dtype=torch.float64)
     assert float(losses.attention_transfer(maps, 5 * maps.flip(1))) == pytest.approx(0, abs=1e-12)
     assert float(losses.attention_transfer(maps, maps.flip(2))) > 0
+    here, there = torch.zeros(2, 4, 3, 9)
+    here[..., 0], there[..., 8] = 5, -2
+    assert float(losses.attention_transfer(here, there)) == pytest.approx(2.0)
 
 
 def test_hint_ignores_padding() -> None:
-    predicted, target = torch.ones(3, 6), torch.zeros(3, 6)
-    assert float(losses.hint(predicted, target, 2)) == 1.0
+    predicted, target = torch.full((3, 6), 4.0), torch.ones(3, 6)
+    assert float(losses.hint(predicted, target, 2)) == 9.0
     predicted[:, 2:] = 9
-    assert float(losses.hint(predicted, target, 2)) == 1.0
+    assert float(losses.hint(predicted, target, 2)) == 9.0
 
 
 def test_generator_losses_are_cross_entropies(logits: tuple[torch.Tensor, ...]) -> None:
