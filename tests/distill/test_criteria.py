@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tkd_search.distill.criteria import CRITERIA, Snapshot
+from tkd_search.distill.losses import kl
 from tkd_search.distill.selection import (
     depth_order,
     omega_of,
@@ -98,11 +99,36 @@ class TestConformance:
         assert hasattr(MethodSettings(), f"omega_{name}")
 
 
+def test_norms_and_variance_ratios_count_by_their_logarithm() -> None:
+    at = replace(
+        snapshot(),
+        score_norm=torch.full((N,), 2.0),
+        head_norm=torch.full((N,), 3.0),
+        fisher=torch.full((N,), 5.0),
+    )
+    torch.testing.assert_close(CRITERIA["weight_norm"](at), torch.full((N,), 6.0).log())
+    torch.testing.assert_close(CRITERIA["fisher"](at), torch.full((N,), 5.0).log())
+
+
+def test_the_gradient_criterion_is_the_length_of_the_gradient_of_j() -> None:
+    """J as a function of θ, with teachers that move along their slopes."""
+    at = snapshot()
+    theta = torch.zeros(N, 1, requires_grad=True)
+    moved = at.teachers + (at.slopes @ theta[:, :, None]) * at.score_head[:, None]
+    j = kl(moved, at.logits, at.tau).mean(1)
+    (exact,) = torch.autograd.grad(j.sum(), theta)
+    torch.testing.assert_close(CRITERIA["gradient"](at), exact.norm(dim=1).log(), rtol=1e-4, atol=1e-4)
+
+
 def test_probe_prefers_the_candidate_that_knows() -> None:
     at = snapshot()
     teachers = at.teachers.clone()
     teachers[4] = 5 * torch.nn.functional.one_hot(at.labels, CLASSES)
     assert int(CRITERIA["probe"](replace(at, teachers=teachers)).argmax()) == 4
+
+
+def test_alignment_is_read_from_four_rows_on() -> None:
+    assert [bool(CRITERIA["alignment"](snapshot(rows)).any()) for rows in (3, 4)] == [False, True]
 
 
 def test_alignment_prefers_what_the_student_sees() -> None:

@@ -62,6 +62,13 @@ class TestConformance:
         assert student.grad.isfinite().all()
 
 
+def test_known_values_of_the_adapted_kinds() -> None:
+    predicted = torch.tensor([[[3.0, 0.0], [0.0, 2.0]]])
+    targets = torch.tensor([[[1.0, 0.0], [5.0, 0.0]]])
+    assert float(FEATURE_REWARDS["cos"](predicted, targets)) == pytest.approx(1 - (1 + 0) / 2)
+    assert float(FEATURE_REWARDS["mse"](predicted, targets)) == pytest.approx((4 + 25 + 4) / 4)
+
+
 def test_independent_features_read_as_unlike_whatever_their_width() -> None:
     generator = torch.Generator().manual_seed(0)
     values = [
