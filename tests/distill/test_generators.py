@@ -133,6 +133,23 @@ def test_standardised_logits_ignore_shift_and_scale() -> None:
     assert not standardised(z.requires_grad_(True)).requires_grad
 
 
+def test_standardised_logits_have_mean_zero_and_root_mean_square_one() -> None:
+    found = standardised(torch.tensor([[3.0, 1.0, 1.0, 3.0], [5.0, 5.0, 5.0, 5.0]]))
+    torch.testing.assert_close(found, torch.tensor([[1.0, -1.0, -1.0, 1.0], [0.0] * 4]) / 1.001)
+
+
+def test_a_teacher_starts_as_a_faint_student_that_its_tap_and_its_score_disturb() -> None:
+    gens = Generators(
+        [500], 200, width=500, masks=1, activation="swish", theta0=1.0, theta_frozen=False,
+        generator=torch.Generator().manual_seed(0),
+    )  # fmt: skip
+    of_tap, of_score, of_student = gens.head[0].detach().split([500, 1, 200])
+    assert float(of_tap.std()) == pytest.approx(0.1, rel=0.05)
+    assert float(of_score.std()) == pytest.approx(0.3, rel=0.2)
+    torch.testing.assert_close(of_student, 0.1 * torch.eye(200))
+    assert not gens.bias.any()
+
+
 def test_names_and_count() -> None:
     taps = [Tap("a", 5, 16), Tap("b", 8, 4), Tap("logits", 3, 0, 1)]
     assert candidate_names(taps, 2) == ("a", "b", "1:logits", "a#1", "b#1", "1:logits#1")

@@ -1,5 +1,7 @@
 """The gradient reward: closed form against autograd in double precision, and what its bounds promise."""
 
+import math
+
 import pytest
 import torch
 from hypothesis import given
@@ -97,3 +99,10 @@ def test_the_lookahead_reward_never_exceeds_the_loss(step: float, loss: float) -
 def test_small_steps_are_rewarded_in_full(name: str) -> None:
     x, j = torch.tensor([1e-5], dtype=torch.float64), torch.tensor([1.0], dtype=torch.float64)
     torch.testing.assert_close(BOUNDS[name](x, j), x, rtol=1e-4, atol=0)
+
+
+def test_large_steps_are_rewarded_by_what_can_be_gained() -> None:
+    far, j = torch.tensor([1e6], dtype=torch.float64), torch.tensor([2.0], dtype=torch.float64)
+    found = {name: float(BOUNDS[name](far, j)) for name in BOUNDS}
+    assert found == pytest.approx({"raw": 1e6, "lookahead": 2.0, "tanh": 0.1}, rel=1e-5)
+    assert float(lookahead(j, j)) == pytest.approx(2 * (1 - math.exp(-1)), rel=1e-5)
