@@ -21,6 +21,9 @@ class DamagedImageError(Exception):
 def decode(path: str, size: int, channels: int) -> np.ndarray:
     """One image as uint8 [C, size, size]: the shorter side is scaled to ``size``, the middle is cut out.
 
+    Pixels are taken as they are stored: EXIF orientation and transparency are not applied, as in
+    torchvision's image folders, for which most big models were trained.
+
     Raises:
         DamagedImageError: no image, or a truncated one.
     """

@@ -72,6 +72,7 @@ def _use(one: StudentDescription, *, onnx: bool) -> str:
         'logits = model(transform("picture.png")[None])\n```\n\n'
         f"Input: the shorter side scaled to {pre.size} pixels (bilinear), the middle cut out, values divided "
         f"by 255, then (x − mean) / std with mean {_list(pre.mean)} and std {_list(pre.std)} per channel. "
+        "Pixels are taken as stored: EXIF orientation and transparency are not applied. "
         f"Classes, in order: {', '.join(one.classes)}.\n\n"
         f"As a model of MLflow's its `predict` takes uint8 images [batch, {pre.size}, {pre.size}, "
         f"{pre.channels}] with values from 0 to 255, normalises them itself, and gives class probabilities."

@@ -23,7 +23,8 @@ class Preprocessing:
     """How an image becomes the network's input.
 
     The shorter side is scaled to ``size`` and the middle cut out; ``channels`` 1 is grey, 3 is RGB; pixel
-    values are divided by 255, then ``mean`` is subtracted and the rest divided by ``std``, per channel.
+    values are divided by 255, then ``mean`` is subtracted and the rest divided by ``std``, per channel. EXIF
+    orientation and transparency are not applied.
     """
 
     channels: int
