@@ -1,5 +1,7 @@
 """Terms of the objective written out: labels and F mixed, and the baselines that look at features."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -11,6 +13,7 @@ from tkd_search.distill.objective import (
     Batch,
     Context,
     FromFeatures,
+    LabelsOnly,
     mixed_terms,
     pooled_cells,
     student_cells,
@@ -85,6 +88,20 @@ def test_at_compares_places_at_the_deepest_map(batch: Batch) -> None:
     torch.testing.assert_close(feature_term(batch, "at"), expected)
     blind = batch._replace(output=batch.output._replace(maps=None))
     assert feature_term(blind, "at") == 0
+
+
+def test_plain_training_is_smoothed_cross_entropy(batch: Batch) -> None:
+    expected = F.cross_entropy(batch.output.logits, batch.labels, label_smoothing=0.1)
+    torch.testing.assert_close(LabelsOnly(context()).terms(batch), {"labels": expected})
+
+
+def test_the_deepest_taps_are_the_last_map_and_the_last_before_the_logits() -> None:
+    found = context()
+    assert (found.deepest_spatial_tap(), found.tap_before_logits()) == (DEEPEST_MAP, BEFORE_LOGITS)
+    bank = found.bank
+    assert bank is not None
+    flat = replace(found, bank=replace(bank, taps=tuple(replace(tap, places=0) for tap in bank.taps)))
+    assert flat.deepest_spatial_tap() == BEFORE_LOGITS
 
 
 def test_cells_are_averaged_onto_the_coarser_grid() -> None:

@@ -2,6 +2,7 @@
 
 import json
 from collections import defaultdict
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -321,6 +322,22 @@ def test_hours_are_counted_over_all_drivers_of_a_search():
     )
     assert at.exhausted(standing, 1, []) == "1 hours"
     assert before.exhausted(standing, 1, []) == ""
+
+
+def test_whichever_limit_is_reached_first_ends_a_search():
+    limits = SearchSettings(trials=9, max_epochs=30, max_hours=2.5, plateau=2)
+    standing = Standing(
+        running=0, complete=1, stopped=0, not_trained=0, failed=0, epochs=29, front=(), hypervolume=0.0
+    )
+    early, late = (Budget(limits, 60.0, 100.0, clock=lambda now=now: now) for now in (100, 100 + 8940))
+    assert early.exhausted(standing, 8, [0.1, 0.2]) == ""
+    assert early.exhausted(standing, 9, []) == "9 trials"
+    assert early.exhausted(replace(standing, epochs=30), 8, []) == "30 epochs"
+    assert late.exhausted(standing, 8, []) == "2.5 hours"
+    assert early.exhausted(standing, 8, [0.2, 0.1, 0.2]) == "no gain in hypervolume over 2 trials"
+    assert early.exhausted(standing, 8, [0.2, 0.1, 0.3]) == ""
+    unlimited = Budget(SearchSettings(trials=9), clock=lambda: 1e9)
+    assert unlimited.exhausted(replace(standing, epochs=10**6), 8, [0.2] * 8) == ""
 
 
 def test_a_student_is_called_what_a_person_can_read() -> None:
