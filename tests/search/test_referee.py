@@ -15,6 +15,7 @@ from tkd_search.files import DiskFullError
 from tkd_search.records import EpochRecord, TrialRecord
 from tkd_search.search.adapters import RefereeScheduler, RefereeSearcher
 from tkd_search.search.budget import Budget, seconds_spent
+from tkd_search.search.pareto import normalised_hypervolume
 from tkd_search.search.points import describe_student
 from tkd_search.search.referee import Referee, Size
 from tkd_search.search.rungs import SingleObjective
@@ -244,9 +245,28 @@ def test_the_standing_is_kept_as_it_would_be_counted(told):
     anew = Trials(1000, 10)
     for name in sorted(trials):
         anew[name] = trials[name]
-    assert trials.standing() == anew.standing()
+    standing = trials.standing()
+    assert standing == anew.standing()
+    for state in ("running", "complete", "stopped", "failed"):
+        assert getattr(standing, state) == sum(trial.state == state for trial in trials.values())
+    assert standing.epochs == sum(trial.epochs_trained for trial in trials.values())
     complete = [trial for trial in trials.values() if trial.state == "complete"]
-    assert trials.standing().front == front_of(complete)
+    assert standing.front == front_of(complete)
+    points = [t.bytes for t in complete], [t.val_accuracy for t in complete]
+    volume = normalised_hypervolume(*points, big_model_bytes=1000, classes=10)
+    assert standing.hypervolume == pytest.approx(volume)
+
+
+def test_a_front_is_sorted_by_size_and_of_equals_has_the_earliest():
+    def trained(name, size, accuracy):
+        epochs = (EpochRecord(epoch=1, val_accuracy=accuracy, metrics={}),)
+        return TrialRecord(
+            trial_id=name, student="s", config={}, bytes=size, parameters=1, state="complete", epochs=epochs
+        )
+
+    given = [("t1", 300, 0.9), ("t3", 100, 0.5), ("t2", 100, 0.5), ("t0", 200, 0.4)]
+    assert [trial.trial_id for trial in front_of([trained(*one) for one in given])] == ["t2", "t1"]
+    assert front_of([]) == ()
 
 
 def test_a_student_that_cannot_be_built_fails_alone(tmp_path):
