@@ -20,6 +20,36 @@ def test_a_slot_has_one_holder_at_a_time(boxes):
     assert boxes.lease("two", 0.0) is not None
 
 
+def test_the_overview_tells_who_is_there_and_works(boxes):
+    idle = {"info": {"pid": 1}, "attached": 1, "up": True, "holder": None, "retiring": False, "busy": False}
+    assert boxes.overview() == {"a": idle}
+    boxes.post(boxes.lease("one", 0.0), {})
+    boxes.attach("a", {"pid": 2})
+    boxes.retire("a")
+    busy = {"info": {"pid": 2}, "attached": 2, "up": True, "holder": "one", "retiring": True, "busy": True}
+    assert boxes.overview() == {"a": busy}
+
+
+def test_a_job_for_a_slot_whose_machine_has_gone_is_interrupted(boxes):
+    lease = boxes.lease("one", 0.0)
+    boxes.lost("a")
+    assert kinds(boxes, lease, boxes.post(lease, {})) == ["interrupted"]
+
+
+def test_a_group_that_is_gone_for_good_takes_its_holders_lease_along(boxes):
+    lease = boxes.lease("one", 0.0)
+    boxes.forget("a")
+    assert not boxes.beat(lease, 0.0)
+    assert boxes.overview() == {}
+
+
+def test_slots_that_nobody_knows_are_nothing_to_end(boxes):
+    before = boxes.overview()
+    for end in (boxes.lost, boxes.vacate, boxes.retire, boxes.forget):
+        end("unknown")
+    assert boxes.overview() == before
+
+
 def test_results_come_back_in_order_and_once(boxes):
     lease = boxes.lease("one", 0.0)
     job_id = boxes.post(lease, {"kind": "trial"})

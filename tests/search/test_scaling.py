@@ -94,6 +94,12 @@ def test_a_notice_is_heeded_once_and_the_last_seconds_are_not_waited_for() -> No
     assert moves({"a": SlotState(nodes=("n0",), up=True, retiring=True)}, last) == (Move("vacate_now", "a"),)
 
 
+def test_of_several_machines_the_first_to_go_decides() -> None:
+    slot = SlotState(nodes=("n0", "n1", "n2"), up=True)
+    cluster = here("n0", "n1", "n2", draining={"n0": 100.0, "n1": LAST_SECONDS / 2})
+    assert moves({"a": slot}, cluster) == (Move("vacate_now", "a"),)
+
+
 def test_a_machine_that_joins_is_used_and_one_that_is_starting_is_not_counted_twice() -> None:
     up = {"a": SlotState(nodes=("n0",), up=True)}
     assert moves(up, here("n0", "n1"), fitting=2) == (Move("start"),) * 2
