@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from tkd_search.distill.losses import relation
 from tkd_search.distill.similarity import ADAPTED, FEATURE_REWARDS, cka
 
 KINDS = sorted(FEATURE_REWARDS)
@@ -67,6 +68,12 @@ def test_known_values_of_the_adapted_kinds() -> None:
     targets = torch.tensor([[[1.0, 0.0], [5.0, 0.0]]])
     assert float(FEATURE_REWARDS["cos"](predicted, targets)) == pytest.approx(1 - (1 + 0) / 2)
     assert float(FEATURE_REWARDS["mse"](predicted, targets)) == pytest.approx((4 + 25 + 4) / 4)
+
+
+def test_relations_are_compared_at_a_tenth() -> None:
+    student, targets = pair("relation")
+    expected = torch.stack([relation(target, student, 0.1) for target in targets])
+    torch.testing.assert_close(FEATURE_REWARDS["relation"](student, targets), expected)
 
 
 def test_independent_features_read_as_unlike_whatever_their_width() -> None:

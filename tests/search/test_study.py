@@ -121,6 +121,26 @@ class TestEnds:
         study.complete(suggestion.trial_id)
         assert study.trial(suggestion.trial_id).state == "failed"
 
+    def test_a_trial_whose_student_has_no_size_cannot_complete(self):
+        study = open_study()
+        suggestion = study.ask()
+        study.complete(suggestion.trial_id, (0, 0.5))
+        assert study.trial(suggestion.trial_id).state == "failed"
+
+    def test_a_trial_that_broke_teaches_with_the_size_it_was_to_have(self, journal):
+        study = open_study(journal)
+        unseen, seen = study.ask(), study.ask()
+        study.report(seen.trial_id, record(seen, 1))
+        for suggestion in (unseen, seen):
+            study.fail(suggestion.trial_id, "out of memory", 1234)
+        assert [t.bytes for t in open_study(journal).trials()] == [1234, size_of(seen.config)]
+
+    def test_the_front_comes_smallest_first(self):
+        study = open_study()
+        for values in ((3000, 0.9), (2500, 0.6), (1000, 0.5), (2000, 0.7)):
+            study.complete(study.ask().trial_id, values)
+        assert [trial.bytes for trial in study.front()] == [1000, 2000, 3000]
+
     def test_the_first_end_counts(self):
         study = open_study()
         suggestion = study.ask()
