@@ -10,6 +10,7 @@ from rich.table import Table
 from tkd_search.config import Config
 from tkd_search.config_sections import Settings
 from tkd_search.console import Console
+from tkd_search.models.settings import StudentSettings
 from tkd_search.search.points import left_to_sampler
 from tkd_search.search.preflight import plan_slots
 from tkd_search.search.session import local_nodes
@@ -85,20 +86,23 @@ def _show_space(config: Config, console: Console) -> None:
 
 
 def _estimate(config: Config, settings: Settings, slots: int, console: Console, cluster: Path | None) -> None:
-    """Time steps of the default student on this machine and multiply."""
+    """Time steps of students of the space on this machine and multiply."""
     from tkd_search.data import load_data
-    from tkd_search.search.checks import check_search
+    from tkd_search.search.checks import check_search, sample_students
 
     data = load_data(settings.data)
     taps = check_search(config, data)
     batches = max(1, len(data.train.labels) // settings.training.batch_size)
-    seconds = step_seconds(settings, data.num_classes, data.channels, data.size)
+    students = sample_students(config, data)
+    shape = {"classes": data.num_classes, "channels": data.channels, "size": data.size}
+    seconds = sum(step_seconds(settings, student, **shape) for student in students) / len(students)
     epochs = settings.search.trials * settings.training.epochs
     total = epochs * batches * seconds / slots
     console.note(
         f"data: {data.name}, {len(data.train.labels):,} train / {len(data.validation.labels):,} validation / "
         f"{len(data.test.labels):,} test, {data.num_classes} classes; {taps} taps of the big model"
     )
+    console.note(f"classes, in the order of the big model's outputs: {_few(data.classes)}")
     if settings.search.latency_limit is not None:
         fast, slow = (_latency(config, data, end) for end in (0.0, 1.0))
         console.note(
@@ -124,22 +128,28 @@ def _latency(config: Config, data: "DataBundle", end: float) -> float:
     return measure_student(config.settings(point).student, data)
 
 
-def step_seconds(settings: Settings, classes: int, channels: int, size: int) -> float:
-    """Median seconds of a training step of the student at hand, one thread, on this CPU."""
+def step_seconds(
+    settings: Settings, student: StudentSettings, *, classes: int, channels: int, size: int
+) -> float:
+    """Median seconds of a training step of a student, with a worker's threads, on this CPU."""
     import torch
 
     from tkd_search.models import build_student
 
     torch.set_num_threads(max(1, int(settings.resources.cpus_per_worker)))
-    student = build_student(settings.student, classes=classes, channels=channels, size=size).train()
+    model = build_student(student, classes=classes, channels=channels, size=size).train()
     images = torch.randn(settings.training.batch_size, channels, size, size)
     labels = torch.zeros(settings.training.batch_size, dtype=torch.long)
     times = []
     for _ in range(6):
         begin = time.perf_counter()
-        torch.nn.functional.cross_entropy(student(images).logits, labels).backward()
+        torch.nn.functional.cross_entropy(model(images).logits, labels).backward()
         times.append(time.perf_counter() - begin)
     return sorted(times)[len(times) // 2]
+
+
+def _few(names: Sequence[str], most: int = 12) -> str:
+    return ", ".join(names[:most]) + (f", … {names[-1]}" if len(names) > most else "")
 
 
 def _duration(seconds: float) -> str:

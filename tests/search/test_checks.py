@@ -133,6 +133,42 @@ def test_a_size_that_the_student_does_not_have_cannot_be_searched(data, name, ar
         check_search(load_config(None, given), data)
 
 
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (
+            ["student.name={choice: [mobilenet_v2, mobilenet_v7]}"],
+            ["student.name", "mobilenet_v7", "nearest"],
+        ),
+        (["student.name={choice: [mobilenet_v2, 'nopackage:x']}"], ["student.name", "nopackage"]),
+        (["student.args={wdth: {int: [2, 4]}}"], ["student.args", "wdth"]),
+        ([f"student.name={__name__}:half", "student.args={share: {choice: [0.9, 0.1]}}"], ["too narrow"]),
+    ],
+)
+def test_an_option_that_builds_no_student_is_refused_before_anything_starts(data, given, words):
+    with pytest.raises(UserError) as refused:
+        check_search(load_config(None, [*given, "student.width=0.25", "student.depth=1"]), data)
+    for word in words:
+        assert word in str(refused.value)
+
+
+def test_an_argument_of_one_of_several_students_and_sizes_that_fail_are_no_mistake(data):
+    """``half`` stands for a network that wants a width of a half at least."""
+    name = f"student.name={{choice: ['{__name__}:half', '{__name__}:plain']}}"
+    args = "student.args={share: {float: [0.1, 0.9]}}"
+    assert check_search(load_config(None, [name, args, "student.width=0.25", "student.depth=1"]), data) > 1
+
+
+def half(num_classes, share):
+    if share < 0.6:
+        raise ValueError("too narrow")
+    return plain(num_classes, share)
+
+
+def plain(num_classes, share):
+    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, num_classes))
+
+
 def test_terms_at_places_that_no_trial_can_use_need_no_cells(data):
     for given in (["method.name=kd", "method.local=4"], ["bank.grid=4", "method.local=4"]):
         assert check_search(load_config(None, given), data) > 1

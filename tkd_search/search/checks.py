@@ -3,7 +3,7 @@
 import dataclasses
 import random
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import MappingProxyType
 from typing import Any
@@ -26,6 +26,7 @@ from tkd_search.search.rules import rung_rule
 from tkd_search.search.rungs import RungRecord
 from tkd_search.search.samplers import DESIGNS, SAMPLERS
 from tkd_search.search.settings import SearchSettings
+from tkd_search.search.sizes import STUDENT
 from tkd_search.search.space import Choice
 from tkd_search.search.study import SearchStudy, earlier_trials
 from tkd_search.search.trials import StudyTrial
@@ -48,11 +49,51 @@ def check_search(config: Config, data: DataBundle) -> int:
     rung_rule(config, data.num_classes)
     _check_sampler(config)
     warm_start(config)
-    if not any(key.startswith(("student.name", "student.args")) for key in config.space.leaves):
-        student = config.settings().student
-        build_student(student, classes=data.num_classes, channels=data.channels, size=data.size)
+    sample_students(config, data)
     _check_knobs(config)
     return check_candidates(config, data)
+
+
+def sample_students(config: Config, data: DataBundle) -> list[StudentSettings]:
+    """A student for every option of every choice that decides the student; one where there is no choice.
+
+    In the middle of the other leaves where that can be built, else at an end: some sizes may fail, and their
+    trials alone then do.
+
+    Raises:
+        UserError: an option (or any student, by an argument that it does not take) can be built nowhere.
+    """
+    space = config.space
+    given = [
+        {leaf: option}
+        for leaf, distribution in space.leaves.items()
+        if leaf.startswith(STUDENT) and isinstance(distribution, Choice)
+        for option in distribution.options
+    ]
+    names = space.leaves.get("student.name")
+    others = [{"student.name": name} for name in names.options] if isinstance(names, Choice) else [{}]
+    return [
+        _first_that_builds(
+            [
+                config.settings(space.at([share] * len(space.leaves), {**other, **option})).student
+                for other in others
+                for share in (0.5, 0.0, 1.0)
+            ],
+            data,
+        )
+        for option in given or [{}]
+    ]
+
+
+def _first_that_builds(students: Sequence[StudentSettings], data: DataBundle) -> StudentSettings:
+    problems = []
+    for student in students:
+        try:
+            build_student(student, classes=data.num_classes, channels=data.channels, size=data.size)
+            return student
+        except UserError as error:
+            problems.append(error)
+    raise problems[0]
 
 
 def _check_knobs(config: Config) -> None:
