@@ -6,10 +6,15 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import mlflow
 import pytest
+
+from tests.tracking.synthetic import synthetic_search
+from tkd_search.config import load_config
+from tkd_search.tracking import write_summary
 
 SMALL = [
     "--set=training.epochs=3",
@@ -144,11 +149,26 @@ def test_a_whole_search_and_the_same_command_again(tmp_path):
     assert "seed: was 0, is 7" in output
 
 
+def test_a_search_that_found_no_student_is_no_success(tmp_path):
+    """So that `… && python -m tkd_search pick …` ends there; also where the command is given again."""
+    config = load_config(None, [f"output={tmp_path / 'runs'}"], name="bare")
+    trials = synthetic_search().trials
+    failed = tuple(replace(trial, state="failed", reason="too odd") for trial in trials)
+    bare = synthetic_search(name="bare", trials=len(trials))
+    config.folder.mkdir(parents=True)
+    (config.folder / "config.yaml").write_text(config.to_yaml())
+    for front, code in ((bare.front, 0), ((), 1)):
+        write_summary(replace(bare, status="complete", trials=failed, front=front), config.folder)
+        found, output = run(tmp_path, "--name", "bare")
+        assert found == code, output
+        assert "too odd" in output
+
+
 @pytest.mark.slow
 @pytest.mark.exhaustive
 def test_a_search_whose_students_are_all_too_slow_ends_and_says_so(tmp_path):
     code, output = run(tmp_path, *SMALL, "--set=search.trials=3", "--set=search.max_latency=1us")
-    assert code == 0, output
+    assert code == 1, output
     assert "3 too slow to train" in output
     assert "above search.max_latency 0.001 ms" in output
     folder = tmp_path / "runs" / "digits"

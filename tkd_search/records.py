@@ -132,6 +132,11 @@ class SearchRecord:
     parent_run_id: str = ""
     method: str = ""
 
+    @property
+    def found_nothing(self) -> bool:
+        """Whether it ended without a single student: all trials failed, or broke a limit."""
+        return self.status == "complete" and not self.front
+
     def method_of(self, member: FrontMember) -> str:
         """How a member of the front was taught; '' where that is not known."""
         return str(member.config.get("method.name", self.method))

@@ -78,7 +78,7 @@ def start(
     finished = finished_record(config)
     if finished is not None:
         console.front(finished, config.folder)
-        return 0
+        return int(finished.found_nothing)
     show_plan(config, nodes_for(address, None), console, brief=True)
     began = time.monotonic()
     try:
@@ -95,7 +95,7 @@ def start(
     if result.record.status == "interrupted":
         console.note(f"interrupted; go on with: {resume_command(config)}")
         return 130
-    return 0
+    return int(result.record.found_nothing)
 
 
 def resume_command(config: Config) -> str:
