@@ -5,6 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from tests.distill.nets import TinyBig, TinyStudent
+from tkd_search.distill.stages import places
 from tkd_search.distill.taps import Tap, TapReader, as_map, find_taps, find_taps_of_all
 from tkd_search.errors import UserError
 from tkd_search.models.torchvision_compat import torchvision
@@ -122,3 +123,8 @@ def test_a_pattern_need_match_only_one_of_several_models() -> None:
     assert [tap.label for tap in taps] == ["features.5", "logits", "1:body.2", "1:logits"]
     with pytest.raises(UserError):
         find_taps_of_all(models, ("features.5", "head.*.nothing"), example)
+
+
+def test_one_row_or_column_is_no_map() -> None:
+    shapes = ((2, 3, 4, 5), (2, 3, 1, 7), (2, 3, 7, 1), (2, 3))
+    assert [places(shape) for shape in shapes] == [20, 0, 0, 0]
