@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import rich.console
+from rich.box import SIMPLE_HEAD
 from rich.live import Live
 from rich.progress import (
     BarColumn,
@@ -20,8 +21,9 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.table import Table
+from rich.text import Text
 
-from tkd_search.records import SearchRecord, TrialRecord
+from tkd_search.records import FrontMember, SearchRecord, TrialRecord
 from tkd_search.search.standing import Standing
 from tkd_search.tracking.address import run_url
 from tkd_search.tracking.description import human_bytes, percent
@@ -31,6 +33,9 @@ _REASONS, _REASON_LENGTH = 3, 160
 """Of failed trials the terminal shows so many kinds of reasons, and so many characters of each."""
 _FIGURE = re.compile(r"\b(?:\d[\w.+-]*|(?:nan|inf)\b)")
 """A number, as it stands in an error's text."""
+_COLUMNS = ("trial", "student", "method", "size", "ratio", "val", "test", "kept")
+_SPARED, _NARROW = ("method", "ratio"), 70
+"""On terminals with fewer columns the front's table leaves these out."""
 
 
 def hear_interrupts() -> None:
@@ -112,26 +117,8 @@ class Console:
 
     def front(self, record: SearchRecord, folder: Path, seconds: float | None = None) -> None:
         """The front as a table, the big model's figures, and what to do next with the run in ``folder``."""
-        big = record.big_model
-        table = Table(
-            title=f"front of {record.name}: {big.name}, {human_bytes(big.bytes)}, "
-            f"test {big.test_accuracy:.2%}"
-        )
-        for column in ("trial", "student", "method", "size", "ratio", "val", "test", "kept"):
-            left = column in ("trial", "student", "method")
-            table.add_column(column, justify="left" if left else "right", no_wrap=True)
-        for member in record.front:
-            table.add_row(
-                member.trial_id,
-                member.student,
-                record.method_of(member),
-                human_bytes(member.bytes),
-                f"{member.ratio:.3f}",
-                f"{member.val_accuracy:.2%}",
-                percent(member.test_accuracy),
-                percent(member.retention),
-            )
-        self.out.print(table)
+        self.out.print(_front_table(record, narrow=self.out.width < _NARROW))
+        self.out.print()
         states = [trial.state for trial in record.trials]
         spent = sum(trial.epochs_trained for trial in record.trials)
         slow = [trial for trial in record.trials if trial.not_trained]
@@ -148,6 +135,42 @@ class Console:
             self.note(f"  {line}")
         for lead, line in zip(("next:", *[""] * 9), next_steps(record, folder), strict=False):
             self.note(f"  {lead:<5} {line}")
+
+
+def _front_table(record: SearchRecord, *, narrow: bool) -> Table:
+    """The front with whole ids and figures; where there is little room, a student's name takes more lines."""
+    big = record.big_model
+    table = Table(
+        title=f"front of {record.name}: {big.name}, {human_bytes(big.bytes)}, "
+        f"test {percent(big.test_accuracy)}",
+        title_justify="left",
+        box=SIMPLE_HEAD,
+        show_edge=False,
+        padding=(0, 1, 0, 0),  # with the box's own divider two spaces: 80 columns hold a front
+        pad_edge=False,
+    )
+    columns = [column for column in _COLUMNS if not (narrow and column in _SPARED)]
+    for column in columns:
+        left, wraps = column in ("trial", "student", "method"), column == "student"
+        table.add_column(column, justify="left" if left else "right", no_wrap=not wraps, overflow="fold")
+    for member in record.front:
+        cells = _cells(member, record.method_of(member))
+        # Of a text rich would take words in square brackets for its markup.
+        table.add_row(*(Text(cells[column]) for column in columns))
+    return table
+
+
+def _cells(member: FrontMember, method: str) -> dict[str, str]:
+    return {
+        "trial": member.trial_id,
+        "student": member.student,
+        "method": method,
+        "size": human_bytes(member.bytes),
+        "ratio": f"{member.ratio:.3f}",
+        "val": percent(member.val_accuracy),
+        "test": percent(member.test_accuracy),
+        "kept": percent(member.retention, 1),
+    }
 
 
 def failures(record: SearchRecord, folder: Path) -> list[str]:
