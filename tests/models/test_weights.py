@@ -124,7 +124,16 @@ class TestRefusals:
 
     def test_a_whole_pickled_model_is_refused(self, tmp_path: Path) -> None:
         torch.save(nets.tiny(3), tmp_path / "model.pth")
-        self.refusal(nets.tiny(3), tmp_path / "model.pth")
+        error = self.refusal(nets.tiny(3), tmp_path / "model.pth")
+        code = "something else that holds code (torch.nn.modules.container.Sequential)"
+        assert error.found == f"{tmp_path / 'model.pth'}: a whole pickled module, or {code}, not a state dict"
+        assert "save_file(model.state_dict(), path)" in error.hint
+
+    def test_a_pickle_that_torch_cannot_read_is_told_without_torchs_options(self, tmp_path: Path) -> None:
+        (tmp_path / "model.pth").write_bytes(pickle.dumps({"0.weight": [0.5]}, protocol=4))
+        found = self.refusal(nets.tiny(3), tmp_path / "model.pth").found
+        assert "a pickle that is damaged or holds more than tensors" in found
+        assert "weights_only" not in found
 
 
 class Bomb:

@@ -6,6 +6,7 @@ A file that does not fit says which tensors are missing, unknown or of another s
 import hashlib
 import os
 import pickle
+import re
 import tempfile
 import urllib.error
 from collections.abc import Mapping
@@ -35,6 +36,8 @@ _UNREADABLE = (
     AttributeError,
     AssertionError,
 )
+_PICKLED_CODE = re.compile(r"GLOBAL (\S+)")
+"""What torch's restricted unpickler calls a class or function that it does not load."""
 _WRAPPERS = ("state_dict", "model", "model_state_dict", "net")
 _PREFIXES = ("module.", "_orig_mod.", "model.")
 
@@ -112,10 +115,9 @@ def read_state(path: Path, where: str) -> dict[str, Tensor]:
     try:
         loaded: Any = load_file(path) if path.suffix == ".safetensors" else _load_torch(path)
     except _UNREADABLE as error:
-        first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(
             where,
-            f"{path}: {first_line}",
+            f"{path}: {_why_unreadable(error)}",
             "a whole safetensors file, or a torch file that holds tensors alone",
             "save it with safetensors.torch.save_file(model.state_dict(), path)",
         ) from error
@@ -141,6 +143,16 @@ def fit_state(module: nn.Module, state: Mapping[str, Tensor], *, where: str, sou
     if missing or unknown or shapes:
         raise _mismatch(own, given, missing, unknown, shapes, where, source)
     module.load_state_dict(given, strict=True)
+
+
+def _why_unreadable(error: BaseException) -> str:
+    """In a line; torch's own words on pickles are about how to load them all the same."""
+    text = str(error).strip()
+    if isinstance(error, pickle.UnpicklingError):
+        if code := _PICKLED_CODE.search(text):
+            return f"a whole pickled module, or something else that holds code ({code[1]}), not a state dict"
+        return "a pickle that is damaged or holds more than tensors, not a state dict"
+    return text.splitlines()[0] if text else type(error).__name__
 
 
 def _load_torch(path: Path) -> Any:
