@@ -46,6 +46,25 @@ def test_a_result_is_a_table_and_shows_its_picture(tmp_path):
     assert all(member.trial_id in shown for member in record.front)
 
 
+def test_a_printed_result_is_its_counts_its_front_and_its_folder(tmp_path):
+    record = synthetic_search(14)
+    head, names, *rows, folder = str(Result(record, tmp_path)).splitlines()
+    assert head == "digits: complete, 14 trials (10 complete, 4 stopped)"
+    assert names.split() == ["trial_id", "student", "bytes", "val_accuracy", "test_accuracy", "retention"]
+    assert [row.split()[0] for row in rows] == [member.trial_id for member in record.front]
+    first = record.front[0]
+    assert rows[0].split()[-4:] == [
+        str(first.bytes),
+        *(f"{figure:.4f}" for figure in (first.val_accuracy, first.test_accuracy, first.retention)),
+    ]
+    assert folder == str(tmp_path)
+    none = dataclasses.replace(record, front=(), trials=())
+    assert str(Result(none, tmp_path)).splitlines()[:2] == [
+        "digits: complete, no trials",
+        "no student on the front",
+    ]
+
+
 def test_a_result_without_a_front_is_an_empty_table(tmp_path):
     result = Result(dataclasses.replace(synthetic_search(14), front=()), tmp_path)
     assert len(result.front) == 0

@@ -24,7 +24,7 @@ _SHOWN = ("trial_id", "student", "bytes", "ratio", "val_accuracy", "test_accurac
 
 @dataclass(frozen=True)
 class Result:
-    """What a search returns; a notebook shows its picture and table.
+    """What a search returns; a notebook shows its picture and table, ``print`` the table.
 
     Attributes:
         record: everything that was tried.
@@ -51,6 +51,19 @@ class Result:
         if trial_id not in paths:
             raise UserError("trial", trial_id, f"a trial of the front: {', '.join(paths)}")
         return load(self.folder / paths[trial_id])
+
+    def __repr__(self) -> str:
+        record = self.record
+        states = [trial.state for trial in record.trials]
+        counts = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
+        trials = f"{len(states)} trials ({counts})" if states else "no trials"
+        shown = self.front[[name for name in _SHOWN if name != "ratio"]]
+        front = (
+            shown.to_string(index=False, float_format="{:.4f}".format)
+            if len(shown)
+            else "no student on the front"
+        )
+        return f"{record.name}: {record.status}, {trials}\n{front}\n{self.folder}"
 
     def _repr_html_(self) -> str:
         import base64
