@@ -1,5 +1,6 @@
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,7 +12,8 @@ from tests.export.conftest import write
 from tkd_search.data import plain_batches
 from tkd_search.distill.evaluation import evaluate
 from tkd_search.errors import UserError
-from tkd_search.shipping.description import Preprocessing
+from tkd_search.shipping.card import card
+from tkd_search.shipping.description import Preprocessing, read_description
 from tkd_search.shipping.scoring import labelled_files, score
 from tkd_search.shipping.transform import Transform
 
@@ -61,6 +63,20 @@ def test_the_card_says_how_it_was_taught_where_that_was_not_searched(
 ):
     write(tmp_path, digits, trained, method=method)
     assert words in (tmp_path / "README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("onnx", "words"),
+    [(False, "`python -m tkd_search export RUN 0012` makes it"), (True, "`model.onnx` holds")],
+)
+def test_the_card_of_a_network_of_ones_own_says_what_must_be_importable(shipped, onnx, words):
+    theirs = read_description(shipped)
+    own = replace(theirs, architecture=replace(theirs.architecture, name="my.nets:small"))
+    text = card(own, onnx=onnx)
+    assert "built by `small` of the module `my.nets`" in text
+    assert "needs neither that module" in text
+    assert words in text
+    assert "importable" not in card(theirs, onnx=onnx)
 
 
 def test_exchanged_weights_are_refused(tmp_path, digits, trained):

@@ -88,7 +88,20 @@ def _use(one: StudentDescription, *, onnx: bool) -> str:
                 f" Against PyTorch on {verified['samples']} real images: largest difference of logits "
                 f"{verified['difference']:.2g}, {verified['same']} equal predictions."
             )
-    return text
+    return text + _own_code(one, onnx=onnx)
+
+
+def _own_code(one: StudentDescription, *, onnx: bool) -> str:
+    """What must be importable, where the network is built by a function of the user's; else ''."""
+    module, colon, function = one.architecture.name.partition(":")
+    if not colon:
+        return ""
+    made = "" if onnx else f" (`python -m tkd_search export RUN {one.trial_id}` makes it)"
+    return (
+        f"\n\nThe network is built by `{function}` of the module `{module}`, which is not in this folder: "
+        "`tkd_search.load` and MLflow's model need it importable (installed, or its folder on `PYTHONPATH`). "
+        f"`{ONNX_FILE}`{made} holds the whole network and needs neither that module nor tkd_search."
+    )
 
 
 def _int8(one: StudentDescription) -> str:
