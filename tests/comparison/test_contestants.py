@@ -57,6 +57,23 @@ def test_contestants_of_different_sizes_are_no_comparison_of_methods():
 
 
 @pytest.mark.parametrize(
+    ("leaf", "proposed"),
+    [
+        ("student.args={dropout: {float: [0.1, 0.5]}}", "student.args.dropout=0.3"),
+        ("student.width={float: [0.12345, 0.12346]}", "student.width=0.12345"),
+        ("student.args={width: {int: [2, 16]}}", "student.args.width=9"),
+        ("student.name={choice: [mobilenet_v2, mnasnet1_0]}", "student.name=mnasnet1_0"),
+    ],
+)
+def test_the_size_that_is_proposed_is_one_that_the_leaf_may_have(leaf, proposed):
+    (kd,) = parse_contestants(["kd"])
+    given = [*FIXED, "student.name=tests.models.nets:tiny"] if "width: {int" in leaf else FIXED
+    with pytest.raises(UserError) as refused:
+        search_config(load_config(None, [*given, leaf], name="c"), kd, 7)
+    assert refused.value.hint.startswith(f"fix it, for instance --set {proposed}")
+
+
+@pytest.mark.parametrize(
     "change", ["student.width=0.1", "student.name=resnet18", "student.args={dropout: 0.5}"]
 )
 def test_a_variant_of_another_student_is_refused(change):

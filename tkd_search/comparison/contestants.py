@@ -1,6 +1,8 @@
 """Who takes part in a comparison, and the experiment that each of them is."""
 
 import copy
+import json
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, get_args
@@ -10,6 +12,7 @@ import yaml
 from tkd_search.config import Config, parse_config, with_overrides
 from tkd_search.distill.settings import MethodName
 from tkd_search.errors import UserError
+from tkd_search.search.space import Distribution
 
 METHODS: tuple[str, ...] = get_args(MethodName)
 
@@ -89,7 +92,7 @@ def search_config(config: Config, contestant: Contestant, trials: int) -> Config
             sized[0],
             "a distribution",
             "one size for all contestants: a comparison is one of methods, not of sizes",
-            f"fix it, for instance --set {sized[0]}=0.25",
+            f"fix it, for instance --set {_one_of(sized[0], changed.space.leaves[sized[0]])}",
         )
     # An experiment that searches the size has none of its own: see check_equal_students.
     if not _sized(config):
@@ -116,6 +119,15 @@ def check_equal_students(configs: Mapping[str, Config]) -> None:
 
 def _sized(config: Config) -> list[str]:
     return [key for key in config.space.leaves if key.startswith("student.")]
+
+
+def _one_of(key: str, distribution: Distribution) -> str:
+    """``key=value`` as a shell takes it, with a value in the middle of what is searched."""
+    value = distribution.at(0.5)
+    if isinstance(value, float) and distribution.contains(short := float(f"{value:.2g}")):
+        value = short
+    text = value if isinstance(value, str) else json.dumps(value)
+    return shlex.quote(f"{key}={text}")
 
 
 def _check_same_student(label: str, config: Config, other: Config) -> None:
