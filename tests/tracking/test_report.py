@@ -43,6 +43,25 @@ def test_the_page_says_how_students_were_taught_also_where_nothing_else_was_trie
     assert page.read_text().count("<td class='l'>dkd</td>") == len(record.front)
 
 
+@pytest.mark.parametrize(("weak", "words"), [(1, "1 weaker trial lies"), (2, "2 weaker trials lie")])
+def test_trials_below_the_window_are_counted_in_good_grammar(tmp_path, weak, words):
+    record = synthetic_search()
+    _, _, page = write_report(with_weakest(record, weak), tmp_path)
+    assert f"{words} below this window" in page.read_text()
+
+
+def with_weakest(record, count):
+    """The search with only so many trials below the picture's window."""
+    front = {member.trial_id for member in record.front}
+    rest = [trial for trial in record.trials if trial.trial_id not in front]
+    weak = [
+        dataclasses.replace(trial, epochs=(EpochRecord(epoch=1, val_accuracy=0.12),))
+        for trial in rest[:count]
+    ]
+    members = [trial for trial in record.trials if trial.trial_id in front]
+    return dataclasses.replace(record, trials=(*weak, *members))
+
+
 def test_several_searches_side_by_side(tmp_path):
     records = [synthetic_search(), synthetic_search(20, seed=5, name="other")]
     csv, _, page = write_report(records, tmp_path)

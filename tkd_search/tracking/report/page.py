@@ -113,9 +113,8 @@ def _heading(records: Sequence[SearchRecord]) -> str:
 
 def _main_chart(records: Sequence[SearchRecord], links: dict[str, dict[str, str]]) -> str:
     figure, hidden = charts.front_chart(records, links)
-    below = (
-        f"{hidden} weaker trials lie below this window: double-click to see everything. " if hidden else ""
-    )
+    weaker = "weaker trial lies" if hidden == 1 else "weaker trials lie"
+    below = f"{hidden} {weaker} below this window: double-click to see everything. " if hidden else ""
     click = "Click a point to open the trial's page. " if any(links.values()) else ""
     note = f"{below}{click}Hover for a trial's settings; drag to zoom."
     return (
