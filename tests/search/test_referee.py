@@ -282,6 +282,14 @@ def test_a_student_that_cannot_be_built_fails_alone(tmp_path):
     assert again.trials() == referee.trials()
 
 
+def test_a_trial_that_never_began_took_no_time(tmp_path):
+    _, referee = open_referee(
+        tmp_path, Page(), Power(10_000), "search.trials=12", measure=some_cannot_be_built
+    )
+    search(referee)
+    assert {trial.seconds for trial in referee.trials() if trial.state == "failed"} == {0.0}
+
+
 class Result(dict):
     """What Tune hands to its parts."""
 

@@ -52,6 +52,14 @@ def trial_event(kind, time, **data):
     return Event(sequence=time, time=time, kind=kind, data=data)
 
 
+def test_a_trial_that_failed_before_it_was_built_has_no_size(events):
+    """A size of 0 would put failures on top of runs that are sorted by it."""
+    told = {"trial_id": "0000", "student": "none", "params": {}, "bytes": 0, "parameters": 0}
+    failed = Event(sequence=0, time=1, kind="trial_started", data=told)
+    (change,) = changes(context_of(events), [failed])
+    assert (change.name, change.points) == ("0000 none", ())
+
+
 def end_of(*events):
     (change,) = changes(Context(), events)
     return change.status, change.ended, change.retold

@@ -228,7 +228,8 @@ class Referee:
             self._study.fail(trial_id, f"ended after epoch {last} of {self._full}", record.bytes)
         told = self._study.trial(trial_id)
         state, reason = told.state, told.reason
-        seconds = record.seconds + time.monotonic() - self._started.get(trial_id, time.monotonic())
+        now = time.monotonic()
+        seconds = record.seconds + now - self._started.get(trial_id, now)
         record = replace(record, state=state, reason=reason, seconds=seconds)
         self._trials[trial_id] = record
         self._log.append(

@@ -197,16 +197,22 @@ def _trial_started(context: Context, event: Event) -> RunChange:
     again = RunChange(trial_id=data["trial_id"], status="RUNNING", tags={TAG_STATE: "running"})
     if data.get("again"):
         return again
-    figures = {"bytes": data["bytes"], "parameters": data["parameters"]}
-    if context.big_model is not None and context.big_model.bytes:
-        figures["ratio"] = data["bytes"] / context.big_model.bytes
     return replace(
         again,
         name=f"{data['trial_id']} {data['student']}",
         started=event.time,
         params=flat_params({"student": data["student"], **data["params"]}),
-        points=tuple(_point(event, key, value, 0) for key, value in figures.items()),
+        points=tuple(_point(event, key, value, 0) for key, value in _size_figures(context, data).items()),
     )
+
+
+def _size_figures(context: Context, data: Mapping[str, Any]) -> dict[str, float]:
+    if not data["bytes"]:
+        return {}  # never built: as the smallest student of all it would lead the runs sorted by size
+    figures = {"bytes": data["bytes"], "parameters": data["parameters"]}
+    if context.big_model is not None and context.big_model.bytes:
+        figures["ratio"] = data["bytes"] / context.big_model.bytes
+    return figures
 
 
 def _epoch_points(event: Event) -> tuple[Point, ...]:
