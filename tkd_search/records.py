@@ -111,7 +111,8 @@ class SearchRecord:
 
     ``hypervolume`` is in [0, 1]; ``history`` holds (epochs spent, hypervolume) after each trial ended;
     ``reference_point`` is (bytes of F, chance accuracy). ``method`` is the one that taught every trial, ''
-    where methods are searched and each trial's configuration has its own.
+    where methods are searched and each trial's configuration has its own. ``wall_seconds`` are those of all
+    the search's drivers, from data to tested front.
     """
 
     name: str

@@ -335,13 +335,18 @@ def test_what_breaks_a_search_ends_it_and_leaves_its_trials_to_the_next(tmp_path
 
 
 def test_hours_are_counted_over_all_drivers_of_a_search():
-    def event(kind, seconds):
-        return Event(sequence=0, time=1_000_000 + seconds * 1000, kind=kind, data={})
+    def event(kind, at, **data):
+        return Event(sequence=0, time=1_000_000 + at * 1000, kind=kind, data=data)
 
     two = [event("driver", 0), event("epoch", 60), event("driver", 5000), event("end", 5030)]
     assert seconds_spent([]) == 0
     assert seconds_spent(two) == 90
     assert seconds_spent(two[1:]) == 30  # a log of before there were such entries
+    opened, closed = event("driver", 5000, seconds=40.5), event("driver_end", 5036)
+    assert seconds_spent([*two[:2], opened, two[3]]) == 60 + 40.5 + 30  # F's training came before
+    assert seconds_spent([*two[:2], opened, two[3], closed]) == 60 + 40.5 + 36
+    ended = event("end", 5030, seconds=7.0)  # a trial's seconds, not its driver's
+    assert seconds_spent([ended, closed]) == 6
     limits = SearchSettings(trials=9, max_hours=1.0)
     at = Budget(limits, 90.0, 0.0, clock=lambda: 3600 - 90)
     before = Budget(limits, 90.0, 0.0, clock=lambda: 3600 - 91)
@@ -350,6 +355,17 @@ def test_hours_are_counted_over_all_drivers_of_a_search():
     )
     assert at.exhausted(standing, 1, []) == "1 hours"
     assert before.exhausted(standing, 1, []) == ""
+
+
+def test_a_driver_that_ended_says_so_in_the_log_and_the_next_reads_over_it(tmp_path):
+    page = Page()
+    _, referee = open_referee(tmp_path, page, Power(10_000))
+    search(referee)
+    referee.driver_ended()
+    log = tmp_path / "epochs" / "spool.jsonl"
+    assert json.loads(log.read_text().splitlines()[-1])["kind"] == "driver_end"
+    study, again = open_referee(tmp_path, page, Power(10_000))
+    check(tmp_path, page, study, again)
 
 
 def test_whichever_limit_is_reached_first_ends_a_search():

@@ -12,7 +12,10 @@ if TYPE_CHECKING:
     from tkd_search.search.standing import Standing
 
 DRIVER = "driver"
-"""Kind of the entry with which a driver begins in the epoch log."""
+"""Kind of the entry with which a driver begins in the epoch log; ``seconds`` it had worked by then."""
+
+DRIVER_END = "driver_end"
+"""Kind of its last entry; one that was killed has none."""
 
 
 @dataclass(frozen=True)
@@ -22,7 +25,7 @@ class Budget:
     Attributes:
         settings: trials, hours, epochs and plateau allowed.
         spent: seconds of earlier drivers of this search.
-        started: clock reading at the start of this driver, in seconds.
+        started: clock reading at the start of this driver, in seconds: before F is trained.
         clock: seconds, monotonic.
     """
 
@@ -55,14 +58,19 @@ class Budget:
 
 
 def seconds_spent(events: Iterable[Event]) -> float:
-    """Seconds from each driver's first entry in the epoch log to its last, over all drivers of a search."""
-    total, began, last = 0, 0, 0
+    """Seconds from each driver's start to its last entry in the epoch log, over all drivers of a search."""
+    total, began, last = 0.0, 0.0, 0.0
     for event in events:
         if event.kind == DRIVER or not began:
             total += last - began
-            began = event.time
+            began = event.time - 1000 * _seconds_before(event)
         last = event.time
     return (total + last - began) / 1000
+
+
+def _seconds_before(event: Event) -> float:
+    """What its driver had worked before an entry; unknown in logs of before this was written down."""
+    return float(event.data.get("seconds", 0)) if event.kind == DRIVER else 0.0
 
 
 def _flat(values: Sequence[float], plateau: int) -> bool:

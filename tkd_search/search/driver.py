@@ -107,7 +107,7 @@ def run_search(
         parts = bank_parts(settings.resources, live_nodes(), pool.attached(), rows)
         bank = prepare_bank(config, data, data_folder, weights, place.cache, broker, progress, threads, parts)
         prepared = Prepared(data, data_folder, weights, figures, bank)
-        referee = _referee(config, place, prepared, candidates, tracker, progress)
+        referee = _referee(config, place, prepared, candidates, tracker, progress, began)
         progress.stage("search", settings.search.trials)
         status: Status = "complete"
         try:
@@ -115,7 +115,7 @@ def run_search(
         except KeyboardInterrupt:
             status = "interrupted"
         progress.stage("front", None)
-        return finish(
+        record = finish(
             config,
             place.folder,
             place.trials,
@@ -124,8 +124,10 @@ def run_search(
             broker,
             tracker,
             status=status,
-            seconds=referee.seconds_before + time.monotonic() - began,
+            seconds=lambda: referee.seconds_before + time.monotonic() - began,
         )
+        referee.driver_ended()
+        return record
 
 
 def _referee(
@@ -135,6 +137,7 @@ def _referee(
     candidates: int,
     tracker: Tracker,
     progress: Progress,
+    began: float,
 ) -> Referee:
     settings, data = config.settings(), prepared.data
 
@@ -168,11 +171,11 @@ def _referee(
     )
     log = Spool(place.folder / "epochs")
     spent = seconds_spent(all_events(log.path))
-    log.append(DRIVER, {})
+    log.append(DRIVER, {"seconds": time.monotonic() - began})
     return Referee(
         config,
         study,
-        Budget(settings.search, spent),
+        Budget(settings.search, spent, began),
         measure=measure,
         tracker=tracker,
         log=log,

@@ -1,6 +1,7 @@
 """The end of a search: the front tested once, its files put together, everything written and tracked."""
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -32,7 +33,7 @@ def finish(
     tracker: Tracker,
     *,
     status: Status,
-    seconds: float,
+    seconds: Callable[[], float],
 ) -> SearchRecord:
     """Write summary, report, students and tracking; the record of the search.
 
@@ -48,7 +49,7 @@ def finish(
         broker: of the worker groups that test the front.
         tracker: is told.
         status: how the search ended.
-        seconds: of this driver, and of earlier ones from their first trial on.
+        seconds: of this driver and of earlier ones, asked once the front is tested.
     """
     standing = referee.standing()
     tested = _test(config, folder, trials, prepared, standing.front, broker) if status == "complete" else {}
@@ -69,7 +70,7 @@ def finish(
         full_budget=settings.training.epochs,
         hypervolume=standing.hypervolume,
         reference_point=(float(prepared.big_model.bytes), 1.0 / prepared.data.num_classes),
-        wall_seconds=seconds,
+        wall_seconds=seconds(),
         history=tuple(referee.history),
         tracking_uri=ids.tracking_uri,
         experiment_id=ids.experiment_id,

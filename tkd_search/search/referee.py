@@ -16,7 +16,7 @@ from tkd_search.config_sections import Settings
 from tkd_search.errors import UserError
 from tkd_search.models.settings import StudentSettings
 from tkd_search.records import EpochRecord, TrialRecord
-from tkd_search.search.budget import DRIVER, Budget
+from tkd_search.search.budget import DRIVER, DRIVER_END, Budget
 from tkd_search.search.latency import too_slow
 from tkd_search.search.points import clip_point, describe_student
 from tkd_search.search.rungs import RungRecord, Stop
@@ -279,8 +279,12 @@ class Referee:
 
     @property
     def seconds_before(self) -> float:
-        """Seconds that earlier drivers of this search had spent on trials."""
+        """Seconds that earlier drivers of this search had spent."""
         return self._budget.spent
+
+    def driver_ended(self) -> None:
+        """Note in the log that this driver is done, so that a later one counts its time to the end."""
+        self._log.append(DRIVER_END, {})
 
     def standing(self) -> Standing:
         """Counts, the front of complete trials, and its hypervolume."""
@@ -290,7 +294,7 @@ class Referee:
         """Rebuild trials, epochs and the hypervolume's history from the epoch log."""
         epochs: dict[str, list[EpochRecord]] = {}
         for event in all_events(self._log.path):
-            if event.kind == DRIVER:
+            if event.kind in (DRIVER, DRIVER_END):
                 continue
             trial_id = event.data["trial_id"]
             if event.kind == "epoch":

@@ -19,7 +19,10 @@ class SearchSettings:
         26, ge=1, doc="number of trials; 1 by default where nothing is searched", searchable=False
     )
     max_hours: float | None = setting(
-        None, gt=0, doc="wall-clock budget in hours, over all drivers", searchable=False
+        None,
+        gt=0,
+        doc="wall-clock budget in hours, over all drivers, the big model's training included",
+        searchable=False,
     )
     max_epochs: int | None = setting(
         None,
