@@ -1,7 +1,6 @@
 """What the user sees of a search in the terminal; plain lines where it is no terminal."""
 
 import math
-import re
 import shlex
 import signal
 from collections.abc import Iterator
@@ -23,16 +22,13 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-from tkd_search.records import FrontMember, SearchRecord, TrialRecord
+from tkd_search.records import FrontMember, SearchRecord
 from tkd_search.search.standing import Standing
 from tkd_search.tracking.address import run_url
 from tkd_search.tracking.description import human_bytes, percent
+from tkd_search.tracking.reasons import reason_lines
 from tkd_search.tracking.summary import RECORD_FILE
 
-_REASONS, _REASON_LENGTH = 3, 160
-"""Of failed trials the terminal shows so many kinds of reasons, and so many characters of each."""
-_FIGURE = re.compile(r"\b(?:\d[\w.+-]*|(?:nan|inf)\b)")
-"""A number, as it stands in an error's text."""
 _COLUMNS = ("trial", "student", "method", "size", "ratio", "val", "test", "kept")
 _SPARED, _NARROW = ("method", "ratio"), 70
 """On terminals with fewer columns the front's table leaves these out."""
@@ -174,27 +170,13 @@ def _cells(member: FrontMember, method: str) -> dict[str, str]:
 
 
 def failures(record: SearchRecord, folder: Path) -> list[str]:
-    """Why trials failed, a line per kind of reason, and where the whole text is; empty where none did.
-
-    Reasons that differ in their figures alone are one kind, told by its first trial.
-    """
+    """Why trials failed, a line per kind of reason, and where the whole text is; empty where none did."""
     failed = [trial for trial in record.trials if trial.state == "failed"]
     if not failed:
         return []
-    kinds: dict[str, list[TrialRecord]] = {}
-    for trial in failed:
-        kinds.setdefault(_FIGURE.sub("#", _first_line(trial.reason)), []).append(trial)
-    often = sorted(kinds.values(), key=len, reverse=True)
-    lines = [f"{len(kind)} × {_first_line(kind[0].reason)} ({kind[0].trial_id})" for kind in often[:_REASONS]]
-    rest = sum(map(len, often[_REASONS:]))
     store = ", and each trial's tag `reason` in MLflow" if record.tracking_uri else ""
     whole = f"more of them: {folder / RECORD_FILE}{store}"
-    return [*lines, *([f"{rest} × other reasons"] if rest else []), whole]
-
-
-def _first_line(reason: str) -> str:
-    line = reason.strip().partition("\n")[0] or "no reason given"
-    return line if len(line) <= _REASON_LENGTH else f"{line[: _REASON_LENGTH - 1]}…"
+    return [*reason_lines(failed), whole]
 
 
 def next_steps(record: SearchRecord, folder: Path) -> list[str]:

@@ -94,6 +94,44 @@ def test_unfinished_and_odd_searches_have_a_report(tmp_path, kind):
     assert "<script>alert(1)" not in files[2].read_text()
 
 
+def never_complete(state, reasons):
+    """A search whose trials all ended before their first epoch was over."""
+    record = synthetic_search(trials=len(reasons))
+    trials = tuple(
+        dataclasses.replace(trial, state=state, reason=reason, epochs=())
+        for trial, reason in zip(record.trials, reasons, strict=True)
+    )
+    empty = tuple((0, 0.0) for _ in trials)
+    return dataclasses.replace(record, trials=trials, front=(), history=empty, hypervolume=0.0)
+
+
+def page_of(record, folder):
+    """What the report's page holds beside plotly's code."""
+    return write_report(record, folder)[2].read_text().partition("<main>")[2]
+
+
+@pytest.mark.parametrize("state", ["failed", "stopped"])
+def test_where_no_trial_completed_the_page_says_why_and_draws_nothing_empty(tmp_path, state):
+    reasons = ["the loss <is> nan in epoch 1", "the loss <is> inf in epoch 2", "no such tap"]
+    page = page_of(never_complete(state, reasons), tmp_path)
+    assert "No trial has completed, so there is no front." in page
+    assert "<li>2 × the loss &lt;is&gt; nan in epoch 1 (0000)</li><li>1 × no such tap (0002)</li>" in page
+    for words in ("plotly", "<table>", "Size against", "Learning curves", "Hypervolume over epochs"):
+        assert words not in page
+    interrupted = dataclasses.replace(never_complete(state, reasons), status="interrupted")
+    assert "No trial has completed yet, so there is no front." in page_of(interrupted, tmp_path)
+
+
+def test_beside_a_search_without_a_front_the_other_is_drawn(tmp_path):
+    empty = dataclasses.replace(never_complete("failed", ["no such tap"]), name="empty")
+    page = page_of([empty, synthetic_search(14)], tmp_path)
+    assert page.count("<table>") == page.count("Learning curves · ") == 1
+    assert "<li>1 × no such tap (0000)</li>" in page
+    assert '"front of empty"' not in page, "a legend for nothing"
+    running = dataclasses.replace(synthetic_search(14), front=(), status="running")
+    assert "The front is chosen when the search ends." in page_of(running, tmp_path)
+
+
 def test_links_lead_to_the_run_where_it_is_known_and_to_a_filter_otherwise(tmp_path):
     there = {"experiment_id": "7", "parent_run_id": "p"}
     assert trial_links(synthetic_search(trials=3, tracking_uri="sqlite:///x.db", **there), tmp_path) == {}

@@ -61,8 +61,12 @@ def _layout(figure: Any, height: int, **more: Any) -> Any:
     return figure
 
 
-def front_chart(records: Sequence[SearchRecord], links: Mapping[str, Mapping[str, str]]) -> tuple[Any, int]:
-    """Size against accuracy, and how many trials lie below the window it opens with."""
+def front_chart(
+    records: Sequence[SearchRecord], links: Mapping[str, Mapping[str, str]]
+) -> tuple[Any | None, int]:
+    """Size against accuracy, and how many trials lie below the window it opens with; None without trials."""
+    if not any(map(shown_trials, records)):
+        return None, 0
     figure = go.Figure()
     for place, record in enumerate(records):
         _trials(figure, record, place, links[record.name], several=len(records) > 1)
@@ -111,6 +115,8 @@ def _trials(
 def _front(figure: Any, record: SearchRecord, place: int, links: Mapping[str, str], *, several: bool) -> None:
     by_id = {trial.trial_id: trial for trial in record.trials}
     members = [member for member in front_by_size(record) if member.trial_id in by_id]
+    if not members:
+        return
     colour = SERIES[place % len(SERIES)]
     _points(
         figure,
@@ -239,8 +245,10 @@ def taps_chart(record: SearchRecord) -> Any | None:
     return figure
 
 
-def hypervolume_chart(records: Sequence[SearchRecord]) -> Any:
-    """How the front grew with the epochs spent."""
+def hypervolume_chart(records: Sequence[SearchRecord]) -> Any | None:
+    """How the front grew with the epochs spent; None where there never was one."""
+    if not any(volume > 0 for record in records for _, volume in record.history):
+        return None
     figure = go.Figure()
     for place, record in enumerate(records):
         figure.add_trace(
@@ -259,10 +267,12 @@ def hypervolume_chart(records: Sequence[SearchRecord]) -> Any:
     return figure
 
 
-def learning_chart(record: SearchRecord) -> Any:
-    """Validation accuracy over epochs of the front's members, darker for larger students."""
+def learning_chart(record: SearchRecord) -> Any | None:
+    """Validation accuracy over epochs of the front's members, darker for larger; None without any."""
     by_id = {trial.trial_id: trial for trial in record.trials}
     members = [member for member in front_by_size(record) if member.trial_id in by_id]
+    if not members:
+        return None
     figure = go.Figure()
     for place, member in enumerate(members):
         epochs = by_id[member.trial_id].epochs

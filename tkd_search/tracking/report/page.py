@@ -5,9 +5,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from plotly.offline import get_plotlyjs
+
 from tkd_search.files import write_text
 from tkd_search.records import SearchRecord
 from tkd_search.tracking.address import run_url
+from tkd_search.tracking.reasons import reason_lines
 from tkd_search.tracking.report import charts
 from tkd_search.tracking.report.figures import front_by_size
 from tkd_search.tracking.report.importance import importances
@@ -63,7 +66,7 @@ def write_page(records: Sequence[SearchRecord], path: Path, tracking: Path) -> P
 
 
 def render(records: Sequence[SearchRecord], tracking: Path) -> str:
-    """The whole page as text, plotly's code (4.8 MB) included."""
+    """The whole page as text, plotly's code (4.8 MB) included where anything is drawn."""
     links = {record.name: trial_links(record, tracking) for record in records}
     title = ", ".join(record.name for record in records)
     body = "".join(
@@ -79,9 +82,15 @@ def render(records: Sequence[SearchRecord], tracking: Path) -> str:
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{html.escape(title)} · Pareto front</title><style>{_STYLE}</style></head>"
+        f"<title>{html.escape(title)} · Pareto front</title><style>{_STYLE}</style>{_code(body)}</head>"
         f"<body><main>{body}</main></body></html>\n"
     )
+
+
+def _code(body: str) -> str:
+    """Plotly's code, as its own pages hold it."""
+    local = "window.PlotlyConfig = {MathJaxConfig: 'local'};"
+    return f"<script>{local}</script><script>{get_plotlyjs()}</script>" if "Plotly.newPlot" in body else ""
 
 
 def _heading(records: Sequence[SearchRecord]) -> str:
@@ -113,13 +122,15 @@ def _heading(records: Sequence[SearchRecord]) -> str:
 
 def _main_chart(records: Sequence[SearchRecord], links: dict[str, dict[str, str]]) -> str:
     figure, hidden = charts.front_chart(records, links)
+    if figure is None:
+        return ""
     weaker = "weaker trial lies" if hidden == 1 else "weaker trials lie"
     below = f"{hidden} {weaker} below this window: double-click to see everything. " if hidden else ""
     click = "Click a point to open the trial's page. " if any(links.values()) else ""
     note = f"{below}{click}Hover for a trial's settings; drag to zoom."
     return (
         "<section><h2>Size against accuracy</h2><p class='note'>Validation accuracy; up and to the left is "
-        f"better. {note}</p>{_plot(figure, 'front', script=True, click=any(links.values()))}</section>"
+        f"better. {note}</p>{_plot(figure, 'front', main=True, click=any(links.values()))}</section>"
     )
 
 
@@ -128,13 +139,13 @@ def _details(records: Sequence[SearchRecord]) -> str:
     for record in records:
         suffix = f" · {record.name}" if len(records) > 1 else ""
         sections += [_importance(record, suffix), _taps(record, suffix)]
-    sections.append(_section("Hypervolume over epochs", "", charts.hypervolume_chart(records), "hypervolume"))
+    if (grown := charts.hypervolume_chart(records)) is not None:
+        sections.append(_section("Hypervolume over epochs", "", grown, "hypervolume"))
     for place, record in enumerate(records):
         suffix = f" · {record.name}" if len(records) > 1 else ""
         text = "Validation accuracy of the front's members; darker is larger."
-        sections.append(
-            _section(f"Learning curves{suffix}", text, charts.learning_chart(record), f"learning{place}")
-        )
+        if (curves := charts.learning_chart(record)) is not None:
+            sections.append(_section(f"Learning curves{suffix}", text, curves, f"learning{place}"))
     return "".join(sections)
 
 
@@ -174,16 +185,16 @@ def _section(title: str, note: str, figure: Any, name: str) -> str:
     )
 
 
-def _plot(figure: Any, name: str, *, script: bool = False, click: bool = False) -> str:
+def _plot(figure: Any, name: str, *, main: bool = False, click: bool = False) -> str:
     return str(
         figure.to_html(
             full_html=False,
-            include_plotlyjs=script,
+            include_plotlyjs=False,
             div_id="".join(letter if letter.isalnum() else "-" for letter in name),
             post_script=_CLICK if click else None,
             config={
                 "displaylogo": False,
-                "displayModeBar": "hover" if script else False,
+                "displayModeBar": "hover" if main else False,
                 "responsive": True,
                 "scrollZoom": False,
                 "modeBarButtons": [["toImage", "resetScale2d"]],  # more would cover a narrow page's legend
@@ -198,6 +209,8 @@ def _fronts(records: Sequence[SearchRecord], links: dict[str, dict[str, str]]) -
 
 
 def _front(record: SearchRecord, links: dict[str, str], *, several: bool) -> str:
+    if not record.front:
+        return _no_front(record, several=several)
     latency = sorted({size for member in record.front for size in member.latency_ms})
     names = [
         "size",
@@ -241,3 +254,21 @@ def _front(record: SearchRecord, links: dict[str, str], *, several: bool) -> str
         f"<section><h2>{html.escape(title)}</h2><p class='note'>{note}</p><div class='scroll'><table>"
         f"<thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table></div></section>"
     )
+
+
+def _no_front(record: SearchRecord, *, several: bool) -> str:
+    """Where the front would be: why there is none."""
+    title = html.escape(f"The front of {record.name}" if several else "The front")
+    if any(trial.state == "complete" for trial in record.trials):
+        note = "<p class='note'>The front is chosen when the search ends.</p>"
+    else:
+        note = _none_complete(record)
+    return f"<section><h2>{title}</h2>{note}</section>"
+
+
+def _none_complete(record: SearchRecord) -> str:
+    yet = "" if record.status == "complete" else " yet"
+    lines = reason_lines(trial for trial in record.trials if trial.state in ("failed", "stopped"))
+    items = "".join(f"<li>{html.escape(line)}</li>" for line in lines)
+    why = f" Why trials ended:</p><ul>{items}</ul>" if items else "</p>"
+    return f"<p>No trial has completed{yet}, so there is no front.{why}"
