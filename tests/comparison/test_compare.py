@@ -31,7 +31,7 @@ def compare(folder: Path, *arguments: str) -> tuple[int, str, str]:
     [
         (["--methods", "kd,tdk"], ["tdk", "tkd"]),
         (["--set=student.width=0.2", "--base", "ce", "--methods", "kd"], ["--base", "ce"]),
-        ([], ["student.width", "--set student.width=0.25"]),
+        ([], ["student.width", "--set student.width=0.24"]),
         (["--set=student.width=0.2", "--ablate", "x:method.nope=1"], ["method.nope"]),
         (
             ["--set=student.width=0.2", "--variant", "x:student.width=0.1"],

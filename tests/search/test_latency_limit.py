@@ -118,9 +118,9 @@ def test_a_resumed_search_keeps_what_was_judged(tmp_path):
 
 
 def test_a_driver_that_died_while_it_measured_judges_the_trial_when_it_is_back(tmp_path):
-    study, _ = open_referee(tmp_path, LIMIT, "search.enqueue=[{student.width: 0.9}]")
-    assert study.ask().config["student.width"] == 0.9
-    _, referee = open_referee(tmp_path, LIMIT, "search.enqueue=[{student.width: 0.9}]")
+    study, _ = open_referee(tmp_path, LIMIT, "search.enqueue=[{student.width: 0.6}]")
+    assert study.ask().config["student.width"] == 0.6
+    _, referee = open_referee(tmp_path, LIMIT, "search.enqueue=[{student.width: 0.6}]")
     first = referee.next_trial()
     assert first.trial_id != "t0000"
     assert referee.trials()[0].not_trained
