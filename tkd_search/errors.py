@@ -2,6 +2,7 @@
 
 import difflib
 from collections.abc import Iterable
+from typing import Any
 
 
 class UserError(Exception):
@@ -23,7 +24,7 @@ class UserError(Exception):
             lines.append(f"  {hint}")
         super().__init__("\n".join(lines))
 
-    def __reduce__(self) -> tuple[type, tuple[str, str, str, str]]:
+    def __reduce__(self) -> tuple[type, tuple[Any, ...]]:
         """Survive a trip between processes (the default would replay one message as four arguments)."""
         return type(self), (self.where, self.found, self.allowed, self.hint)
 

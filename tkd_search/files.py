@@ -25,7 +25,7 @@ class DiskFullError(UserError):
         )
         self.path, self.reason = path, reason
 
-    def __reduce__(self) -> tuple[type, tuple[Path, str]]:  # type: ignore[override]
+    def __reduce__(self) -> tuple[type, tuple[Any, ...]]:
         """Survive a trip between processes."""
         return type(self), (self.path, self.reason)
 
@@ -79,7 +79,7 @@ def write_bytes(path: Path, content: bytes, *, durable: bool = False) -> None:
 
 
 def sync(path: Path) -> None:
-    """Wait until the file's bytes are on the disk (any process may do this for another's writes)."""
+    """Wait until a file's bytes, or a folder's names, are on the disk (also those of another process)."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

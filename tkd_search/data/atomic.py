@@ -1,12 +1,13 @@
 """Folders that are either whole or not there."""
 
 import errno
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from tkd_search.files import sync
 
 
 @contextmanager
@@ -22,9 +23,9 @@ def whole_folder(target: Path) -> Iterator[Path]:
         yield partial
         partial.chmod(0o755)
         for file in partial.iterdir():
-            _flush(file)
+            sync(file)
         _take_place(partial, target)
-        _flush(target.parent)
+        sync(target.parent)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
@@ -42,11 +43,3 @@ def _take_place(partial: Path, target: Path) -> None:
         with suppress(FileNotFoundError):  # another writer has just moved it
             target.rename(old / "old")
         shutil.rmtree(old, ignore_errors=True)
-
-
-def _flush(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
