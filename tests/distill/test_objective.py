@@ -19,7 +19,7 @@ from tkd_search.distill.objective import (
     student_cells,
 )
 from tkd_search.distill.reduce import Alone
-from tkd_search.distill.source import BankSource
+from tkd_search.distill.source import BankSource, Signals
 
 ROWS, BEFORE_LOGITS, DEEPEST_MAP = 12, 2, 1
 
@@ -39,6 +39,18 @@ def batch() -> Batch:
     return Batch(views.labels[index], TinyStudent()(images), signals, 0.0, 0)
 
 
+def signals_of(batch: Batch) -> Signals:
+    """What F says of the batch, cells included."""
+    assert batch.signals is not None
+    return batch.signals
+
+
+def tap_before_logits(batch: Batch) -> Tensor:
+    features = signals_of(batch).features
+    assert features is not None
+    return features[:, BEFORE_LOGITS].float()
+
+
 def feature_term(batch: Batch, name: str) -> Tensor:
     return FromFeatures(MethodSettings(name=name, hint_weight=3.0), context()).terms(batch)["feature"]
 
@@ -46,7 +58,7 @@ def feature_term(batch: Batch, name: str) -> Tensor:
 @pytest.mark.parametrize("kind", ["kl", "dist", "dkd"])
 def test_labels_and_f_are_mixed_by_lambda_and_gamma(batch: Batch, kind: str) -> None:
     settings = MethodSettings(lam=0.8, tau=3.0, dkd_beta=5.0)
-    a, z, labels = batch.signals.logits, batch.output.logits, batch.labels  # type: ignore[union-attr]
+    a, z, labels = signals_of(batch).logits, batch.output.logits, batch.labels
     distance = {
         "kl": losses.kl(a, z, 3.0).mean(),
         "dist": losses.dist(a, z, 3.0),
@@ -69,22 +81,22 @@ def test_hint_regresses_the_tap_before_the_logits_through_its_adapter(batch: Bat
     settings = MethodSettings(name="hint", hint_weight=3.0)
     made = FromFeatures(settings, context())
     assert [p is made.adapter for p in made.student_parameters()] == [True]
-    target = batch.signals.features[:, BEFORE_LOGITS].float()  # type: ignore[union-attr, index]
+    target = tap_before_logits(batch)
     expected = 3 * F.mse_loss(F.linear(batch.output.features, made.adapter), target)
     torch.testing.assert_close(made.terms(batch)["feature"], expected)
 
 
 def test_sp_compares_rows_at_the_tap_before_the_logits(batch: Batch) -> None:
-    target = batch.signals.features[:, BEFORE_LOGITS].float()  # type: ignore[union-attr, index]
+    target = tap_before_logits(batch)
     expected = 3 * losses.similarity_preserving(target, batch.output.features)
     torch.testing.assert_close(feature_term(batch, "sp"), expected)
 
 
 def test_at_compares_places_at_the_deepest_map(batch: Batch) -> None:
-    cells = batch.signals.cells[:, DEEPEST_MAP].float().transpose(1, 2)  # type: ignore[union-attr, index]
-    maps = batch.output.maps
+    cells, maps = signals_of(batch).cells, batch.output.maps
+    assert cells is not None
     assert maps is not None
-    expected = 3 * losses.attention_transfer(cells, maps.flatten(2))
+    expected = 3 * losses.attention_transfer(cells[:, DEEPEST_MAP].float().transpose(1, 2), maps.flatten(2))
     torch.testing.assert_close(feature_term(batch, "at"), expected)
     blind = batch._replace(output=batch.output._replace(maps=None))
     assert feature_term(blind, "at") == 0
