@@ -246,7 +246,7 @@ def test_exact_sizes_replace_the_model_of_bytes():
     widths = [exact.suggest(trials, seed=i)["student.width"] for i in range(5)]
     assert sum(width < 0.2 for width in widths) >= 3
     assert len(asked) == len(set(asked))  # each student is built once
-    assert len(asked) <= 5 * 16  # few of the candidates: a build takes as long as the rest of a suggestion
+    assert len(asked) <= 5 * 16  # few of the candidates: building takes time
 
 
 def test_some_suggestions_aim_at_any_size():

@@ -113,7 +113,7 @@ def _errors_shuffled(forest: Any, table: Any, response: Any, rng: np.random.Gene
     """Mean squared error with each column shuffled: array [columns].
 
     As scikit-learn's ``permutation_importance``, which asks a forest again for every shuffle of every column:
-    17 s for the 24 settings of the digits on a slow machine, of which this takes a tenth.
+    five times as long (9 s, not 1.7, for the 24 settings and 26 trials of the digits on slow cores).
     """
     errors = []
     for column in range(table.shape[1]):
