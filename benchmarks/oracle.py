@@ -1,6 +1,6 @@
 """What could be known: a searcher that is told every configuration's mean curve and the law of its luck.
 
-    python -m benchmarks.oracle [--curves FILE] [--seeds 5] [--rule never] [--json FILE]
+    python -m benchmarks.oracle [--curves FILE] [--seeds 5] [--pruner never] [--json FILE]
 
 It chooses, among thousands of configurations, the one with the largest expected gain in hypervolume, and is
 told what luck did like everyone else. What it reaches is about what a sampler could hope for on a recording,
@@ -24,11 +24,11 @@ from benchmarks.simulator.replay import Replay, simulate
 from benchmarks.simulator.searchers import Searcher
 from benchmarks.simulator.sizes import exact_sizes
 from benchmarks.simulator.surrogate import Surrogate
-from tkd_search.search.encoding import Cube
-from tkd_search.search.improvement import area_gain
-from tkd_search.search.pareto import BYTES_AND_ACCURACY, nondominated_mask, unit_square
-from tkd_search.search.proposer import ProposerSettings
-from tkd_search.search.study import SearchStudy
+from tkd_search.optimize.pareto import BYTES_AND_ACCURACY, nondominated_mask, unit_square
+from tkd_search.optimize.proposer import ProposerSettings
+from tkd_search.optimize.samplers.hypervolume_gain import area_gain
+from tkd_search.optimize.space_encoding import Cube
+from tkd_search.optimize.study import SearchStudy
 
 Array = NDArray[np.float64]
 SHARES = (1 / 6, 1 / 3, 2 / 3, 1.0)
@@ -94,13 +94,13 @@ class Oracle:
 
 
 def run_oracle(
-    curves: Curves, black_box: Surrogate, *, seed: int, rule: str, options: Mapping[str, Any], trials: int
+    curves: Curves, black_box: Surrogate, *, seed: int, pruner: str, options: Mapping[str, Any], trials: int
 ) -> Replay:
     """One search by an oracle, with the epochs of so many whole trials."""
     oracle = Oracle(curves, black_box, seed)
     studies: list[SearchStudy] = []
     searcher = Searcher(
-        name="oracle", proposer=ProposerSettings(sampler="random"), rule=rule, rule_options=options
+        name="oracle", proposer=ProposerSettings(sampler="random"), pruner=pruner, pruner_options=options
     )
     study = searcher.open(
         curves, seed, lambda proposal: oracle.choose(studies[0], proposal), black_box.size_of
@@ -124,13 +124,17 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--curves", type=Path, default=DEFAULT_CURVES, help="recording to replay")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--trials", type=int, default=200, help="whole trials that the epochs pay for")
-    parser.add_argument("--rule", default="never", help="rung rule: never, stratified, promise, …")
-    parser.add_argument("--rule-args", type=json.loads, default={}, help="its arguments as JSON")
+    parser.add_argument(
+        "--pruner", default="never", help="rung rule: never, stratified, front_probability, …"
+    )
+    parser.add_argument("--pruner-args", type=json.loads, default={}, help="its arguments as JSON")
     parser.add_argument("--json", type=Path, help="write the figures here")
     args = parser.parse_args(arguments)
     curves = load_curves(args.curves)
     black_box = Surrogate(curves, size_of=exact_sizes(curves))
-    run = partial(run_oracle, curves, black_box, rule=args.rule, options=args.rule_args, trials=args.trials)
+    run = partial(
+        run_oracle, curves, black_box, pruner=args.pruner, options=args.pruner_args, trials=args.trials
+    )
     with threadpool_limits(1):
         replays = [run(seed=seed) for seed in range(args.seeds)]
     volumes = [[replay.at(share * args.trials * curves.epochs) for share in SHARES] for replay in replays]

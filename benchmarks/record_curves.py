@@ -23,12 +23,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from benchmarks.simulator.curves import space_to_json
-from tkd_search.config import Config, load_config, parse_config
+from tkd_search.config.experiment_file import Config, load_config, parse_config
 from tkd_search.data import AugmentedViews, Split, load_data, plain_batches, resolved_augmentation
 from tkd_search.distill import Distiller, Diverged, MethodSettings, TrainSettings, compute_bank, evaluate
 from tkd_search.models import Student, build_big_model, build_student, model_bytes
-from tkd_search.search.samplers import design_point
-from tkd_search.search.space import FloatDistribution, Space
+from tkd_search.optimize.samplers.create_sampler import design_point
+from tkd_search.optimize.space import FloatDistribution, Space
 from tkd_search.seeds import child_seed
 
 HEADER_END = ("bytes", "epoch", "val_accuracy")

@@ -20,11 +20,11 @@ from benchmarks.search_efficiency import DEFAULT_CURVES
 from benchmarks.simulator.curves import Curves, load_curves
 from benchmarks.simulator.surrogate import Outcome, Surrogate
 from tkd_search.errors import UserError
-from tkd_search.search.fidelity import rank_correlation
-from tkd_search.search.pareto import BYTES_AND_ACCURACY, nondominated_mask
-from tkd_search.search.rules import make_rule
-from tkd_search.search.rungs import RungRecord, RungRule, Stop
-from tkd_search.search.samplers import design_point
+from tkd_search.optimize.learning_curves import rank_correlation
+from tkd_search.optimize.pareto import BYTES_AND_ACCURACY, nondominated_mask
+from tkd_search.optimize.pruners.base import Pruner, RungRecord, Stop
+from tkd_search.optimize.pruners.create_pruner import create_pruner
+from tkd_search.optimize.samplers.create_sampler import design_point
 
 VARIANTS: Sequence[tuple[Sequence[float], Sequence[float]]] = (
     ((1 / 9, 1 / 3), (0.6, 0.4)),
@@ -67,19 +67,19 @@ def pools(curves: Curves, box: Surrogate, *, count: int, size: int) -> list[list
     return [outcomes[i * size : (i + 1) * size] for i in range(count)]
 
 
-def judge(rule: RungRule, outcomes: Sequence[Outcome], full_budget: int) -> tuple[float, float]:
+def judge(pruner: Pruner, outcomes: Sequence[Outcome], full_budget: int) -> tuple[float, float]:
     """(share of the full epochs spent, share of the true front that was stopped), one after another."""
-    records: dict[int, list[RungRecord]] = {level: [] for level in rule.levels}
+    records: dict[int, list[RungRecord]] = {level: [] for level in pruner.levels}
     epochs = np.full(len(outcomes), full_budget)
     for i, outcome in enumerate(outcomes):
-        for level in rule.levels:
+        for level in pruner.levels:
             newcomer = RungRecord(
                 trial_id=str(i),
                 epoch=level,
                 bytes=outcome.bytes,
                 accuracy=float(outcome.accuracy[level - 1]),
             )
-            decision = rule.decide(records[level], newcomer)
+            decision = pruner.decide(records[level], newcomer)
             records[level].append(newcomer)
             if isinstance(decision, Stop):
                 epochs[i] = level
@@ -108,14 +108,14 @@ def main(arguments: list[str] | None = None) -> None:
     drawn = pools(curves, box, count=args.pools, size=250)
     print(f"{'rungs':>12}{'keep':>12}{'cost':>8}{'regret':>8}")
     for shares, keep in VARIANTS:
-        rule = make_rule(
+        pruner = create_pruner(
             "stratified",
             full_budget=curves.epochs,
             classes=curves.classes,
             options={"shares": shares, "keep": keep},
         )
-        cost, regret = np.mean([judge(rule, outcomes, curves.epochs) for outcomes in drawn], axis=0)
-        levels, kept = "/".join(map(str, rule.levels)), "/".join(f"{share:g}" for share in keep)
+        cost, regret = np.mean([judge(pruner, outcomes, curves.epochs) for outcomes in drawn], axis=0)
+        levels, kept = "/".join(map(str, pruner.levels)), "/".join(f"{share:g}" for share in keep)
         print(f"{levels:>12}{kept:>12}{cost:8.2f}{regret:8.1%}")
 
 

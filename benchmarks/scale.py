@@ -21,10 +21,10 @@ import numpy as np
 from benchmarks.simulator.replay import Running, Simulation
 from benchmarks.simulator.surrogate import Outcome
 from benchmarks.simulator.synthetic import BIG_MODEL_BYTES, SPACE
-from tkd_search.search.proposer import ProposerSettings
-from tkd_search.search.rules import make_rule
-from tkd_search.search.rungs import rung_levels
-from tkd_search.search.study import SearchStudy
+from tkd_search.optimize.proposer import ProposerSettings
+from tkd_search.optimize.pruners.base import rung_levels
+from tkd_search.optimize.pruners.create_pruner import create_pruner
+from tkd_search.optimize.study import SearchStudy
 
 FULL_BUDGET = 9
 CLASSES = 10
@@ -64,7 +64,9 @@ class Invented:
         return Outcome(int(2e6 * width**2) + 20_000, accuracy)
 
 
-def measure(*, trials: int, slots: int, sampler: str, journal: Path | None, rule: str = "promise") -> Figures:
+def measure(
+    *, trials: int, slots: int, sampler: str, journal: Path | None, pruner: str = "front_probability"
+) -> Figures:
     """Run the search and time its parts.
 
     Args:
@@ -72,14 +74,14 @@ def measure(*, trials: int, slots: int, sampler: str, journal: Path | None, rule
         slots: trials at once.
         sampler: as in a real search; its history is capped.
         journal: durable storage; memory alone where None.
-        rule: rung rule.
+        pruner: name of the pruner.
     """
     study = SearchStudy.open(
         "scale",
         journal,
         space=SPACE,
         full_budget=FULL_BUDGET,
-        rule=make_rule(rule, full_budget=FULL_BUDGET, classes=CLASSES),
+        pruner=create_pruner(pruner, full_budget=FULL_BUDGET, classes=CLASSES),
         proposer=ProposerSettings(sampler=sampler),
         big_model_bytes=BIG_MODEL_BYTES,
         classes=CLASSES,
@@ -160,8 +162,10 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.scale", description=__doc__)
     parser.add_argument("--trials", type=int, default=10_000)
     parser.add_argument("--slots", type=int, default=256)
-    parser.add_argument("--sampler", default="qmc", help="qmc times the bookkeeping alone; frugal, tpe, …")
-    parser.add_argument("--rule", default="promise", help="rung rule: promise, stratified, …")
+    parser.add_argument("--sampler", default="qmc", help="qmc times the bookkeeping alone; ehvi, tpe, …")
+    parser.add_argument(
+        "--pruner", default="front_probability", help="rung rule: front_probability, stratified, …"
+    )
     parser.add_argument(
         "--journal", type=Path, help="keep the study's journal here; default: a temporary one"
     )
@@ -173,10 +177,10 @@ def main(arguments: list[str] | None = None) -> None:
             slots=args.slots,
             sampler=args.sampler,
             journal=args.journal or Path(folder) / "study.journal",
-            rule=args.rule,
+            pruner=args.pruner,
         )
     print(
-        f"{figures.trials} trials in {figures.slots} slots, sampler {figures.sampler}, rule {args.rule}\n"
+        f"{figures.trials} trials in {figures.slots} slots, sampler {figures.sampler}, rule {args.pruner}\n"
         f"decision at a rung (rule, bookkeeping, journal): {figures.decide_first:.2f} ms at first, "
         f"{figures.decide_last:.2f} ms at the end (95 %: {figures.decide_last_p95:.2f} ms)\n"
         f"suggestion: {figures.ask_first:.1f} ms at first, {figures.ask_last:.1f} ms at the end "

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from tkd_search.models import Student, build_student
 from tkd_search.models.depthwise import SmallMapDepthwise
-from tkd_search.models.settings import StudentSettings
+from tkd_search.models.model_settings import StudentSettings
 
 BATCH = 96
 

@@ -6,7 +6,7 @@ All trainings run the same MobileNetV2 (width .25, 32×32, batch 128) in the sam
 each round trains a few batches of every one in turn, and medians over rounds are compared, so that a busy
 machine slows all alike. On a CPU it is one thread and CPU time that count; on a GPU wall time.
 
-Promise: TKD from the bank ≤ 1.25 × plain training, and ≥ 2 × faster than with the big model live.
+FrontProbability: TKD from the bank ≤ 1.25 × plain training, and ≥ 2 × faster than with the big model live.
 Needs neither Ray nor MLflow nor Optuna. About two minutes on one core.
 """
 
@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from tkd_search.distill import BankSettings, Distiller, MethodSettings, TrainSettings, compute_bank
 from tkd_search.models import build_big_model, build_student
-from tkd_search.models.settings import BigModelSettings, StudentSettings
+from tkd_search.models.model_settings import BigModelSettings, StudentSettings
 
 CLASSES, CHANNELS, SIZE = 10, 3, 32
 FULL = {"local": 4.0, "relation": 0.5, "big_model_term": "dist"}

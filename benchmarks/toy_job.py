@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from tkd_search.search.job_context import JobContext
+from tkd_search.engine.jobs.job_context import JobContext
 
 
 def run_toy_job(job: dict[str, Any], context: JobContext) -> None:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.toy_job import run_toy_job
-from tkd_search.search.session import ray_session
+from tkd_search.engine.ray_session import ray_session
 
 EPOCHS = 4
 SLOTS = 2
@@ -33,7 +33,7 @@ def bare_optuna(trials: int, seconds: float) -> list[float]:
     """An Optuna loop in this process."""
     import optuna
 
-    from tkd_search.search.job_context import JobContext
+    from tkd_search.engine.jobs.job_context import JobContext
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     ends: list[float] = []
@@ -88,22 +88,22 @@ def ours(trials: int, seconds: float) -> tuple[list[float], float]:
     """Our pool and trainable with toy jobs; overheads and the seconds the pool took to start."""
     from ray import tune
 
-    from tkd_search.search.broker import Broker
-    from tkd_search.search.pool import WarmPool
-    from tkd_search.search.settings import ResourceSettings
-    from tkd_search.search.slot import SlotTrainable
+    from tkd_search.config.search_settings import ResourceSettings
+    from tkd_search.engine.tune.trainable import SlotTrainable
+    from tkd_search.engine.workers.pool import WarmPool
+    from tkd_search.engine.workers.queue_actor import QueueActor
 
     begin = time.monotonic()
-    broker = Broker.remote()  # type: ignore[attr-defined]
+    queue = QueueActor.remote()  # type: ignore[attr-defined]
     pool = WarmPool(
-        broker, ResourceSettings(), SLOTS, tempfile.mkdtemp(), runner="benchmarks.toy_job:run_toy_job"
+        queue, ResourceSettings(), SLOTS, tempfile.mkdtemp(), runner="benchmarks.toy_job:run_toy_job"
     )
     pool.wait(120)
     while pool.attached() < SLOTS:
         time.sleep(0.05)
     started = time.monotonic() - begin
     common = {"kind": "trial", "epochs": EPOCHS}
-    trainable = tune.with_parameters(SlotTrainable, broker=broker, common=common)
+    trainable = tune.with_parameters(SlotTrainable, queue=queue, common=common)
     began, ends = _tuned(trainable, trials, seconds, SLOTS)
     pool.close()
     return overheads(ends, began, seconds, SLOTS), started

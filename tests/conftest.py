@@ -12,7 +12,7 @@ import pytest
 @pytest.fixture(scope="session")
 def local_ray() -> Iterator[None]:
     """An own Ray with two cores, started once for the whole session."""
-    from tkd_search.search.session import ray_session
+    from tkd_search.engine.ray_session import ray_session
 
     with ray_session(None):
         yield

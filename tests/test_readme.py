@@ -9,8 +9,8 @@ import pytest
 import yaml
 
 from tkd_search.__main__ import cli as group
-from tkd_search.commands.settings import settings_page
-from tkd_search.config import parse_config
+from tkd_search.cli.settings import settings_page
+from tkd_search.config.experiment_file import parse_config
 from tkd_search.models import build_student
 from tkd_search.run import cli as run
 

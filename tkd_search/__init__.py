@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 __all__ = ["Experiment", "__version__", "load"]
 
-_PUBLIC = {"Experiment": "tkd_search.experiment", "load": "tkd_search.export"}
+_PUBLIC = {"Experiment": "tkd_search.api", "load": "tkd_search.export"}
 
 if TYPE_CHECKING:
-    from tkd_search.experiment import Experiment as Experiment
+    from tkd_search.api import Experiment as Experiment
     from tkd_search.export import load as load
 
 

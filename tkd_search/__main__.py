@@ -6,7 +6,7 @@ import sys
 import click
 
 import tkd_search
-from tkd_search.commands import LazyGroup
+from tkd_search.cli import LazyGroup
 from tkd_search.errors import UserError
 
 EPILOG = """\b

@@ -9,10 +9,10 @@ from pathlib import Path
 import click
 
 import tkd_search
-from tkd_search.config import Config, load_config
-from tkd_search.console import Console, hear_interrupts
+from tkd_search.api import Experiment, finished_record
+from tkd_search.cli.console import Console, hear_interrupts
+from tkd_search.config.experiment_file import Config, load_config
 from tkd_search.errors import UserError
-from tkd_search.experiment import Experiment, finished_record
 
 EPILOG = """\b
 Examples:
@@ -69,7 +69,7 @@ def start(
     config: Config, *, address: str | None = None, cluster: Path | None = None, dry_run: bool = False
 ) -> int:
     """Plan, check and run one search; the process's exit code."""
-    from tkd_search.plan import nodes_for, show_plan
+    from tkd_search.cli.dry_run import nodes_for, show_plan
 
     console = Console()
     if dry_run:

@@ -23,10 +23,10 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.one_gpu.jobs import CONTESTANTS, Job, Plan, big_model_job, one_thread, student_job
-from tkd_search.comparison.statistics import Training, summarise
+from tkd_search.comparison.paired_statistics import Training, summarise
 from tkd_search.data import load_data
-from tkd_search.data.prepared import save_prepared
-from tkd_search.data.settings import DataSettings
+from tkd_search.data.data_settings import DataSettings
+from tkd_search.data.prepared_files import save_prepared
 
 
 class Results:

@@ -10,22 +10,15 @@ from typing import Any, Literal
 
 import torch
 
-from tkd_search.comparison.statistics import Training
+from tkd_search.comparison.paired_statistics import Training
 from tkd_search.data import AugmentedViews, DataBundle, Split, plain_batches
-from tkd_search.data.bank_store import load_bank, save_bank
-from tkd_search.data.prepared import load_prepared
-from tkd_search.distill import (
-    BankSettings,
-    Distiller,
-    MethodSettings,
-    TrainSettings,
-    compute_bank,
-    evaluate,
-)
+from tkd_search.data.bank_files import load_bank, save_bank
+from tkd_search.data.prepared_files import load_prepared
+from tkd_search.distill import BankSettings, Distiller, MethodSettings, TrainSettings, compute_bank, evaluate
+from tkd_search.engine.jobs.checkpoint import TrialCheckpoint
 from tkd_search.models import Student, build_big_model, build_student, model_bytes, model_parameters
-from tkd_search.models.settings import BigModelSettings, StudentSettings
+from tkd_search.models.model_settings import BigModelSettings, StudentSettings
 from tkd_search.models.weights import load_weights, save_weights
-from tkd_search.search.checkpoint import TrialCheckpoint
 from tkd_search.seeds import child_seed
 
 Candidate = Mapping[str, Any]

@@ -17,7 +17,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from tkd_search.errors import UserError
-from tkd_search.search.space import (
+from tkd_search.optimize.space import (
     Choice,
     Condition,
     Distribution,

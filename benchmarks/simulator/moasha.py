@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from tkd_search.search.rungs import FIRST_RUNGS, Continue, Decision, RungRecord, Stop, rung_levels
-from tkd_search.search.space import Space
-from tkd_search.search.study import Suggestion
-from tkd_search.search.trials import StudyTrial, trial_name
+from tkd_search.optimize.pruners.base import FIRST_RUNGS, Continue, Decision, RungRecord, Stop, rung_levels
+from tkd_search.optimize.space import Space
+from tkd_search.optimize.study import Suggestion
+from tkd_search.optimize.study_trial import StudyTrial, trial_name
 
 
 def installed() -> bool:

@@ -14,10 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.simulator.surrogate import BlackBox, Outcome
-from tkd_search.search.pareto import BYTES_AND_ACCURACY, nondominated_mask, normalised_hypervolume
-from tkd_search.search.rungs import Decision, RungRecord, Stop
-from tkd_search.search.study import Suggestion
-from tkd_search.search.trials import StudyTrial
+from tkd_search.optimize.pareto import BYTES_AND_ACCURACY, nondominated_mask, normalised_hypervolume
+from tkd_search.optimize.pruners.base import Decision, RungRecord, Stop
+from tkd_search.optimize.study import Suggestion
+from tkd_search.optimize.study_trial import StudyTrial
 
 T = TypeVar("T")
 

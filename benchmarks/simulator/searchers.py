@@ -8,10 +8,10 @@ from typing import Any
 from benchmarks.simulator import moasha
 from benchmarks.simulator.curves import Curves
 from benchmarks.simulator.replay import AskTell
-from tkd_search.search.proposer import ProposerSettings
-from tkd_search.search.rules import make_rule
-from tkd_search.search.sizes import SizeOf
-from tkd_search.search.study import Adjust, SearchStudy
+from tkd_search.optimize.proposer import ProposerSettings
+from tkd_search.optimize.pruners.create_pruner import create_pruner
+from tkd_search.optimize.student_bytes import SizeOf
+from tkd_search.optimize.study import Adjust, SearchStudy
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,8 +27,8 @@ class Searcher:
 
     name: str
     proposer: ProposerSettings = field(default_factory=ProposerSettings)
-    rule: str = "never"
-    rule_options: Mapping[str, Any] = field(default_factory=dict)
+    pruner: str = "never"
+    pruner_options: Mapping[str, Any] = field(default_factory=dict)
 
     def open(
         self, curves: Curves, seed: int, adjust: Adjust | None = None, size_of: SizeOf | None = None
@@ -39,11 +39,11 @@ class Searcher:
             None,
             space=curves.space,
             full_budget=curves.epochs,
-            rule=make_rule(
-                self.rule,
+            pruner=create_pruner(
+                self.pruner,
                 full_budget=curves.epochs,
                 classes=curves.classes,
-                options=self.rule_options,
+                options=self.pruner_options,
             ),
             seed=seed,
             proposer=self.proposer,
@@ -66,8 +66,8 @@ class Moasha:
         return moasha.MoashaStudy(curves.space, curves.epochs, seed)
 
 
-OURS = Searcher(name="ours", rule="promise")
-"""What a search does unless told otherwise: the sampler ``frugal`` under the rule ``promise``."""
+OURS = Searcher(name="ours", pruner="front_probability")
+"""What a search does unless told otherwise: the sampler ``ehvi`` under the rule ``front_probability``."""
 
 # Optuna's own defaults: ten random trials, then the model, learning from whole trials alone.
 _STOCK_TPE = ProposerSettings(sampler="tpe", options={"n_startup_trials": 10}, startup=0, learning="full")
@@ -78,7 +78,7 @@ SEARCHERS: Mapping[str, Callable[[], Searcher | Moasha]] = MappingProxyType(
         "random": lambda: Searcher(name="random", proposer=ProposerSettings(sampler="random")),
         "tpe": lambda: Searcher(name="tpe", proposer=_STOCK_TPE),
         "nsga2": lambda: Searcher(name="nsga2", proposer=_STOCK_NSGA2),
-        "tpe_asha": lambda: Searcher(name="tpe_asha", proposer=_STOCK_TPE, rule="single_objective"),
+        "tpe_asha": lambda: Searcher(name="tpe_asha", proposer=_STOCK_TPE, pruner="single_objective"),
         "moasha": Moasha,
         "ours": lambda: OURS,
     }

@@ -5,9 +5,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from benchmarks.simulator.curves import Curves
-from tkd_search.config import Config, parse_config
+from tkd_search.config.experiment_file import Config, parse_config
 from tkd_search.models import build_student, model_bytes
-from tkd_search.search.space import Distribution, FloatDistribution
+from tkd_search.optimize.space import Distribution, FloatDistribution
 
 _STEPS = 256
 """Float leaves are taken to the nearest of so many steps of their range, so that few students are built."""

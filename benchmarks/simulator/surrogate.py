@@ -19,8 +19,8 @@ from sklearn.ensemble import ExtraTreesRegressor
 from sklearn.model_selection import KFold, cross_val_predict
 
 from benchmarks.simulator.curves import Curves
-from tkd_search.search.fidelity import rank_correlation
-from tkd_search.search.space import Choice, Distribution, IntDistribution, Space
+from tkd_search.optimize.learning_curves import rank_correlation
+from tkd_search.optimize.space import Choice, Distribution, IntDistribution, Space
 
 Array = NDArray[np.float64]
 _NEIGHBOURS = 25

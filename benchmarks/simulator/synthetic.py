@@ -8,8 +8,8 @@ early ranks are informative but not final; noise is shared along a curve.
 import numpy as np
 
 from benchmarks.simulator.curves import Curves
-from tkd_search.search.samplers import design_point
-from tkd_search.search.space import Choice, Condition, FloatDistribution, IntDistribution, Space
+from tkd_search.optimize.samplers.create_sampler import design_point
+from tkd_search.optimize.space import Choice, Condition, FloatDistribution, IntDistribution, Space
 
 BIG_MODEL_BYTES = 10_000_000
 SPACE = Space(

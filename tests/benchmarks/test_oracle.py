@@ -26,6 +26,6 @@ def test_it_is_ahead_of_random_search_and_tries_nothing_twice(synthetic, black_b
     monkeypatch.setattr(oracle, "CHILDREN", 100)
     blind = compare(synthetic, black_box, names=["random"], seeds=2, trials=40)["random"]
     for seed in range(2):
-        told = run_oracle(synthetic, black_box, seed=seed, rule="never", options={}, trials=40)
+        told = run_oracle(synthetic, black_box, seed=seed, pruner="never", options={}, trials=40)
         assert told.hypervolume[-1] > blind.hypervolume[seed, -1]
         assert told.regret_stops == 0

@@ -7,10 +7,10 @@ from benchmarks.simulator import moasha
 from benchmarks.simulator.moasha import MoashaStudy
 from benchmarks.simulator.replay import simulate
 from benchmarks.simulator.surrogate import Outcome, Surrogate, Table, encode
-from tkd_search.search.proposer import ProposerSettings
-from tkd_search.search.rules import make_rule
-from tkd_search.search.rungs import Stop
-from tkd_search.search.study import SearchStudy
+from tkd_search.optimize.proposer import ProposerSettings
+from tkd_search.optimize.pruners.base import Stop
+from tkd_search.optimize.pruners.create_pruner import create_pruner
+from tkd_search.optimize.study import SearchStudy
 
 
 @pytest.fixture(scope="module")
@@ -18,13 +18,13 @@ def black_box(synthetic):
     return Surrogate(synthetic, trees=30)
 
 
-def open_study(curves, rule="stratified", seed=0, **options):
+def open_study(curves, pruner="stratified", seed=0, **options):
     return SearchStudy.open(
         "s",
         None,
         space=curves.space,
         full_budget=curves.epochs,
-        rule=make_rule(rule, full_budget=curves.epochs, classes=curves.classes),
+        pruner=create_pruner(pruner, full_budget=curves.epochs, classes=curves.classes),
         seed=seed,
         proposer=ProposerSettings(sampler="random", **options),
     )
@@ -165,11 +165,11 @@ def test_moasha_runs_as_it_is(synthetic, black_box):
 def test_stops_replay_from_the_simulated_study(synthetic, black_box):
     study = open_study(synthetic)
     replay(study, synthetic, black_box, max_epochs=900)
-    rule = make_rule("stratified", full_budget=synthetic.epochs, classes=synthetic.classes)
+    pruner = create_pruner("stratified", full_budget=synthetic.epochs, classes=synthetic.classes)
     stopped = {
         record.trial_id
-        for level in rule.levels
+        for level in pruner.levels
         for i, record in enumerate(study.records(level))
-        if isinstance(rule.decide(study.records(level)[:i], record), Stop)
+        if isinstance(pruner.decide(study.records(level)[:i], record), Stop)
     }
     assert stopped == {trial.trial_id for trial in study.trials("stopped")}

@@ -9,7 +9,7 @@ import yaml
 
 from tests.cluster.conftest import REGION
 from tkd_search.cluster.aws import prepare
-from tkd_search.cluster.aws_policies import head_policy, worker_policy
+from tkd_search.cluster.iam_policies import head_policy, worker_policy
 from tkd_search.errors import UserError
 
 CLUSTERS = Path(__file__).parents[2] / "clusters"

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tkd_search.cluster.file import read_cluster_file
+from tkd_search.cluster.cluster_file import read_cluster_file
 
 CLUSTERS = Path(__file__).parents[2] / "clusters"
 AUTOSCALER_FILES = ["aws.yaml", "gcp.yaml", "onprem.yaml"]

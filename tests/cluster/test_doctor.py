@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.commands.calling import call
-from tkd_search.cluster import checks
-from tkd_search.cluster.probe import NodeReport, disk_free
-from tkd_search.data.storage import write_error
+from tests.cli.calling import call
+from tkd_search.cluster import node_checks
+from tkd_search.cluster.node_probe import NodeReport, disk_free
+from tkd_search.storage.object_store import write_error
 
 
 def report(**changes: object) -> NodeReport:
@@ -22,11 +22,11 @@ def report(**changes: object) -> NodeReport:
 
 
 def test_this_machine_has_every_package_in_range() -> None:
-    assert {check.state for check in checks.check_versions()} == {"ok"}
+    assert {check.state for check in node_checks.check_versions()} == {"ok"}
 
 
 def test_missing_and_old_packages_are_named_with_the_mend() -> None:
-    found = list(checks.check_versions(["nonesuch>=1", "click>=999", "ray; python_version < '3'"]))
+    found = list(node_checks.check_versions(["nonesuch>=1", "click>=999", "ray; python_version < '3'"]))
     wrong = [check for check in found if check.state == "wrong"]
     assert [check.found.split()[0] for check in wrong] == ["nonesuch", "click"]
     assert all("setup.sh" in check.line() for check in wrong)
@@ -42,7 +42,7 @@ def test_missing_and_old_packages_are_named_with_the_mend() -> None:
     ],
 )
 def test_gpus(names: tuple[str, ...], version: str, driver: bool, state: str, word: str) -> None:
-    check = checks.check_gpus(names, version, driver)
+    check = node_checks.check_gpus(names, version, driver)
     assert check.state == state
     assert word in check.found
 
@@ -51,21 +51,21 @@ def test_a_cluster_wants_a_token(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("HOME", str(tmp_path))
     for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
         monkeypatch.delenv(name, raising=False)
-    assert checks.check_token({}, "auto").state == "wrong"
-    assert checks.check_token({}, "local").state == "ok"
+    assert node_checks.check_token({}, "auto").state == "wrong"
+    assert node_checks.check_token({}, "local").state == "ok"
     (tmp_path / ".ray").mkdir()
     (tmp_path / ".ray" / "auth_token").write_text("secret-of-mine")
-    check = checks.check_token({}, "auto")
+    check = node_checks.check_token({}, "auto")
     assert check.state == "ok"
     assert "secret" not in check.line()
-    assert checks.check_token({"RAY_AUTH_MODE": "disabled"}, "auto").state == "mind"
+    assert node_checks.check_token({"RAY_AUTH_MODE": "disabled"}, "auto").state == "mind"
 
 
 def test_storage_that_can_be_written_and_storage_that_cannot(tmp_path: Path) -> None:
-    assert checks.check_storage(str(tmp_path / "new" / "folder")).state == "ok"
+    assert node_checks.check_storage(str(tmp_path / "new" / "folder")).state == "ok"
     assert list((tmp_path / "new" / "folder").iterdir()) == [], "nothing is left behind"
     (tmp_path / "file").touch()
-    check = checks.check_storage(str(tmp_path / "file" / "below"))
+    check = node_checks.check_storage(str(tmp_path / "file" / "below"))
     assert check.state == "wrong"
     assert check.mend
     assert "ftp" in write_error("ftp://nowhere/x")
@@ -104,37 +104,37 @@ def tracking() -> Iterator[str]:
 
 
 def test_tracking_behind_a_login(tracking: str) -> None:
-    refused = checks.check_tracking(f"http://{tracking}", {})
+    refused = node_checks.check_tracking(f"http://{tracking}", {})
     assert refused.state == "wrong", refused.found
     assert "MLFLOW_TRACKING_PASSWORD" in refused.mend
     login = {"MLFLOW_TRACKING_USERNAME": "admin", "MLFLOW_TRACKING_PASSWORD": "pw"}
-    assert checks.check_tracking(f"http://{tracking}", login).state == "ok"
-    inside = checks.check_tracking(f"http://admin:pw@{tracking}", {})
+    assert node_checks.check_tracking(f"http://{tracking}", login).state == "ok"
+    inside = node_checks.check_tracking(f"http://admin:pw@{tracking}", {})
     assert inside.state == "ok"
     assert "pw" not in inside.line()
 
 
 def test_tracking_that_is_down_does_not_stop_a_search() -> None:
-    assert checks.check_tracking("http://127.0.0.1:9", {}).state == "mind"
+    assert node_checks.check_tracking("http://127.0.0.1:9", {}).state == "mind"
 
 
 def test_room_for_the_bank(tmp_path: Path) -> None:
-    disk, store = checks.check_room(tmp_path / "not" / "there", 10**10, 0)
+    disk, store = node_checks.check_room(tmp_path / "not" / "there", 10**10, 0)
     assert disk_free(tmp_path / "not" / "there") == disk_free(tmp_path)
     assert store.state == "ok"
-    disk, store = checks.check_room(tmp_path, 10**10, 10**15)
+    disk, store = node_checks.check_room(tmp_path, 10**10, 10**15)
     assert (disk.state, store.state) == ("wrong", "mind")
     assert "/dev/shm" in store.mend
 
 
 def test_nodes_that_differ_or_cannot_write_are_wrong() -> None:
-    fine = list(checks.check_nodes([report(), report(host="b", gpus=("L4",))], "s3://b"))
+    fine = list(node_checks.check_nodes([report(), report(host="b", gpus=("L4",))], "s3://b"))
     assert {check.state for check in fine} == {"ok"}
-    broken = list(checks.check_nodes([report(), report(host="b", storage_error="403")], "s3://b"))
+    broken = list(node_checks.check_nodes([report(), report(host="b", storage_error="403")], "s3://b"))
     assert [check.state for check in broken] == ["ok", "wrong"]
-    mixed = list(checks.check_nodes([report(), report(python="3.11.4"), report(torch="2.12.0")], ""))
+    mixed = list(node_checks.check_nodes([report(), report(python="3.11.4"), report(torch="2.12.0")], ""))
     assert sum(check.state == "wrong" for check in mixed) == 2
-    cuda = list(checks.check_nodes([report(torch="2.13.0+cpu"), report(torch="2.13.0+cu128")], ""))
+    cuda = list(node_checks.check_nodes([report(torch="2.13.0+cpu"), report(torch="2.13.0+cu128")], ""))
     assert {check.state for check in cuda} == {"ok"}, "a CPU head beside GPU workers is as it should be"
 
 

@@ -27,7 +27,7 @@ def wait_until(condition: Callable[[], Any], what: str, seconds: float = 120) ->
 @pytest.fixture
 def cluster(tmp_path: Path) -> Iterator[Any]:
     """A head without cores for trials; nodes are the test's to add."""
-    from tkd_search.search.session import quiet_environment
+    from tkd_search.engine.ray_session import quiet_environment
 
     quiet_environment()
     from ray.cluster_utils import Cluster
@@ -48,8 +48,8 @@ def driver(cluster: Any) -> Iterator[None]:
 
 def announce(cluster: Any, node_id: str, seconds: float) -> None:
     """What the keeper on a node makes of a cloud's notice: Ray drains the node."""
-    from tkd_search.cluster.keeper import command_lines
-    from tkd_search.cluster.spot import drain_command
+    from tkd_search.cluster.node_agent import command_lines
+    from tkd_search.cluster.spot_notice import drain_command
 
     commands = [drain_command(words, seconds, "aws") for words in command_lines("raylet")]
     (command,) = [found for found in commands if found and node_id in found]
@@ -60,14 +60,14 @@ class Tuning:
     """A pool and one trial on it, driven step by step as Tune would."""
 
     def __init__(self, folder: Path, slots: int, limit: int) -> None:
-        from tkd_search.search.pool import open_pool
-        from tkd_search.search.settings import ResourceSettings
+        from tkd_search.config.search_settings import ResourceSettings
+        from tkd_search.engine.workers.pool import open_pool
 
         self._opened = open_pool(ResourceSettings(), slots, folder / "train", limit=limit, runner=TOY)
         self.folder = folder
 
     def __enter__(self) -> "Tuning":
-        self.broker, self.pool = self._opened.__enter__()
+        self.queue, self.pool = self._opened.__enter__()
         self.pool.wait(120)
         return self
 
@@ -78,23 +78,23 @@ class Tuning:
         """Slot → node, of the groups that are up and stay."""
         import ray
 
-        overview = ray.get(self.broker.overview.remote())
+        overview = ray.get(self.queue.overview.remote())
         return {s: v["info"]["nodes"][0] for s, v in overview.items() if v["up"] and not v["retiring"]}
 
     def node_of_trial(self) -> str:
         import ray
 
-        overview = ray.get(self.broker.overview.remote())
+        overview = ray.get(self.queue.overview.remote())
         return next((v["info"]["nodes"][0] for v in overview.values() if v["busy"]), "")
 
     def trial(self, seconds: float, epochs: int) -> Any:
-        from tkd_search.search.slot import SlotTrainable
+        from tkd_search.engine.tune.trainable import SlotTrainable
 
-        broker, folder = self.broker, str(self.folder)
+        queue, folder = self.queue, str(self.folder)
 
         class Trial(SlotTrainable):
             def setup(self, config: dict[str, Any], **_: Any) -> None:
-                super().setup(config, broker=broker, common={"epochs": epochs, "kind": "trial"})
+                super().setup(config, queue=queue, common={"epochs": epochs, "kind": "trial"})
 
         return Trial({"trial_id": "t0000", "point": {"seconds": seconds}, "after_epoch": 0, "folder": folder})
 
@@ -145,8 +145,8 @@ import sys, time
 from pathlib import Path
 import ray
 ray.init(address=sys.argv[1], log_to_driver=False, logging_level="ERROR")
-from tkd_search.search.pool import open_pool
-from tkd_search.search.settings import ResourceSettings
+from tkd_search.engine.workers.pool import open_pool
+from tkd_search.config.search_settings import ResourceSettings
 toy = "benchmarks.toy_job:run_toy_job"
 with open_pool(ResourceSettings(), 2, Path(sys.argv[2]), runner=toy) as (_, pool):
     pool.wait(200)
@@ -182,7 +182,7 @@ def environment() -> dict[str, str]:
 
 
 SMALL = {
-    "search.trials": 4, "search.startup_trials": 2, "search.rule": "never", "search.rule_args": "{}",
+    "search.trials": 4, "search.startup_trials": 2, "search.pruner": "never", "search.pruner_args": "{}",
     "training.epochs": 6, "training.batch_size": 256, "student.width": "{float: [0.1, 0.2]}",
     "big_model.epochs": 2, "data.views": 16, "tracking.uri": "none", "resources.max_concurrent": 2,
 }  # fmt: skip
@@ -198,9 +198,10 @@ def test_a_search_whose_machine_is_preempted_has_no_failed_trial(cluster: Any, t
             start_new_session=True,
         )  # fmt: skip
     try:
-        spool = tmp_path / "runs" / "spot" / "epochs" / "spool.jsonl"
+        event_log = tmp_path / "runs" / "spot" / "epochs" / "spool.jsonl"
         wait_until(
-            lambda: run.poll() is not None or (spool.exists() and spool.read_text().count('"epoch"') > 4),
+            lambda: run.poll() is not None
+            or (event_log.exists() and event_log.read_text().count('"epoch"') > 4),
             "a few epochs", 400,
         )  # fmt: skip
         assert run.poll() is None, (tmp_path / "log").read_text()

@@ -17,8 +17,8 @@ pytestmark = [pytest.mark.cluster, pytest.mark.exhaustive, pytest.mark.timeout(1
 _SUBMIT = """
 import sys
 from pathlib import Path
-from tkd_search.cluster import jobs, launch
-from tkd_search.cluster.file import read_cluster_file
+from tkd_search.cluster import launch, ray_jobs
+from tkd_search.cluster.cluster_file import read_cluster_file
 from tkd_search.cluster.head import find_head
 from tkd_search.cluster.tunnels import Forward, Tunnel, free_port
 file = read_cluster_file(Path(sys.argv[1])); file.require_filled()
@@ -26,9 +26,9 @@ head = find_head(file); launch.use_token(head)
 port = free_port(8265)
 with Tunnel(head.tunnel_command([Forward(port, 8265)]), [port]):
     client = launch.open_client(port)
-    job = jobs.next_job_id("hello", jobs.list_jobs(client))
+    job = ray_jobs.next_job_id("hello", ray_jobs.list_jobs(client))
     client.submit_job(entrypoint=sys.argv[2], submission_id=job)
-    jobs.follow(client, job, sys.stdout.write)
+    ray_jobs.follow(client, job, sys.stdout.write)
     print("status", client.get_job_info(job).status)
 """
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tkd_search.cluster.spot import GCP_SECONDS, drain_command, seconds_left
+from tkd_search.cluster.spot_notice import GCP_SECONDS, drain_command, seconds_left
 
 RAYLET = ["/x/raylet", "--node_id=ab12", "--gcs-address=10.0.0.1:6379", "--labels=", "--huge_pages"]
 

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from tkd_search.data import storage, storage_folders
+from tkd_search import storage
 from tkd_search.errors import UserError
+from tkd_search.storage import remote_folders
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(500)]
 
@@ -58,20 +59,20 @@ def run(folder: Path, *arguments: str) -> tuple[int, str]:
 
 def test_files_folders_and_trees_on_s3(s3: str, cache: Path, tmp_path: Path) -> None:
     place = storage.below(s3, "parts", "bank-1")
-    assert not storage_folders.is_whole(place)
-    with storage_folders.filling(place) as folder:
+    assert not remote_folders.is_whole(place)
+    with remote_folders.filling(place) as folder:
         (folder / "rows").write_bytes(b"r" * 20_000_000)  # more than one part of an upload
-    assert storage_folders.is_whole(place)
-    assert (storage_folders.fetched(place) / "rows").stat().st_size == 20_000_000
+    assert remote_folders.is_whole(place)
+    assert (remote_folders.fetched(place) / "rows").stat().st_size == 20_000_000
     file = storage.below(s3, "parts", "checkpoint.pt")
     assert storage.read_bytes(file) is None
     storage.write_bytes(file, b"state")
     assert storage.read_bytes(file) == b"state"
     storage.delete(file)
     assert storage.read_bytes(file) is None
-    tree = storage_folders.fetched_tree(storage.below(s3, "parts"))
+    tree = remote_folders.fetched_tree(storage.below(s3, "parts"))
     assert (tree / "bank-1" / "rows").stat().st_size == 20_000_000
-    assert storage_folders.origin(tree / "bank-1") == (storage.below(s3, "parts"), "bank-1")
+    assert remote_folders.origin(tree / "bank-1") == (storage.below(s3, "parts"), "bank-1")
 
 
 def test_a_bucket_that_is_not_there_is_refused_before_anything_starts(s3: str, tmp_path: Path) -> None:
@@ -123,7 +124,7 @@ def test_a_data_set_on_s3_is_read_by_each_node_for_itself(s3: str, cache: Path, 
 
     from tests.data.writers import write_image_folder
     from tkd_search.data import DataSettings, load_data
-    from tkd_search.data.prepared import load_prepared, save_prepared
+    from tkd_search.data.prepared_files import load_prepared, save_prepared
 
     photos = tmp_path / "photos"
     write_image_folder(photos, {"train": 40, "test": 9}, size=(64, 64))

@@ -12,18 +12,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tkd_search.cluster import jobs
-from tkd_search.cluster.file import ClusterFile, NodeType, read_cluster_file
-from tkd_search.cluster.jobs import Job
+from tkd_search.cluster import ray_jobs
+from tkd_search.cluster.cluster_file import ClusterFile, NodeType, read_cluster_file
+from tkd_search.cluster.job_package import option, overrides, stage, without_option
 from tkd_search.cluster.launch import run_on_cluster, runs_folder
-from tkd_search.cluster.staging import option, overrides, stage, without_option
-from tkd_search.cluster.tunnels import (
-    Forward,
-    Tunnel,
-    free_port,
-    kubectl_tunnel_command,
-    ssh_tunnel_command,
-)
+from tkd_search.cluster.ray_jobs import Job
+from tkd_search.cluster.tunnels import Forward, Tunnel, free_port, kubectl_tunnel_command, ssh_tunnel_command
 from tkd_search.cluster.upload import LARGEST_UPLOAD, local_data, remote_folder, send_data
 from tkd_search.errors import UserError
 
@@ -41,24 +35,24 @@ def cluster_file(**changes: object) -> ClusterFile:
 def test_job_ids_are_new_and_belong_to_one_name(name: str, other: str, count: int) -> None:
     known: list[Job] = []
     for _ in range(count):
-        known.append(Job(jobs.next_job_id(name, known), "SUCCEEDED"))
+        known.append(Job(ray_jobs.next_job_id(name, known), "SUCCEEDED"))
     assert len({job.id for job in known}) == count
-    assert [number for number, _ in jobs.jobs_of(name, known)] == list(range(1, count + 1))
+    assert [number for number, _ in ray_jobs.jobs_of(name, known)] == list(range(1, count + 1))
     if other != name and not any(job.id.startswith(f"tkd-{other}-") for job in known):
-        assert jobs.jobs_of(other, known) == []
+        assert ray_jobs.jobs_of(other, known) == []
 
 
 def test_a_run_that_is_active_is_found_and_others_are_not() -> None:
     known = [Job("tkd-a-1", "FAILED"), Job("tkd-a-2", "RUNNING"), Job("tkd-a-b-1", "RUNNING")]
-    assert jobs.active_job("a", known) == Job("tkd-a-2", "RUNNING")
-    assert jobs.active_job("a-b", known) == Job("tkd-a-b-1", "RUNNING")
-    assert jobs.active_job("b", known) is None
-    assert jobs.next_job_id("a", known) == "tkd-a-3"
+    assert ray_jobs.active_job("a", known) == Job("tkd-a-2", "RUNNING")
+    assert ray_jobs.active_job("a-b", known) == Job("tkd-a-b-1", "RUNNING")
+    assert ray_jobs.active_job("b", known) is None
+    assert ray_jobs.next_job_id("a", known) == "tkd-a-3"
 
 
 def test_ten_jobs_are_counted_as_numbers() -> None:
     known = [Job(f"tkd-a-{n}", "SUCCEEDED") for n in (10, 9)]
-    assert jobs.next_job_id("a", known) == "tkd-a-11"
+    assert ray_jobs.next_job_id("a", known) == "tkd-a-11"
 
 
 AWKWARD = ["--set", "a='x y'; rm -rf $HOME", '"', "$(id)"]
@@ -66,7 +60,7 @@ AWKWARD = ["--set", "a='x y'; rm -rf $HOME", '"', "$(id)"]
 
 def test_arguments_reach_the_head_as_typed_and_settings_are_expanded_there(tmp_path: Path) -> None:
     (tmp_path / "env").write_text("export PLACE=/there\n")
-    line = jobs.entrypoint(AWKWARD, {"output": "$PLACE/runs"})
+    line = ray_jobs.entrypoint(AWKWARD, {"output": "$PLACE/runs"})
     # In place of Python, a program that prints its arguments.
     fake = tmp_path / "python"
     fake.write_text('#!/bin/sh\nfor a in "$@"; do printf "%s\\n" "$a"; done\n')
@@ -97,9 +91,9 @@ def test_a_broken_connection_repeats_and_loses_nothing(chunks: list[str], broken
     heard: list[str] = []
     seen = 0
     try:
-        seen = jobs.follow(FakeLog(chunks, broken), "j", heard.append)
-    except jobs.FollowError as error:
-        seen = jobs.follow(FakeLog(chunks, -1), "j", heard.append, error.seen)
+        seen = ray_jobs.follow(FakeLog(chunks, broken), "j", heard.append)
+    except ray_jobs.FollowError as error:
+        seen = ray_jobs.follow(FakeLog(chunks, -1), "j", heard.append, error.seen)
     assert "".join(heard) == "".join(chunks)
     assert seen == len("".join(chunks))
 
@@ -172,7 +166,7 @@ def test_the_job_takes_code_and_configuration_along_and_nothing_else(tmp_path: P
     argv = stage(folder, ["--config", str(mine), "--set", "a=1"])
     assert option(argv, "--config") == "experiment/mine.yaml"
     assert (folder / "experiment" / "mine.yaml").read_text() == "name: mine\n"
-    assert (folder / "tkd_search" / "cluster" / "staging.py").exists()
+    assert (folder / "tkd_search" / "cluster" / "job_package.py").exists()
     assert {entry.name for entry in folder.iterdir()} <= {"tkd_search", "configs", "experiment"}
     assert not list(folder.rglob("__pycache__"))
 

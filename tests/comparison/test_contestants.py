@@ -9,7 +9,7 @@ from tkd_search.comparison.contestants import (
     retrained_config,
     search_config,
 )
-from tkd_search.config import load_config
+from tkd_search.config.experiment_file import load_config
 from tkd_search.errors import UserError
 
 FIXED = ["student.width=0.2", "data.train_limit=500"]

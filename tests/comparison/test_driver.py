@@ -4,13 +4,13 @@ from types import SimpleNamespace
 
 import pytest
 
-from tkd_search.comparison.driver import _Task, _train
 from tkd_search.comparison.outcomes import read_training
-from tkd_search.comparison.statistics import Failure
-from tkd_search.config import load_config
+from tkd_search.comparison.paired_statistics import Failure
+from tkd_search.comparison.run_comparison import _Task, _train
+from tkd_search.config.experiment_file import load_config
+from tkd_search.engine import pipeline
 from tkd_search.errors import UserError
-from tkd_search.records import TrialRecord
-from tkd_search.search import stages
+from tkd_search.results.records import TrialRecord
 
 WINNER = TrialRecord(trial_id="t0000", student="s", config={}, bytes=40, parameters=10, state="complete")
 TESTED = [{"kind": "tested", "test_accuracy": 0.5}, {"kind": "done"}]
@@ -32,7 +32,7 @@ def train(tmp_path, monkeypatch):
 
     def trained(*results, tested=TESTED):
         answers = {"trial": results, "test": tested}
-        monkeypatch.setattr(stages, "_on_one_group", lambda broker, job: iter(answers[job["kind"]]))
+        monkeypatch.setattr(pipeline, "_on_one_group", lambda queue, job: iter(answers[job["kind"]]))
         task = _Task("tkd", 1003, load_config(None, name="c"), WINNER, tmp_path / "tkd-1003.json")
         _train(None, str(tmp_path), task, PREPARED)
         return read_training(task.file)

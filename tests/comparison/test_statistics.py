@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tkd_search.comparison.statistics import Failure, Training, paired_difference, summarise
+from tkd_search.comparison.mlflow_page import log_comparison
+from tkd_search.comparison.paired_statistics import Failure, Training, paired_difference, summarise
 from tkd_search.comparison.tables import markdown, write_tables
-from tkd_search.comparison.tracking import log_comparison
 from tkd_search.errors import UserError
-from tkd_search.records import BigModelRecord
+from tkd_search.results.records import BigModelRecord
 
 ACCURACIES = st.dictionaries(st.integers(0, 20), st.floats(0, 1), min_size=2, max_size=10)
 

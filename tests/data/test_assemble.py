@@ -7,7 +7,7 @@ import torch
 
 from tkd_search.data import DataSettings, Split, load_data
 from tkd_search.data.assemble import assemble, resize, statistics
-from tkd_search.data.raw import RawData
+from tkd_search.data.sources.raw_data import RawData
 from tkd_search.errors import UserError
 
 

@@ -11,7 +11,7 @@ import torch
 
 from tests.data import writers
 from tkd_search.data import DataBundle, DataSettings, load_data
-from tkd_search.data.load import check_source
+from tkd_search.data.load_data import check_source
 from tkd_search.errors import UserError
 
 DIGITS = (178, 182, 177, 183, 181, 182, 181, 179, 174, 180)

@@ -11,16 +11,16 @@ import torch
 
 from tests.data import writers
 from tkd_search.data import AugmentedViews, DataBundle, DataSettings, ImageStore, load_data, plain_batches
-from tkd_search.data import folder_store as folder_store_module
-from tkd_search.data.atomic import whole_folder
-from tkd_search.data.bank_store import bank_key, load_bank, save_bank
-from tkd_search.data.folder_store import FolderStore
-from tkd_search.data.prepared import load_prepared, save_prepared
-from tkd_search.distill.building import compute_bank
-from tkd_search.distill.settings import BankSettings
+from tkd_search.data import image_files as folder_store_module
+from tkd_search.data.bank_files import bank_key, load_bank, save_bank
+from tkd_search.data.image_files import FolderStore
+from tkd_search.data.prepared_files import load_prepared, save_prepared
+from tkd_search.distill.features.bank_builder import compute_bank
+from tkd_search.distill.method_settings import BankSettings
 from tkd_search.errors import UserError
 from tkd_search.models import build_big_model
-from tkd_search.models.settings import BigModelSettings
+from tkd_search.models.model_settings import BigModelSettings
+from tkd_search.storage.atomic_folder import whole_folder
 
 COUNT = 40
 

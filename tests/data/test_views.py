@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from tkd_search.data import AugmentedViews, Split, plain_batches
 from tkd_search.data.views import Normaliser, _crop_by_index, _crop_by_slices, mixed
-from tkd_search.distill.types import ViewSource
+from tkd_search.distill.interfaces import ViewSource
 
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.3, 0.25)
 

@@ -6,11 +6,11 @@ import torch
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
-from tkd_search.distill.bank import Bank
-from tkd_search.distill.building import compute_bank
-from tkd_search.distill.settings import BankSettings, MethodSettings, TrainSettings
-from tkd_search.distill.trainer import Distiller
-from tkd_search.distill.types import StudentOutput
+from tkd_search.distill.features.bank import Bank
+from tkd_search.distill.features.bank_builder import compute_bank
+from tkd_search.distill.interfaces import StudentOutput
+from tkd_search.distill.method_settings import BankSettings, MethodSettings, TrainSettings
+from tkd_search.distill.training.distiller import Distiller
 
 
 class TinyStudent(nn.Module):

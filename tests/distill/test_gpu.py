@@ -10,13 +10,13 @@ import pytest
 import torch
 
 from tests.distill.nets import TinyStudent, digit_bank, digit_views, held_out, trained_big_model
-from tests.distill.test_trainer import FULL, METHODS
-from tkd_search.data.types import Split
+from tests.distill.training.test_distiller import FULL, METHODS
+from tkd_search.data.bundle import Split
 from tkd_search.data.views import AugmentedViews
 from tkd_search.distill import Distiller, MethodSettings, TrainSettings, compute_bank, evaluate
-from tkd_search.distill.settings import BankSettings
+from tkd_search.distill.method_settings import BankSettings
 from tkd_search.models import build_student
-from tkd_search.models.settings import StudentSettings
+from tkd_search.models.model_settings import StudentSettings
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 

@@ -4,8 +4,8 @@ import torch
 from tkd_search.data import DataSettings, load_data, plain_batches
 from tkd_search.export import write_student
 from tkd_search.models import build_student, model_bytes, model_parameters, save_weights
-from tkd_search.models.settings import StudentSettings
-from tkd_search.records import BigModelRecord, FrontMember
+from tkd_search.models.model_settings import StudentSettings
+from tkd_search.results.records import BigModelRecord, FrontMember
 
 BIG = BigModelRecord(name="alexnet", bytes=900_000, parameters=220_000, val_accuracy=0.98, test_accuracy=0.98)
 

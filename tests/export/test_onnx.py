@@ -6,13 +6,13 @@ import torch
 from PIL import Image
 
 import tkd_search
-from tests.commands.calling import call
+from tests.cli.calling import call
 from tests.export.conftest import BIG, write
 from tests.tracking.synthetic import synthetic_search
 from tkd_search.data import plain_batches
 from tkd_search.export import export_student
-from tkd_search.shipping.onnx_export import export_onnx, run, session, verify
-from tkd_search.shipping.scoring import score
+from tkd_search.export.onnx_file import export_onnx, run, session, verify
+from tkd_search.export.scoring import score
 
 onnx = pytest.importorskip("onnx", reason="needs the extra `export`")
 pytest.importorskip("onnxruntime", reason="needs the extra `export`")
@@ -127,9 +127,9 @@ def test_export_of_a_run(tmp_path, digits, trained, monkeypatch):
     "name", ["resnet18", "shufflenet_v2_x0_5", "vit_b_16", "squeezenet1_0", "regnet_y_400mf"]
 )
 def test_other_architectures_export(tmp_path, name):
+    from tkd_search.export.student_description import Preprocessing, StudentDescription
     from tkd_search.models import build_student
-    from tkd_search.models.settings import StudentSettings
-    from tkd_search.shipping.description import Preprocessing, StudentDescription
+    from tkd_search.models.model_settings import StudentSettings
 
     settings = StudentSettings(name=name, width=1.0 if name != "resnet18" else 0.25)
     student = build_student(settings, classes=4, channels=3, size=32)

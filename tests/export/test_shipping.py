@@ -10,12 +10,12 @@ from PIL import Image
 import tkd_search
 from tests.export.conftest import write
 from tkd_search.data import plain_batches
-from tkd_search.distill.evaluation import evaluate
+from tkd_search.distill.training.evaluation import evaluate
 from tkd_search.errors import UserError
-from tkd_search.shipping.card import card
-from tkd_search.shipping.description import Preprocessing, read_description
-from tkd_search.shipping.scoring import labelled_files, score
-from tkd_search.shipping.transform import Transform
+from tkd_search.export.model_card import card
+from tkd_search.export.scoring import labelled_files, score
+from tkd_search.export.student_description import Preprocessing, read_description
+from tkd_search.export.transform import Transform
 
 
 def test_a_student_comes_back_as_it_was(shipped, trained, digits):

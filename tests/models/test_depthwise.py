@@ -7,7 +7,7 @@ from torch import nn
 
 from tkd_search.models import build_student
 from tkd_search.models.depthwise import SmallMapDepthwise, depthwise_on_small_map, quicken_depthwise
-from tkd_search.models.settings import StudentSettings
+from tkd_search.models.model_settings import StudentSettings
 
 
 @pytest.mark.parametrize("k", [3, 5, 7])

@@ -8,7 +8,7 @@ import torch
 
 from tkd_search.errors import UserError
 from tkd_search.models import build_big_model, build_student, latency_ms, save_weights
-from tkd_search.models.settings import BigModelSettings, StudentSettings
+from tkd_search.models.model_settings import BigModelSettings, StudentSettings
 
 PLACE = {"classes": 4, "channels": 3, "size": 16}
 

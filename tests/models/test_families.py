@@ -6,9 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tkd_search.models import alexnet, mobilenet, strides, transformers
-from tkd_search.models.factory import build_big_model, build_student
+from tkd_search.models.build import build_big_model, build_student
 from tkd_search.models.families import Request, family_of, torchvision_names
-from tkd_search.models.settings import BigModelSettings, StudentSettings
+from tkd_search.models.model_settings import BigModelSettings, StudentSettings
 from tkd_search.models.size import model_bytes
 from tkd_search.models.student import Student
 from tkd_search.models.torchvision_compat import torchvision

@@ -5,7 +5,7 @@ import torch
 
 from tkd_search.errors import UserError
 from tkd_search.models import build_student, model_parameters
-from tkd_search.models.settings import StudentSettings
+from tkd_search.models.model_settings import StudentSettings
 
 NAME = "tkd_search.models.plain:plain_cnn"
 

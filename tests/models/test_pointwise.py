@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from tkd_search.models import build_student
+from tkd_search.models.model_settings import StudentSettings
 from tkd_search.models.pointwise import SlicedPointwise, slice_pointwise
-from tkd_search.models.settings import StudentSettings
 
 CRASHES = """
 import torch

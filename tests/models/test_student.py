@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from tests.models import nets
-from tkd_search.distill.types import StudentLike, StudentOutput
+from tkd_search.distill.interfaces import StudentLike, StudentOutput
 from tkd_search.models.student import Student
 from tkd_search.models.torchvision_compat import torchvision
 

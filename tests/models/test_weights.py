@@ -10,8 +10,8 @@ from torch import nn
 
 from tests.models import nets
 from tkd_search.errors import UserError
-from tkd_search.models.factory import build_big_model
-from tkd_search.models.settings import BigModelSettings
+from tkd_search.models.build import build_big_model
+from tkd_search.models.model_settings import BigModelSettings
 from tkd_search.models.torchvision_compat import torchvision
 from tkd_search.models.weights import load_weights, named_state, save_weights, weights_digest
 

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import settings
 
 from tests.tracking.synthetic import synthetic_search
-from tkd_search.models.settings import StudentSettings
-from tkd_search.shipping.description import Preprocessing, StudentDescription, write_description
+from tkd_search.export.student_description import Preprocessing, StudentDescription, write_description
+from tkd_search.models.model_settings import StudentSettings
 from tkd_search.tracking import MlflowTracker, write_summary
 
 settings.register_profile("untimed", deadline=None)  # a loaded machine is no failure

@@ -13,8 +13,8 @@ from collections import Counter
 import pytest
 from mlflow import MlflowClient
 
-from tkd_search.tracking.layout import metric_name
-from tkd_search.tracking.mlflow_writer import Drain
+from tkd_search.tracking.mlflow.layout import metric_name
+from tkd_search.tracking.mlflow.writer import Drain
 
 QUIET = {
     "MLFLOW_DISABLE_TELEMETRY": "true",

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from tkd_search.records import (
+from tkd_search.results.records import (
     BigModelRecord,
     EpochRecord,
     FrontMember,

@@ -16,12 +16,12 @@ from mlflow import MlflowClient
 
 import tkd_search
 from tests.tracking.stores import Server, assert_exactly_once
-from tkd_search.commands.export import data_of
-from tkd_search.commands.standing import standing_of
+from tkd_search.cli.export import data_of
 from tkd_search.data import plain_batches
-from tkd_search.distill.evaluation import evaluate
-from tkd_search.tracking.spool import read_acknowledged
-from tkd_search.tracking.summary import read_record, read_summary
+from tkd_search.distill.training.evaluation import evaluate
+from tkd_search.results.summary import read_record, read_summary
+from tkd_search.tracking.event_log import read_acknowledged
+from tkd_search.tracking.run_status import search_state_of
 
 pytestmark = [pytest.mark.slow, pytest.mark.faults, pytest.mark.timeout(1800)]
 DOWN_SECONDS = 20
@@ -42,7 +42,7 @@ def found(tmp_path_factory):
             command, stdout=log, stderr=log, cwd=place, env=os.environ | {"OMP_NUM_THREADS": "1"}
         )
         try:
-            wait(lambda: (now := standing_of(folder)) is not None and now.epochs >= 4, search, place)
+            wait(lambda: (now := search_state_of(folder)) is not None and now.epochs >= 4, search, place)
             wait(lambda: read_acknowledged(folder / "tracking", server.uri).sequence >= 0, search, place)
             server.kill()
             time.sleep(DOWN_SECONDS)
@@ -83,7 +83,7 @@ def test_every_trial_point_and_artifact_is_there_once(found):
 
 def test_safetensors_and_onnx_of_every_member_predict_as_in_the_search(found):
     from tkd_search.export import export_student
-    from tkd_search.shipping.onnx_export import run, session
+    from tkd_search.export.onnx_file import run, session
 
     _, folder = found
     data = data_of(folder)

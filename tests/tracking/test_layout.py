@@ -6,13 +6,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.tracking.synthetic import synthetic_search, synthetic_start, taught_by, tell_all
-from tkd_search.records import SearchRecord, SearchStart, TrialRecord
-from tkd_search.tracking.address import absolute_uri, public_uri, run_url
-from tkd_search.tracking.description import describe, human_bytes
-from tkd_search.tracking.layout import PARENT, Context, changes, fold, metric_name, param_text, param_value
-from tkd_search.tracking.mlflow_tracker import MlflowTracker
-from tkd_search.tracking.plain import from_plain, to_plain
-from tkd_search.tracking.spool import Event, all_events
+from tkd_search.results.json_values import from_plain, to_plain
+from tkd_search.results.markdown import describe, human_bytes
+from tkd_search.results.records import SearchRecord, SearchStart, TrialRecord
+from tkd_search.tracking.event_log import Event, all_events
+from tkd_search.tracking.mlflow.layout import (
+    PARENT,
+    Context,
+    changes,
+    fold,
+    metric_name,
+    param_text,
+    param_value,
+)
+from tkd_search.tracking.mlflow.mlflow_tracker import MlflowTracker
+from tkd_search.tracking.uri import absolute_uri, public_uri, run_url
 
 
 @pytest.fixture

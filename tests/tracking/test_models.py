@@ -17,10 +17,10 @@ import tkd_search
 from tests.tracking.stores import SHIPPED, Server, artifacts, drain_here
 from tests.tracking.synthetic import tell_all
 from tkd_search.errors import UserError
+from tkd_search.export.pyfunc import StudentModel
+from tkd_search.export.student_description import read_description, write_description
 from tkd_search.models import build_student, save_weights
-from tkd_search.models.settings import StudentSettings
-from tkd_search.shipping.description import read_description, write_description
-from tkd_search.shipping.pyfunc import StudentModel
+from tkd_search.models.model_settings import StudentSettings
 from tkd_search.tracking import open_tracker
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (300, 8, 8, 1), dtype=np.uint8)

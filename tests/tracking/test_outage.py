@@ -11,8 +11,8 @@ from mlflow import MlflowClient
 
 from tests.tracking.stores import free_port
 from tkd_search.tracking import MlflowTracker
-from tkd_search.tracking.outage import reason
-from tkd_search.tracking.status import read_status, write_status
+from tkd_search.tracking.mlflow.store_errors import reason
+from tkd_search.tracking.mlflow.writer_status import read_status, write_status
 
 
 def test_a_refused_connection_is_said_in_a_few_words(monkeypatch):

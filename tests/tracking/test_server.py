@@ -10,8 +10,8 @@ from mlflow import MlflowClient
 from tests.tracking.stores import Server, assert_exactly_once, wait_until
 from tests.tracking.synthetic import synthetic_search, tell_all
 from tkd_search.tracking import open_tracker
-from tkd_search.tracking.mlflow_reader import read_search
-from tkd_search.tracking.status import read_status
+from tkd_search.tracking.mlflow.reader import read_search
+from tkd_search.tracking.mlflow.writer_status import read_status
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(1200)]
 PATIENCE = 600  # for a busy machine; a tracker that has delivered everything closes at once

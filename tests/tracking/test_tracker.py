@@ -14,12 +14,12 @@ from tests.tracking.conformance import TrackerConformance
 from tests.tracking.conftest import run_folder
 from tests.tracking.stores import assert_exactly_once, drain_here, stored, wait_until
 from tests.tracking.synthetic import synthetic_search, synthetic_start, taught_by, tell_all
-from tkd_search.records import EpochRecord
+from tkd_search.results.records import EpochRecord
 from tkd_search.tracking import MlflowTracker, NullTracker, open_tracker
-from tkd_search.tracking.address import login_to_environment
-from tkd_search.tracking.mlflow_reader import find_search, read_search
-from tkd_search.tracking.registry import OFF_FRONT
-from tkd_search.tracking.status import read_runs
+from tkd_search.tracking.mlflow.model_registry import OFF_FRONT
+from tkd_search.tracking.mlflow.reader import find_search, read_search
+from tkd_search.tracking.mlflow.writer_status import read_runs
+from tkd_search.tracking.uri import login_to_environment
 
 
 class TestNullTracker(TrackerConformance):
@@ -287,8 +287,8 @@ def test_the_writer_finishes_what_a_killed_driver_left(folder, record, database)
         "tell_all(tracker, synthetic_search(trials=8, seed=3), folder); os.kill(os.getpid(), 9)\n"
     )
     subprocess.run([sys.executable, "-c", script, str(folder), database], check=False)
-    spool = folder / "tracking" / "spool.jsonl"
-    total = sum(1 for _ in spool.open())
+    event_log = folder / "tracking" / "spool.jsonl"
+    total = sum(1 for _ in event_log.open())
     wait_until(lambda: acknowledged(folder) == total - 1)
     assert_exactly_once(database, record)
     wait_until(lambda: not alive(json.loads((folder / "tracking" / "writer.json").read_text())["pid"]))

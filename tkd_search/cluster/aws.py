@@ -15,8 +15,8 @@ from urllib.parse import urlsplit
 
 import click
 
-from tkd_search.cluster.aws_policies import head_policy, trust_policy, worker_policy
-from tkd_search.cluster.file import PLACEHOLDER, ClusterFile, read_cluster_file
+from tkd_search.cluster.cluster_file import PLACEHOLDER, ClusterFile, read_cluster_file
+from tkd_search.cluster.iam_policies import head_policy, trust_policy, worker_policy
 from tkd_search.errors import UserError
 
 _GROUP_PLACEHOLDER = "sg-CHANGE-ME"

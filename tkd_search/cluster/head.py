@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
-from tkd_search.cluster.file import ClusterFile
+from tkd_search.cluster.cluster_file import ClusterFile
 from tkd_search.cluster.tunnels import (
     Forward,
     kubectl_tunnel_command,

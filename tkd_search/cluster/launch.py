@@ -14,10 +14,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from tkd_search.cluster import jobs
-from tkd_search.cluster.file import ClusterFile, read_cluster_file
+from tkd_search.cluster import ray_jobs
+from tkd_search.cluster.cluster_file import ClusterFile, read_cluster_file
 from tkd_search.cluster.head import KubernetesHead, SshHead, find_head
-from tkd_search.cluster.staging import option, overrides, stage, without_option
+from tkd_search.cluster.job_package import option, overrides, stage, without_option
 from tkd_search.cluster.tunnels import Forward, Tunnel, free_port
 from tkd_search.cluster.upload import local_data, send_data
 from tkd_search.errors import UserError
@@ -117,8 +117,8 @@ def open_client(port: int) -> Any:
 def _attach_or_submit(
     client: Any, head: SshHead | KubernetesHead, file: ClusterFile, argv: Sequence[str], name: str
 ) -> str:
-    known = jobs.list_jobs(client)
-    running = jobs.active_job(name, known)
+    known = ray_jobs.list_jobs(client)
+    running = ray_jobs.active_job(name, known)
     if running is not None:
         _say(f"{name} is running as job {running.id}: attached")
         return running.id
@@ -134,11 +134,11 @@ def _attach_or_submit(
         settings["tracking.uri"] = f"http://127.0.0.1:{MLFLOW_PORT}"
     if option(arguments, "--name") is None:
         arguments += ["--name", name]
-    job_id = jobs.next_job_id(name, known)
+    job_id = ray_jobs.next_job_id(name, known)
     with tempfile.TemporaryDirectory(prefix="tkd-job-") as folder:
         arguments = stage(Path(folder), arguments)
         client.submit_job(
-            entrypoint=jobs.entrypoint(arguments, settings),
+            entrypoint=ray_jobs.entrypoint(arguments, settings),
             submission_id=job_id,
             runtime_env={"working_dir": folder},
             metadata={"tkd_search": name},
@@ -152,13 +152,13 @@ def _follow(client: Any, tunnel: Tunnel, job_id: str) -> None:
     seen, broken = 0, 0
     while True:
         try:
-            seen = jobs.follow(client, job_id, _write, seen)
-            if str(client.get_job_status(job_id)) not in jobs.ACTIVE:
+            seen = ray_jobs.follow(client, job_id, _write, seen)
+            if str(client.get_job_status(job_id)) not in ray_jobs.ACTIVE:
                 return
             time.sleep(1)
-        except (jobs.FollowError, OSError, RuntimeError) as error:
-            progressed = isinstance(error, jobs.FollowError) and error.seen > seen
-            seen = error.seen if isinstance(error, jobs.FollowError) else seen
+        except (ray_jobs.FollowError, OSError, RuntimeError) as error:
+            progressed = isinstance(error, ray_jobs.FollowError) and error.seen > seen
+            seen = error.seen if isinstance(error, ray_jobs.FollowError) else seen
             broken = 1 if progressed else broken + 1
             if broken > _RECONNECTS:
                 raise UserError(

@@ -1,10 +1,10 @@
-"""What hours on a cluster cost, from the dated table of :mod:`tkd_search.cluster.instances`."""
+"""What hours on a cluster cost, from the dated table of :mod:`tkd_search.cluster.instance_types`."""
 
 from dataclasses import dataclass
 from pathlib import Path
 
-from tkd_search.cluster.file import NodeType, read_cluster_file
-from tkd_search.cluster.instances import INSTANCES, PRICES_DATE
+from tkd_search.cluster.cluster_file import NodeType, read_cluster_file
+from tkd_search.cluster.instance_types import INSTANCES, PRICES_DATE
 
 
 @dataclass(frozen=True, kw_only=True)

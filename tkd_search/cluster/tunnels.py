@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tkd_search.cluster.file import ClusterFile
+from tkd_search.cluster.cluster_file import ClusterFile
 from tkd_search.errors import UserError
 
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from tkd_search.cluster.head import SshHead
-from tkd_search.cluster.staging import written
+from tkd_search.cluster.job_package import written
 from tkd_search.errors import UserError
 
 LARGEST_UPLOAD = 500_000_000

@@ -9,10 +9,10 @@ from typing import Any, get_args
 
 import yaml
 
-from tkd_search.config import Config, parse_config, with_overrides
-from tkd_search.distill.settings import MethodName
+from tkd_search.config.experiment_file import Config, parse_config, with_overrides
+from tkd_search.distill.method_settings import MethodName
 from tkd_search.errors import UserError
-from tkd_search.search.space import Distribution
+from tkd_search.optimize.space import Distribution
 
 METHODS: tuple[str, ...] = get_args(MethodName)
 

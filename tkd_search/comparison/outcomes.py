@@ -7,9 +7,9 @@ from pathlib import Path
 from statistics import median_high
 from typing import Any
 
-from tkd_search.comparison.statistics import Failure, Training
+from tkd_search.comparison.paired_statistics import Failure, Training
 from tkd_search.errors import UserError
-from tkd_search.records import TrialRecord
+from tkd_search.results.records import TrialRecord
 
 OWN_FAULTS = frozenset({"Diverged", "LinAlgError", "_LinAlgError"})
 """Errors of a training's own arithmetic, which its seed brings about again every time."""
@@ -21,7 +21,7 @@ def failure_of(error: UserError, label: str, seed: int, winner: TrialRecord) -> 
     What a machine does (a full disk, memory, a network) is another matter next time and is not kept.
 
     Args:
-        error: as :func:`~tkd_search.search.stages.run_stage` raises it; it found ``<error>: <its words>``.
+        error: as :func:`~tkd_search.engine.pipeline.run_stage` raises it; it found ``<error>: <its words>``.
         label: whose training it was.
         seed: the fresh seed.
         winner: what was trained.

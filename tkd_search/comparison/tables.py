@@ -6,9 +6,9 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
-from tkd_search.comparison.statistics import Failure, Row, Training
+from tkd_search.comparison.paired_statistics import Failure, Row, Training
 from tkd_search.files import write_text
-from tkd_search.records import BigModelRecord
+from tkd_search.results.records import BigModelRecord
 
 
 def markdown(

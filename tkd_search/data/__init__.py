@@ -1,8 +1,8 @@
 """Data sets → train / validation / test, deterministic augmented views, and the bank on disk."""
 
-from tkd_search.data.load import fixed_views, load_data, resolved_augmentation
-from tkd_search.data.settings import DataSettings
-from tkd_search.data.types import DataBundle, ImageStore, Split
+from tkd_search.data.bundle import DataBundle, ImageStore, Split
+from tkd_search.data.data_settings import DataSettings
+from tkd_search.data.load_data import fixed_views, load_data, resolved_augmentation
 from tkd_search.data.views import AugmentedViews, plain_batches
 
 __all__ = [

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from tkd_search.data.raw import RawData
-from tkd_search.data.settings import DataSettings
+from tkd_search.data.bundle import DataBundle, ImageStore, Split
+from tkd_search.data.data_settings import DataSettings
+from tkd_search.data.sources.raw_data import RawData
 from tkd_search.data.splits import held_out, limited
-from tkd_search.data.types import DataBundle, ImageStore, Split
 from tkd_search.errors import UserError
 from tkd_search.seeds import child_seed
 

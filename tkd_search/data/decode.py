@@ -1,7 +1,7 @@
 """Image files → uint8 arrays with Pillow. Neither torch nor this package is imported here.
 
 That makes the file a cheap program of its own: ``python decode.py`` decodes a share of a large folder into a
-file that its parent maps (see :mod:`tkd_search.data.folder_store`), since Pillow's work on small images holds
+file that its parent maps (see :mod:`tkd_search.data.image_files`), since Pillow's work on small images holds
 Python's lock and threads would not use a second core.
 """
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from tkd_search.data.types import Split
+from tkd_search.data.bundle import Split
 from tkd_search.seeds import child_seed
 
 VIEWS_VERSION = 1
@@ -48,7 +48,7 @@ class Normaliser:
 
 
 class AugmentedViews:
-    """A training split as ``tkd_search.distill.types.ViewSource``.
+    """A training split as ``tkd_search.distill.interfaces.ViewSource``.
 
     Args:
         split: uint8 images and labels.

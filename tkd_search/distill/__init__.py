@@ -4,16 +4,16 @@ Nothing here knows Ray, Optuna, MLflow, pydantic or the file system. Start at ``
 equations are in docs/method.md.
 """
 
-from tkd_search.distill.bank import Bank
-from tkd_search.distill.building import compute_bank
-from tkd_search.distill.errors import Diverged
-from tkd_search.distill.evaluation import accuracy, evaluate
-from tkd_search.distill.generators import candidate_count
-from tkd_search.distill.settings import BankSettings, MethodSettings, TrainSettings
-from tkd_search.distill.stats import EpochStats
-from tkd_search.distill.taps import Tap, find_taps
-from tkd_search.distill.trainer import Distiller
-from tkd_search.distill.types import StudentLike, StudentOutput, ViewSource
+from tkd_search.distill.diverged import Diverged
+from tkd_search.distill.features.bank import Bank
+from tkd_search.distill.features.bank_builder import compute_bank
+from tkd_search.distill.features.taps import Tap, find_taps
+from tkd_search.distill.interfaces import StudentLike, StudentOutput, ViewSource
+from tkd_search.distill.method_settings import BankSettings, MethodSettings, TrainSettings
+from tkd_search.distill.teachers.generators import candidate_count
+from tkd_search.distill.training.distiller import Distiller
+from tkd_search.distill.training.epoch_stats import EpochStats
+from tkd_search.distill.training.evaluation import accuracy, evaluate
 
 __all__ = [
     "Bank",

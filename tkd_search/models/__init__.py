@@ -7,15 +7,15 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tkd_search.models.factory import build_big_model, build_student
+    from tkd_search.models.build import build_big_model, build_student
     from tkd_search.models.latency import latency_ms
     from tkd_search.models.size import model_bytes, model_parameters
     from tkd_search.models.student import Student
     from tkd_search.models.weights import load_weights, save_weights, weights_digest
 
 _HOMES = {
-    "build_big_model": "factory",
-    "build_student": "factory",
+    "build_big_model": "build",
+    "build_student": "build",
     "Student": "student",
     "model_bytes": "size",
     "model_parameters": "size",

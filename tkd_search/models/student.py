@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tkd_search.distill.types import StudentOutput, logits_of
+from tkd_search.distill.interfaces import StudentOutput, logits_of
 from tkd_search.models.wiring import find_wiring
 
 
@@ -47,7 +47,7 @@ class _CatchOutput:
 
 
 class Student(nn.Module):
-    """Any classifier, dressed as :class:`tkd_search.distill.types.StudentLike`; big models wear it too.
+    """Any classifier, dressed as :class:`tkd_search.distill.interfaces.StudentLike`; big models wear it too.
 
     Args:
         model: images [B, C, H, W] → logits [B, c]; kept, undressed, as ``.model``. What is shipped is

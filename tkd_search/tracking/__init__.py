@@ -5,10 +5,10 @@ plotting library; those wait until something is written.
 """
 
 from tkd_search.files import DiskFullError
-from tkd_search.tracking.address import StoreIds
-from tkd_search.tracking.mlflow_tracker import MlflowTracker
-from tkd_search.tracking.summary import read_summary, write_summary
+from tkd_search.results.summary import read_summary, write_summary
+from tkd_search.tracking.mlflow.mlflow_tracker import MlflowTracker
 from tkd_search.tracking.tracker import Leftover, NullTracker, Tracker, open_tracker
+from tkd_search.tracking.uri import StoreIds
 
 __all__ = [
     "DiskFullError",

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tkd_search.records import BigModelRecord, EpochRecord, SearchRecord, SearchStart, TrialRecord
-from tkd_search.tracking.address import StoreIds
+from tkd_search.results.records import BigModelRecord, EpochRecord, SearchRecord, SearchStart, TrialRecord
+from tkd_search.tracking.uri import StoreIds
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,6 +92,6 @@ def open_tracker(
     """
     if uri.lower() in ("none", "off"):
         return NullTracker()
-    from tkd_search.tracking.mlflow_tracker import MlflowTracker  # which needs Leftover from here
+    from tkd_search.tracking.mlflow.mlflow_tracker import MlflowTracker  # which needs Leftover from here
 
     return MlflowTracker(uri, folder, experiment=experiment or "", system_metrics=system_metrics)

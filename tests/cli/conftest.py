@@ -1,0 +1,67 @@
+import fcntl
+import json
+import os
+import socket
+
+import pytest
+from hypothesis import settings
+
+from tests.tracking.conftest import empty_database  # noqa: F401
+from tests.tracking.synthetic import synthetic_search, tell_all
+from tkd_search.tracking import MlflowTracker, write_summary
+
+settings.register_profile("untimed", deadline=None)  # a loaded machine is no failure
+settings.load_profile("untimed")
+
+
+@pytest.fixture
+def output(tmp_path, monkeypatch):
+    """A working directory with ``runs/digits``: a made-up finished search with its files and its spool."""
+    monkeypatch.chdir(tmp_path)
+    make_run(tmp_path / "runs" / "digits", synthetic_search())
+    return tmp_path / "runs"
+
+
+def make_run(folder, record, event_log=True):
+    folder.mkdir(parents=True)
+    (folder / "config.yaml").write_text(f"name: {record.name}\n")
+    for trial in record.trials:
+        place = folder / "trials" / trial.trial_id
+        place.mkdir(parents=True)
+        (place / "model.safetensors").write_bytes(b"w" * 1000)
+        if trial.state == "stopped":
+            (place / "checkpoint").mkdir()
+            (place / "checkpoint" / "checkpoint.pt").write_bytes(b"c" * 3000)
+    for member in record.front:
+        place = folder / member.path
+        place.mkdir(parents=True)
+        (place / "model.safetensors").write_bytes(b"w" * 1000)
+    write_summary(record, folder)
+    if event_log:
+        tracker = Quiet("sqlite:///mlflow.db", folder)
+        tell_all(tracker, record, folder)
+    return folder
+
+
+class Quiet(MlflowTracker):
+    """Spools, and starts no writer."""
+
+    def _watch(self, now):
+        pass
+
+
+@pytest.fixture
+def hold():
+    """Hold a run's lock as a live driver does."""
+    files = []
+
+    def take(folder):
+        file = open(folder / ".lock", "a+")  # noqa: SIM115
+        fcntl.flock(file, fcntl.LOCK_EX)
+        file.write(json.dumps({"pid": os.getpid(), "host": socket.gethostname()}))
+        file.flush()
+        files.append(file)
+
+    yield take
+    for file in files:
+        file.close()

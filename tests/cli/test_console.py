@@ -1,0 +1,115 @@
+"""What the terminal shows of a search that has ended."""
+
+import dataclasses
+import io
+import re
+
+import pytest
+import rich.console
+
+from tests.tracking.synthetic import synthetic_search, taught_by
+from tkd_search.cli.console import Console, failures
+
+
+def shown(record, folder):
+    """The lines below each other that a log gets."""
+    out = io.StringIO()
+    Console(rich.console.Console(file=out, width=160, soft_wrap=True)).front(record, folder)
+    return out.getvalue().splitlines()
+
+
+def rows(lines):
+    """The cells of the table's rows; two spaces part them, and a line under the heads precedes them."""
+    start = next(number for number, line in enumerate(lines) if line.startswith("──"))
+    return [re.split(r" {2,}", line.strip()) for line in lines[start + 1 : lines.index("", start)]]
+
+
+def on_a_terminal(record, folder, columns):
+    """The lines on a terminal of so many columns."""
+    out = io.StringIO()
+    terminal = rich.console.Console(
+        file=out, width=columns, force_terminal=True, color_system=None, soft_wrap=True
+    )
+    Console(terminal).front(record, folder)
+    return [line.rstrip() for line in out.getvalue().splitlines()]
+
+
+def with_long_names(record):
+    """The same front with ids, names and figures as long as they come in practice."""
+    front = [
+        dataclasses.replace(
+            member,
+            trial_id=f"t{member.trial_id}",
+            student="mobilenet_v2 ×0.379 d0.5",
+            bytes=1_070_000,
+            val_accuracy=1.0,
+            test_accuracy=0.9135,
+            retention=1.0,
+        )
+        for member in record.front
+    ]
+    return dataclasses.replace(record, front=tuple(front))
+
+
+def test_the_table_has_a_method_also_where_it_was_not_searched(tmp_path):
+    record = synthetic_search(14)
+    methods = [row[2] for row in rows(shown(record, tmp_path))]
+    assert methods == [member.config["method.name"] for member in record.front]
+    fixed = rows(shown(taught_by(record, "dkd"), tmp_path))
+    assert [row[2] for row in fixed] == ["dkd"] * len(record.front)
+
+
+def test_a_terminal_of_80_columns_has_every_cell_whole_on_one_line_each(tmp_path):
+    record = with_long_names(taught_by(synthetic_search(14), "tkd"))
+    figures = ["1.07 MB", "100.00%", "91.35%", "100.0%"]
+    assert rows(on_a_terminal(record, tmp_path, 80)) == [
+        [m.trial_id, m.student, "tkd", figures[0], f"{m.ratio:.3f}", *figures[1:]] for m in record.front
+    ]
+
+
+@pytest.mark.parametrize("columns", [69, 60, 50])
+def test_narrow_terminals_leave_out_columns_before_they_cut_a_figure(tmp_path, columns):
+    record = with_long_names(synthetic_search(14))
+    lines = on_a_terminal(record, tmp_path, columns)
+    whole = [row for row in rows(lines) if len(row) > 1]
+    assert [row[0] for row in whole] == [member.trial_id for member in record.front]
+    assert all(row[2:] == ["1.07 MB", "100.00%", "91.35%", "100.0%"] for row in whole)
+    table = lines[1 : lines.index("")]
+    assert max(map(len, table)) <= columns
+    assert "…" not in "".join(table)
+
+
+def test_a_name_in_square_brackets_is_no_markup(tmp_path):
+    record = synthetic_search(14)
+    front = [dataclasses.replace(member, student="own widths=[8] [bold]") for member in record.front]
+    found = rows(shown(dataclasses.replace(record, front=tuple(front)), tmp_path))
+    assert {row[1] for row in found} == {"own widths=[8] [bold]"}
+
+
+def test_failed_trials_have_their_reasons_by_kind_and_where_the_rest_is(tmp_path):
+    """Figures make no kind of their own; text after the first line, and of the rarest kinds, is elsewhere."""
+    diverged = "Diverged: the loss is not finite in epoch {} (ce {}, kd 1.5e-3); lower training.lr"
+    reasons = [
+        *("student.width: found 7\n  allowed: less", "its worker group failed repeatedly", "", "Odd: one"),
+        *(diverged.format(2, "nan"), diverged.format(3, "7.1e+08"), "Odd: " + "x" * 500),
+    ]
+    record = synthetic_search(14, tracking_uri="sqlite:///mlflow.db")
+    failed = [
+        dataclasses.replace(trial, state="failed", reason=reason)
+        for trial, reason in zip(record.trials, reasons, strict=False)
+    ]
+    record = dataclasses.replace(record, trials=(*failed, *record.trials[len(failed) :]))
+    lines = shown(record, tmp_path)
+    at = next(number for number, line in enumerate(lines) if "7 failed" in line)
+    assert lines[at + 1 : at + 6] == [
+        f"  2 × {diverged.format(2, 'nan')} (0004)",
+        "  1 × student.width: found 7 (0000)",
+        "  1 × its worker group failed repeatedly (0001)",
+        "  3 × other reasons",
+        f"  more of them: {tmp_path / 'record.json'}, and each trial's tag `reason` in MLflow",
+    ]
+    long = dataclasses.replace(record, trials=(failed[6],), tracking_uri="")
+    line, whole = failures(long, tmp_path)
+    assert line == f"1 × Odd: {'x' * 154}… (0006)"
+    assert whole == f"more of them: {tmp_path / 'record.json'}"
+    assert failures(synthetic_search(14), tmp_path) == []

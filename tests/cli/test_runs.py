@@ -1,0 +1,148 @@
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from tests.cli.calling import call
+from tests.cli.conftest import make_run
+from tests.tracking.synthetic import synthetic_search
+from tkd_search.cli.run_folders import disk_bytes
+from tkd_search.tracking.run_status import search_state_of
+
+
+def test_list_and_status_of_a_finished_search(output):
+    done = call("runs", "list")
+    assert done.code == 0
+    (line,) = [line for line in done.out.splitlines() if line.startswith("digits")]
+    assert line.split()[1:4] == ["complete", "32", "8"]
+    told = call("runs", "status", "digits").out
+    assert "digits: complete" in told
+    assert "32 begun: 0 running, 16 stopped, 16 complete, 0 failed" in told
+    assert "hypervolume" in told
+
+
+def test_one_damaged_search_does_not_hide_the_others(output):
+    (output / "broken").mkdir()
+    for name in ("config.yaml", "record.json"):
+        (output / "broken" / name).write_text("{")
+    told = call("runs", "list")
+    assert told.code == 0
+    assert [line.split()[:2] for line in told.out.splitlines()[1:3]] == [
+        ["broken", "damaged"],
+        ["digits", "complete"],
+    ]
+
+
+def test_an_empty_folder_is_no_error(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    done = call("runs", "list")
+    assert (done.code, done.out.strip()) == (0, "no searches in runs")
+
+
+def test_a_live_search_is_running_and_a_killed_one_interrupted(output, hold):
+    folder = output / "digits"
+    for name in ("record.json", "summary.json"):
+        (folder / name).unlink()
+    assert "interrupted" in call("runs", "list").out
+    hold(folder)
+    assert "running" in call("runs", "list").out
+    assert f"process {os.getpid()}" in call("runs", "status", "digits").out
+
+
+def test_the_standing_adds_up_the_spool(output):
+    record = synthetic_search()
+    now = search_state_of(output / "digits")
+    assert now.epochs == sum(len(trial.epochs) for trial in record.trials)
+    assert now.best == max(epoch.val_accuracy for trial in record.trials for epoch in trial.epochs)
+    assert now.figures["hypervolume"] == record.history[-1][1]
+    assert search_state_of(output) is None
+
+
+DRIVER = """
+import fcntl, json, os, signal, socket, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)
+file = open(sys.argv[1] + "/.lock", "a+")
+fcntl.flock(file, fcntl.LOCK_EX)
+file.write(json.dumps({"pid": os.getpid(), "host": socket.gethostname()}))
+file.flush()
+try:
+    print("held", flush=True)
+    time.sleep(60)
+except KeyboardInterrupt:
+    open(sys.argv[1] + "/stopped", "w").write("as by Ctrl-C")
+"""
+
+
+def test_stop_ends_a_live_driver_as_ctrl_c_does(output):
+    folder = output / "digits"
+    driver = subprocess.Popen([sys.executable, "-c", DRIVER, str(folder)], stdout=subprocess.PIPE)
+    try:
+        driver.stdout.readline()
+        assert call("runs", "stop", "digits").code == 0
+        assert driver.wait(10) == 0
+        assert (folder / "stopped").exists()
+    finally:
+        driver.kill()
+
+
+def test_stop_refuses_what_does_not_run_or_runs_elsewhere(output, hold):
+    assert "not running" in call("runs", "stop", "digits").err
+    hold(output / "digits")
+    (output / "digits" / ".lock").write_text(json.dumps({"pid": 1, "host": "elsewhere"}))
+    done = call("runs", "stop", "digits")
+    assert done.code == 2
+    assert "elsewhere" in done.err
+
+
+@pytest.fixture
+def cache(output):
+    for name in ("bank-1", "data-1", "big_model-1"):
+        place = output / ".cache" / name
+        place.mkdir(parents=True)
+        (place / "x.safetensors").write_bytes(b"x" * 5000)
+    return output / ".cache"
+
+
+def test_clean_removes_checkpoints_and_banks_and_keeps_results(output, cache):
+    before = {path for path in output.rglob("*") if path.is_file()}
+    assert "would be freed" in call("runs", "clean", "--dry-run").out
+    assert {path for path in output.rglob("*") if path.is_file()} == before
+    assert call("runs", "clean").code == 0
+    left = {path for path in output.rglob("*") if path.is_file()}
+    gone = {path.name for path in before - left}
+    assert gone == {"checkpoint.pt", "x.safetensors"}
+    assert sorted(path.name for path in cache.iterdir()) == ["big_model-1"]
+    assert "nothing to remove" in call("runs", "clean").out
+
+
+def test_clean_keep_front_removes_other_trials_weights(output):
+    call("runs", "clean", "--keep-front")
+    front = {member.trial_id for member in synthetic_search().front}
+    assert {path.name for path in (output / "digits" / "trials").iterdir()} == front
+    assert {path.name for path in (output / "digits" / "students").iterdir()} == front
+
+
+def test_clean_leaves_live_killed_and_unfinished_searches_alone(output, cache, hold):
+    unfinished = dataclasses.replace(synthetic_search(seed=1), name="half", status="interrupted")
+    trial = dataclasses.replace(unfinished.trials[9], state="running")
+    trials = (*unfinished.trials[:9], trial, *unfinished.trials[10:])
+    make_run(output / "half", dataclasses.replace(unfinished, trials=trials), event_log=False)
+    running = output / "half" / "trials" / trial.trial_id / "checkpoint"
+    running.mkdir(exist_ok=True)
+    make_run(output / "killed", synthetic_search(name="killed"), event_log=False)
+    for name in ("record.json", "summary.json"):
+        (output / "killed" / name).unlink()
+    hold(output / "digits")
+    sizes = {name: disk_bytes(output / name) for name in ("digits", "killed")}
+    call("runs", "clean", "--keep-front")
+    assert {name: disk_bytes(output / name) for name in sizes} == sizes
+    assert running.exists()
+    assert len(list(cache.iterdir())) == 3
+
+
+def test_sigint_is_what_stop_sends():
+    assert signal.SIGINT.value == 2

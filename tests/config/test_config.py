@@ -1,0 +1,241 @@
+"""The configuration tree: what is refused, with which words, and what a point of the space becomes."""
+
+import math
+
+import pytest
+import yaml
+
+from tkd_search.config.experiment_file import (
+    BUDGET_KEYS,
+    CONFIG_FOLDER,
+    differences,
+    load_config,
+    parse_config,
+    with_overrides,
+)
+from tkd_search.config.resolve import left_to_sampler
+from tkd_search.errors import UserError
+from tkd_search.optimize.space import Choice, FloatDistribution
+
+
+def minimal(**sections: object) -> dict[str, object]:
+    return {"name": "test", **sections}
+
+
+@pytest.mark.parametrize("file", sorted(CONFIG_FOLDER.glob("*.yaml")), ids=lambda file: file.stem)
+def test_every_shipped_configuration_is_valid_and_says_what_it_is(file):
+    config = load_config(file)
+    assert config.space.leaves
+    assert file.read_text().startswith("# ")
+    assert f"configs/{file.name}" in file.read_text() or file.stem == "digits"
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("method.kk=3", ["method.kk", "unknown key", "method.k"]),
+        ("methd.k=3", ["methd", "did you mean method"]),
+        ("method.k=0", ["method.k", "found 0", "≥ 1"]),
+        ("method.k=abc", ["method.k", "'abc'", "whole number"]),
+        ("method.k=true", ["method.k", "True", "whole number"]),
+        ("method.lam=2", ["method.lam", "found 2", "≤ 1"]),
+        ("method.lam={float: [0.5, 1.5]}", ["method.lam", "1.5", "≤ 1"]),
+        ("student.width={float: [2, 1]}", ["student.width", "low 2 is above high 1"]),
+        ("student.width={float: [0, 1], log: true}", ["student.width", "log scale"]),
+        ("student.width={float: [1], lg: true}", ["student.width", "lg"]),
+        ("method.activation=relux", ["method.activation", "relux", "swish"]),
+        ("method.activation={choice: [swish, relux]}", ["method.activation", "relux"]),
+        ("method.k={float: [1, 3]}", ["method.k", "int"]),
+        ("data.name={choice: [digits]}", ["data.name", "not searched"]),
+        ("seed={int: [0, 3]}", ["seed", "not searched"]),
+        ("method=3", ["method", "mapping"]),
+        ("name=../x", ["name", "../x"]),
+        ("method.k", ["--set", "key.path=value"]),
+        ("search.enqueue=[{method.zz: 1}]", ["search.enqueue.0.method.zz", "unknown"]),
+        ("resources.workers_per_trial=64", ["training.batch_size", "64 workers"]),
+        ("storage=ftp://host", ["storage", "ftp://host", "s3://"]),
+        ("training.epochs=[1", ["--set training.epochs", "YAML"]),
+        ("search.max_latency=5 parsecs", ["search.max_latency", "'5 parsecs'", "5ms", "null"]),
+        ("search.max_latency=0ms", ["search.max_latency", "'0ms'", "above 0"]),
+        ("search.max_latency=.inf", ["search.max_latency", "inf", "above 0"]),
+        ("search.max_latency=true", ["search.max_latency", "True"]),
+        ("search.max_latency={float: [1, 5]}", ["search.max_latency", "not searched"]),
+    ],
+)
+def test_bad_settings_name_path_value_and_what_is_allowed(override, words):
+    with pytest.raises(UserError) as caught:
+        load_config(None, [override])
+    message = str(caught.value)
+    assert caught.value.exit_code == 2
+    for word in words:
+        assert word in message
+
+
+def test_missing_file_names_the_nearest():
+    with pytest.raises(UserError, match=r"configs/digits\.yaml"):
+        load_config("configs/digit.yaml")
+
+
+def test_text_that_is_no_yaml(tmp_path):
+    (tmp_path / "bad.yaml").write_text("a: [1\n")
+    with pytest.raises(UserError, match="not YAML"):
+        load_config(tmp_path / "bad.yaml")
+
+
+def test_numbers_that_yaml_reads_as_text_are_numbers():
+    assert load_config(None, ["training.lr=1e-3"]).settings().training.lr == 1e-3
+    chosen = load_config(None, ["training.lr={choice: [1e-3, 3e-3]}", "search.enqueue=[{training.lr: 3e-3}]"])
+    assert chosen.space.leaves["training.lr"].options == (1e-3, 3e-3)
+    assert chosen.enqueued() == ({"training.lr": 3e-3},)
+    assert parse_config(yaml.safe_load(chosen.to_yaml())) == chosen
+
+
+@pytest.mark.parametrize("method", ["kd", "dkd", "dist", "hint", "at", "sp"])
+def test_all_that_teach_by_soft_targets_can_search_them(method):
+    given = [f"method.name={method}", "method.lam={float: [0.3, 0.5]}", "method.tau={float: [1, 4]}"]
+    assert {"method.lam", "method.tau"} <= set(load_config(None, given).space.leaves)
+
+
+def test_values_to_try_first_must_be_legal():
+    with pytest.raises(UserError, match=r"search\.enqueue\.0\.method\.k"):
+        load_config(None, ["search.enqueue=[{method.k: many}]"])
+
+
+def test_an_empty_file_name_is_no_file():
+    with pytest.raises(UserError, match="--config"):
+        load_config("")
+
+
+def test_any_searchable_leaf_takes_a_distribution_and_a_point_fills_it():
+    config = parse_config(
+        minimal(
+            student={"name": {"choice": ["mobilenet_v2", "resnet18"]}, "args": {"depth": {"int": [1, 3]}}},
+            training={"lr": {"float": [1e-4, 1e-2], "log": True}},
+        )
+    )
+    assert config.space.leaves["training.lr"] == FloatDistribution(1e-4, 1e-2, True)
+    assert config.space.leaves["student.name"] == Choice(("mobilenet_v2", "resnet18"))
+    settings = config.settings({"student.name": "resnet18", "training.lr": 0.003, "student.args.depth": 2})
+    assert (settings.student.name, settings.training.lr) == ("resnet18", 0.003)
+    assert settings.student.args == {"depth": 2}
+
+
+def test_a_point_outside_its_range_is_refused():
+    with pytest.raises(UserError):
+        load_config().settings({"method.lam": 3.0})
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "allowed"),
+    [
+        ("resources.gpus_per_worker", 1.5, "a whole number, or a part of one GPU below 1"),
+        ("resources.gpus_per_worker", math.inf, "a whole number"),
+        ("resources.gpus_per_worker", 0.00001, "≥ 0.0001"),
+        ("resources.cpus_per_worker", 0.00001, "≥ 0.0001"),
+    ],
+)
+def test_what_ray_does_not_give_a_worker_is_refused_by_its_key(key, value, allowed):
+    with pytest.raises(UserError) as refused:
+        load_config(None, [f"{key}={'.inf' if value == math.inf else f'{value:f}'}"])
+    assert str(refused.value).startswith(f"{key}: found {value!r}\n  allowed: {allowed}")
+
+
+def test_leaves_are_searched_only_where_they_matter():
+    config = load_config()
+    conditions = {(c.leaf, c.parent): c.values for c in config.space.conditions}
+    assert conditions["method.k", "method.name"] == ("tkd",)
+    assert "ce" not in conditions["method.tau", "method.name"]
+    assert not any(c.leaf == "student.width" for c in config.space.conditions)
+
+
+def test_fixing_a_leaf_keeps_the_rest_of_the_enqueued_configurations():
+    config = load_config(None, ["method.k=3", "training.lr=0.004"])
+    assert config.enqueued()
+    assert all("method.k" not in point and "training.lr" not in point for point in config.enqueued())
+
+
+def test_values_to_try_first_outside_the_space_are_named_once_each():
+    assert left_to_sampler(load_config(None, ["method.k=3"])) == ""  # who fixes a leaf knows it
+    config = load_config(
+        None,
+        [
+            "student.width={float: [0.1, 0.3]}",
+            "search.enqueue=[{student.width: 0.2}, {student.width: 0.5, method.name: sp}]",
+        ],
+    )
+    assert config.enqueued() == ({"student.width": 0.2},)
+    assert left_to_sampler(config) == (
+        "outside the searched space, left to the sampler: "
+        "search.enqueue.1.student.width = 0.5 (searched: a number in [0.1, 0.3]); "
+        "search.enqueue.1.method.name = 'sp' (searched: one of 'tkd', 'kd', 'ce')"
+    )
+
+
+def test_the_resolved_file_reproduces_the_experiment():
+    config = load_config(None, ["method.k=3"])
+    again = parse_config(yaml.safe_load(config.to_yaml()))
+    assert again.tree == config.tree
+    assert again.space == config.space
+    assert again.digest() == config.digest()
+
+
+def test_budgets_and_places_do_not_contradict_but_all_else_does():
+    old = load_config()
+    budgets = [f"{key}=99" for key in BUDGET_KEYS]
+    assert differences(old, load_config(None, [*budgets, "data.path=/elsewhere"])) == []
+    assert differences(old, load_config(None, ["seed=1"])) == ["seed: was 0, is 1"]
+    assert load_config(None, budgets).digest() == old.digest()
+    assert load_config(None, ["seed=1"]).digest() != old.digest()
+
+
+def test_several_big_models_and_one_of_them_overridden():
+    tree = minimal(big_model=[{"name": "alexnet"}, {"name": "resnet18"}])
+    assert [m.name for m in parse_config(tree).settings().big_models] == ["alexnet", "resnet18"]
+    with pytest.raises(UserError, match=r"big_model\.1\.epochs"):
+        parse_config(minimal(big_model=[{"name": "alexnet"}, {"epochs": 0}]))
+
+
+@pytest.mark.parametrize(
+    ("written", "milliseconds"), [("5ms", 5), ("0.2s", 200), ("2.5", 2.5), ("null", None)]
+)
+def test_a_limit_on_latency_is_read_with_its_unit(written, milliseconds):
+    config = load_config(None, [f"search.max_latency={written}"])
+    assert config.settings().search.latency_limit == milliseconds
+    assert parse_config(yaml.safe_load(config.to_yaml())).tree == config.tree
+
+
+def test_a_leaf_that_no_trial_can_use_is_not_searched():
+    config = load_config(None, ["method.name=kd"])
+    assert {key for key in config.space.leaves if key.startswith("method.")} == {"method.lam", "method.tau"}
+    assert config.settings().method == parse_config(minimal(method={"name": "kd"})).settings().method
+
+
+def test_leaves_can_be_laid_over_a_checked_experiment():
+    config = with_overrides(load_config(), {"method.k": 3, "training.lr": {"float": [0.1, 0.2]}})
+    assert config.settings().method.k == 3
+    assert "method.k" not in config.space.leaves
+    assert config.space.leaves["training.lr"].contains(0.15)
+    with pytest.raises(UserError, match=r"method\.kk"):
+        with_overrides(config, {"method.kk": 3})
+
+
+def test_where_a_search_is_tracked_may_change_but_not_what_it_tracks():
+    old = load_config()
+    assert differences(old, load_config(None, ["tracking.uri=http://127.0.0.1:5000"])) == []
+    assert differences(old, load_config(None, ["tracking.experiment=mine"])) != []
+
+
+def test_one_training_searches_nothing_and_is_never_stopped():
+    fixed = load_config().fixed({"method.name": "kd"})
+    assert fixed.space.leaves == {}
+    assert fixed.settings().method.name == "kd"
+    search = fixed.settings().search
+    assert (search.trials, search.enqueue, search.pruner, search.pruner_args) == (1, (), "never", {})
+
+
+def test_a_file_in_which_nothing_is_searched_distils_once(tmp_path):
+    file = tmp_path / "one.yaml"
+    file.write_text("data: {name: digits}\n")
+    assert load_config(file).settings().search.trials == 1
+    assert load_config(file, ["search.trials=5"]).settings().search.trials == 5
+    assert load_config(file, ["method.k={int: [1, 3]}"]).settings().search.trials == 26

@@ -1,0 +1,457 @@
+"""The training loop: special cases are exact, a resume is exact, and nothing outside is disturbed."""
+
+import io
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+from tests.distill.nets import (
+    TinyBig,
+    TinyStudent,
+    digit_bank,
+    digit_views,
+    distiller,
+    held_out,
+    trained_big_model,
+)
+from tkd_search.distill import Distiller, Diverged, MethodSettings, TrainSettings, evaluate
+from tkd_search.distill.features.bank_builder import compute_bank
+from tkd_search.distill.losses.tkd import GeneratedTeachers
+from tkd_search.distill.method_settings import BankSettings
+from tkd_search.distill.training.batch_order import sample
+
+FULL = MethodSettings(
+    local=2.0,
+    local_feature=0.5,
+    stage_feature=0.5,
+    relation=0.5,
+    omega_alignment=0.2,
+    omega_gradient=0.2,
+    big_model_term="dist",
+    reselect_every=0.3,
+)
+METHODS = {
+    **{name: MethodSettings(name=name) for name in ("ce", "kd", "dkd", "dist", "hint", "at", "sp", "tkd")},
+    "full": FULL,
+    "cos": MethodSettings(feature_reward="cos", activation="pelu", masks=3, bound="tanh"),
+    "mse": MethodSettings(feature_reward="mse", activation="rational", theta_frozen=True, bound="raw"),
+    "all": MethodSettings(selection="all", activation="prelu"),
+    "last": MethodSettings(selection="last_k", k=50, rho=0.0, r=0.0),
+}
+
+
+def weights(trained: Distiller) -> dict[str, torch.Tensor]:
+    return {name: value.clone() for name, value in trained.student.state_dict().items()}
+
+
+def same_weights(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return all(torch.equal(value, b[name]) for name, value in a.items())
+
+
+def after(method: MethodSettings, epochs: int = 1, **train: object) -> dict[str, torch.Tensor]:
+    made = distiller(method, grid=4, **train)  # type: ignore[arg-type]
+    for _ in range(epochs):
+        made.run_epoch()
+    return weights(made)
+
+
+def test_without_lambda_and_beta_it_is_plain_training() -> None:
+    plain = after(MethodSettings(name="ce"))
+    assert same_weights(after(MethodSettings(lam=0.0, beta=0.0, gamma=0.5, local=3.0)), plain)
+    assert same_weights(after(MethodSettings(name="kd", lam=0.0)), plain)
+    assert not same_weights(after(MethodSettings(name="kd")), plain)
+
+
+def test_without_gamma_and_beta_it_is_hintons_kd() -> None:
+    hinton = after(MethodSettings(name="kd", lam=0.8, tau=3.0))
+    special = MethodSettings(
+        lam=0.8, tau=3.0, gamma=0.0, beta=0.0, relation=0.0, local=0.0, local_feature=0.0, stage_feature=0.0
+    )
+    assert same_weights(after(special), hinton)
+    assert not same_weights(after(replace(special, gamma=0.3, warmup=0.0)), hinton)
+
+
+def test_hintons_kd_is_what_the_paper_says() -> None:
+    """The reported terms of the first batch equal the formula written out."""
+    method = MethodSettings(name="kd", lam=0.6, tau=2.0)
+    made = distiller(method, number=50, batch_size=50)
+    views, bank = digit_views(50), digit_bank(50)
+    torch.manual_seed(0)
+    student = TinyStudent()
+    index, view = next(made._batches())
+    logits = student(views.batch(index, view)).logits
+    targets = (bank.logits[bank.rows(view, index)].float() / 2).softmax(1)
+    soft = 4 * nn.functional.kl_div((logits / 2).log_softmax(1), targets, reduction="batchmean")
+    hard = nn.functional.cross_entropy(logits, views.labels[index])
+    stats = made.run_epoch()
+    assert stats is not None
+    assert stats.losses["total"] == pytest.approx((0.4 * hard + 0.6 * soft).item(), rel=1e-4)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_trains_and_resumes_exactly(name: str) -> None:
+    whole = distiller(METHODS[name], grid=4, epochs=4)
+    for _ in range(2):
+        whole.run_epoch()
+    buffer = io.BytesIO()
+    torch.save(whole.state_dict(), buffer)
+    whole.eval_student()
+    losses = [whole.run_epoch().losses for _ in range(2)]  # type: ignore[union-attr]
+    assert all(math.isfinite(value) for value in losses[-1].values())
+
+    resumed = distiller(METHODS[name], grid=4, epochs=4)
+    buffer.seek(0)
+    resumed.load_state_dict(torch.load(buffer, weights_only=True))
+    assert resumed.epoch == 2
+    assert [resumed.run_epoch().losses for _ in range(2)] == losses  # type: ignore[union-attr]
+    assert same_weights(weights(whole), weights(resumed))
+    for a, b in zip(
+        whole.eval_student().state_dict().values(), resumed.eval_student().state_dict().values(), strict=True
+    ):
+        assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("schedule", ["schedule_free", "one_cycle", "constant"])
+def test_schedules_resume_exactly_and_learn(schedule: str) -> None:
+    method = MethodSettings(name="ce")
+    whole = distiller(method, epochs=12, schedule=schedule, number=800)
+    for epoch in range(12):
+        if epoch == 5:
+            state = whole.state_dict()
+        whole.run_epoch()
+    resumed = distiller(method, epochs=12, schedule=schedule, number=800)
+    resumed.load_state_dict(state)
+    while resumed.epoch < 12:
+        resumed.run_epoch()
+    assert same_weights(weights(whole), weights(resumed))
+    assert evaluate(whole.eval_student(), held_out()) > 0.8
+
+
+def test_dropout_resumes_exactly_and_leaves_the_global_random_state_alone() -> None:
+    def make() -> Distiller:
+        torch.manual_seed(0)
+        return Distiller(
+            TinyStudent(dropout=0.5),
+            digit_views(),
+            MethodSettings(name="kd"),
+            TrainSettings(epochs=3, batch_size=64),
+            seed=4,
+            bank=digit_bank(),
+            class_count=10,
+        )
+
+    whole = make()
+    whole.run_epoch()
+    state = whole.state_dict()
+    torch.manual_seed(99)
+    before = torch.random.get_rng_state()
+    whole.run_epoch()
+    assert torch.equal(torch.random.get_rng_state(), before)
+    resumed = make()
+    resumed.load_state_dict(state)
+    torch.manual_seed(7)
+    resumed.run_epoch()
+    assert same_weights(weights(whole), weights(resumed))
+
+
+def test_the_seed_decides() -> None:
+    a, b, c = (distiller(FULL, grid=4, seed=seed) for seed in (1, 1, 2))
+    for made in (a, b, c):
+        made.run_epoch()
+    assert same_weights(weights(a), weights(b))
+    assert not same_weights(weights(a), weights(c))
+
+
+def test_looking_does_not_disturb_the_training() -> None:
+    quiet, watched = distiller(FULL, grid=4), distiller(FULL, grid=4)
+    for _ in range(2):
+        quiet.run_epoch()
+        watched.run_epoch()
+        evaluate(watched.eval_student(), held_out())
+        watched.state_dict()
+    assert same_weights(weights(quiet), weights(watched))
+
+
+def test_evaluated_weights_are_the_schedule_free_average_with_their_own_statistics() -> None:
+    made = distiller(MethodSettings(name="ce"))
+    for _ in range(3):
+        made.run_epoch()
+    found = made.eval_student()
+    made._learners._student.eval()  # type: ignore[attr-defined]
+    for (name, ours), theirs in zip(made.student.named_parameters(), found.parameters(), strict=True):
+        torch.testing.assert_close(theirs, ours, rtol=1e-5, atol=1e-6, msg=name)
+        assert not theirs.requires_grad
+    made._learners._student.train()  # type: ignore[attr-defined]
+    statistics = found.body[1].running_mean
+    assert not torch.equal(statistics, made.student.body[1].running_mean)  # type: ignore[union-attr, index]
+    assert found.body[1].momentum == 0.1
+    assert not any(module.training for module in found.modules())
+
+
+def test_every_image_counts_alike_in_the_statistics_that_are_shipped() -> None:
+    made = distiller(MethodSettings(name="ce"), number=514, epochs=1)
+    made.run_epoch()
+    convolution, normalisation = list(made.eval_student().modules())[2:4]
+    views = digit_views(514)
+    maps = convolution(views.batch(*sample(views, 514, seed=0, name="calibration")))
+    expected = maps.mean((0, 2, 3))
+    torch.testing.assert_close(normalisation.running_mean, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_it_stops_in_mid_epoch_and_a_reload_makes_it_whole() -> None:
+    made, asked = distiller(FULL, grid=4), []
+
+    def third_time() -> bool:
+        asked.append(1)
+        return len(asked) == 3
+
+    state = made.state_dict()
+    assert made.run_epoch(third_time) is None
+    assert made.epoch == 0
+    assert len(asked) == 3
+    made.load_state_dict(state)
+    made.run_epoch()
+    assert same_weights(weights(made), after(FULL))
+
+
+def test_a_loss_that_is_not_finite_is_an_error() -> None:
+    made = distiller(MethodSettings(name="ce"), lr=1e-2)
+    with torch.no_grad():
+        made.student.head.weight.fill_(float("nan"))  # type: ignore[union-attr, operator]
+    with pytest.raises(Diverged, match="not finite"):
+        made.run_epoch()
+
+
+def test_every_image_is_seen_once_an_epoch_in_batches_of_one_size() -> None:
+    made = distiller(MethodSettings(name="ce"), number=300, batch_size=64)
+    batches = [index for index, _ in made._batches()]
+    assert len(batches) == made.steps_per_epoch == 5
+    assert {len(index) for index in batches} == {60}
+    assert sorted(torch.cat(batches).tolist()) == list(range(300))
+
+
+def test_fewer_images_than_a_batch_are_one_batch() -> None:
+    made = distiller(MethodSettings(), number=50, batch_size=128)
+    assert made.steps_per_epoch == 1
+    assert made.run_epoch() is not None
+
+
+def test_three_images_are_enough() -> None:
+    made = distiller(FULL, number=3, grid=4, batch_size=128)
+    stats = made.run_epoch()
+    assert stats is not None
+    assert "feature" not in stats.losses, "the unbiased HSIC needs 4 rows"
+
+
+def test_teachers_are_told_by_name_and_weight() -> None:
+    stats = distiller(MethodSettings(k=3, masks=2)).run_epoch()
+    assert stats is not None
+    assert len(stats.teachers) == 3
+    assert sum(weight for _, weight in stats.teachers) == pytest.approx(1, abs=1e-5)
+    assert [name for name, _ in stats.agreements] == [name for name, _ in stats.teachers]
+    assert all(-0.1 < cka <= 1 for _, cka in stats.agreements)
+    names = {"features.1", "features.5", "classifier.2", "logits"}
+    assert all(name.removesuffix("#1") in names for name, _ in stats.teachers)
+
+
+def test_teachers_learn_and_the_student_feels_every_term() -> None:
+    made = distiller(replace(FULL, warmup=0.0), grid=4, epochs=6)
+    first = made.run_epoch()
+    for _ in range(4):
+        last = made.run_epoch()
+    assert first is not None
+    assert last is not None
+    assert last.losses["generators"] < first.losses["generators"]
+    expected = {
+        "labels",
+        "big_model",
+        "generated",
+        "gradient",
+        "feature",
+        "local",
+        "local_feature",
+        "stage_feature",
+        "relation",
+    }
+    expected |= {"generators"}
+    assert expected | {"total"} == set(last.losses)
+    assert last.losses["gradient"] < 0 <= last.losses["total"]
+
+
+def test_distilling_back_pulls_teachers_to_the_student() -> None:
+    def disagreement(rho: float) -> float:
+        made = distiller(MethodSettings(rho=rho, r=0.0, warmup=0.0, beta=0.0), epochs=6)
+        for _ in range(6):
+            stats = made.run_epoch()
+        assert stats is not None
+        return stats.losses["generated"]
+
+    assert disagreement(5.0) < 0.8 * disagreement(0.0)
+
+
+def live(method: MethodSettings, big: nn.Module, views: int = 2, bank: bool = True) -> Distiller:
+    torch.manual_seed(0)
+    data = digit_views(200, views)
+    form = compute_bank([trained_big_model()], data, BankSettings(width=32, grid=4)) if bank else None
+    settings = TrainSettings(epochs=2, batch_size=64, lr=1e-2)
+    return Distiller(
+        TinyStudent(), data, method, settings, seed=0, bank=form, big_models=[big], class_count=10
+    )
+
+
+@pytest.mark.parametrize("method", [MethodSettings(name="kd"), FULL, MethodSettings(name="at")])
+@pytest.mark.parametrize("bank", [True, False])
+def test_freely_drawn_views_run_f_live(method: MethodSettings, bank: bool) -> None:
+    stats = live(method, trained_big_model(), 0, bank).run_epoch()
+    assert stats is not None
+    assert math.isfinite(stats.losses["total"])
+
+
+def test_a_big_model_run_live_is_left_as_it_was() -> None:
+    big = TinyBig().eval()
+    live(MethodSettings(name="tkd"), big, 0, True).run_epoch()
+    assert not any(module._forward_hooks for module in big.modules())
+
+
+def test_live_f_and_its_bank_teach_alike() -> None:
+    from_bank = distiller(MethodSettings(name="kd"), number=200, epochs=2)
+    torch.manual_seed(0)
+    without = Distiller(
+        TinyStudent(),
+        digit_views(200),
+        MethodSettings(name="kd"),
+        from_bank.train,
+        seed=0,
+        big_models=[trained_big_model()],
+        class_count=10,
+    )
+    a, b = from_bank.run_epoch(), without.run_epoch()
+    assert a is not None
+    assert b is not None
+    assert a.losses["total"] == pytest.approx(b.losses["total"], rel=1e-2)
+
+
+def test_distil_back_into_the_big_model_updates_a_copy_and_resumes() -> None:
+    original = trained_big_model()
+    before = {name: value.clone() for name, value in original.state_dict().items()}
+    method = replace(FULL, distil_back="big_model", rho=0.5)
+    made = live(method, original)
+    stats = made.run_epoch()
+    assert stats is not None
+    assert stats.losses["distil_back"] > 0
+    assert all(torch.equal(value, before[name]) for name, value in original.state_dict().items())
+    state = made.state_dict()
+    changed = [
+        name for name, value in state["big_models"].items() if not torch.equal(value, before[name[2:]])
+    ]
+    assert any("weight" in name for name in changed)
+    assert not any("running" in name for name in changed), "batch statistics are frozen"
+    again = live(method, original)
+    again.load_state_dict(state)
+    assert again.run_epoch().losses == made.run_epoch().losses  # type: ignore[union-attr]
+
+
+def test_distil_back_pulls_the_big_model_to_the_student() -> None:
+    def agreement(rho: float) -> float:
+        made = live(
+            replace(MethodSettings(), distil_back="big_model", rho=rho, generator_lr=1e-2), TinyBig().eval()
+        )
+        made.run_epoch()
+        source = made._source.models[0]  # type: ignore[union-attr]
+        images = digit_views(200).images
+        with torch.no_grad():
+            q = made.student.eval()(images).logits.softmax(1)
+            return float((source(images).softmax(1) - q).abs().mean())
+
+    assert agreement(20.0) < agreement(0.0)
+
+
+@pytest.mark.parametrize(
+    ("method", "grid", "told"),
+    [
+        (MethodSettings(name="at"), 0, "bank.grid"),
+        (MethodSettings(local=1.0), 0, "bank.grid"),
+    ],
+)
+def test_missing_cells_are_told(method: MethodSettings, grid: int, told: str) -> None:
+    with pytest.raises(ValueError, match=told):
+        distiller(method, grid=grid)
+
+
+def test_missing_or_foreign_banks_are_told() -> None:
+    settings = TrainSettings(epochs=1)
+    with pytest.raises(ValueError, match="big_models"):
+        Distiller(TinyStudent(), digit_views(), MethodSettings(), settings, seed=0, class_count=10)
+    with pytest.raises(ValueError, match="the bank holds"):
+        Distiller(
+            TinyStudent(),
+            digit_views(200),
+            MethodSettings(),
+            settings,
+            seed=0,
+            bank=digit_bank(300),
+            class_count=10,
+        )
+
+
+def test_plain_training_needs_no_bank_and_trains_a_big_model() -> None:
+    settings = TrainSettings(epochs=2, schedule="one_cycle", batch_size=64)
+    made = Distiller(
+        TinyStudent(16), digit_views(600, 0), MethodSettings(name="ce"), settings, seed=0, class_count=10
+    )
+    assert made.run_epoch() is not None
+
+
+@pytest.mark.parametrize("method", [MethodSettings(name="dist"), MethodSettings(big_model_term="dist")])
+def test_a_last_layer_that_starts_at_zero_learns_from_correlations(method: MethodSettings) -> None:
+    torch.manual_seed(0)
+    student = TinyStudent()
+    nn.init.zeros_(student.head.weight)
+    nn.init.zeros_(student.head.bias)
+    settings = TrainSettings(epochs=5, batch_size=64, lr=1e-2)
+    made = Distiller(student, digit_views(), method, settings, seed=0, bank=digit_bank(), class_count=10)
+    for _ in range(5):
+        made.run_epoch()
+    assert evaluate(made.eval_student(), held_out()) > 0.4
+
+
+def test_bfloat16_trains() -> None:
+    stats = distiller(FULL, grid=4, precision="bf16").run_epoch()
+    assert stats is not None
+    assert math.isfinite(stats.losses["total"])
+
+
+class NoMaps(TinyStudent):
+    def forward(self, images: torch.Tensor):  # type: ignore[no-untyped-def]
+        return super().forward(images)._replace(maps=None)
+
+
+def test_a_student_without_maps_has_no_local_teachers() -> None:
+    made = Distiller(
+        NoMaps(),
+        digit_views(),
+        replace(FULL, warmup=0.0),
+        TrainSettings(epochs=1),
+        seed=0,
+        bank=digit_bank(grid=4),
+        class_count=10,
+    )
+    stats = made.run_epoch()
+    assert stats is not None
+    assert not {"local", "local_feature"} & set(stats.losses)
+
+
+def test_selection_is_renewed_every_so_many_epochs() -> None:
+    made = distiller(MethodSettings(selection="random", reselect_every=0.5, k=2), epochs=8)
+    objective = made.objective
+    assert isinstance(objective, GeneratedTeachers)
+    seen = []
+    for _ in range(8):
+        made.run_epoch()
+        seen.append(objective.teachers())
+    assert len(set(seen[1:4])) == 1
+    assert len(set(seen[4:])) == 1
+    assert len(set(seen)) == 3, "at the start, after the first epoch, at half time"

@@ -1,0 +1,190 @@
+"""Two workers at half the batch each train like one at the whole batch: two processes over gloo."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from torch import nn
+
+from tests.distill.nets import TinyStudent, digit_bank, digit_views
+from tkd_search.distill import Distiller, MethodSettings, TrainSettings
+from tkd_search.distill.losses.similarity import cka
+from tkd_search.distill.training.reduction import Reduction, SingleProcess, reduction_for
+from tkd_search.distill.training.sync_batchnorm import (
+    AllReduceBatchNorm,
+    by_torch,
+    desynchronised,
+    synchronised,
+)
+
+ROWS = 240
+METHODS = {
+    "ce": MethodSettings(name="ce"),
+    "kd": MethodSettings(name="kd"),
+    "dist": MethodSettings(name="dist"),
+    "sp": MethodSettings(name="sp"),
+    "full": MethodSettings(
+        r=0.5,
+        alpha=10.0,
+        beta=1.0,
+        local=2.0,
+        local_feature=0.5,
+        stage_feature=0.5,
+        relation=0.5,
+        big_model_term="dist",
+        warmup=0.0,
+        omega_gradient=0.2,
+    ),
+    "cos": MethodSettings(feature_reward="cos", warmup=0.0),
+}
+
+
+def trained(name: str, group: Reduction) -> tuple[dict[str, torch.Tensor], dict[str, float], Any]:
+    """Weights to ship, losses and teachers after two epochs of five batches of 48."""
+    torch.manual_seed(0)
+    made = Distiller(
+        TinyStudent(),
+        digit_views(ROWS),
+        METHODS[name],
+        TrainSettings(epochs=2, batch_size=48, lr=5e-3, schedule="constant"),
+        seed=0,
+        bank=digit_bank(ROWS, grid=4),
+        group=group,
+        class_count=10,
+    )
+    for _ in range(2):
+        stats = made.run_epoch()
+    assert stats is not None
+    return made.eval_student().state_dict(), stats.losses, stats.teachers
+
+
+def _in_a_group(rank: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
+    group = reduction_for(2)
+    found = {name: trained(name, group) for name in METHODS}
+    found["parts"] = _parts(rank, group)  # type: ignore[assignment]
+    torch.save(found, f"{folder}/{rank}.pt")
+    dist.destroy_process_group()
+
+
+def _parts(rank: int, group: Reduction) -> dict[str, Any]:
+    """Values and averaged gradients of quantities that are not means over samples."""
+    generator = torch.Generator().manual_seed(0)
+    x, target = torch.randn(2, 6, 3, generator=generator), torch.randn(12, 4, generator=generator)
+    weight = nn.Parameter(torch.ones(3))
+    local = x[rank] * weight
+    value = cka(group.gather(local), target) + group.mean(local.mean()).exp()
+    value.backward()
+    group.average_gradients([weight])
+    shared = torch.full((2,), float(rank))
+    group.share([shared])
+    norm = synchronised(nn.Sequential(nn.BatchNorm1d(3, momentum=0.3)))
+    statistics = nn.Parameter(x[rank].clone())
+    (norm(statistics).square() * torch.arange(3.0)).sum().backward()
+    half = synchronised(nn.Sequential(nn.BatchNorm1d(3)))
+    return {
+        "half": half(x[rank].bfloat16()).detach(),
+        "value": value.detach(),
+        "gradient": weight.grad,
+        "shared": shared,
+        "input_gradient": statistics.grad,
+        "norm": desynchronised(norm).state_dict(),
+    }
+
+
+@pytest.fixture(scope="module")
+def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    digit_bank(ROWS, grid=4)
+    folder: Path = tmp_path_factory.mktemp("ranks")
+    mp.spawn(_in_a_group, args=(str(folder),), nprocs=2)
+    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_two_workers_train_like_one(ranks: list[dict[str, Any]], name: str) -> None:
+    alone, losses, teachers = trained(name, SingleProcess())
+    for rank in ranks:
+        weights, _, chosen = rank[name]
+        assert [t[0] for t in chosen] == [t[0] for t in teachers]
+        for key, value in alone.items():
+            # Ten steps of 5e-3 move a weight by up to 5e-2; AdamW magnifies rounding of small gradients.
+            torch.testing.assert_close(
+                weights[key], value, rtol=2e-3, atol=1e-3, msg=lambda told, key=key: f"{name} {key}: {told}"
+            )
+    for term, value in losses.items():
+        mean = sum(rank[name][1][term] for rank in ranks) / 2
+        assert mean == pytest.approx(value, rel=2e-3, abs=1e-4), term
+    for key, value in ranks[0][name][0].items():
+        assert torch.equal(value, ranks[1][name][0][key])
+
+
+def test_global_quantities_and_their_gradients_are_exact(ranks: list[dict[str, Any]]) -> None:
+    generator = torch.Generator().manual_seed(0)
+    x, target = (
+        torch.randn(2, 6, 3, generator=generator).flatten(0, 1),
+        torch.randn(12, 4, generator=generator),
+    )
+    weight = nn.Parameter(torch.ones(3))
+    value = cka(x * weight, target) + (x * weight).mean().exp()
+    value.backward()
+    for rank in ranks:
+        torch.testing.assert_close(rank["parts"]["value"], value.detach())
+        torch.testing.assert_close(rank["parts"]["gradient"], weight.grad)
+        assert rank["parts"]["shared"].tolist() == [0, 0]
+
+
+def test_batch_normalisation_over_workers_is_that_of_the_whole_batch(ranks: list[dict[str, Any]]) -> None:
+    generator = torch.Generator().manual_seed(0)
+    x = nn.Parameter(torch.randn(2, 6, 3, generator=generator).flatten(0, 1))
+    norm = nn.Sequential(nn.BatchNorm1d(3, momentum=0.3))
+    (norm(x).square() * torch.arange(3.0)).sum().backward()
+    assert x.grad is not None
+    for rank in range(2):
+        parts = ranks[rank]["parts"]
+        torch.testing.assert_close(
+            parts["input_gradient"], x.grad[6 * rank : 6 * rank + 6], rtol=1e-4, atol=1e-5
+        )
+        assert set(parts["norm"]) == set(norm.state_dict())
+        for name, value in norm.state_dict().items():
+            torch.testing.assert_close(parts["norm"][name], value)
+
+
+def test_batch_normalisation_over_workers_takes_half_precision(ranks: list[dict[str, Any]]) -> None:
+    x = torch.randn(2, 6, 3, generator=torch.Generator().manual_seed(0))
+    whole = nn.BatchNorm1d(3)(x.flatten(0, 1)).view_as(x)
+    for rank in range(2):
+        found = ranks[rank]["parts"]["half"]
+        assert found.dtype == torch.bfloat16
+        torch.testing.assert_close(found.float(), whole[rank].detach(), rtol=0.02, atol=0.02)
+
+
+@pytest.mark.parametrize("kind", [nn.BatchNorm1d, nn.BatchNorm2d])
+def test_torchs_own_synchronisation_remembers_the_kind_and_who_listens(kind: type[nn.Module]) -> None:
+    heard: list[int] = []
+    plain = nn.Sequential(kind(3)).eval()
+    plain[0].register_forward_hook(lambda *_: heard.append(1))
+    made = desynchronised(by_torch(plain))
+    assert type(made[0]) is kind  # type: ignore[index]
+    made(torch.randn(4, 3, *[2] * (0 if kind is nn.BatchNorm1d else 2)))
+    assert heard == [1]
+
+
+def test_one_worker_has_nothing_to_agree_on() -> None:
+    alone = reduction_for(1)
+    x = torch.randn(3)
+    assert (alone.rank, alone.size) == (0, 1)
+    assert alone.mean(x) is x
+    assert alone.gather(x) is x
+
+
+def test_restoring_gives_plain_layers_with_the_same_tensors() -> None:
+    norm = AllReduceBatchNorm(3)
+    norm.original = nn.BatchNorm2d
+    made = desynchronised(nn.Sequential(nn.Conv2d(1, 3, 1), norm).eval())
+    assert type(made[1]) is nn.BatchNorm2d
+    assert made[1].weight is norm.weight
+    assert not made[1].training

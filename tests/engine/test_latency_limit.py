@@ -1,0 +1,178 @@
+"""The limit on latency: judged before training, remembered, told to all, learned from."""
+
+import json
+
+import pytest
+
+from tkd_search.config.experiment_file import load_config
+from tkd_search.config.search_settings import SearchSettings
+from tkd_search.data import load_data
+from tkd_search.engine.budget import Budget
+from tkd_search.engine.controller import Controller, Size
+from tkd_search.engine.latency_limit import Latencies, measure_student, too_slow
+from tkd_search.engine.search_state import SearchState
+from tkd_search.models.model_settings import StudentSettings
+from tkd_search.optimize.learning_curves import LEARNING
+from tkd_search.optimize.proposer import ProposerSettings
+from tkd_search.optimize.study import SearchStudy
+from tkd_search.tracking.event_log import EventLog
+from tkd_search.tracking.tracker import Tracker
+
+LIMIT = "search.max_latency=5ms"
+
+
+class Heard(Tracker):
+    """A tracker that keeps what it is told of trials."""
+
+    def __init__(self):
+        self.begun, self.over = [], []
+
+    def trial_started(self, trial_id, student, params, bytes, parameters):
+        self.begun.append(trial_id)
+
+    def trial_ended(self, record):
+        self.over.append(record)
+
+
+def size_of(settings):
+    return Size(bytes=int(1e6 * settings.student.width), parameters=1)
+
+
+def latency_of(student):
+    """One millisecond for each tenth of width: students wider than a half break the limit."""
+    return 10 * student.width
+
+
+def open_referee(folder, *overrides, latency=latency_of, tracker=None):
+    config = load_config(None, ["training.epochs=3", "search.trials=12", *overrides])
+    study = SearchStudy.open(
+        "s",
+        folder / "study.journal",
+        space=config.space,
+        full_budget=3,
+        enqueue=config.enqueued(),
+        proposer=ProposerSettings(sampler="qmc"),  # one that does not learn to avoid slow students
+    )
+    return study, Controller(
+        config,
+        study,
+        Budget(config.settings().search),
+        measure=size_of,
+        tracker=tracker or Heard(),
+        log=EventLog(folder / "epochs"),
+        candidates=10,
+        big_model_bytes=2_000_000,
+        classes=10,
+        latency=latency,
+    )
+
+
+def train(controller, assignment):
+    for epoch in range(assignment.after_epoch + 1, 4):
+        controller.epoch(assignment.trial_id, epoch, 0.5 + 0.1 * epoch, {})
+    controller.ended(assignment.trial_id)
+
+
+def run_all(controller):
+    begun = []
+    while (assignment := controller.next_trial()) is not None:
+        begun.append(assignment)
+        train(controller, assignment)
+    return begun
+
+
+def test_a_student_above_the_limit_is_not_trained_and_everybody_hears_why(tmp_path):
+    tracker = Heard()
+    study, controller = open_referee(tmp_path, LIMIT, tracker=tracker)
+    begun = run_all(controller)
+    trials = {trial.trial_id: trial for trial in controller.trials()}
+    slow = {name for name, trial in trials.items() if trial.config["student.width"] > 0.5}
+    assert slow
+    assert {one.trial_id for one in begun} == set(trials) - slow
+    assert len(trials) == 12
+    for name in slow:
+        trial = trials[name]
+        assert (trial.state, trial.not_trained, trial.epochs) == ("stopped", True, ())
+        assert "above search.max_latency 5 ms" in trial.reason
+        told = study.trial(name)
+        assert (told.state, told.reason, told.bytes) == ("stopped", trial.reason, trial.bytes)
+    assert tracker.begun == [trial.trial_id for trial in tracker.over] == sorted(trials)
+    assert {record.trial_id for record in tracker.over if record.not_trained} == slow
+    search_state = controller.search_state()
+    assert (search_state.not_trained, search_state.failed, search_state.running) == (len(slow), 0, 0)
+    assert search_state.stopped == len(slow)
+    assert all(trial.config["student.width"] <= 0.5 for trial in search_state.front)
+
+
+def test_a_resumed_search_keeps_what_was_judged(tmp_path):
+    _, controller = open_referee(tmp_path, LIMIT)
+    run_all(controller)
+
+    def never(student):
+        raise AssertionError("judged again")
+
+    study, again = open_referee(tmp_path, LIMIT, latency=never)
+    assert again.next_trial() is None
+    assert again.trials() == controller.trials()
+    assert [trial.reason for trial in study.trials()] == [trial.reason for trial in again.trials()]
+
+
+def test_a_driver_that_died_while_it_measured_judges_the_trial_when_it_is_back(tmp_path):
+    study, _ = open_referee(tmp_path, LIMIT, "search.enqueue=[{student.width: 0.6}]")
+    assert study.ask().config["student.width"] == 0.6
+    _, controller = open_referee(tmp_path, LIMIT, "search.enqueue=[{student.width: 0.6}]")
+    first = controller.next_trial()
+    assert first.trial_id != "t0000"
+    assert controller.trials()[0].not_trained
+
+
+def test_a_search_in_which_no_student_is_fast_enough_ends(tmp_path):
+    _, controller = open_referee(tmp_path, "search.max_latency=1us")
+    assert controller.next_trial() is None
+    assert controller.search_state() == SearchState(
+        running=0, complete=0, stopped=12, not_trained=12, failed=0, epochs=0, front=(), hypervolume=0.0
+    )
+
+
+@pytest.mark.parametrize("learning", LEARNING)
+def test_a_sampler_learns_that_such_a_student_is_worth_nothing(tmp_path, learning):
+    study, controller = open_referee(tmp_path, LIMIT)
+    run_all(controller)
+    lessons = LEARNING[learning](study.trials(), (), 3)
+    slow = {trial.number for trial in study.trials("stopped")}
+    assert slow
+    assert {number for number, accuracy in lessons.items() if accuracy == 0.0} == slow
+
+
+def test_a_plateau_is_so_many_trials_without_gain():
+    budget = Budget(SearchSettings(trials=100, plateau=2))
+    idle = SearchState(
+        running=0, complete=0, stopped=0, not_trained=0, failed=0, epochs=9, front=(), hypervolume=0
+    )
+    assert budget.exhausted(idle, 5, [0.1, 0.2, 0.2]) == ""
+    assert "hypervolume" in budget.exhausted(idle, 7, [0.1, 0.2, 0.2, 0.2])
+
+
+def test_latencies_are_measured_once_per_architecture_and_kept(tmp_path):
+    asked = []
+
+    def measure(student):
+        asked.append(student.width)
+        return 10 * student.width
+
+    known = Latencies(tmp_path / "latency.json", measure)
+    quarter, half = StudentSettings(width=0.25), StudentSettings(width=0.5)
+    assert [known.of(one) for one in (quarter, half, quarter)] == [2.5, 5.0, 2.5]
+    assert Latencies(tmp_path / "latency.json", measure).of(half) == 5.0
+    assert asked == [0.25, 0.5]
+    assert len(json.loads((tmp_path / "latency.json").read_text())) == 2
+
+
+def test_the_limit_itself_is_kept():
+    assert too_slow(5.0, 5.0) == ""
+    assert "7.25 ms" in too_slow(7.25, 5.0)
+
+
+def test_a_real_student_has_a_latency():
+    config = load_config(None, ["student.width=0.1"])
+    assert 0 < measure_student(config.settings().student, load_data(config.settings().data)) < 10_000

@@ -1,0 +1,174 @@
+"""What is refused before anything starts, though no single setting shows it."""
+
+import random
+import warnings
+
+import numpy as np
+import optuna
+import pytest
+import torch
+
+from tkd_search.config.experiment_file import load_config
+from tkd_search.data import load_data
+from tkd_search.engine.search_checks import check_search
+from tkd_search.errors import UserError
+
+
+@pytest.fixture(scope="module")
+def data():
+    return load_data(load_config(None, []).settings().data)
+
+
+def test_the_default_experiment_fits(data):
+    assert check_search(load_config(None, []), data) > 1
+
+
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ("search.sampler=tpee", ["search.sampler", "tpee", "nsga2"]),
+        ("search.sampler_args={foo: 1}", ["search.sampler", "foo"]),
+        ("search.learning=foo", ["search.learning", "extrapolated"]),
+        ("search.pruner_args={foo: 1}", ["search.pruner", "foo"]),
+        ("search.pruner_args={keep: 0.5}", ["search.pruner", "keep = 0.5", "pruner_args={}"]),
+        ("search.pruner_args={shares: 0.5}", ["search.pruner", "shares = 0.5", "a list"]),
+        ("search.warm_start=[nobody]", ["search.warm_start", "nobody"]),
+        ("search.warm_start=['foo://bar']", ["search.warm_start", "foo://bar", "earlier runs"]),
+        ("search.warm_start=[pyproject.toml]", ["search.warm_start", "pyproject.toml", "journal"]),
+        ("student.name=shufflenet", ["student.name", "shufflenet_v2_x1_0"]),
+        ("bank.taps=[nowhere]", ["nowhere"]),
+        ("method.local=4", ["bank.grid", "method.local", "bank.grid=4"]),
+        ("method.stage_feature={choice: [0, 12]}", ["bank.grid", "method.stage_feature"]),
+        ("method.name={choice: [kd, at]}", ["bank.grid", "method.name = at"]),
+    ],
+)
+def test_a_wrong_part_is_named_with_what_is_allowed(data, setting, words):
+    with pytest.raises(UserError) as refused:
+        check_search(load_config(None, [setting]), data)
+    for word in words:
+        assert word in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("sampler", "args", "complaint"),
+    [
+        ("optuna.samplers:CmaEsSampler", "{}", "multi-objective"),
+        ("optuna.samplers:BruteForceSampler", "{}", "infinite"),
+        ("os:getcwd", "{}", "not an Optuna sampler"),
+        ("nsga2", "{population_size: 1}", "population_size"),
+        ("nsga2", "{child_generation_strategy: uniform}", "not callable"),
+        ("tpe", "{n_startup_trials: many}", "str"),
+        ("tpe", "{n_ei_candidates: 0}", "positive"),
+        ("gp", "{n_startup_trials: many}", "str"),
+        ("ehvi", "{memory: 1.5}", "memory = 1.5; allowed: a whole number"),
+        ("ehvi", "{random: 10.5}", "random = 10.5; allowed: a whole number"),
+        ("ehvi", "{aimed: often}", "aimed = 'often'; allowed: a number"),
+        ("random", "{whatever: 1}", "random has no arguments"),
+        ("qmc", "{scramble: false}", "qmc has no arguments"),
+    ],
+)
+def test_a_sampler_that_would_break_at_its_first_suggestion_is_refused(data, sampler, args, complaint):
+    given = [f"search.sampler={sampler}", f"search.sampler_args={args}"]
+    with pytest.raises(UserError, match=r"search\.sampler: found") as refused:
+        check_search(load_config(None, given), data)
+    for word in (sampler, complaint, "ehvi, tpe, nsga2, gp, random, qmc", "search.sampler_args={}"):
+        assert word in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("sampler", "args"),
+    [
+        ("tpe", "{multivariate: true, group: true}"),
+        ("nsga2", "{population_size: 8}"),
+        ("gp", "{}"),
+        ("random", "{}"),
+        ("qmc", "{}"),
+        ("ehvi", "{memory: 1, random: 1, local: 1, polish: 1, aimed: 1}"),
+        ("optuna.samplers:NSGAIIISampler", "{}"),
+    ],
+)
+def test_samplers_that_work_pass(data, sampler, args):
+    given = [f"search.sampler={sampler}", f"search.sampler_args={args}"]
+    assert check_search(load_config(None, given), data) > 1
+
+
+class CarelessSampler(optuna.samplers.RandomSampler):
+    """Draws from every global random state, and speaks in every way."""
+
+    asked = 0
+
+    def sample_relative(self, *args):
+        type(self).asked += 1
+        random.random(), np.random.random(), torch.rand(1)
+        warnings.warn("careless", stacklevel=1)
+        optuna.logging.get_logger("optuna").warning("careless")
+        return super().sample_relative(*args)
+
+
+def test_a_rehearsal_leaves_no_trace(data, capfd, recwarn):
+    def states_after(sampler):
+        random.seed(0), np.random.seed(0), torch.manual_seed(0)
+        check_search(load_config(None, [f"search.sampler={sampler}"]), data)
+        return random.getstate(), str(np.random.get_state()), torch.get_rng_state().tolist()
+
+    verbosity = optuna.logging.get_verbosity()
+    assert states_after(f"{__name__}:CarelessSampler") == states_after("random")
+    assert CarelessSampler.asked > 0
+    assert optuna.logging.get_verbosity() == verbosity
+    assert "careless" not in "".join(capfd.readouterr()) + "".join(str(w.message) for w in recwarn)
+
+
+def test_a_size_that_the_student_does_not_have_is_refused_also_where_it_is_fixed(data):
+    given = ["student.name=squeezenet1_1", "student.depth=1", "student.width=0.2", "student.args={}"]
+    with pytest.raises(UserError, match=r"student\.width: found 0\.2\n.*has no width here\n.*width=0\.25"):
+        check_search(load_config(None, given), data)
+
+
+@pytest.mark.parametrize(
+    ("name", "args"), [("squeezenet1_1", "{}"), ("tkd_search.models.plain:plain_cnn", "{in_channels: 1}")]
+)
+def test_a_size_that_the_student_does_not_have_cannot_be_searched(data, name, args):
+    given = [f"student.args={args}", "student.depth=1", f"student.name={name}"]
+    with pytest.raises(UserError, match=r"student\.width.*\n.*has no width here"):
+        check_search(load_config(None, given), data)
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (
+            ["student.name={choice: [mobilenet_v2, mobilenet_v7]}"],
+            ["student.name", "mobilenet_v7", "nearest"],
+        ),
+        (["student.name={choice: [mobilenet_v2, 'nopackage:x']}"], ["student.name", "nopackage"]),
+        (["student.args={wdth: {int: [2, 4]}}"], ["student.args", "wdth"]),
+        ([f"student.name={__name__}:half", "student.args={share: {choice: [0.9, 0.1]}}"], ["too narrow"]),
+    ],
+)
+def test_an_option_that_builds_no_student_is_refused_before_anything_starts(data, given, words):
+    with pytest.raises(UserError) as refused:
+        check_search(load_config(None, [*given, "student.width=0.25", "student.depth=1"]), data)
+    for word in words:
+        assert word in str(refused.value)
+
+
+def test_an_argument_of_one_of_several_students_and_sizes_that_fail_are_no_mistake(data):
+    """``half`` stands for a network that wants a width of a half at least."""
+    name = f"student.name={{choice: ['{__name__}:half', '{__name__}:plain']}}"
+    args = "student.args={share: {float: [0.1, 0.9]}}"
+    assert check_search(load_config(None, [name, args, "student.width=0.25", "student.depth=1"]), data) > 1
+
+
+def half(num_classes, share):
+    if share < 0.6:
+        raise ValueError("too narrow")
+    return plain(num_classes, share)
+
+
+def plain(num_classes, share):
+    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, num_classes))
+
+
+def test_terms_at_places_that_no_trial_can_use_need_no_cells(data):
+    for given in (["method.name=kd", "method.local=4"], ["bank.grid=4", "method.local=4"]):
+        assert check_search(load_config(None, given), data) > 1

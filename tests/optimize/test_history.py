@@ -1,0 +1,49 @@
+"""What a study remembers of itself, and takes over from earlier ones."""
+
+import pytest
+
+from tkd_search.optimize.history import check_enqueued, renumbered, rungs_of
+from tkd_search.optimize.space import FloatDistribution, Space
+from tkd_search.optimize.study_trial import StudyTrial
+
+SPACE = Space({"student.width": FloatDistribution(0.1, 1.0)})
+
+
+def trial(number, state="complete", width=0.5, curve=(0.5,), **more):
+    epochs = dict(enumerate(curve, start=1))
+    config = {"student.width": width}
+    return StudyTrial(
+        number=number, storage_id=number, config=config, state=state, bytes=100, curve=epochs, **more
+    )
+
+
+def test_earlier_trials_that_trained_and_fit_come_before_those_of_the_search():
+    earlier = [
+        trial(0),
+        trial(1, "failed"),
+        trial(2, "running"),
+        trial(3, width=2.0),  # not in this space
+        trial(4, "stopped", curve=()),  # broke a limit of its own search
+        trial(5, "stopped", width=0.7),
+    ]
+    found = renumbered(earlier, SPACE)
+    assert [(t.number, t.storage_id) for t in found] == [(-2, 0), (-1, 5)]
+
+
+def test_rungs_hold_their_records_in_order_of_arrival():
+    curve = (0.1, 0.2, 0.3)
+    trials = [
+        trial(0, curve=curve, arrivals={1: 2, 3: 3}),
+        trial(1, curve=curve, arrivals={1: 0, 3: 4}),
+        trial(2, curve=curve, arrivals={1: 1}),
+    ]
+    found = {epoch: [r.trial_id for r in records] for epoch, records in rungs_of(trials).items()}
+    assert found == {1: ["t0001", "t0002", "t0000"], 3: ["t0000", "t0001"]}
+
+
+def test_enqueued_values_must_be_in_the_space():
+    check_enqueued([{}, {"student.width": 1.0}], SPACE)
+    with pytest.raises(ValueError, match=r"enqueue\.1\.student\.width = 1\.1; allowed"):
+        check_enqueued([{}, {"student.width": 1.1}], SPACE)
+    with pytest.raises(ValueError, match=r"enqueue\.0\.width = 1; allowed: one of student\.width"):
+        check_enqueued([{"width": 1}], SPACE)

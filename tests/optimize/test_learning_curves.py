@@ -1,0 +1,146 @@
+"""What stopped trials teach."""
+
+import math
+
+import numpy as np
+import pytest
+
+from tkd_search.optimize.learning_curves import (
+    ERROR_OFFSET,
+    LEARNING,
+    extrapolate,
+    fit_line,
+    learn_extrapolated,
+    learn_full,
+    learn_highest_rung,
+    rank_correlation,
+)
+from tkd_search.optimize.study_trial import StudyTrial
+
+LEVELS, BUDGET = (3, 9), 27
+
+
+def trial(number, curve, state="stopped"):
+    return StudyTrial(number=number, storage_id=number, config={}, state=state, bytes=1000, curve=dict(curve))
+
+
+def whole(number, errors=(0.4, 0.2, 0.1)):
+    curve = {budget: 1 - error for budget, error in zip((3, 9, 27), errors, strict=True)}
+    return trial(number, curve, "complete")
+
+
+def test_whole_trials_teach_what_they_reached():
+    trials = [whole(i, (0.4, 0.2, 0.1 + i / 100)) for i in range(6)]
+    found = extrapolate(trials, LEVELS, BUDGET)
+    assert found.budget == 27
+    assert [found.accuracy(i) for i in range(6)] == pytest.approx([0.9 - i / 100 for i in range(6)])
+    assert set(found.variance.values()) == {0}
+
+
+def test_stopped_trials_are_carried_by_the_factors_of_the_others():
+    trials = [*(whole(i) for i in range(5)), trial(9, {3: 0.6}), trial(10, {3: 0.6, 9: 0.7})]
+    found = extrapolate(trials, LEVELS, BUDGET)
+    assert found.accuracy(9) == pytest.approx(0.9)
+    factor = (0.1 + ERROR_OFFSET) / (0.2 + ERROR_OFFSET)
+    assert math.exp(found.log_error[10]) == pytest.approx((0.3 + ERROR_OFFSET) * factor)
+    assert found.variance[9] > found.variance[10] > 0
+
+
+def test_order_within_a_rung_is_kept():
+    trials = [*(whole(i) for i in range(5)), *(trial(10 + i, {3: 0.3 + i / 20}) for i in range(6))]
+    lessons = learn_extrapolated(trials, LEVELS, BUDGET)
+    carried = [lessons[10 + i] for i in range(6)]
+    assert carried == sorted(carried)
+
+
+def test_without_enough_whole_trials_the_common_budget_is_lower():
+    trials = [*(trial(i, {3: 0.6, 9: 0.8}, "running") for i in range(5)), whole(8), trial(9, {3: 0.5})]
+    found = extrapolate(trials, LEVELS, BUDGET)
+    assert found.budget == 9
+    assert found.accuracy(8) == pytest.approx(0.8)
+    assert set(found.log_error) == {0, 1, 2, 3, 4, 8, 9}
+
+
+def test_until_a_rung_has_enough_trials_all_are_compared_at_the_first():
+    found = extrapolate([trial(0, {3: 0.6, 9: 0.8}), trial(1, {3: 0.5})], LEVELS, BUDGET)
+    assert found.budget == 3
+    assert [found.accuracy(i) for i in (0, 1)] == pytest.approx([0.6, 0.5])
+
+
+def test_unreported_trials_teach_nothing():
+    trials = [whole(0), trial(2, {}, "running"), trial(3, {1: 0.5}, "running")]
+    assert set(extrapolate(trials, LEVELS, BUDGET).log_error) == {0}
+    assert set(learn_extrapolated(trials, LEVELS, BUDGET)) == {0}
+
+
+def test_a_student_that_broke_a_limit_before_its_first_epoch_is_worth_nothing():
+    assert learn_extrapolated([whole(0), trial(1, {})], LEVELS, BUDGET)[1] == 0
+
+
+@pytest.mark.parametrize("accuracy", [0.99, 0.01])
+def test_failed_trials_teach_as_much_as_the_worst_of_the_others(accuracy):
+    trials = [*(whole(i, (0.4, 0.2, 0.1 + i / 100)) for i in range(5)), trial(9, {3: accuracy}, "failed")]
+    found = extrapolate(trials, LEVELS, BUDGET)
+    assert found.accuracy(9) == pytest.approx(found.accuracy(4))
+    assert found.variance[9] == 0
+    assert extrapolate([trial(0, {}, "failed")], LEVELS, BUDGET).log_error == {}
+
+
+@pytest.mark.parametrize("learn", LEARNING.values())
+def test_a_failed_trial_is_worth_nothing_however_good_it_was(learn):
+    trials = [*(whole(i) for i in range(30)), trial(30, {3: 0.99, 9: 0.99}, "failed")]
+    assert learn(trials, LEVELS, BUDGET)[30] == 0
+
+
+def test_highest_rung_with_enough_trials():
+    trials = [*(trial(i, {3: 0.5}) for i in range(10)), *(trial(20 + i, {3: 0.6, 9: 0.7}) for i in range(5))]
+    assert set(learn_highest_rung(trials, LEVELS, BUDGET, enough=5).values()) == {0.7}
+    assert len(learn_highest_rung(trials, LEVELS, BUDGET, enough=6)) == 15
+
+
+def test_full_learns_from_whole_trials_alone():
+    assert learn_full([whole(0), trial(1, {3: 0.9})], LEVELS, BUDGET) == {0: pytest.approx(0.9)}
+
+
+@pytest.mark.parametrize("learn", LEARNING.values())
+def test_nothing_known_teaches_nothing(learn):
+    assert learn([], LEVELS, BUDGET) == {}
+
+
+def test_rank_correlation():
+    assert rank_correlation([1, 2, 3, 4], [10, 20, 30, 40]) == pytest.approx(1)
+    assert rank_correlation([1, 2, 3, 4], [4, 3, 2, 1]) == pytest.approx(-1)
+    assert rank_correlation([1, 1, 2, 2], [1, 1, 2, 2]) == pytest.approx(1)
+    assert rank_correlation([1, 2, 3], [1, 3, 2]) == pytest.approx(0.5)
+    assert math.isnan(rank_correlation([1, 2], [1, 2]))
+    assert math.isnan(rank_correlation([1, 1, 1], [1, 2, 3]))
+
+
+def line_through(low, high):
+    """Fitted to accuracies that have these log errors."""
+    low, high = (1 + ERROR_OFFSET - np.exp(errors) for errors in (low, high))
+    return fit_line(list(zip(low, high, strict=True)))
+
+
+def test_errors_that_shrink_by_one_factor_are_carried_by_it():
+    line = line_through([-1.0, -0.5, -2.0], [-1.7, -1.2, -2.7])
+    assert line.slope == pytest.approx(1)
+    assert line(-3.0) == pytest.approx(-3.7)
+    assert line.variance == pytest.approx(4 * 0.08 / 5), "nothing but what was believed before"
+
+
+def test_a_slope_is_as_if_four_pairs_of_unit_slope_had_been_seen():
+    low, high = np.array([-1.0, -0.4, -0.1]), np.array([-1.3, -1.2, -1.0])
+    x, y = low - low.mean(), high - high.mean()
+    seen, answers = (np.append(values, [0.3] * 4) for values in (x, y))
+    (slope,) = np.linalg.lstsq(seen[:, None], answers)[0]
+    line = line_through(low, high)
+    assert line.slope == pytest.approx(slope)
+    assert line.variance == pytest.approx((((y - slope * x) ** 2).sum() + 4 * 0.08) / 5)
+
+
+def test_a_slope_is_never_negative_and_never_steep_and_tails_stay_thick():
+    low = np.linspace(-3, -0.1, 30)
+    assert line_through(low, -low - 4).slope == 0
+    assert line_through(low, 2 * low).slope == 1.5
+    assert [line_through(low[:n], low[:n]).freedom for n in (2, 30)] == [4, 5]

@@ -1,0 +1,301 @@
+"""The rung rules: the conformance suite for each, and what each promises beyond it."""
+
+import dataclasses
+import math
+from itertools import product
+
+import numpy as np
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from tests.optimize.pruner_conformance import PrunerConformance, accuracies, rungs, sizes
+from tkd_search.optimize.pareto import dominates
+from tkd_search.optimize.pruners.base import (
+    Continue,
+    RungRecord,
+    Stop,
+    accuracy_floor,
+    nearest_in_size,
+    on_front,
+    rung_levels,
+)
+from tkd_search.optimize.pruners.create_pruner import create_pruner
+from tkd_search.optimize.pruners.front_probability import FrontProbability
+from tkd_search.optimize.pruners.never import Never
+from tkd_search.optimize.pruners.single_objective import SingleObjective
+from tkd_search.optimize.pruners.stratified import LATE_RUNGS, Stratified
+
+
+def record(i, size, accuracy, epoch=3):
+    return RungRecord(trial_id=f"t{i:04d}", epoch=epoch, bytes=size, accuracy=accuracy)
+
+
+class TestNever(PrunerConformance):
+    def create_pruner(self):
+        return create_pruner("never", full_budget=self.full_budget, classes=self.classes)
+
+    @given(st.data())
+    def test_nobody_is_stopped(self, data):
+        assert self.create_pruner().decide(*data.draw(rungs((3,)))) == Continue()
+
+
+class TestSingleObjective(PrunerConformance):
+    def create_pruner(self):
+        return create_pruner("single_objective", full_budget=self.full_budget, classes=self.classes)
+
+    def test_the_best_third_goes_on(self):
+        records = [record(i, 1000, i / 10) for i in range(8)]
+        kept = [
+            accuracy
+            for accuracy in np.arange(0, 0.8, 0.05)
+            if self.create_pruner().decide(records, record(9, 1000, float(accuracy))) == Continue()
+        ]
+        assert min(kept) == pytest.approx(0.5)
+
+    def test_fewer_than_eta_trials_say_nothing(self):
+        decide = self.create_pruner().decide
+        assert decide([record(0, 1000, 0.9)], record(9, 1000, 0.1)) == Continue()
+        assert isinstance(decide([record(i, 1000, 0.9) for i in range(2)], record(9, 1000, 0.1)), Stop)
+
+
+class TestStratified(PrunerConformance):
+    def create_pruner(self):
+        return create_pruner("stratified", full_budget=self.full_budget, classes=self.classes)
+
+    @given(st.data())
+    def test_front_is_never_stopped_above_the_floor(self, data):
+        records, newcomer = data.draw(rungs(self.levels()))
+        pruner = self.create_pruner()
+        assume(newcomer.accuracy >= pruner.floor and on_front(records, newcomer))
+        assert pruner.decide(records, newcomer) == Continue()
+
+    @given(st.data())
+    def test_anyone_below_the_floor_is_stopped_once_someone_is_above(self, data):
+        records, newcomer = data.draw(rungs(self.levels()))
+        pruner = self.create_pruner()
+        assume(any(r.accuracy >= pruner.floor for r in records))
+        low = dataclasses.replace(newcomer, bytes=1, accuracy=pruner.floor - 0.01)
+        assert isinstance(pruner.decide(records, low), Stop)
+
+    @given(st.data(), st.floats(0.5, 1.0))
+    def test_far_away_sizes_do_not_judge(self, data, accuracy):
+        """Large accurate students, however many, cannot stop a small one that is good for its size."""
+        small = [record(i, 1000 + i, 0.3 + 0.01 * i, epoch=9) for i in range(12)]
+        large = [record(100 + i, 10**6 + i, accuracy, epoch=9) for i in range(data.draw(st.integers(0, 30)))]
+        newcomer = record(999, 1100, 0.4, epoch=9)
+        pruner = dataclasses.replace(self.create_pruner(), stratum=12)
+        assert pruner.decide(small + large, newcomer) == pruner.decide(small, newcomer) == Continue()
+
+    def test_nobody_is_stopped_before_six_others_that_are_no_larger_have_come(self):
+        better = [record(i, 1000, 0.9, epoch=9) for i in range(6)]
+        newcomer = record(99, 1000, 0.5, epoch=9)
+        larger, broken = record(7, 2000, 0.9, epoch=9), record(8, 1000, math.nan, epoch=9)
+        assert self.create_pruner().decide([*better[:5], larger, broken], newcomer) == Continue()
+        assert isinstance(self.create_pruner().decide(better, newcomer), Stop)
+
+    @pytest.mark.parametrize(("epoch", "number"), [(9, 10), (18, 8)])
+    def test_the_best_half_goes_on_and_later_the_best_four_in_ten(self, epoch, number):
+        ladder = [record(i, 1000, 0.3 + i / 100, epoch=epoch) for i in range(20)]
+        going = [one for one in ladder if self.create_pruner().decide(set(ladder) - {one}, one) == Continue()]
+        assert going == ladder[-number:]
+
+    def test_reason_is_a_sentence_with_the_figures(self):
+        records = [record(i, 1000, 0.5 + i / 100) for i in range(20)]
+        decision = self.create_pruner().decide(records, record(99, 1000, 0.5, epoch=9))
+        assert isinstance(decision, Stop)
+        assert "50.0% after 9 epochs is 20. of 21 of its size" in decision.reason
+
+    def test_wrong_settings_are_refused(self):
+        with pytest.raises(ValueError, match="2 rungs"):
+            Stratified(levels=(3, 9), keep=(0.5,), floor=0.1)
+        with pytest.raises(ValueError, match="allowed"):
+            Stratified(levels=(3,), keep=(1.5,), floor=0.1)
+
+
+def test_all_below_the_floor_is_no_reason_to_stop_everybody():
+    pruner = create_pruner("stratified", full_budget=27, classes=200)
+    records = [record(i, 1000 + i, 0.005, epoch=9) for i in range(30)]
+    assert pruner.decide(records, record(99, 900, 0.006, epoch=9)) == Continue()
+
+
+def test_the_floor_is_a_share_of_the_way_from_chance_to_one():
+    assert accuracy_floor(10, 0.05) == pytest.approx(0.145)
+    assert accuracy_floor(4, 0.0) == 0.25
+
+
+def finished(i, size, early, late):
+    """A trial seen at the rung and at the end."""
+    return [record(i, size, early), record(i, size, late, epoch=27)]
+
+
+class TestPromise(PrunerConformance):
+    def create_pruner(self):
+        return create_pruner("front_probability", full_budget=self.full_budget, classes=self.classes)
+
+    def levels(self):
+        return (9,)
+
+    @staticmethod
+    def history(spread):
+        """Twelve trials that halved their error; ``spread`` is that of the accuracies at epoch 9."""
+        early = 0.8 + spread * np.linspace(-1, 1, 12)
+        pairs = [finished(i, 1000 + i, a, 0.5 + a / 2) for i, a in enumerate(early)]
+        return [dataclasses.replace(r, epoch=9 if r.epoch == 3 else 27) for pair in pairs for r in pair]
+
+    def test_stops_who_cannot_reach_the_front_any_more(self):
+        decision = self.create_pruner().decide(self.history(0.15), record(99, 2000, 0.3, epoch=9))
+        assert isinstance(decision, Stop)
+        assert "chance" in decision.reason
+
+    def test_who_may_reach_it_goes_on(self):
+        assert self.create_pruner().decide(self.history(0.15), record(99, 2000, 0.93, epoch=9)) == Continue()
+
+    def test_only_students_no_larger_speak_against_one(self):
+        assert self.create_pruner().decide(self.history(0.15), record(99, 900, 0.3, epoch=9)) == Continue()
+
+    def test_where_all_that_finished_are_larger_nobody_speaks_against_one(self):
+        rival = record(50, 800, 0.9, epoch=9)  # still trains
+        assert (
+            self.create_pruner().decide([*self.history(0.15), rival], record(99, 900, 0.3, epoch=9))
+            == Continue()
+        )
+
+    def test_on_the_rungs_front_a_trial_goes_on_however_small_its_chance(self):
+        larger = [dataclasses.replace(r, bytes=5000) for r in self.history(0.15)]
+        best = record(50, 1000, 0.99, epoch=27)  # of an earlier search, which had other rungs
+        newcomer, as_large = record(99, 1200, 0.3, epoch=9), record(51, 1200, 0.31, epoch=9)
+        assert self.create_pruner().decide([*larger, best], newcomer) == Continue()
+        assert isinstance(self.create_pruner().decide([*larger, best, as_large], newcomer), Stop)
+
+    def test_below_the_floor_a_trial_is_stopped_once_another_is_above(self):
+        pruner, low = self.create_pruner(), record(99, 1, 0.14, epoch=9)
+        assert isinstance(pruner.decide([record(0, 1000, pruner.floor, epoch=9)], low), Stop)
+        assert pruner.decide([record(0, 1000, 0.14, epoch=9)], low) == Continue()
+
+    def test_nobody_is_stopped_before_some_have_finished(self):
+        few = [r for r in self.history(0.15) if r.epoch == 9 or r.trial_id < "t0005"]
+        assert self.create_pruner().decide(few, record(99, 2000, 0.3, epoch=9)) == Continue()
+
+    @given(st.data())
+    def test_promises_hold_with_finished_trials(self, data):
+        """Order and names do not matter; better is never worse; a dominating newcomer goes on."""
+        drawn = data.draw(st.lists(st.tuples(sizes, accuracies, accuracies), min_size=8, max_size=20))
+        records = [
+            dataclasses.replace(r, epoch=9 if r.epoch == 3 else 27)
+            for i, trial in enumerate(drawn)
+            for r in finished(i, *trial)
+        ]
+        newcomer = record(99, data.draw(sizes), data.draw(accuracies), epoch=9)
+        pruner = self.create_pruner()
+        decision = pruner.decide(records, newcomer)
+        assert pruner.decide(data.draw(st.permutations(records)), newcomer) == decision
+        better = dataclasses.replace(newcomer, accuracy=newcomer.accuracy + 0.1)
+        assert decision != Continue() or pruner.decide(records, better) == Continue()
+        best = dataclasses.replace(newcomer, bytes=500, accuracy=max(a for _, a, _ in drawn) + 0.01)
+        assert best.accuracy < pruner.floor or pruner.decide(records, best) == Continue()
+
+    def test_chance_is_a_share(self):
+        with pytest.raises(ValueError, match="chance"):
+            create_pruner("front_probability", full_budget=9, classes=2, options={"chance": 1.5})
+        assert isinstance(create_pruner("front_probability", full_budget=9, classes=2), FrontProbability)
+
+
+@given(st.integers(1, 500))
+def test_levels_of_any_budget(full_budget):
+    levels = rung_levels(full_budget)
+    assert list(levels) == sorted(set(levels))
+    assert all(0 < level < full_budget for level in levels)
+    pruner = create_pruner("stratified", full_budget=full_budget, classes=10)
+    assert pruner.levels == rung_levels(full_budget, LATE_RUNGS)
+    assert len(pruner.keep) == len(pruner.levels)
+
+
+def test_levels_of_the_default_budget():
+    assert rung_levels(27) == (3, 9)
+    assert create_pruner("stratified", full_budget=27, classes=10).levels == (9, 18)
+    assert create_pruner("front_probability", full_budget=30, classes=10).levels == (5, 10, 15, 20, 25)
+
+
+@pytest.mark.parametrize(
+    ("pruner", "options", "complaint"),
+    [
+        ("front_probability", {"chance": "high"}, "chance = 'high'; allowed: a number"),
+        ("front_probability", {"chance": True}, "chance = True"),
+        ("front_probability", {"chance": math.nan}, "chance = nan"),
+        ("front_probability", {"chance": 1}, "chance = 1; allowed: a number ≥ 0, < 1"),
+        ("front_probability", {"shares": 0.5}, "shares = 0.5; allowed: a list"),
+        ("front_probability", {"shares": [2]}, "shares = 2; allowed: a number > 0, < 1"),
+        ("front_probability", {"shares": []}, r"shares = \[\]"),
+        ("front_probability", {"shares": ["half"]}, "shares = 'half'"),
+        (
+            "front_probability",
+            {"neighbours": 5},
+            "neighbours = 5; allowed: a whole number ≥ min_finished = 8",
+        ),
+        ("front_probability", {"min_finished": 30}, "neighbours = 24; .* min_finished = 30"),
+        ("front_probability", {"min_finished": 1}, "min_finished = 1; allowed: a whole number ≥ 2"),
+        ("front_probability", {"min_finished": 8.5}, "min_finished = 8.5"),
+        ("front_probability", {"margin": "wide"}, "margin = 'wide'"),
+        ("front_probability", {"margin": 5}, "margin = 5; allowed: a number ≥ 0, < 1"),
+        ("stratified", {"keep": 0.5}, "keep = 0.5; allowed: a list"),
+        ("stratified", {"keep": [0.5, "few"]}, "keep = 'few'"),
+        ("stratified", {"keep": [0.5, 0]}, "keep = 0; allowed: a number > 0, ≤ 1"),
+        ("stratified", {"stratum": 0}, "stratum = 0"),
+        ("stratified", {"min_records": "few"}, "min_records = 'few'"),
+        ("stratified", {"margin": -1}, "margin = -1"),
+        ("stratified", {"margin": 1}, "margin = 1; allowed"),
+        ("stratified", {"shares": [1 / 3, 1]}, "shares = 1;"),
+        ("single_objective", {"eta": 0}, "eta = 0; allowed: a number > 1"),
+        ("single_objective", {"eta": 1}, "eta = 1"),
+        ("single_objective", {"eta": math.inf}, "eta = inf"),
+        ("single_objective", {"eta": "three"}, "eta = 'three'"),
+    ],
+)
+def test_arguments_that_break_a_rule_or_switch_it_off_are_refused(pruner, options, complaint):
+    with pytest.raises(ValueError, match=complaint):
+        create_pruner(pruner, full_budget=27, classes=10, options=options)
+
+
+def test_a_rule_stops_as_soon_as_its_arguments_allow():
+    """The least legal ones are no trap: as many neighbours as must have finished."""
+    pruner = create_pruner(
+        "front_probability", full_budget=27, classes=10, options={"neighbours": 2, "min_finished": 2}
+    )
+    records = [r for i in range(2) for r in finished(i, 1000, 0.9, 0.95)]
+    assert isinstance(pruner.decide(records, record(9, 2000, 0.2)), Stop)
+
+
+@pytest.mark.parametrize("path", ["builtins:dict", "os:getpid", "math:pi", ".rules:Rule"])
+def test_an_import_path_without_a_rule_is_refused(path):
+    with pytest.raises(ValueError, match="pruner"):
+        create_pruner(path, full_budget=9, classes=2)
+
+
+def test_neighbours_are_nearest_in_log_size_with_ties():
+    records = [record(0, 100, 0.1), record(1, 400, 0.1), record(2, 2000, 0.1), record(3, 100, 0.2)]
+    found = nearest_in_size(records, record(9, 200, 0.5), 1)
+    assert {r.trial_id for r in found} == {"t0000", "t0001", "t0003"}
+    alike = tuple(record(i, 200, 0.1) for i in range(3))
+    assert nearest_in_size(alike, record(9, 200, 0.5), 1) == alike
+
+
+def test_on_the_front_is_who_is_dominated_by_no_record():
+    newcomer = record(9, 1000, 0.5)
+    for size, accuracy in product((900, 1000, 1100), (0.4, 0.5, 0.6)):
+        beaten = dominates((size, -accuracy), (newcomer.bytes, -newcomer.accuracy))
+        assert on_front([record(0, size, accuracy)], newcomer) != beaten
+
+
+def test_rules_by_name_and_by_import_path():
+    assert create_pruner("never", full_budget=9, classes=2) == Never()
+    path = "tkd_search.optimize.pruners.single_objective:SingleObjective"
+    assert create_pruner(path, full_budget=9, classes=2, options={"eta": 2.0}) == SingleObjective(
+        levels=(1, 3), eta=2.0
+    )
+    with pytest.raises(ValueError, match="known: never"):
+        create_pruner("asha", full_budget=9, classes=2)
+    with pytest.raises(ValueError, match="eta_max"):
+        create_pruner("single_objective", full_budget=9, classes=2, options={"eta_max": 2})
+    with pytest.raises(ValueError, match="no_such"):
+        create_pruner("no_such_module:Rule", full_budget=9, classes=2)

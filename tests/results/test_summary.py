@@ -1,0 +1,84 @@
+import dataclasses
+import json
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.tracking.synthetic import synthetic_search
+from tkd_search.errors import UserError
+from tkd_search.results.summary import read_record, read_summary, summarise, write_summary
+
+
+def test_the_summary_has_exactly_the_keys_of_schema_one(tmp_path):
+    record = synthetic_search(tracking_uri="sqlite:///x.db", experiment_id="1", parent_run_id="r")
+    write_summary(record, tmp_path)
+    plain = json.loads((tmp_path / "summary.json").read_text())
+    assert list(plain) == [
+        *("schema", "name", "dataset", "seed", "status", "big_model", "trials", "epochs", "hypervolume"),
+        *("reference_point", "wall_seconds", "mlflow", "front"),
+    ]
+    assert plain["schema"] == 1
+    assert set(plain["big_model"]) == {"name", "bytes", "parameters", "val_accuracy", "test_accuracy"}
+    assert plain["trials"] == {"total": 32, "completed": 16, "stopped_early": 16, "failed": 0}
+    assert plain["epochs"] == {"spent": sum(len(t.epochs) for t in record.trials), "full_budget": 27}
+    assert plain["mlflow"] == {"tracking_uri": "sqlite:///x.db", "experiment_id": "1", "parent_run_id": "r"}
+    assert all(
+        set(member)
+        == {
+            *("trial_id", "student", "bytes", "parameters", "ratio", "val_accuracy", "test_accuracy"),
+            *("retention", "config", "path"),
+        }
+        for member in plain["front"]
+    )
+    sizes = [member["bytes"] for member in plain["front"]]
+    assert sizes == sorted(sizes)
+    assert read_record(tmp_path) == record
+
+
+def test_what_is_no_number_is_null_and_the_file_is_strict_json(tmp_path):
+    record = synthetic_search(trials=8)
+    big = dataclasses.replace(record.big_model, test_accuracy=float("nan"))
+    write_summary(dataclasses.replace(record, big_model=big, hypervolume=float("inf")), tmp_path)
+
+    def refuse(text):
+        raise AssertionError(text)
+
+    plain = json.loads((tmp_path / "summary.json").read_text(), parse_constant=refuse)
+    assert plain["big_model"]["test_accuracy"] is None
+    assert plain["hypervolume"] is None
+
+
+def test_a_search_without_a_front_has_a_summary(tmp_path):
+    record = dataclasses.replace(synthetic_search(trials=2), front=(), trials=(), status="interrupted")
+    write_summary(record, tmp_path)
+    assert read_summary(tmp_path)["trials"]["total"] == 0
+
+
+def test_a_missing_summary_says_where_it_was_looked_for(tmp_path):
+    with pytest.raises(UserError, match=r"summary\.json.*no such file"):
+        read_summary(tmp_path)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_a_damaged_summary_is_refused_with_the_key(tmp_path_factory, data):
+    plain = summarise(synthetic_search(trials=6))
+    key = data.draw(st.sampled_from(sorted(plain)))
+    damage = data.draw(st.sampled_from(["missing", None, {"x": 1}, [{"x": 1}], True]))
+    ours = {"hypervolume": [None], "wall_seconds": [None], "reference_point": [[{"x": 1}]]}
+    if damage in ours.get(key, []):
+        return  # legal in schema 1
+    plain[key] = damage
+    if damage == "missing":
+        del plain[key]
+    path = tmp_path_factory.mktemp("summary") / "summary.json"
+    path.write_text(json.dumps(plain))
+    with pytest.raises(UserError, match=key):
+        read_summary(path)
+
+
+def test_text_that_is_no_json_is_refused(tmp_path):
+    (tmp_path / "summary.json").write_text("{")
+    with pytest.raises(UserError, match="cannot be read"):
+        read_summary(tmp_path)

@@ -1,0 +1,142 @@
+"""Places: pure parts, and whole folders on a disk that stands for object storage."""
+
+import threading
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tkd_search import storage
+from tkd_search.errors import UserError
+from tkd_search.storage import object_store, remote_folders
+
+NAMES = st.text("abc-._0", min_size=1).filter(lambda name: name.strip("."))
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("TKD_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def remote(folder: Path) -> str:
+    return f"file://{folder}"
+
+
+@given(st.sampled_from(["/runs", "s3://b/p", "gs://b"]), st.sampled_from(["", "?scheme=http"]), NAMES, NAMES)
+def test_below_twice_is_below_at_once_and_keeps_the_query(base: str, query: str, one: str, two: str) -> None:
+    where = base + query if storage.is_remote(base) else base
+    assert storage.below(storage.below(where, one), two) == storage.below(where, one, two)
+    assert storage.below(where, one).startswith(f"{base}/{one}")
+    assert storage.below(where, one).endswith(query) or not storage.is_remote(base)
+
+
+def test_what_may_be_a_storage() -> None:
+    assert storage.storage_uri("/nfs/tkd/") == "file:///nfs/tkd"
+    for fine in ("s3://bucket/x", "gs://bucket", "s3://b/p?endpoint_override=h:1&scheme=http"):
+        assert storage.storage_uri(fine) == fine
+    for wrong in ("ftp://a/b", "relative/folder", "s3://", "s3://key:secret@bucket/x"):
+        with pytest.raises(UserError, match="storage") as caught:
+            storage.storage_uri(wrong)
+        assert "secret" not in str(caught.value)
+
+
+def test_a_storage_that_cannot_be_written_is_refused_with_the_next_step(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="doctor --storage"):
+        storage.check_storage(remote(tmp_path / "file" / "below"))
+    storage.check_storage(remote(tmp_path / "new"))
+    assert list((tmp_path / "new").iterdir()) == []
+
+
+def test_files_are_replaced_in_one_step_and_missing_ones_are_none(tmp_path: Path) -> None:
+    for where in (str(tmp_path / "a" / "x"), remote(tmp_path / "b" / "x")):
+        assert storage.read_bytes(where) is None
+        storage.write_bytes(where, b"one")
+        storage.write_bytes(where, b"two")
+        assert storage.read_bytes(where) == b"two"
+        storage.delete(where)
+        storage.delete(where)
+        assert storage.read_bytes(where) is None
+    assert [entry.name for entry in (tmp_path / "a").iterdir()] == []
+
+
+def half_filled(where: str) -> None:
+    with remote_folders.filling(where) as folder:
+        (folder / "part").write_text("half")
+        (folder / "missing").read_text()
+
+
+def test_a_folder_is_there_whole_or_not_at_all(tmp_path: Path) -> None:
+    for where in (str(tmp_path / "here"), remote(tmp_path / "there")):
+        with pytest.raises(FileNotFoundError):
+            half_filled(where)
+        assert not remote_folders.is_whole(where)
+        with remote_folders.filling(where) as folder:
+            (folder / "part").write_text("whole")
+        assert remote_folders.is_whole(where)
+        assert (remote_folders.fetched(where) / "part").read_text() == "whole"
+
+
+def test_a_place_that_is_not_there_is_the_users_to_mend(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no whole folder"):
+        remote_folders.fetched(remote(tmp_path / "nothing"))
+    with pytest.raises(UserError, match="nothing"):
+        remote_folders.fetched_tree(remote(tmp_path / "nothing"))
+
+
+def test_a_node_reads_once_and_changed_content_anew(tmp_path: Path, cache: Path) -> None:
+    where = remote(tmp_path / "bank")
+    with remote_folders.filling(where) as folder:
+        (folder / "rows").write_text("1")
+    found: list[Path] = []
+    threads = [threading.Thread(target=lambda: found.append(remote_folders.fetched(where))) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(set(found)) == 1
+    (tmp_path / "bank" / "rows").write_text("overwritten behind our back")
+    assert (remote_folders.fetched(where) / "rows").read_text() == "1", "the node's own copy"
+    with remote_folders.filling(where) as folder:
+        (folder / "rows").write_text("2")
+    assert (remote_folders.fetched(where) / "rows").read_text() == "2"
+
+
+def test_damaged_content_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(object_store, "_ATTEMPTS", 1)
+    where = remote(tmp_path / "bank")
+    with remote_folders.filling(where) as folder:
+        (folder / "rows").write_text("1")
+    (tmp_path / "bank" / "rows").write_text("x")
+    with pytest.raises(OSError, match="damaged"):
+        remote_folders.fetched(where)
+    assert not any(tmp_path.glob("cache/bank*"))
+
+
+def test_a_tree_remembers_where_it_came_from_and_notices_changes(tmp_path: Path) -> None:
+    (tmp_path / "set" / "train" / "cat").mkdir(parents=True)
+    (tmp_path / "set" / "train" / "cat" / "a.png").write_text("a")
+    where = remote(tmp_path / "set")
+    first = remote_folders.fetched_tree(where)
+    assert (first / "train" / "cat" / "a.png").read_text() == "a"
+    assert remote_folders.origin(first / "train") == (where, "train")
+    assert remote_folders.origin(tmp_path) is None
+    assert remote_folders.fetched_tree(where) == first
+    (tmp_path / "set" / "train" / "cat" / "b.png").write_text("b")
+    second = remote_folders.fetched_tree(where)
+    assert second != first
+    assert (second / "train" / "cat" / "b.png").exists()
+
+
+@pytest.mark.parametrize("name", ["C# projects", "what?", "50 % naïve"])
+@pytest.mark.parametrize("scheme", ["", "file://"])
+def test_a_path_may_hold_signs_that_mean_something_in_a_uri(tmp_path: Path, scheme: str, name: str) -> None:
+    root = f"{scheme}{tmp_path / name}"
+    for trial in ("t0", "t1"):
+        storage.write_bytes(storage.below(root, trial, "weights"), trial.encode())
+    assert storage.read_bytes(storage.below(root, "t0", "weights")) == b"t0"
+    assert storage.local_path(storage.below(root, "t1")) == tmp_path / name / "t1"
+    assert (tmp_path / name / "t1" / "weights").read_bytes() == b"t1"
+    assert [place.name for place in tmp_path.iterdir()] == [name]

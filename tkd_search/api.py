@@ -1,0 +1,245 @@
+"""The Python interface: an experiment from a file, searched or distilled, and what came out of it."""
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from tkd_search.config.experiment_file import Config, differences, load_config, parse_config
+from tkd_search.errors import UserError
+from tkd_search.results.records import SearchRecord
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from tkd_search.engine.progress import Progress
+
+DATA_FILE = "data.json"
+"""In a run's folder: the digest of the data that it was begun with."""
+_SHOWN = ("trial_id", "student", "bytes", "ratio", "val_accuracy", "test_accuracy", "retention")
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a search returns; a notebook shows its picture and table, ``print`` the table.
+
+    Attributes:
+        record: everything that was tried.
+        folder: ``<output>/<name>``, with summary, report and students.
+        notes: what the user should know, such as tracking events still spooled.
+    """
+
+    record: SearchRecord
+    folder: Path
+    notes: tuple[str, ...] = ()
+
+    @property
+    def front(self) -> "pd.DataFrame":
+        """The front, smallest first: one row per student, its configuration in columns of dotted keys."""
+        from tkd_search.report.front_csv import front_frame
+
+        return front_frame((self.record,))
+
+    def load(self, trial_id: str) -> Any:
+        """A front member's model and its transform; see :func:`tkd_search.load`."""
+        from tkd_search.export import load
+
+        paths = {member.trial_id: member.path for member in self.record.front}
+        if trial_id not in paths:
+            raise UserError("trial", trial_id, f"a trial of the front: {', '.join(paths)}")
+        return load(self.folder / paths[trial_id])
+
+    def __repr__(self) -> str:
+        record = self.record
+        states = [trial.state for trial in record.trials]
+        counts = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
+        trials = f"{len(states)} trials ({counts})" if states else "no trials"
+        shown = self.front[[name for name in _SHOWN if name != "ratio"]]
+        front = (
+            shown.to_string(index=False, float_format="{:.4f}".format)
+            if len(shown)
+            else "no student on the front"
+        )
+        return f"{record.name}: {record.status}, {trials}\n{front}\n{self.folder}"
+
+    def _repr_html_(self) -> str:
+        import base64
+
+        picture = self.folder / "pareto.png"
+        image = (
+            f'<img width="640" src="data:image/png;base64,{base64.b64encode(picture.read_bytes()).decode()}">'
+            if picture.exists()
+            else ""
+        )
+        return image + self.front[list(_SHOWN)].to_html(index=False, float_format="{:.4g}".format)
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A checked experiment, ready to run.
+
+    Example::
+
+        from tkd_search import Experiment
+        result = Experiment.from_yaml("configs/digits.yaml", **{"search.trials": 12}).search()
+        result.front[["student", "ratio", "test_accuracy"]]
+    """
+
+    config: Config
+
+    @classmethod
+    def from_yaml(
+        cls, path: str | Path | None = None, *, name: str | None = None, **overrides: Any
+    ) -> "Experiment":
+        """Read a file and override leaves by dotted key (``**{"method.k": 3}``).
+
+        Raises:
+            UserError: the file or an override is wrong.
+        """
+        lines = [
+            f"{key}={yaml.safe_dump(value, default_flow_style=True)}" for key, value in overrides.items()
+        ]
+        return cls(load_config(path, lines, name=name))
+
+    def search(
+        self, *, address: str | None = None, progress: "Progress | None" = None, command: str = ""
+    ) -> Result:
+        """Run the search, or go on with it; a complete one is read back.
+
+        Args:
+            address: which Ray: ``local`` (default), ``auto`` or an address.
+            progress: told of stages and trials.
+            command: the line that starts it again, kept with the results.
+
+        Raises:
+            UserError: it cannot run here, or a run of this name has another configuration.
+        """
+        from tkd_search.engine.progress import Silent
+
+        finished = finished_record(self.config)
+        if finished is not None:
+            return Result(finished, self.config.folder)
+        return _execute(self.config, address, progress or Silent(), command)
+
+    def distil(self, point: dict[str, Any] | None = None, **options: Any) -> Result:
+        """One training with nothing searched: at a point of the space, or at the defaults.
+
+        Its run is called ``<name>-one-<digest>``, so that it stands beside the search's and beside those of
+        other points.
+
+        Args:
+            point: dotted key → value for searched leaves.
+            options: those of :meth:`search`.
+        """
+        fixed = self.config.fixed(point or {})
+        name = f"{fixed.name[:60]}-one-{fixed.digest()[:6]}"
+        return Experiment(parse_config({**fixed.tree, "name": name})).search(**options)
+
+
+def finished_record(config: Config) -> SearchRecord | None:
+    """The record of a run that is complete already, None for one to start or to go on with.
+
+    Raises:
+        UserError: a run of this name exists with another configuration.
+    """
+    from tkd_search.engine.run_dir.run_dir import RunDir
+    from tkd_search.results.summary import RECORD_FILE, read_record
+
+    file = config.folder / "config.yaml"
+    if not file.exists():
+        RunDir.of(config).recover()
+    if not file.exists():
+        return None
+    old = parse_config(yaml.safe_load(file.read_text(encoding="utf-8")))
+    changed = differences(old, config)
+    if changed:
+        raise UserError(
+            f"--name {config.name}",
+            f"a run with another configuration in {config.folder}:\n    " + "\n    ".join(changed),
+            "the same configuration; budgets (search.trials, max_hours, max_epochs, plateau) may be raised",
+            "choose another --name, or remove the folder",
+        )
+    if not (config.folder / RECORD_FILE).exists():
+        return None
+    record = read_record(config.folder)
+    return record if record.status == "complete" and not _budget_raised(old, config) else None
+
+
+def check_same_data(folder: Path, digest: str) -> None:
+    """Accuracies on other images or labels cannot stand in one study, nor in its students' cards.
+
+    Raises:
+        UserError: the run in ``folder`` was begun with data of another digest.
+    """
+    file = folder / DATA_FILE
+    if file.exists() and json.loads(file.read_text())["digest"] != digest:
+        raise UserError(
+            "data",
+            f"other images or labels than those that {folder} was begun with",
+            "the same data",
+            "bring them back, or choose another --name; other images: python -m tkd_search evaluate",
+        )
+
+
+def _budget_raised(old: Config, new: Config) -> bool:
+    def limits(config: Config) -> tuple[float, ...]:
+        search = config.settings().search
+        values = (search.trials, search.max_hours, search.max_epochs, search.plateau)
+        return tuple(math.inf if value is None else value for value in values)
+
+    return any(after > before for after, before in zip(limits(new), limits(old), strict=True))
+
+
+def _execute(config: Config, address: str | None, progress: "Progress", command: str) -> Result:
+    from tkd_search.cluster.cluster_limits import launchable_nodes
+    from tkd_search.config.resolve import left_to_sampler
+    from tkd_search.data import load_data
+    from tkd_search.engine.ray_session import check_address, live_nodes, local_nodes, ray_session
+    from tkd_search.engine.run_dir.run_dir import RunDir
+    from tkd_search.engine.run_dir.run_lock import run_lock
+    from tkd_search.engine.search_checks import check_search
+    from tkd_search.engine.workers.placement import plan_slots
+    from tkd_search.storage.object_store import check_storage, storage_uri
+
+    settings = config.settings()
+    if config.tree["storage"] is not None:
+        check_storage(storage_uri(config.tree["storage"]))
+    RunDir.of(config).refuse_stale()
+    check_address(address)
+    if address in (None, "local"):
+        # Refuse what can never fit before anything starts.
+        plan_slots(settings.resources, local_nodes(), settings.search.trials)
+    if ignored := left_to_sampler(config):
+        progress.note(ignored)
+    progress.stage("data", None)
+    data = load_data(settings.data)
+    check_search(config, data)
+    check_same_data(config.folder, data.digest)
+    with run_lock(config.folder), ray_session(address) as where:
+        from tkd_search.engine.driver import run_search
+        from tkd_search.files import write_text
+        from tkd_search.results.summary import reopen
+        from tkd_search.tracking.tracker import open_tracker
+
+        slots = plan_slots(settings.resources, launchable_nodes() or live_nodes(), settings.search.trials)
+        progress.note(f"{where}; {slots.arithmetic}")
+        reopen(config.folder)
+        write_text(config.folder / "config.yaml", config.to_yaml())
+        write_text(config.folder / DATA_FILE, json.dumps({"digest": data.digest}))
+        tracker = open_tracker(
+            settings.tracking.uri or "",
+            config.folder,
+            experiment=settings.tracking.experiment,
+            system_metrics=settings.tracking.system_metrics,
+        )
+        try:
+            record = run_search(
+                config, data, slots=slots, tracker=tracker, progress=progress, command=command
+            )
+        finally:
+            progress.stage("tracking", None)
+            leftover = tracker.close()
+    return Result(record, config.folder, tuple(filter(None, [str(leftover)])))

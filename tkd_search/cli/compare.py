@@ -1,0 +1,111 @@
+"""``compare``: methods against each other at equal search budgets, on fresh seeds."""
+
+import json
+import shlex
+import sys
+
+import click
+
+from tkd_search.errors import UserError
+
+EPILOG = """\b
+Examples:
+  python -m tkd_search compare --config mine.yaml --set student.width=0.25 --methods ce,kd,dkd,tkd
+  python -m tkd_search compare --config mine.yaml --methods kd,tkd --trials 12 --seeds 5 \\
+      --variant 'no-teachers:method.name=tkd;method.gamma=0;method.beta=0' \\
+      --ablate 'uniform:method.selection=uniform' --ablate 'k1:method.k=1'
+The same command again goes on where it stopped; more --seeds or contestants add to what is there.
+A training whose loss diverges is kept as failed, and told below the table: its seed would fail it again.
+Delete its file in <output>/NAME/comparison/ to have it tried again.
+"""
+
+
+@click.command(epilog=EPILOG)
+@click.option(
+    "--config", "config_path", metavar="FILE", help="Experiment file  [default: configs/digits.yaml]"
+)
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a leaf; repeatable.")
+@click.option("--name", metavar="NAME", help="Name of the comparison  [default: compare-<the file's name>]")
+@click.option("--output", metavar="FOLDER", help="Folder that holds the runs  [default: runs]")
+@click.option("--methods", default="ce,kd,dkd,tkd", show_default=True, help="Methods, by commas.")
+@click.option("--variant", multiple=True, metavar="LABEL:K=V;…", help="One more contestant; repeatable.")
+@click.option(
+    "--ablate", multiple=True, metavar="LABEL:K=V;…", help="The winner of tkd, changed; repeatable."
+)
+@click.option("--base", default="kd", show_default=True, help="Contestant that differences are taken to.")
+@click.option(
+    "--trials", type=click.IntRange(1), default=12, show_default=True, help="Trials per contestant."
+)
+@click.option("--seeds", type=click.IntRange(1), default=5, show_default=True, help="Fresh seeds per winner.")
+@click.option("--address", metavar="local|auto|ADDRESS", help="Which Ray to use  [default: local]")
+def command(
+    config_path: str | None,
+    overrides: tuple[str, ...],
+    name: str | None,
+    output: str | None,
+    methods: str,
+    variant: tuple[str, ...],
+    ablate: tuple[str, ...],
+    base: str,
+    trials: int,
+    seeds: int,
+    address: str | None,
+) -> int:
+    """Compare methods at equal search budgets.
+
+    Each contestant gets a search of --trials trials in the experiment's space (an ordinary search named
+    NAME-<contestant>); its best student on validation data is trained anew on --seeds fresh seeds, and on
+    fresh subsets where data.train_limit is set, and tested once each. Writes compare.md, compare.csv and
+    teachers.csv to <output>/NAME/ and to MLflow. The student's size must be fixed.
+    """
+    from tkd_search.cli.console import Console, hear_interrupts
+    from tkd_search.comparison.contestants import parse_contestants
+    from tkd_search.config.experiment_file import load_config
+
+    given = [*overrides, *([f"output={json.dumps(output)}"] if output else [])]
+    config = load_config(config_path, given, name=name)
+    if name is None:
+        config = load_config(config_path, given, name=f"compare-{config.name}")
+    contestants = parse_contestants(_split(methods), variant, ablate)
+    line = shlex.join(["python", "-m", "tkd_search", *sys.argv[1:]])
+    console = Console()
+    from tkd_search.comparison.run_comparison import run_comparison
+
+    hear_interrupts()
+    try:
+        with console.live():
+            result = run_comparison(
+                config,
+                contestants,
+                trials=trials,
+                seeds=seeds,
+                base=base,
+                address=address,
+                progress=console,
+                command=line,
+            )
+    except KeyboardInterrupt:
+        console.note(f"interrupted; go on with: {line}")
+        return 130
+    click.echo(result.page)
+    for file in result.files:
+        click.echo(str(file))
+    uri = config.settings().tracking.uri or ""
+    if uri.lower() not in ("none", "off"):
+        from tkd_search.comparison.mlflow_page import log_comparison
+        from tkd_search.tracking.uri import absolute_uri
+
+        tracking = config.settings().tracking
+        experiment = tracking.experiment or f"tkd_search/{config.settings().data.name}"
+        try:
+            log_comparison(absolute_uri(uri), experiment, config.name, result.rows, result.files)
+        except UserError as error:  # the tables are written: never a reason to fail
+            console.note(f"not in MLflow: {error}")
+    return 0
+
+
+def _split(methods: str) -> list[str]:
+    names = [name.strip() for name in methods.split(",") if name.strip()]
+    if not names:
+        raise UserError("--methods", repr(methods), "names of methods, by commas, such as kd,tkd")
+    return names

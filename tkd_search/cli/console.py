@@ -1,0 +1,191 @@
+"""What the user sees of a search in the terminal; plain lines where it is no terminal."""
+
+import math
+import shlex
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import rich.console
+from rich.box import SIMPLE_HEAD
+from rich.live import Live
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+from rich.text import Text
+
+from tkd_search.engine.search_state import SearchState
+from tkd_search.results.failure_reasons import reason_lines
+from tkd_search.results.markdown import human_bytes, percent
+from tkd_search.results.records import FrontMember, SearchRecord
+from tkd_search.results.summary import RECORD_FILE
+from tkd_search.tracking.uri import run_url
+
+_COLUMNS = ("trial", "student", "method", "size", "ratio", "val", "test", "kept")
+_SPARED, _NARROW = ("method", "ratio"), 70
+"""On terminals with fewer columns the front's table leaves these out."""
+
+
+def hear_interrupts() -> None:
+    """Let SIGINT raise KeyboardInterrupt, also where a script put this process into the background.
+
+    A shell that is not interactive starts such processes with SIGINT ignored; ``runs stop`` needs it.
+    """
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+class Console:
+    """Progress bars per stage on a terminal; one line per stage and nothing in between elsewhere."""
+
+    def __init__(self, console: rich.console.Console | None = None) -> None:
+        self.out = console or rich.console.Console(highlight=False, soft_wrap=True)
+        if not self.out.is_terminal:
+            self.out.width = max(self.out.width, 120)  # a log has no edge to keep to
+        self._bars = Progress(
+            TextColumn("{task.description}", justify="left"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(compact=True),
+            TextColumn("[dim]{task.fields[text]}"),
+            console=self.out,
+        )
+        self._task: TaskID | None = None
+        self._stage = ""
+        self._last_line = ""
+
+    @contextmanager
+    def live(self) -> Iterator[None]:
+        """Draw bars while the block runs."""
+        if not self.out.is_terminal:
+            yield
+            return
+        with Live(self._bars, console=self.out, refresh_per_second=5):
+            yield
+
+    def note(self, text: str) -> None:
+        """One line that stays."""
+        self.out.print(text, markup=False)
+
+    def stage(self, name: str, total: int | None) -> None:
+        """A stage begins; announcing the same one again only sets its total."""
+        if name == self._stage and self._task is not None:
+            self._bars.update(self._task, total=total)
+            return
+        if self._task is not None:
+            task = self._bars.tasks[-1]
+            self._bars.update(self._task, completed=task.total or 1, total=task.total or 1)
+        self._stage = name
+        self._task = self._bars.add_task(name, total=total, text="")
+        if not self.out.is_terminal:
+            self.out.print(f"{name} …", markup=False)
+
+    def advance(self, done: int, text: str = "") -> None:
+        """The stage has done so many steps."""
+        if self._task is not None:
+            self._bars.update(self._task, completed=done, text=text)
+
+    def search_state(self, state: SearchState, trials: int) -> None:
+        """Trials running, stopped early and done; the front so far."""
+        done = state.complete + state.stopped + state.failed
+        best = max((trial.val_accuracy for trial in state.front), default=math.nan)
+        text = (
+            f"{state.running} running, {state.stopped - state.not_trained} stopped early, "
+            f"{state.complete} done"
+            + (f", {state.not_trained} too slow to train" if state.not_trained else "")
+            + (f", {state.failed} failed" if state.failed else "")
+            + f"; front {len(state.front)}, hypervolume {state.hypervolume:.3f}"
+            + (f", best {best:.1%}" if state.front else "")
+        )
+        self.advance(done, text)
+        line = f"  {done}/{trials}: {text}"
+        if not self.out.is_terminal and done and done % 10 == 0 and not line.startswith(self._last_line):
+            self._last_line = f"  {done}/"
+            self.out.print(line, markup=False)
+
+    def front(self, record: SearchRecord, folder: Path, seconds: float | None = None) -> None:
+        """The front as a table, the big model's figures, and what to do next with the run in ``folder``."""
+        self.out.print(_front_table(record, narrow=self.out.width < _NARROW))
+        self.out.print()
+        states = [trial.state for trial in record.trials]
+        spent = sum(trial.epochs_trained for trial in record.trials)
+        slow = [trial for trial in record.trials if trial.not_trained]
+        self.note(
+            f"{len(states)} trials ({states.count('complete')} complete, "
+            f"{states.count('stopped') - len(slow)} stopped early, "
+            + (f"{len(slow)} too slow to train, " if slow else "")
+            + f"{states.count('failed')} failed), {spent} epochs, hypervolume {record.hypervolume:.3f}"
+            + (f", {seconds:.0f} s" if seconds is not None else "")
+        )
+        if slow:
+            self.note(f"  {slow[0].trial_id}, for instance: {slow[0].reason}")
+        for line in failures(record, folder):
+            self.note(f"  {line}")
+        for lead, line in zip(("next:", *[""] * 9), next_steps(record, folder), strict=False):
+            self.note(f"  {lead:<5} {line}")
+
+
+def _front_table(record: SearchRecord, *, narrow: bool) -> Table:
+    """The front with whole ids and figures; where there is little room, a student's name takes more lines."""
+    big = record.big_model
+    table = Table(
+        title=f"front of {record.name}: {big.name}, {human_bytes(big.bytes)}, "
+        f"test {percent(big.test_accuracy)}",
+        title_justify="left",
+        box=SIMPLE_HEAD,
+        show_edge=False,
+        padding=(0, 1, 0, 0),  # with the box's own divider two spaces: 80 columns hold a front
+        pad_edge=False,
+    )
+    columns = [column for column in _COLUMNS if not (narrow and column in _SPARED)]
+    for column in columns:
+        left, wraps = column in ("trial", "student", "method"), column == "student"
+        table.add_column(column, justify="left" if left else "right", no_wrap=not wraps, overflow="fold")
+    for member in record.front:
+        cells = _cells(member, record.method_of(member))
+        # Of a text rich would take words in square brackets for its markup.
+        table.add_row(*(Text(cells[column]) for column in columns))
+    return table
+
+
+def _cells(member: FrontMember, method: str) -> dict[str, str]:
+    return {
+        "trial": member.trial_id,
+        "student": member.student,
+        "method": method,
+        "size": human_bytes(member.bytes),
+        "ratio": f"{member.ratio:.3f}",
+        "val": percent(member.val_accuracy),
+        "test": percent(member.test_accuracy),
+        "kept": percent(member.retention, 1),
+    }
+
+
+def failures(record: SearchRecord, folder: Path) -> list[str]:
+    """Why trials failed, a line per kind of reason, and where the whole text is; empty where none did."""
+    failed = [trial for trial in record.trials if trial.state == "failed"]
+    if not failed:
+        return []
+    store = ", and each trial's tag `reason` in MLflow" if record.tracking_uri else ""
+    whole = f"more of them: {folder / RECORD_FILE}{store}"
+    return [*reason_lines(failed), whole]
+
+
+def next_steps(record: SearchRecord, folder: Path) -> list[str]:
+    """What a user does with a finished search, a line each: look at it, and take a student of its front."""
+    uri = record.tracking_uri
+    page = run_url(uri, record.experiment_id, record.parent_run_id)
+    if page or uri.startswith(("http://", "https://")):
+        look = [f"see {page or uri}"]
+    else:
+        look = [f"mlflow ui --backend-store-uri {shlex.quote(uri)}"] if uri else []
+    take = [f"python -m tkd_search pick {shlex.quote(str(folder))} --max-ratio 0.1"] if record.front else []
+    return [*look, f"see {folder / 'pareto.html'}", *take]

@@ -1,0 +1,108 @@
+"""``doctor``: can this machine, or this cluster, run a search? One line for each thing, with its mend."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+
+from tkd_search.cluster.node_checks import (
+    Check,
+    check_gpus,
+    check_nodes,
+    check_room,
+    check_storage,
+    check_token,
+    check_tracking,
+    check_versions,
+    driver_lists_gpu,
+)
+from tkd_search.cluster.node_probe import probe_all_nodes, probe_node
+from tkd_search.errors import UserError
+from tkd_search.storage.object_store import storage_uri
+
+EPILOG = """\b
+Examples:
+  python -m tkd_search doctor
+  python -m tkd_search doctor --config configs/cifar10.yaml
+  python -m tkd_search doctor --cluster clusters/aws.yaml
+Exit code 1 where something is wrong; lines marked `mind` are advice.
+"""
+
+
+@click.command(epilog=EPILOG)
+@click.option("--config", "config_path", metavar="FILE", help="Take storage, tracking and room from it.")
+@click.option("--storage", metavar="URI", help="Where data and checkpoints go, e.g. s3://bucket/tkd.")
+@click.option("--tracking", metavar="URI", help="MLflow's tracking URI.")
+@click.option("--output", default="runs", show_default=True, help="Folder that holds the runs.")
+@click.option("--address", default="local", show_default=True, help="local, auto, or a Ray address.")
+@click.option("--cluster", metavar="FILE", type=Path, help="Examine the cluster of this `ray up` file.")
+@click.pass_context
+def command(
+    ctx: click.Context,
+    config_path: str | None,
+    storage: str | None,
+    tracking: str | None,
+    output: str,
+    address: str,
+    cluster: Path | None,
+) -> None:
+    """Check versions, GPUs, Ray, storage, tracking and room, and say how to mend what is wrong."""
+    if cluster is not None:
+        from tkd_search.cluster.doctor_remote import examine_cluster
+
+        ctx.exit(examine_cluster(cluster, click.echo))
+    need = 0
+    if config_path is not None:
+        storage_set, tracking_set, need = _of_config(config_path)
+        storage, tracking = storage or storage_set, tracking or tracking_set
+    if storage:
+        storage = storage_uri(storage)
+    wrong = 0
+    for check in _checks(storage or "", tracking or _default_tracking(), Path(output), address, need):
+        click.echo(check.line())
+        wrong += check.state == "wrong"
+    ctx.exit(1 if wrong else 0)
+
+
+def _checks(storage: str, tracking: str, output: Path, address: str, need: int) -> Iterator[Check]:
+    yield from check_versions()
+    here = probe_node("", str(output))
+    yield check_gpus(here.gpus, here.torch, driver_lists_gpu())
+    yield check_token(os.environ, address)
+    if address == "local":
+        if storage:
+            yield check_storage(storage)
+    else:
+        yield from _joined(address, storage, output)
+    yield check_tracking(tracking, os.environ)
+    yield from check_room(output, here.shared_memory, need)
+
+
+def _joined(address: str, storage: str, output: Path) -> Iterator[Check]:
+    from tkd_search.engine.ray_session import ray_session
+
+    try:
+        with ray_session(address):
+            yield from check_nodes(probe_all_nodes(storage, str(output)), storage)
+    except UserError as error:
+        yield Check("Ray", "wrong", error.found, error.hint)
+
+
+def _default_tracking() -> str:
+    return os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db"
+
+
+def _of_config(path: str) -> tuple[str, str, int]:
+    """Storage, tracking URI and bytes of the bank of an experiment."""
+    from tkd_search.config.experiment_file import load_config
+    from tkd_search.data import fixed_views, load_data
+
+    config = load_config(path)
+    settings = config.settings()
+    data = load_data(settings.data)
+    rows = len(data.train.labels) * max(1, fixed_views(settings.data))
+    # Up to 15 stages, each of them on a grid too, and the logits are banked, each value in two bytes.
+    features = 16 + 15 * settings.bank.grid**2
+    need = rows * (features * settings.bank.width + data.num_classes) * 2
+    return str(config.tree.get("storage") or ""), settings.tracking.uri or "", need

@@ -1,0 +1,160 @@
+"""What a search will do, said before it does it."""
+
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.table import Table
+
+from tkd_search.cli.console import Console
+from tkd_search.config.experiment_file import Config
+from tkd_search.config.resolve import left_to_sampler
+from tkd_search.config.sections import Settings
+from tkd_search.engine.ray_session import local_nodes
+from tkd_search.engine.workers.placement import plan_slots
+from tkd_search.models.model_settings import StudentSettings
+
+if TYPE_CHECKING:
+    from tkd_search.data import DataBundle
+
+
+def nodes_for(address: str | None, cluster: Path | None) -> Sequence[Mapping[str, float]]:
+    """The nodes to plan for: what a cluster file may launch, else this machine."""
+    if cluster is not None:
+        from tkd_search.cluster.cluster_limits import max_cluster_nodes
+
+        return max_cluster_nodes(cluster)
+    return local_nodes()
+
+
+def show_plan(
+    config: Config,
+    nodes: Sequence[Mapping[str, float]],
+    console: Console,
+    *,
+    brief: bool = False,
+    cluster: Path | None = None,
+) -> None:
+    """Print data, big model, space and budget; unless ``brief``, the whole space and an estimated time.
+
+    Raises:
+        UserError: the search cannot run: data missing, no room for one trial, K above the candidates.
+    """
+    settings = config.settings()
+    big = ", ".join(f"{m.name} ×{m.width:g}" for m in settings.big_models)
+    student = f"{settings.student.name} ×{settings.student.width}"
+    if any(key.startswith("student.") for key in config.space.leaves):
+        student = f"{settings.student.name}, size searched"
+    budget = f"{settings.search.trials} trials of up to {settings.training.epochs} epochs"
+    console.note(f"{config.name}: {big} → {student} on {settings.data.name}")
+    console.note(
+        f"  {budget}; {len(config.space.leaves)} leaves searched by {settings.search.sampler}, "
+        f"rule {settings.search.pruner}; results in {config.folder}/"
+    )
+    if any(model.weights for model in settings.big_models) and settings.data.mean is None:
+        console.note(
+            "  images are normalised by the mean and deviation of your training images; where the big model "
+            "learnt with others, say so, for instance ImageNet's: "
+            "--set data.mean=[0.485,0.456,0.406] --set data.std=[0.229,0.224,0.225]"
+        )
+    limit = settings.search.latency_limit
+    if limit is not None:
+        console.note(
+            f"  a student that needs more than {limit:g} ms for one image on one CPU thread is not trained"
+        )
+    if brief:
+        return
+    if ignored := left_to_sampler(config):  # a search says so itself
+        console.note(f"  {ignored}")
+    _show_space(config, console)
+    slots = plan_slots(settings.resources, nodes, settings.search.trials)
+    console.note(f"resources: {slots.arithmetic}")
+    _estimate(config, settings, slots.count, console, cluster)
+
+
+def _show_space(config: Config, console: Console) -> None:
+    table = Table(title="search space")
+    for column in ("leaf", "distribution", "only where"):
+        table.add_column(column)
+    for key, distribution in config.space.leaves.items():
+        conditions = [c for c in config.space.conditions if c.leaf == key]
+        where = ", ".join(f"{c.parent} is {' or '.join(map(str, c.values))}" for c in conditions)
+        table.add_row(key, str(distribution), where)
+    console.out.print(table)
+    console.note(config.to_yaml())
+
+
+def _estimate(config: Config, settings: Settings, slots: int, console: Console, cluster: Path | None) -> None:
+    """Time steps of students of the space on this machine and multiply."""
+    from tkd_search.data import load_data
+    from tkd_search.engine.search_checks import check_search, sample_students
+
+    data = load_data(settings.data)
+    taps = check_search(config, data)
+    batches = max(1, len(data.train.labels) // settings.training.batch_size)
+    students = sample_students(config, data)
+    shape = {"classes": data.num_classes, "channels": data.channels, "size": data.size}
+    seconds = sum(step_seconds(settings, student, **shape) for student in students) / len(students)
+    epochs = settings.search.trials * settings.training.epochs
+    total = epochs * batches * seconds / slots
+    console.note(
+        f"data: {data.name}, {len(data.train.labels):,} train / {len(data.validation.labels):,} validation / "
+        f"{len(data.test.labels):,} test, {data.num_classes} classes; {taps} taps of the big model"
+    )
+    console.note(f"classes, in the order of the big model's outputs: {_few(data.classes)}")
+    if settings.search.latency_limit is not None:
+        fast, slow = (_latency(config, data, end) for end in (0.0, 1.0))
+        console.note(
+            f"latency here: {fast:.3g} ms at the small end of the space, {slow:.3g} ms at the large end"
+        )
+    console.note(
+        f"estimated time of the trials' steps: {_duration(total)} here ({seconds * 1000:.0f} ms × {batches} "
+        f"batches × {epochs} epochs ÷ {slots} slots, nobody stopped early); start, big model, bank, teaching "
+        "and validation come on top"
+    )
+    if cluster is not None:
+        from tkd_search.cluster.prices import estimate_cost
+
+        for line in estimate_cost(cluster, total / 3600):
+            console.note(line)
+
+
+def _latency(config: Config, data: "DataBundle", end: float) -> float:
+    """Milliseconds of the student at one end (0 or 1) of every searched leaf."""
+    from tkd_search.engine.latency_limit import measure_student
+
+    point = config.space.at([end] * len(config.space.leaves))
+    return measure_student(config.settings(point).student, data)
+
+
+def step_seconds(
+    settings: Settings, student: StudentSettings, *, classes: int, channels: int, size: int
+) -> float:
+    """Median seconds of a training step of a student, with a worker's threads, on this CPU."""
+    import torch
+
+    from tkd_search.models import build_student
+
+    torch.set_num_threads(max(1, int(settings.resources.cpus_per_worker)))
+    model = build_student(student, classes=classes, channels=channels, size=size).train()
+    images = torch.randn(settings.training.batch_size, channels, size, size)
+    labels = torch.zeros(settings.training.batch_size, dtype=torch.long)
+    times = []
+    for _ in range(6):
+        begin = time.perf_counter()
+        torch.nn.functional.cross_entropy(model(images).logits, labels).backward()
+        times.append(time.perf_counter() - begin)
+    return sorted(times)[len(times) // 2]
+
+
+def _few(names: Sequence[str], most: int = 12) -> str:
+    return ", ".join(names[:most]) + (f", … {names[-1]}" if len(names) > most else "")
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"

@@ -1,0 +1,92 @@
+"""``export``: ONNX, int8 and the model card of a search's students."""
+
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from tkd_search.cli.run_folders import CONFIG_FILE, front_of, member_of, run_folder
+from tkd_search.errors import UserError
+from tkd_search.results.markdown import human_bytes
+from tkd_search.tracking.mlflow.republish import publish_member
+
+if TYPE_CHECKING:
+    from tkd_search.data import DataBundle
+    from tkd_search.export import Exported
+
+EPILOG = """\b
+Examples:
+  python -m tkd_search export runs/digits                 every student of the front
+  python -m tkd_search export runs/digits t0012 --int8 --output ship
+"""
+
+
+@click.command(epilog=EPILOG)
+@click.argument("run")
+@click.argument("trial", required=False)
+@click.option("--int8", is_flag=True, help="Also quantise to int8, calibrated on training images; measured.")
+@click.option("--output", type=click.Path(path_type=Path), help="Copy the files into this folder as well.")
+@click.option("--data-path", metavar="FOLDER", help="Where the data set lies now, if not where it was.")
+@click.option("--no-mlflow", is_flag=True, help="Leave the tracking store alone.")
+def command(
+    run: str, trial: str | None, int8: bool, output: Path | None, data_path: str | None, no_mlflow: bool
+) -> None:
+    """Export TRIAL of RUN, or every student of its front.
+
+    Writes model.onnx (and model.int8.onnx) and README.md beside model.safetensors and student.json, compares
+    ONNX with PyTorch on real test images, and adds the files to the student's page in MLflow.
+    """
+    from tkd_search.export import export_student
+
+    folder = run_folder(run)
+    members = (member_of(folder, trial),) if trial else front_of(folder)
+    data = data_of(folder, data_path)
+    for member in members:
+        made = export_student(folder / member.path, data, int8=int8)
+        _tell(member.trial_id, made)
+        if output is not None:
+            target = output / member.trial_id if trial is None else output
+            target.mkdir(parents=True, exist_ok=True)
+            for file in made.files:
+                shutil.copyfile(file, target / file.name)
+            click.echo(f"  copied to {target}")
+        if not no_mlflow and (problem := publish_member(folder, member, made.files)):
+            click.echo(f"  not added to MLflow: {problem}", err=True)
+
+
+def data_of(folder: Path, path: str | None = None) -> "DataBundle":
+    """The data set that a search was about, read again.
+
+    Raises:
+        UserError: the run has no configuration, or the data are not there (any more) or others.
+    """
+    from dataclasses import replace
+
+    import yaml
+
+    from tkd_search.api import check_same_data
+    from tkd_search.config.experiment_file import parse_config
+    from tkd_search.data import load_data
+
+    file = folder / CONFIG_FILE
+    if not file.exists():
+        raise UserError(str(file), "no such file", "the configuration that the search left in its folder")
+    settings = parse_config(yaml.safe_load(file.read_text(encoding="utf-8"))).settings().data
+    data = load_data(settings if path is None else replace(settings, path=path))
+    check_same_data(folder, data.digest)
+    return data
+
+
+def _tell(trial_id: str, made: "Exported") -> None:
+    click.echo(
+        f"{trial_id}  {made.folder}\n"
+        f"  ONNX: {human_bytes(made.onnx_bytes)}, largest difference of logits from PyTorch "
+        f"{made.onnx.difference:.2g} on {made.onnx.samples} test images, {made.onnx.same} equal predictions; "
+        f"test accuracy {made.test.accuracy:.2%}"
+    )
+    if made.int8_validation is not None and made.int8_test is not None:
+        click.echo(
+            f"  int8: {human_bytes(made.int8_bytes)}, validation {made.int8_validation.accuracy:.2%}, "
+            f"test {made.int8_test.accuracy:.2%}"
+        )

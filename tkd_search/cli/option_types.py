@@ -1,0 +1,26 @@
+"""Quantities as types of command-line options."""
+
+from typing import Any
+
+import click
+
+from tkd_search import units
+
+
+class Option(click.ParamType):
+    """A number with a unit, converted to the base unit as a float."""
+
+    def __init__(self, kind: units.Quantity) -> None:
+        self.name, self._kind = kind.name, kind
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Text → number; anything else is a usage error (exit code 2)."""
+        try:
+            return self._kind.parse(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+SIZE = Option(units.SIZE)
+MILLISECONDS = Option(units.MILLISECONDS)
+SHARE = Option(units.SHARE)

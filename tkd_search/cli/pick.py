@@ -1,0 +1,105 @@
+"""``pick``: one student of a front, chosen on validation figures."""
+
+import json
+import math
+
+import click
+
+from tkd_search.cli.option_types import MILLISECONDS, SHARE, SIZE
+from tkd_search.cli.run_folders import front_of, run_folder
+from tkd_search.results.json_values import finite, to_plain
+from tkd_search.results.markdown import human_bytes, percent
+from tkd_search.results.records import FrontMember
+from tkd_search.results.select import Constraints, choose, nearest_miss
+
+EPILOG = """\b
+Examples:
+  python -m tkd_search pick runs/digits --max-bytes 500kB
+  python -m tkd_search pick runs/digits --min-accuracy 97% --max-latency 5ms
+  cp $(python -m tkd_search pick runs/digits --knee --quiet)/model.safetensors .
+"""
+
+
+@click.command(epilog=EPILOG)
+@click.argument("run")
+@click.option("--max-bytes", type=SIZE, metavar="SIZE", help="Weights no larger than this, e.g. 500kB.")
+@click.option("--min-accuracy", type=SHARE, metavar="SHARE", help="Validation accuracy at least this.")
+@click.option("--max-ratio", type=SHARE, metavar="SHARE", help="Of the big model's bytes at most this share.")
+@click.option("--max-latency", type=MILLISECONDS, metavar="TIME", help="CPU latency at most this, e.g. 5ms.")
+@click.option("--batch", default=1, show_default=True, help="Batch size that --max-latency is about.")
+@click.option("--knee", is_flag=True, help="Where more bytes begin to buy little.")
+@click.option("--quiet", is_flag=True, help="Print the path alone.")
+@click.option("--json", "as_json", is_flag=True, help="Print the member as JSON.")
+@click.pass_context
+def command(
+    ctx: click.Context,
+    run: str,
+    max_bytes: float | None,
+    min_accuracy: float | None,
+    max_ratio: float | None,
+    max_latency: float | None,
+    batch: int,
+    knee: bool,
+    quiet: bool,
+    as_json: bool,
+) -> None:
+    """Choose a student from the front of RUN (a folder, or the name of a run).
+
+    Limits may be combined. Of the students that keep them all, --min-accuracy takes the smallest, anything
+    else the most accurate. Where none does, the nearest miss is printed and the exit code is 1.
+    """
+    wish = Constraints(
+        max_bytes=max_bytes,
+        min_accuracy=min_accuracy,
+        max_ratio=max_ratio,
+        max_latency=max_latency,
+        batch=batch,
+    )
+    if wish == Constraints(batch=batch) and not knee:
+        raise click.UsageError(
+            "say what you need: --max-bytes, --min-accuracy, --max-ratio, --max-latency or --knee"
+        )
+    folder = run_folder(run)
+    front = front_of(folder)
+    member = choose(front, wish, knee=knee)
+    if member is None:
+        _tell_miss(front, wish)
+        ctx.exit(1)
+        return
+    place = folder / member.path
+    if as_json:
+        click.echo(json.dumps(finite({**to_plain(member), "path": str(place)})))
+    elif quiet:
+        click.echo(place)
+    else:
+        click.echo(f"{describe(member)}\n{place}")
+
+
+def describe(member: FrontMember) -> str:
+    """A member in one line."""
+    latency = "".join(
+        f", {value:.2f} ms for batch {size}" for size, value in sorted(member.latency_ms.items())
+    )
+    return (
+        f"{member.trial_id}  {member.student}: {human_bytes(member.bytes)} ({percent(member.ratio, 1)} "
+        f"of F), validation {percent(member.val_accuracy)}, test {percent(member.test_accuracy)}{latency}"
+    )
+
+
+def _tell_miss(front: tuple[FrontMember, ...], wish: Constraints) -> None:
+    nearest = nearest_miss(front, wish)
+    assert nearest is not None
+    misses = "; ".join(_miss(name, nearest, wish) for name in wish.misses(nearest))
+    click.echo(f"No student of the front fits. Nearest miss: {misses}.\n{describe(nearest)}", err=True)
+
+
+def _miss(name: str, member: FrontMember, wish: Constraints) -> str:
+    """How a member misses a limit, in words."""
+    if name == "max-bytes":
+        return f"{human_bytes(member.bytes)} is above --max-bytes {human_bytes(wish.max_bytes or 0)}"
+    if name == "max-ratio":
+        return f"{percent(member.ratio)} is above --max-ratio {percent(wish.max_ratio)}"
+    if name == "min-accuracy":
+        return f"{percent(member.val_accuracy)} is below --min-accuracy {percent(wish.min_accuracy)}"
+    latency, asked = wish.latency(member), f"--max-latency {wish.max_latency:g} ms for batch {wish.batch}"
+    return f"{latency:.3g} ms is above {asked}" if math.isfinite(latency) else f"not measured: {asked}"

@@ -1,0 +1,124 @@
+"""``report``: the pictures of one or several searches, made again from the tracking store or from files."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import click
+
+from tkd_search.cli.run_folders import live_driver, record_of, run_folder
+from tkd_search.errors import UserError
+from tkd_search.results.records import SearchRecord
+from tkd_search.tracking.mlflow.republish import publish_report
+from tkd_search.tracking.uri import StoreIds, known_uri
+
+EPILOG = """\b
+Examples:
+  python -m tkd_search report runs/digits
+  python -m tkd_search report runs/a runs/b --output comparison
+  python -m tkd_search report digits --tracking-uri http://127.0.0.1:5000 --output here
+"""
+_DRAIN_SECONDS = 120.0
+
+
+@click.command(epilog=EPILOG)
+@click.argument("runs", nargs=-1, required=True)
+@click.option(
+    "--output", type=click.Path(path_type=Path), help="Where the files go  [default: the run's folder]"
+)
+@click.option("--tracking-uri", help="RUNS are names of searches in this MLflow store.")
+@click.option("--files", is_flag=True, help="Read the run's own files; ask no tracking store.")
+def command(runs: tuple[str, ...], output: Path | None, tracking_uri: str | None, files: bool) -> None:
+    """Write pareto.html, pareto.png and pareto.csv of RUNS again, side by side if there are several.
+
+    Figures come from the tracking store, or from the run's own files where that cannot be reached. Tracking
+    events that a search could not deliver are delivered first.
+    """
+    from tkd_search.report import write_report
+
+    publish = False
+    if tracking_uri is not None:
+        records = [_from_store(tracking_uri, name) for name in runs]
+        target = output or Path("-".join(("report", *runs)))
+    else:
+        folders = [run_folder(run) for run in runs]
+        found = [_record(folder, from_files=files) for folder in folders]
+        records = told_apart([record for record, _ in found], folders)
+        publish = output is None and len(found) == 1 and found[0][1]
+        names = "-".join(folder.name for folder in folders)
+        target = output or (folders[0] if len(folders) == 1 else folders[0].parent / f"report-{names}")
+    made = write_report(records, target)
+    for file in made:
+        click.echo(str(file))
+    if publish and (problem := publish_report(target, made)):
+        click.echo(f"not added to MLflow: {problem}", err=True)
+
+
+def told_apart(records: Sequence[SearchRecord], folders: Sequence[Path]) -> list[SearchRecord]:
+    """Searches of one name, from several folders, named after their folders."""
+    names = [record.name for record in records]
+    return [
+        replace(record, name=str(folder)) if names.count(record.name) > 1 else record
+        for record, folder in zip(records, folders, strict=True)
+    ]
+
+
+def _from_store(uri: str, name: str) -> SearchRecord:
+    from tkd_search.tracking.mlflow.reader import find_search, read_search
+
+    return read_search(uri, find_search(uri, name))
+
+
+def _record(folder: Path, *, from_files: bool) -> tuple[SearchRecord, bool]:
+    """A run's record: delivered, then read back from the store; from its files where that is impossible.
+
+    Returns:
+        The record, and whether it is the store's.
+    """
+    ids = StoreIds() if from_files else deliver(folder)
+    if ids.parent_run_id:
+        from tkd_search.tracking.mlflow.reader import read_search
+
+        try:
+            return read_search(known_uri(ids.tracking_uri), ids.parent_run_id), True
+        except UserError as error:
+            click.echo(f"{error}\nThe report is made from {folder} instead.", err=True)
+    record = record_of(folder)
+    if record is None:
+        hint = "start its command again, or wait for its end"
+        raise UserError(str(folder), "a search without results", "one that ended or was interrupted", hint)
+    return record, False
+
+
+def deliver(folder: Path) -> StoreIds:
+    """Write what is left in a run's spool to its tracking store, and the store's identifiers to its summary.
+
+    A live search delivers its own. What cannot be delivered is told and stays where it is.
+    """
+    from tkd_search.tracking.event_log import EVENTS_FILE
+    from tkd_search.tracking.mlflow.mlflow_tracker import MlflowTracker
+    from tkd_search.tracking.mlflow.writer_status import read_status, read_target
+
+    event_log = folder / "tracking"
+    target = read_target(event_log)
+    if not (event_log / EVENTS_FILE).exists() or not target:
+        return StoreIds()
+    if live_driver(folder) is None:
+        tracker = MlflowTracker(known_uri(target), folder)
+        if tracker.left():
+            click.echo(f"delivering what the search could not write to {target} …", err=True)
+            leftover = tracker.close(_DRAIN_SECONDS)
+            if str(leftover):
+                click.echo(str(leftover), err=True)
+    ids = read_status(event_log).ids
+    _complete_summary(folder, ids)
+    return ids
+
+
+def _complete_summary(folder: Path, ids: StoreIds) -> None:
+    """Note the store's identifiers, which a search whose store was down could not know at its end."""
+    from tkd_search.results.summary import write_summary
+
+    record = record_of(folder)
+    if record is not None and ids.parent_run_id and record.parent_run_id != ids.parent_run_id:
+        write_summary(replace(record, **vars(ids)), folder)

@@ -1,0 +1,160 @@
+"""``runs``: what is running, how far, what it costs on disk, and what can go."""
+
+import os
+import signal
+import socket
+import time
+from pathlib import Path
+
+import click
+
+from tkd_search.cli.run_folders import CACHE_FOLDER, all_runs, disk_bytes, live_driver, record_of, run_folder
+from tkd_search.cli.unused_files import Unused, find_unused, remove
+from tkd_search.errors import UserError
+from tkd_search.results.markdown import human_bytes
+from tkd_search.tracking.event_log import last_sequence
+from tkd_search.tracking.mlflow.writer_status import read_status, read_target
+from tkd_search.tracking.run_status import search_state_of
+
+_output = click.option("--output", default="runs", show_default=True, help="Folder that holds the runs.")
+
+
+@click.group()
+def command() -> None:
+    """List, watch, stop and clean up searches."""
+
+
+@command.command("list")
+@_output
+def list_runs(output: str) -> None:
+    """All searches: state, trials, front, hypervolume, size on disk."""
+    folders = all_runs(Path(output))
+    if not folders:
+        click.echo(f"no searches in {output}")
+        return
+    rows: list[tuple[str, ...]] = [("name", "state", "trials", "front", "hypervolume", "on disk")]
+    rows += [_row(folder) for folder in folders]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    for row in rows:
+        cells = [row[0].ljust(widths[0]), row[1].ljust(widths[1])]
+        cells += [cell.rjust(width) for cell, width in zip(row[2:], widths[2:], strict=True)]
+        click.echo("  ".join(cells).rstrip())
+    shared = disk_bytes(Path(output) / CACHE_FOLDER)
+    if shared:
+        click.echo(f"shared by them (data, big models, banks): {human_bytes(shared)}")
+
+
+def _row(folder: Path) -> tuple[str, ...]:
+    size = human_bytes(disk_bytes(folder))
+    try:
+        record, now = record_of(folder), search_state_of(folder)
+    except UserError:  # one damaged file is no reason to say nothing of the others
+        return (folder.name, "damaged", "–", "–", "–", size)
+    if record is not None and state_of(folder) != "running":
+        figures = (str(len(record.trials)), str(len(record.front)), f"{record.hypervolume:.4f}")
+    elif now is not None:
+        front, volume = now.figures.get("front_size", 0), now.figures.get("hypervolume", 0.0)
+        figures = (str(len(now.states)), f"{front:.0f}", f"{volume:.4f}")
+    else:
+        figures = ("–", "–", "–")
+    return (folder.name, state_of(folder), *figures, size)
+
+
+def state_of(folder: Path) -> str:
+    """Running, complete or interrupted; a search that was killed is interrupted, too."""
+    if live_driver(folder) is not None:
+        return "running"
+    record = record_of(folder)
+    return "complete" if record is not None and record.status == "complete" else "interrupted"
+
+
+@command.command()
+@click.argument("name")
+@_output
+def status(name: str, output: str) -> None:
+    """How far search NAME is, what it costs on disk, and whether its tracking store has everything."""
+    folder = run_folder(name, output)
+    driver = live_driver(folder)
+    by = f" (process {driver.pid} on {driver.host})" if driver is not None and driver.pid else ""
+    click.echo(f"{folder.name}: {state_of(folder)}{by}")
+    now = search_state_of(folder)
+    if now is not None:
+        minutes = (now.last - now.started) / 60_000
+        states = ("running", "stopped", "complete", "failed")
+        counts = ", ".join(f"{now.count(state)} {state}" for state in states)
+        click.echo(f"  trials: {len(now.states)} begun: {counts}; {now.epochs:,} epochs in {minutes:.1f} min")
+        if now.figures:
+            volume, size = now.figures.get("hypervolume", 0.0), now.figures.get("front_size", 0)
+            click.echo(
+                f"  front: {size:.0f} students, hypervolume {volume:.4f}, best validation {now.best:.2%}"
+            )
+    for part in ("trials", "students", "tracking"):
+        click.echo(f"  {part} on disk: {human_bytes(disk_bytes(folder / part))}")
+    _tell_tracking(folder)
+
+
+def _tell_tracking(folder: Path) -> None:
+    event_log = folder / "tracking" / "spool.jsonl"
+    target, said = read_target(folder / "tracking"), read_status(folder / "tracking")
+    if not event_log.exists() or not target:
+        return
+    from tkd_search.tracking.event_log import read_acknowledged
+
+    left = last_sequence(event_log) - read_acknowledged(folder / "tracking", target).sequence
+    waits = (
+        f", {left} events waiting" + (f": {said.error}" if said.error else "") if left > 0 else ", complete"
+    )
+    click.echo(f"  tracking: {target}{waits}")
+
+
+@command.command()
+@click.argument("name")
+@_output
+@click.option("--wait", "seconds", default=120.0, show_default=True, help="Seconds to wait for its end.")
+def stop(name: str, output: str, seconds: float) -> None:
+    """Stop search NAME as Ctrl-C would: its results so far are written and it can be resumed."""
+    folder = run_folder(name, output)
+    driver = live_driver(folder)
+    if driver is None:
+        raise UserError(name, "a search that is not running", "a running search", "see `runs list`")
+    if not driver.pid or driver.host != socket.gethostname():
+        raise UserError(
+            name, f"a search that runs on {driver.host or 'another machine'}", "one on this machine"
+        )
+    os.kill(driver.pid, signal.SIGINT)
+    deadline = time.monotonic() + seconds
+    while live_driver(folder) is not None:
+        if time.monotonic() > deadline:
+            raise UserError(
+                name, f"still running after {seconds:g} s", "a search that ends", "wait, or --wait longer"
+            )
+        time.sleep(0.2)
+    click.echo(f"{folder.name}: {state_of(folder)}")
+
+
+@command.command()
+@click.argument("names", nargs=-1)
+@_output
+@click.option("--keep-front", is_flag=True, help="Also remove the weights of trials that are not on a front.")
+@click.option("--dry-run", is_flag=True, help="Say what would go; remove nothing.")
+def clean(names: tuple[str, ...], output: str, keep_front: bool, dry_run: bool) -> None:
+    """Remove banks and checkpoints that nothing needs any more (of NAMES, default: all searches).
+
+    Shared banks and prepared data go when no search in the folder is unfinished; big models stay. Students,
+    reports and records always stay, and every search can still be resumed or extended.
+    """
+    root = Path(output)
+    folders = [run_folder(name, output) for name in names] or all_runs(root)
+    waste = find_unused(root, folders, weights=keep_front)
+    for one in waste:
+        click.echo(f"{human_bytes(one.bytes):>8}  {one.path}  ({one.reason})")
+        if not dry_run:
+            remove(one)
+    _tell_sum(waste, dry_run=dry_run)
+
+
+def _tell_sum(waste: list[Unused], *, dry_run: bool) -> None:
+    total = human_bytes(sum(one.bytes for one in waste))
+    click.echo(
+        f"{total} {'would be' if dry_run else ''} freed".replace("  ", " ") if waste else "nothing to remove"
+    )

@@ -1,0 +1,207 @@
+"""A small process on every cluster host, beside Ray.
+
+It keeps MLflow running, tells Ray when the cloud takes a spot machine back, and switches idle machines off.
+
+``python -m tkd_search.cluster.node_agent start head --mlflow --idle-minutes 60`` returns at once; the keeper
+goes on in the background and ends by itself a minute after Ray on this host did (``ray down``), with what
+Ray left behind, unless it has a machine to switch off. ``keeper mlflow`` runs the server in the foreground,
+as a container does.
+"""
+
+import fcntl
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from contextlib import suppress
+from pathlib import Path
+
+import click
+
+from tkd_search.cluster.idle_shutdown import IdleClock
+from tkd_search.cluster.mlflow_server import server_command, server_environment, server_settings, state_folder
+from tkd_search.cluster.spot_notice import drain_command, seconds_left
+
+_STEP_SECONDS = 5.0
+_RAY_GONE_SECONDS = 60.0
+_ACTIVE_JOBS = {"PENDING", "RUNNING"}
+
+
+@click.group()
+def main() -> None:
+    """What runs beside Ray on a cluster's hosts."""
+
+
+@main.command()
+@click.argument("role", type=click.Choice(["head", "worker"]))
+@click.option("--mlflow", is_flag=True, help="Keep an MLflow server running.")
+@click.option(
+    "--idle-minutes", default=0.0, help="Switch the machine off after so long without use; 0: never."
+)
+@click.option("--spot", type=click.Choice(["aws", "gcp"]), help="Tell Ray when this cloud takes it back.")
+def start(role: str, mlflow: bool, idle_minutes: float, spot: str | None) -> None:
+    """Start the keeper in the background, unless one runs already."""
+    folder = state_folder()
+    folder.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, "-m", "tkd_search.cluster.node_agent", "watch", role]
+    command += ["--idle-minutes", str(idle_minutes)] + (["--mlflow"] if mlflow else [])
+    command += ["--spot", spot] if spot else []
+    with (folder / "keeper.log").open("ab") as log:
+        subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, cwd=folder
+        )
+
+
+@main.command()
+@click.argument("role", type=click.Choice(["head", "worker"]))
+@click.option("--mlflow", is_flag=True)
+@click.option("--idle-minutes", default=0.0)
+@click.option("--spot")
+def watch(role: str, mlflow: bool, idle_minutes: float, spot: str | None) -> None:
+    """Run the keeper's loop in the foreground."""
+    folder = state_folder()
+    with (folder / "keeper.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return
+        _watch(role, folder, mlflow, idle_minutes, spot)
+
+
+@main.command("mlflow")
+def mlflow_foreground() -> None:
+    """Become the MLflow server; writes the settings that clients on this host source from ``env``."""
+    folder = state_folder()
+    folder.mkdir(parents=True, exist_ok=True)
+    environment = server_environment(folder, os.environ)
+    password = (folder / "mlflow_password").read_text().strip()
+    descriptor = os.open(folder / "env", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "w") as file:
+        file.write("export MLFLOW_TRACKING_URI=http://127.0.0.1:5000 MLFLOW_TRACKING_USERNAME=admin\n")
+        file.write(f"export MLFLOW_TRACKING_PASSWORD={password}\n")
+    command = server_command(*server_settings(os.environ, folder))
+    os.execvpe(command[0], command, environment)
+
+
+def _watch(role: str, folder: Path, mlflow: bool, idle_minutes: float, spot: str | None) -> None:
+    server = _Server(folder) if mlflow else None
+    told = not spot
+    clock, ray_seen = IdleClock(), time.monotonic()
+    try:
+        while True:
+            now, alive = time.monotonic(), _ray_alive(role)
+            ray_seen = now if alive else ray_seen
+            gone = now - ray_seen > _RAY_GONE_SECONDS
+            if server is not None and not gone:
+                server.keep()
+            if not told and alive:
+                told = _pass_on_notice(spot or "")
+            if gone and not idle_minutes:
+                # `ray down` stops Ray on the head alone; a worker's raylet then ends, its log monitor stays.
+                subprocess.run(["ray", "stop", "--force"], capture_output=True, check=False)
+                return
+            clock = clock.observe(now, alive and (role == "worker" or _head_busy()))
+            if clock.due(now, idle_minutes):
+                print(f"idle for {idle_minutes:g} minutes: switching off", flush=True)
+                sudo = [] if os.geteuid() == 0 else ["sudo", "-n"]
+                subprocess.run([*sudo, "shutdown", "-h", "now"], check=False)
+                return
+            time.sleep(_STEP_SECONDS)
+    finally:
+        if server is not None:
+            server.stop()
+
+
+def _pass_on_notice(cloud: str) -> bool:
+    """Tell Ray where the cloud is about to take this machine back; whether Ray has heard it."""
+    left = seconds_left(cloud)
+    if left is None:
+        return False
+    commands = [drain_command(words, left, cloud) for words in command_lines("raylet")]
+    codes = [subprocess.run(command, check=False).returncode for command in commands if command is not None]
+    return bool(codes) and not any(codes)
+
+
+class _Server:
+    """The MLflow server as a child that is started again when it dies."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.child: subprocess.Popen[bytes] | None = None
+
+    def keep(self) -> None:
+        if self.child is not None and self.child.poll() is None:
+            return
+        if self.child is not None:  # its workers outlive it and would hold the port
+            with suppress(ProcessLookupError):
+                os.killpg(self.child.pid, signal.SIGKILL)
+        environment = server_environment(self.folder, os.environ)
+        with (self.folder / "mlflow.log").open("ab") as log:
+            self.child = subprocess.Popen(
+                server_command(*server_settings(os.environ, self.folder)),
+                stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment, cwd=self.folder,
+                start_new_session=True,
+            )  # fmt: skip
+
+    def stop(self) -> None:
+        """End the server and its worker processes."""
+        if self.child is None:
+            return
+        for signal_number in (signal.SIGTERM, signal.SIGKILL):
+            try:
+                os.killpg(self.child.pid, signal_number)
+            except ProcessLookupError:
+                return
+            deadline = time.monotonic() + 10
+            while time.monotonic() < deadline and self.child.poll() is None:
+                time.sleep(0.1)
+
+
+def _ray_alive(role: str) -> bool:
+    """Whether Ray runs on this host: its control store answers on the head, a raylet lives on a worker."""
+    if role == "head":
+        try:
+            with socket.create_connection(("127.0.0.1", 6379), timeout=5):
+                return True
+        except OSError:
+            return False
+    return bool(command_lines("raylet"))
+
+
+def command_lines(name: str) -> list[list[str]]:
+    """The command lines of the processes of a name on this host."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        with suppress(OSError):
+            if entry.name.isdigit() and (entry / "comm").read_text().strip() == name:
+                found.append((entry / "cmdline").read_bytes().decode(errors="replace").split("\0"))
+    return found
+
+
+def _head_busy() -> bool:
+    """Whether a job runs or somebody is logged in; a dashboard that does not answer counts as busy."""
+    if shutil.which("who"):
+        logged_in = subprocess.run(["who"], capture_output=True, text=True, check=False).stdout.strip()
+        if logged_in:
+            return True
+    token_file = Path.home() / ".ray" / "auth_token"
+    token = token_file.read_text().strip() if token_file.exists() else ""
+    request = urllib.request.Request(
+        "http://127.0.0.1:8265/api/jobs/", headers={"Authorization": f"Bearer {token}"}
+    )
+    try:
+        with urllib.request.urlopen(request, timeout=10) as answer:
+            jobs = json.load(answer)
+    except (OSError, ValueError):
+        return True
+    return any(job.get("status") in _ACTIVE_JOBS for job in jobs)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,271 @@
+"""Run a comparison: a search per contestant, then every winner anew on fresh seeds, on warm worker groups."""
+
+import json
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tkd_search import storage
+from tkd_search.api import Experiment, finished_record
+from tkd_search.comparison.contestants import (
+    Contestant,
+    check_equal_students,
+    fresh_seeds,
+    retrained_config,
+    search_config,
+)
+from tkd_search.comparison.outcomes import failure_of, read_training, training_of
+from tkd_search.comparison.paired_statistics import Failure, Row, Training, summarise
+from tkd_search.comparison.tables import markdown, write_tables
+from tkd_search.config.experiment_file import Config
+from tkd_search.data import load_data
+from tkd_search.engine.jobs.dispatch import job_config
+from tkd_search.engine.pipeline import Prepared, prepare_bank, prepare_big_models, run_stage, store_data
+from tkd_search.engine.progress import Progress
+from tkd_search.engine.ray_session import live_nodes, ray_session
+from tkd_search.engine.run_dir.run_dir import RunDir
+from tkd_search.engine.run_dir.run_lock import run_lock
+from tkd_search.engine.workers.placement import plan_slots, stage_threads
+from tkd_search.engine.workers.pool import open_pool
+from tkd_search.errors import UserError
+from tkd_search.files import write_json
+from tkd_search.results.records import BigModelRecord, SearchRecord, TrialRecord
+
+if TYPE_CHECKING:
+    from ray.actor import ActorHandle
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What came out.
+
+    Attributes:
+        rows: one per contestant.
+        trainings: one per contestant and fresh seed, failed ones among them.
+        page: the comparison as Markdown.
+        files: what was written.
+    """
+
+    rows: tuple[Row, ...]
+    trainings: tuple[Training | Failure, ...]
+    page: str
+    files: tuple[Path, ...]
+
+
+@dataclass(frozen=True)
+class _Task:
+    """One training on a fresh seed, and the file that keeps its figures."""
+
+    label: str
+    seed: int
+    config: Config
+    winner: TrialRecord
+    file: Path
+
+
+def run_comparison(
+    config: Config,
+    contestants: Sequence[Contestant],
+    *,
+    trials: int,
+    seeds: int,
+    base: str,
+    address: str | None,
+    progress: Progress,
+    command: str,
+) -> Comparison:
+    """Search, retrain, test and tabulate; what was done before under this name is not done again.
+
+    Args:
+        config: the experiment; its name is the comparison's.
+        contestants: who takes part.
+        trials: of each contestant's search.
+        seeds: fresh seeds on which each winner is trained anew.
+        base: label of the contestant that differences are taken to.
+        address: which Ray, as for a search.
+        progress: told of stages.
+        command: the line that makes it again.
+
+    Raises:
+        UserError: the experiment does not fit, a contestant has no complete trial, or a machine failed a
+            training (one that fails by its own arithmetic is kept as failed, and counted in its row).
+        KeyboardInterrupt: interrupted; the same command goes on.
+    """
+    if base not in [contestant.label for contestant in contestants]:
+        raise UserError("--base", repr(base), ", ".join(c.label for c in contestants))
+    configs = {c.label: search_config(config, c, trials) for c in contestants if c.winner_of is None}
+    check_equal_students(configs)
+    # An ablation that cannot be is refused before anything starts.
+    for contestant in contestants:
+        retrained_config(config, contestant, configs[contestant.winner_of or contestant.label], {}, 0)
+    with ray_session(address) if any(map(_unfinished, configs.values())) else nullcontext():
+        records = {
+            label: _search(searched, address, progress, command) for label, searched in configs.items()
+        }
+    winners = {label: _winner(label, record) for label, record in records.items()}
+    folder, place = config.folder / "comparison", RunDir.of(config)
+    if folder.exists():
+        place.refuse_stale()
+    else:
+        place.recover()
+    folder.mkdir(parents=True, exist_ok=True)
+    tasks = [
+        _task(config, contestant, configs, winners, seed, folder)
+        for seed in fresh_seeds(config, seeds)
+        for contestant in contestants
+    ]
+    with run_lock(config.folder), place.mirrored():
+        _retrain([task for task in tasks if not task.file.exists()], config, place, address, progress)
+        outcomes = {task.file: read_training(task.file) for task in tasks}
+        trainings = tuple(outcomes.values())
+        rows = summarise(trainings, base)
+        page = markdown(
+            rows,
+            {label: winner.config for label, winner in winners.items()},
+            base=base,
+            big_model=next(iter(records.values())).big_model,
+            title=config.name,
+            command=command,
+            failures={f.relative_to(config.folder): o for f, o in outcomes.items() if isinstance(o, Failure)},
+        )
+        files = tuple(write_tables(config.folder, page, trainings))
+    return Comparison(rows, trainings, page, files)
+
+
+def _unfinished(config: Config) -> bool:
+    return finished_record(config) is None
+
+
+def _search(config: Config, address: str | None, progress: Progress, command: str) -> SearchRecord:
+    progress.note(f"search of {config.name}")
+    result = Experiment(config).search(address=address, progress=progress, command=command)
+    if result.record.status != "complete":
+        raise KeyboardInterrupt
+    return result.record
+
+
+def _winner(label: str, record: SearchRecord) -> TrialRecord:
+    """The complete trial of the highest validation accuracy; of equals the earliest."""
+    complete = [trial for trial in record.trials if trial.state == "complete"]
+    if not complete:
+        raise UserError(
+            f"contestant {label}", "no complete trial", "at least one", "see its trials' reasons in MLflow"
+        )
+    return max(complete, key=lambda trial: trial.val_accuracy)
+
+
+def _task(
+    config: Config,
+    contestant: Contestant,
+    configs: Mapping[str, Config],
+    winners: Mapping[str, TrialRecord],
+    seed: int,
+    folder: Path,
+) -> _Task:
+    source = contestant.winner_of or contestant.label
+    retrained = retrained_config(config, contestant, configs[source], winners[source].config, seed)
+    # Named by all that decides the outcome: another winner or change is another training.
+    file = folder / f"{contestant.label}-{retrained.digest()}-{seed}.json"
+    return _Task(contestant.label, seed, retrained, winners[source], file)
+
+
+def _retrain(
+    tasks: Sequence[_Task], config: Config, place: RunDir, address: str | None, progress: Progress
+) -> None:
+    if not tasks:
+        return
+    resources = config.settings().resources
+    with ray_session(address):
+        slots = plan_slots(resources, live_nodes(), len(tasks)).count
+        with open_pool(resources, slots, place.folder / "train") as (queue, pool):
+            progress.stage("worker groups", None)
+            pool.wait(300.0)
+            threads = stage_threads(resources, live_nodes(), slots)
+            prepared = _prepared(tasks, place, queue, progress, threads)
+            progress.stage("winners on fresh seeds", len(tasks))
+            executor = ThreadPoolExecutor(slots)
+            run = partial(_train, queue, place.trials)
+            jobs = [executor.submit(run, task, prepared[_shared(task.config)]) for task in tasks]
+            try:
+                for done, (task, job) in enumerate(zip(tasks, jobs, strict=True), start=1):
+                    outcome = job.result()
+                    progress.advance(done)
+                    if isinstance(outcome, Failure):
+                        progress.note(f"{outcome}; kept in {task.file}: delete it to have it tried again")
+            finally:
+                # Without waiting: an interrupt must not wait for trainings, which end with the pool.
+                executor.shutdown(wait=False, cancel_futures=True)
+
+
+def _prepared(
+    tasks: Sequence[_Task], place: RunDir, queue: "ActorHandle", progress: Progress, threads: int
+) -> dict[str, Prepared]:
+    """Data, F and bank of every fresh subset: F is the searches' own, the bank that of the subset's images.
+
+    A variant may have its own data, F or bank; what contestants have in common is prepared once.
+    """
+    prepared: dict[str, Prepared] = {}
+    big: dict[str, tuple[tuple[str, ...], BigModelRecord]] = {}
+    for key, config in {_shared(task.config): task.config for task in tasks}.items():
+        data = load_data(config.settings().data)
+        folder = store_data(data, place.cache)
+        whole = _shared(config, subset=False)
+        if whole not in big:
+            big[whole] = prepare_big_models(config, data, folder, place.cache, queue, progress, threads)
+        bank = prepare_bank(config, data, folder, big[whole][0], place.cache, queue, progress, threads)
+        prepared[key] = Prepared(data, folder, *big[whole], bank)
+    return prepared
+
+
+def _shared(config: Config, *, subset: bool = True) -> str:
+    """All that data, F and bank depend on; without ``subset`` all that F depends on, and more."""
+    parts: dict[str, Any] = {
+        section: config.tree[section] for section in ("seed", "data", "big_model", "bank")
+    }
+    settings = config.settings()
+    parts["precision"] = [settings.big_model_precision(model) for model in settings.big_models]
+    if not subset:
+        parts["data"] = {**parts["data"], "limit_seed": None}
+    return json.dumps(parts)
+
+
+def _train(queue: "ActorHandle", trials: str, task: _Task, prepared: Prepared) -> Training | Failure:
+    """Train one winner on a fresh seed and test it once, or note why it fails; kept in the task's file.
+
+    Its weights lie below ``trials``.
+    """
+    outcome = _outcome(queue, trials, task, prepared)
+    write_json(task.file, asdict(outcome))
+    return outcome
+
+
+def _outcome(queue: "ActorHandle", trials: str, task: _Task, prepared: Prepared) -> Training | Failure:
+    trial_id = f"fresh{task.seed}"  # the same for all: contestants of a seed begin with the same weights
+    target = storage.below(trials, task.file.stem)
+    job = {
+        **prepared.common_job(task.config),
+        "kind": "trial",
+        "trial_id": trial_id,
+        "point": {},
+        "folder": target,
+        "after_epoch": 0,
+    }
+    try:
+        results = list(run_stage(queue, job))
+    except UserError as error:
+        if (failure := failure_of(error, task.label, task.seed, task.winner)) is None:
+            raise
+        return failure
+    member = {"trial_id": trial_id, "point": {}, "weights": storage.below(target, "model.safetensors")}
+    test = {
+        "kind": "test",
+        "config": job_config(task.config),
+        "data": str(prepared.data_folder),
+        "members": [member],
+    }
+    tested = next(result for result in list(run_stage(queue, test)) if result["kind"] == "tested")
+    return training_of(task.label, task.seed, task.winner, results, tested["test_accuracy"])

@@ -1,0 +1,1 @@
+"""Experiment files: YAML to a checked tree, distributions, and plain settings."""

@@ -1,0 +1,300 @@
+"""One YAML file is one experiment: a typed tree in which any leaf may be a value or a distribution.
+
+The sections are the settings dataclasses of the packages (``tkd_search/*/settings.py``); their declared
+types and ranges are checked by pydantic, unknown keys are refused with the nearest known one, and every
+complaint is a :class:`~tkd_search.errors.UserError` that names the dotted key path.
+"""
+
+import copy
+import dataclasses
+import hashlib
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tkd_search.config.conditions import conditions, fields_of, settle_unused
+from tkd_search.config.leaf import read_leaf, read_value
+from tkd_search.config.renamed import refuse_renamed
+from tkd_search.config.sections import SECTIONS, RunSettings, Settings
+from tkd_search.config.tree import at_point, flatten, override, put
+from tkd_search.errors import UserError, did_you_mean
+from tkd_search.optimize.space import Distribution, Space
+from tkd_search.storage.object_store import storage_uri
+from tkd_search.units import MILLISECONDS
+
+CONFIG_FOLDER = Path(__file__).parents[2] / "configs"
+_NAME_PATTERN = "letters, digits, '.', '_' and '-', at most 80, not starting with '.'"
+
+
+BUDGET_KEYS = frozenset({"search.trials", "search.max_hours", "search.max_epochs", "search.plateau"})
+"""Raising these extends a finished search instead of contradicting it."""
+
+FREE_KEYS = frozenset(
+    {
+        *(
+            "name",
+            "output",
+            "data.path",
+            "data.download",
+            "data.memory_budget_mb",
+            "resources.max_concurrent",
+        ),
+        *("tracking.uri", "tracking.system_metrics"),
+    }
+)
+"""What may differ between a run and its resumption: where it runs, not what it computes."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """A checked experiment.
+
+    Attributes:
+        tree: the resolved tree as plain YAML values, defaults filled in, distributions as written.
+        space: the searched leaves by dotted key, with their conditions.
+    """
+
+    tree: Mapping[str, Any]
+    space: Space
+
+    @property
+    def name(self) -> str:
+        """Name of the run and of its folder."""
+        return str(self.tree["name"])
+
+    @property
+    def folder(self) -> Path:
+        """``<output>/<name>``, where everything of this run is written."""
+        return Path(self.tree["output"]) / self.name
+
+    def settings(self, point: Mapping[str, Any] | None = None) -> Settings:
+        """The plain settings at a point of the space.
+
+        Args:
+            point: dotted key → value; searched leaves that are missing (inactive ones) take their default.
+
+        Raises:
+            UserError: where a value of the point is out of range.
+        """
+        tree = at_point(self.tree, self.space, point or {})
+        parts: dict[str, Any] = {}
+        for section, cls in SECTIONS.items():
+            entries = tree[section] if isinstance(tree[section], list) else [tree[section]]
+            built = tuple(_build(cls, entry, section) for entry in entries)
+            parts["big_models" if section == "big_model" else section] = (
+                built if section == "big_model" else built[0]
+            )
+        return Settings(seed=tree["seed"], **parts)
+
+    def fixed(self, point: Mapping[str, Any]) -> "Config":
+        """The same experiment with nothing searched: one trial, at the point or at the defaults."""
+        tree = at_point(self.tree, self.space, point)
+        tree["search"] = {**tree["search"], "trials": 1, "enqueue": [], "pruner": "never", "pruner_args": {}}
+        return parse_config(tree)
+
+    def enqueued(self) -> tuple[dict[str, Any], ...]:
+        """The configurations to try first, as far as this space allows.
+
+        A leaf that is fixed (by ``--set``, say) stays so; one whose range excludes the value is left to the
+        sampler (see :func:`~tkd_search.config.resolve.left_to_sampler`); entries that become equal are tried
+        once.
+        """
+        points: list[dict[str, Any]] = []
+        for wish in self.settings().search.enqueue:
+            point = {
+                key: value
+                for key, value in wish.items()
+                if key in self.space.leaves and self.space.leaves[key].contains(value)
+            }
+            if point and point not in points:
+                points.append(point)
+        return tuple(points)
+
+    def to_yaml(self) -> str:
+        """The resolved tree, as a file that reproduces this experiment."""
+        return yaml.safe_dump(copy.deepcopy(dict(self.tree)), sort_keys=False, allow_unicode=True)
+
+    def digest(self) -> str:
+        """Hash of all that decides the outcome (not budgets, paths or names)."""
+        rest = {k: v for k, v in flatten(self.tree).items() if k not in BUDGET_KEYS | FREE_KEYS}
+        return hashlib.sha256(json.dumps(rest, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def load_config(
+    path: str | Path | None = None, overrides: Sequence[str] = (), *, name: str | None = None
+) -> Config:
+    """Read, override and check an experiment file.
+
+    Args:
+        path: YAML file, or the name of one in ``configs/``; None is ``configs/digits.yaml``.
+        overrides: ``key.path=value`` strings; the value is YAML.
+        name: name of the run, above the file's own.
+
+    Raises:
+        UserError: missing file, bad YAML, unknown key, wrong type, impossible range, or a distribution
+            where none may stand.
+    """
+    file = _find(path)
+    try:
+        tree = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(str(file), f"text that is not YAML ({error})", "one YAML mapping") from error
+    if not isinstance(tree, dict):
+        raise UserError(str(file), f"a {type(tree).__name__}", "a mapping of sections")
+    for text in overrides:
+        override(tree, text)
+    tree["name"] = name or tree.get("name") or file.stem
+    return parse_config(tree)
+
+
+def parse_config(tree: Mapping[str, Any]) -> Config:
+    """Check a tree of plain values and fill in the defaults; see :func:`load_config` for errors."""
+    tops = {field.name for field in dataclasses.fields(RunSettings)}
+    resolved: dict[str, Any] = {}
+    leaves: dict[str, Distribution] = {}
+    _refuse_unknown(tree, tops | set(SECTIONS), "")
+    refuse_renamed(tree.get("search"))
+    for key, value in _checked(RunSettings, {k: v for k, v in tree.items() if k in tops}, "", leaves):
+        resolved[key] = value
+    _check_name(resolved["name"])
+    for section, cls in SECTIONS.items():
+        written = tree.get(section)
+        if section == "big_model" and isinstance(written, list):
+            if not written:
+                raise UserError(section, "an empty list", "a mapping, or a list of at least one mapping")
+            resolved[section] = [
+                dict(_checked(cls, entry, f"{section}.{i}.", leaves)) for i, entry in enumerate(written)
+            ]
+        else:
+            resolved[section] = dict(_checked(cls, written, f"{section}.", leaves))
+    resolved["search"]["enqueue"] = _enqueued(resolved["search"]["enqueue"])
+    settle_unused(leaves, resolved)
+    if not leaves and "trials" not in (tree.get("search") or {}):
+        resolved["search"]["trials"] = 1  # the same training again would only pick the luckiest seed
+    config = Config(resolved, Space(leaves, conditions(leaves)))
+    config.settings()
+    _check_together(config)
+    return config
+
+
+def with_overrides(config: Config, changes: Mapping[str, Any]) -> Config:
+    """The experiment with leaves replaced: dotted key → value, or distribution as in a file.
+
+    Raises:
+        UserError: as :func:`parse_config`.
+    """
+    tree = copy.deepcopy(dict(config.tree))
+    for key, value in changes.items():
+        put(tree, key, value)
+    return parse_config(tree)
+
+
+def differences(old: Config, new: Config) -> list[str]:
+    """What contradicts between a run's configuration and a new one for the same name, a line each.
+
+    Raised budgets do not contradict; lowered ones do not either, they only end the search sooner.
+    """
+    before, after = flatten(old.tree), flatten(new.tree)
+    keys = sorted((before.keys() | after.keys()) - BUDGET_KEYS - FREE_KEYS)
+    return [
+        f"{key}: was {before.get(key)!r}, is {after.get(key)!r}"
+        for key in keys
+        if before.get(key) != after.get(key)
+    ]
+
+
+def _find(path: str | Path | None) -> Path:
+    if path is None:
+        path = CONFIG_FOLDER / "digits.yaml"
+    file = Path(path)
+    if file.is_file():
+        return file
+    names = sorted(candidate.name for candidate in CONFIG_FOLDER.glob("*.yaml"))
+    for candidate in (CONFIG_FOLDER / file.name, CONFIG_FOLDER / f"{file.name}.yaml"):
+        if 0 < len(file.parts) <= 2 and file.parts[0] in ("configs", file.name) and candidate.is_file():
+            return candidate
+    hint = did_you_mean(file.name, names, "configs/")
+    raise UserError("--config", f"no file {file}", f"a YAML file, or one of {', '.join(names)}", hint)
+
+
+def _checked(
+    cls: type, written: Any, prefix: str, leaves: dict[str, Distribution]
+) -> Iterator[tuple[str, Any]]:
+    """Yield (key, plain value) for every field of a section, filling ``leaves`` with distributions."""
+    written = {} if written is None else written
+    if not isinstance(written, Mapping):
+        raise UserError(prefix[:-1], f"{written!r}", "a mapping of settings")
+    fields = {field.name: field for field in dataclasses.fields(cls)}
+    _refuse_unknown(written, fields, prefix)
+    for name, field in fields.items():
+        yield name, read_leaf(cls, field, f"{prefix}{name}", written, leaves)
+
+
+def _refuse_unknown(written: Mapping[str, Any], known: Any, prefix: str) -> None:
+    for key in written:
+        if key not in known:
+            hint = did_you_mean(str(key), known, prefix)
+            raise UserError(f"{prefix}{key}", "an unknown key", ", ".join(sorted(known)), hint)
+
+
+def _enqueued(points: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Configurations to try first, their values converted: YAML reads 1e-3 as a text."""
+
+    def value_of(number: int, key: str, value: Any) -> Any:
+        section, _, name = key.partition(".")
+        if name not in fields_of(section):
+            return value
+        return read_value(SECTIONS[section], name, f"search.enqueue.{number}.{key}", value)
+
+    return [{key: value_of(i, key, value) for key, value in point.items()} for i, point in enumerate(points)]
+
+
+def _check_name(name: str) -> None:
+    plain = all(c.isascii() and (c.isalnum() or c in "._-") for c in name)
+    if not name or len(name) > 80 or not plain or name.startswith("."):
+        raise UserError("name", repr(name), _NAME_PATTERN)
+
+
+def _build(cls: type, entry: Mapping[str, Any], prefix: str) -> Any:
+    names = {field.name for field in dataclasses.fields(cls)}
+    values = {k: tuple(v) if isinstance(v, list) else v for k, v in entry.items() if k in names}
+    try:
+        return cls(**values)
+    except ValueError as error:
+        said = re.fullmatch(rf"{cls.__name__}\.(\w+) = (.*); allowed: (.*)", str(error), re.DOTALL)
+        if said:
+            raise UserError(f"{prefix}.{said[1]}", said[2], said[3]) from error
+        raise UserError(prefix, str(error), "see the range above") from error
+
+
+def _check_together(config: Config) -> None:
+    """What no single leaf can tell."""
+    settings = config.settings()
+    if config.tree["storage"] is not None:
+        storage_uri(config.tree["storage"])
+    try:
+        _ = settings.search.latency_limit
+    except ValueError as error:
+        raise UserError(
+            "search.max_latency",
+            repr(settings.search.max_latency),
+            f"a time above 0, {MILLISECONDS.allowed}, or null for no limit",
+        ) from error
+    workers, batch = settings.resources.workers_per_trial, settings.training.batch_size
+    if batch // workers < 2:
+        raise UserError(
+            "training.batch_size",
+            f"{batch} over {workers} workers",
+            "at least 2 rows per worker (resources.workers_per_trial)",
+        )
+    known = flatten(config.tree)
+    for i, point in enumerate(settings.search.enqueue):
+        for key in point:
+            if key not in known:
+                where, hint = f"search.enqueue.{i}.{key}", did_you_mean(key, known)
+                raise UserError(where, "an unknown key", "dotted keys of leaves", hint)

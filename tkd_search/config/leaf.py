@@ -1,0 +1,149 @@
+"""One leaf of the configuration: a value of the declared type and range, or a distribution over it."""
+
+import dataclasses
+from collections.abc import Mapping
+from functools import cache
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+
+from pydantic import Field, TypeAdapter, ValidationError
+
+from tkd_search.errors import UserError
+from tkd_search.fields import bounds_text
+from tkd_search.optimize.space import (
+    Choice,
+    Distribution,
+    FloatDistribution,
+    IntDistribution,
+    parse_distribution,
+)
+
+_KINDS = ("float", "int", "choice")
+_WORDS = {"float": "a number", "int": "a whole number", "bool": "true or false", "str": "a text"}
+
+
+def is_section(value: Mapping[str, Any]) -> bool:
+    """Whether a mapping is a section of the tree rather than a distribution in YAML form."""
+    return not any(kind in value for kind in _KINDS)
+
+
+def read_leaf(
+    cls: type,
+    field: "dataclasses.Field[Any]",
+    path: str,
+    written: Mapping[str, Any],
+    leaves: dict[str, Distribution],
+) -> Any:
+    """The plain value of one field, checked; distributions are also put into ``leaves`` by dotted path.
+
+    Raises:
+        UserError: wrong type, out of range, or a distribution where none may stand.
+    """
+    if field.name not in written:
+        default = field.default_factory() if callable(field.default_factory) else field.default
+        return list(default) if isinstance(default, tuple) else default
+    value = written[field.name]
+    if field.name == "args" and isinstance(value, Mapping) and is_section(value):
+        return {key: _free_leaf(sub, f"{path}.{key}", field, leaves) for key, sub in value.items()}
+    distribution = _distribution(value, path, field)
+    if distribution is None:
+        checked = _validate(cls, field, path, value)
+        return list(checked) if isinstance(checked, tuple) else checked
+    ends = tuple(_validate(cls, field, path, end) for end in _ends(distribution))
+    _refuse_kind(cls, field, path, distribution)
+    if isinstance(distribution, Choice):  # YAML reads 1e-3 as a text
+        distribution, value = Choice(ends), {"choice": list(ends)}
+    leaves[path] = distribution
+    return value
+
+
+def read_value(cls: type, name: str, path: str, value: Any) -> Any:
+    """A single value for a field by its name, converted to the declared type.
+
+    Raises:
+        UserError: wrong type, or out of range.
+    """
+    field = next(field for field in dataclasses.fields(cls) if field.name == name)
+    return _validate(cls, field, path, value)
+
+
+def _free_leaf(
+    value: Any, path: str, field: "dataclasses.Field[Any]", leaves: dict[str, Distribution]
+) -> Any:
+    distribution = _distribution(value, path, field)
+    if distribution is not None:
+        leaves[path] = distribution
+    return value
+
+
+def _distribution(value: Any, path: str, field: "dataclasses.Field[Any]") -> Distribution | None:
+    if not isinstance(value, Mapping) or is_section(value):
+        return None
+    if not field.metadata.get("searchable", True):
+        raise UserError(path, f"the distribution {value!r}", "one value: this setting is not searched")
+    try:
+        return parse_distribution(value)
+    except ValueError as error:
+        raise UserError(
+            path,
+            f"{value!r}: {error}",
+            "{float: [low, high], log: true}, {int: [low, high]}, {choice: [a, b]}",
+        ) from error
+
+
+def _ends(distribution: Distribution) -> tuple[Any, ...]:
+    if isinstance(distribution, Choice):
+        return tuple(distribution.options)
+    return (distribution.low, distribution.high)
+
+
+def _refuse_kind(cls: type, field: "dataclasses.Field[Any]", path: str, distribution: Distribution) -> None:
+    hint = get_type_hints(cls)[field.name]
+    numbers = {float, int} & set(get_args(hint) or (hint,))
+    allowed = {float: (FloatDistribution, IntDistribution, Choice), int: (IntDistribution, Choice)}
+    kinds = allowed[float] if float in numbers else allowed[int] if int in numbers else (Choice,)
+    if not isinstance(distribution, kinds):
+        names = {FloatDistribution: "float", IntDistribution: "int", Choice: "choice"}
+        raise UserError(path, f"{distribution}", " or ".join(f"{{{names[kind]}: […]}}" for kind in kinds))
+
+
+def _validate(cls: type, field: "dataclasses.Field[Any]", path: str, value: Any) -> Any:
+    hint = get_type_hints(cls)[field.name]
+    numeric = {float, int} & set(get_args(hint) or (hint,))
+    if isinstance(value, bool) and numeric and bool not in (get_args(hint) or (hint,)):
+        raise UserError(path, f"{value!r}", _allowed(cls, field))
+    try:
+        return _adapter(cls, field.name).validate_python(value)
+    except ValidationError as error:
+        detail = error.errors()[0]
+        where = ".".join([path, *(str(part) for part in detail["loc"] if isinstance(part, int))])
+        raise UserError(where, f"{detail['input']!r}", _allowed(cls, field)) from error
+
+
+@cache
+def _adapter(cls: type, name: str) -> TypeAdapter[Any]:
+    field = {f.name: f for f in dataclasses.fields(cls)}[name]
+    hint: Any = get_type_hints(cls)[name]
+    bounds = {key: field.metadata[key] for key in ("ge", "gt", "le", "lt") if key in field.metadata}
+    arms = [arm for arm in get_args(hint) if arm is not type(None)]
+    if bounds and type(None) in get_args(hint):
+        hint = Annotated[arms[0], Field(**bounds)] | None
+    elif bounds:
+        hint = Annotated[hint, Field(**bounds)]
+    return TypeAdapter(hint)
+
+
+def _allowed(cls: type, field: "dataclasses.Field[Any]") -> str:
+    """The legal values in words, with the setting's documentation."""
+    hint = get_type_hints(cls)[field.name]
+    arms = [arm for arm in get_args(hint) if arm is not type(None)] or [hint]
+    if get_origin(hint) is Literal:
+        words = " | ".join(str(option) for option in get_args(hint))
+    elif get_origin(hint) in (tuple, list):
+        words = "a list"
+    elif get_origin(hint) is dict:
+        words = "a mapping"
+    else:
+        words = _WORDS.get(getattr(arms[0], "__name__", ""), str(arms[0]))
+    bounds = bounds_text(field.metadata)
+    optional = " or null" if type(None) in get_args(hint) else ""
+    return f"{words}{' ' + bounds if bounds else ''}{optional} ({field.metadata.get('doc', '')})"

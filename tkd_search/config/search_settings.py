@@ -1,0 +1,137 @@
+"""Settings of the search, of the resources it uses and of where its results go."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from tkd_search.fields import check_bounds, setting
+from tkd_search.units import MILLISECONDS
+
+_LEAST_SHARE = 0.0001
+"""Of a core or a GPU: Ray counts in these."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchSettings:
+    """How much is tried, who proposes it and who is stopped early."""
+
+    trials: int = setting(
+        26, ge=1, doc="number of trials; 1 by default where nothing is searched", searchable=False
+    )
+    max_hours: float | None = setting(
+        None,
+        gt=0,
+        doc="wall-clock budget in hours, over all drivers, the big model's training included",
+        searchable=False,
+    )
+    max_epochs: int | None = setting(
+        None,
+        ge=1,
+        doc="budget in epochs over all trials: none starts once they are spent, running ones finish",
+        searchable=False,
+    )
+    plateau: int | None = setting(
+        None, ge=1, doc="end after this many finished trials without gain in hypervolume", searchable=False
+    )
+    sampler: str = setting(
+        "ehvi", doc="ehvi, tpe, nsga2, gp, random, qmc or package.module:Class", searchable=False
+    )
+    sampler_args: dict[str, Any] = setting(
+        default_factory=dict, doc="further arguments of the sampler", searchable=False
+    )
+    learning: str = setting(
+        "extrapolated",
+        doc="what Optuna's samplers learn from stopped trials: extrapolated (ehvi always), highest_rung or "
+        "full (nothing)",
+        searchable=False,
+    )
+    startup_trials: int | None = setting(
+        None,
+        ge=0,
+        doc="quasi-random trials before the sampler's model; default: 6 for ehvi, 20 for others",
+        searchable=False,
+    )
+    pruner: str = setting(
+        "front_probability",
+        doc="front_probability, stratified, single_objective, never or package.module:Class",
+        searchable=False,
+    )
+    pruner_args: dict[str, Any] = setting(
+        default_factory=dict, doc="further arguments of the rung rule", searchable=False
+    )
+    enqueue: tuple[dict[str, Any], ...] = setting(
+        (),
+        doc="configurations tried first, such as [{student.width: 0.25, method.name: kd}]; leaves that are "
+        "fixed stay so, and values outside the space are left to the sampler: the run says which",
+        searchable=False,
+    )
+    warm_start: tuple[str, ...] = setting(
+        (), doc="names or study storages of earlier searches to learn from", searchable=False
+    )
+    max_latency: str | float | None = setting(
+        None,
+        doc="most time that one image may take a student on one CPU thread, such as 5ms; slower ones are "
+        "not trained",
+        searchable=False,
+    )
+
+    def __post_init__(self) -> None:
+        check_bounds(self)
+
+    @property
+    def latency_limit(self) -> float | None:
+        """``max_latency`` in milliseconds, None for no limit.
+
+        Raises:
+            ValueError: it is no time above 0.
+        """
+        if self.max_latency is None:
+            return None
+        limit = MILLISECONDS.parse(self.max_latency)
+        if not 0 < limit < math.inf:
+            raise ValueError(f"{self.max_latency!r} is no time above 0; write {MILLISECONDS.allowed}")
+        return limit
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResourceSettings:
+    """What one trial may use, and how many run at once."""
+
+    workers_per_trial: int = setting(1, ge=1, doc="Ray Train workers of one trial", searchable=False)
+    cpus_per_worker: float = setting(1.0, gt=0, doc="CPU cores of one worker", searchable=False)
+    gpus_per_worker: float = setting(
+        0.0, ge=0, doc="GPUs of one worker, a whole number; a fraction below 1 shares one", searchable=False
+    )
+    max_concurrent: int | None = setting(
+        None, ge=1, doc="most trials at once; default: as many as fit", searchable=False
+    )
+
+    def __post_init__(self) -> None:
+        check_bounds(self)
+        for name in ("cpus_per_worker", "gpus_per_worker"):
+            value = getattr(self, name)
+            if 0 < value < _LEAST_SHARE:
+                raise ValueError(
+                    f"ResourceSettings.{name} = {value!r}; allowed: ≥ {_LEAST_SHARE}, which Ray counts in"
+                )
+        if self.gpus_per_worker > 1 and not float(self.gpus_per_worker).is_integer():
+            raise ValueError(
+                f"ResourceSettings.gpus_per_worker = {self.gpus_per_worker!r}; allowed: a whole number, or a "
+                "part of one GPU below 1: Ray gives a worker no GPU and a half"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrackingSettings:
+    """Where MLflow writes."""
+
+    uri: str | None = setting(
+        None,
+        doc="MLflow tracking URI, or 'none'; default: MLFLOW_TRACKING_URI, else sqlite:///mlflow.db in the "
+        "folder that the command is started from",
+        searchable=False,
+    )
+    experiment: str | None = setting(
+        None, doc="MLflow experiment; default tkd_search/<data set>", searchable=False
+    )
+    system_metrics: bool = setting(False, doc="log the driver's CPU, memory and GPU use", searchable=False)

@@ -1,0 +1,71 @@
+"""Settings of a data set."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from tkd_search.fields import check_bounds, setting
+
+DatasetName = Literal["digits", "mnist", "cifar10", "cifar100", "tinyimagenet", "imagefolder"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataSettings:
+    """Which images, how they are split, and how they are augmented."""
+
+    name: DatasetName = setting("digits", doc="data set", searchable=False)
+    path: str | None = setting(
+        None,
+        doc="folder that holds the data set, also s3:// or gs://; digits needs none",
+        searchable=False,
+    )
+    download: bool = setting(False, doc="let torchvision fetch the data set into path", searchable=False)
+    size: int | None = setting(
+        None, ge=4, doc="side of the square images in pixels; default: the set's own", searchable=False
+    )
+    validation: float = setting(
+        0.2, gt=0, lt=1, doc="share of the training images held out to choose by", searchable=False
+    )
+    test: float = setting(
+        0.2, gt=0, lt=1, doc="share held out for test where the set has no test part", searchable=False
+    )
+    split_seed: int = setting(0, ge=0, doc="seed of the splits", searchable=False)
+    train_limit: int | None = setting(
+        None,
+        ge=1,
+        doc="distil on this many training images, class-balanced; a big model trained here sees all of them",
+        searchable=False,
+    )
+    limit_seed: int | None = setting(
+        None, ge=0, doc="which images train_limit draws; default: split_seed", searchable=False
+    )
+    augment: Literal["auto", "none", "shift", "crop_flip"] = setting(
+        "auto",
+        doc="augmentation; auto: shift for digits and mnist, crop_flip for the others",
+        searchable=False,
+    )
+    views: int = setting(
+        4,
+        ge=0,
+        le=64,
+        doc="fixed augmented views of every training image (one without augmentation); 0 = F runs live",
+        searchable=False,
+    )
+    memory_budget_mb: int = setting(
+        4096, ge=16, doc="images that fit are held as uint8 tensors, others are streamed", searchable=False
+    )
+
+    mean: tuple[float, ...] | None = setting(
+        None,
+        doc="per plane, of pixels in [0, 1]; default: measured; set with std for weights trained elsewhere",
+        searchable=False,
+    )
+    std: tuple[float, ...] | None = setting(
+        None, doc="per plane, of pixels in [0, 1]; default: measured", searchable=False
+    )
+
+    def __post_init__(self) -> None:
+        check_bounds(self)
+        if (self.mean is None) != (self.std is None):
+            raise ValueError("DataSettings.mean and .std belong together: set both or neither")
+        if self.std is not None and min(self.std, default=0) <= 0:
+            raise ValueError(f"DataSettings.std = {self.std!r}; allowed: > 0")

@@ -1,0 +1,163 @@
+"""A data set by its settings."""
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+from tkd_search import storage
+from tkd_search.data.assemble import assemble
+from tkd_search.data.bundle import DataBundle
+from tkd_search.data.data_settings import DataSettings
+from tkd_search.data.sources.cifar import cifar_folder, cifar_looked, read_cifar
+from tkd_search.data.sources.digits import read_digits
+from tkd_search.data.sources.download import DOWNLOADABLE, download
+from tkd_search.data.sources.folders import (
+    is_image_folder,
+    is_tiny_imagenet,
+    read_image_folder,
+    read_tiny_imagenet,
+)
+from tkd_search.data.sources.mnist import mnist_folder, mnist_looked, read_mnist
+from tkd_search.data.sources.raw_data import RawData
+from tkd_search.errors import UserError
+from tkd_search.storage import remote_folders
+
+Reader = Callable[[], RawData]
+
+_SOURCES = {
+    "mnist": "its four files train/t10k-images-idx3-ubyte and -labels-idx1-ubyte, plain or .gz",
+    "cifar10": "cifar-10-python.tar.gz or cifar-10-binary.tar.gz of www.cs.toronto.edu/~kriz/cifar.html, "
+    "unpacked; or train/<class>/*, test/<class>/*",
+    "cifar100": "cifar-100-python.tar.gz or cifar-100-binary.tar.gz of www.cs.toronto.edu/~kriz/cifar.html, "
+    "unpacked; or train/<class>/*, test/<class>/*",
+    "tinyimagenet": "cs231n.stanford.edu/tiny-imagenet-200.zip, unpacked (any number of its classes)",
+    "imagefolder": "train/<class>/*, and val/<class>/*, test/<class>/* where there are such parts",
+}
+
+
+def load_data(settings: DataSettings) -> DataBundle:
+    """Read, split and measure a data set.
+
+    Raises:
+        UserError: the files are missing (where it looked, how to get them) or damaged (which one).
+    """
+    return assemble(_read(settings), settings)
+
+
+def resolved_augmentation(settings: DataSettings) -> str:
+    """What ``auto`` means for this set: none, shift or crop_flip."""
+    if settings.augment != "auto":
+        return settings.augment
+    return "shift" if settings.name in ("digits", "mnist") else "crop_flip"
+
+
+def fixed_views(settings: DataSettings) -> int:
+    """A, the fixed views of every image: one where nothing is augmented (all are the same); 0 is free."""
+    return min(settings.views, 1) if resolved_augmentation(settings) == "none" else settings.views
+
+
+def check_source(settings: DataSettings) -> None:
+    """Refuse a set that is not there, without reading it.
+
+    Raises:
+        UserError: where it looked, and how to get the set.
+    """
+    if settings.name == "digits":
+        return
+    path = _path(settings)
+    if _reader(settings, path) is None and not (settings.download and settings.name in DOWNLOADABLE):
+        raise _missing(settings, path)
+
+
+def _read(settings: DataSettings) -> RawData:
+    if settings.name == "digits":
+        return read_digits()
+    path = _path(settings)
+    reader = _reader(settings, path)
+    if reader is None and settings.download:
+        download(settings.name, path)
+        reader = _reader(settings, path)
+    if reader is None:
+        raise _missing(settings, path)
+    return reader()
+
+
+def _path(settings: DataSettings) -> Path:
+    if settings.path is None:
+        raise UserError(
+            "data.path",
+            "nothing",
+            f"the folder that holds {settings.name}: {_SOURCES[settings.name]}",
+            "for instance --set data.path=FOLDER" + _fetch_hint(settings),
+        )
+    if storage.is_remote(settings.path):
+        return remote_folders.fetched_tree(settings.path)
+    return Path(settings.path).expanduser()
+
+
+def _reader(settings: DataSettings, path: Path) -> Reader | None:
+    """What reads the form of the set that lies at ``path``; None where there is none."""
+    if not path.is_dir():
+        return None
+    for look in _LOOKS[settings.name]:
+        reader = look(path, settings)
+        if reader is not None:
+            return reader
+    return None
+
+
+def _mnist(path: Path, settings: DataSettings) -> Reader | None:
+    folder = mnist_folder(path)
+    return None if folder is None else partial(read_mnist, folder)
+
+
+def _cifar(path: Path, settings: DataSettings) -> Reader | None:
+    found = cifar_folder(settings.name, path)
+    return None if found is None else partial(read_cifar, *found)
+
+
+def _tiny_imagenet(path: Path, settings: DataSettings) -> Reader | None:
+    for folder in (path, path / "tiny-imagenet-200"):
+        if is_tiny_imagenet(folder):
+            return partial(read_tiny_imagenet, folder, settings)
+    return None
+
+
+def _image_folder(path: Path, settings: DataSettings) -> Reader | None:
+    return partial(read_image_folder, path, settings) if is_image_folder(path) else None
+
+
+_LOOKS: dict[str, tuple[Callable[[Path, DataSettings], Reader | None], ...]] = {
+    "mnist": (_mnist, _image_folder),
+    "cifar10": (_cifar, _image_folder),
+    "cifar100": (_cifar, _image_folder),
+    "tinyimagenet": (_tiny_imagenet,),
+    "imagefolder": (_image_folder,),
+}
+
+
+def _fetch_hint(settings: DataSettings) -> str:
+    if settings.name in DOWNLOADABLE and not settings.download:
+        return ", or let torchvision fetch it there: --set data.download=true"
+    return ""
+
+
+def _missing(settings: DataSettings, path: Path) -> UserError:
+    looked = str(path)
+    if settings.name == "mnist":
+        looked = mnist_looked(path)
+    elif settings.name.startswith("cifar"):
+        looked = cifar_looked(settings.name, path)
+    what = (
+        "no such folder"
+        if not path.exists()
+        else "no folder"
+        if not path.is_dir()
+        else "not there, or not whole"
+    )
+    return UserError(
+        "data.path",
+        f"{path} ({what}); looked in {looked}",
+        _SOURCES[settings.name],
+        f"--set data.path=FOLDER{_fetch_hint(settings)}",
+    )

@@ -1,0 +1,206 @@
+"""Image files: ``train/<class>/*`` with optional ``val/`` and ``test/``, and TinyImageNet's layout."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from tkd_search.data import decode
+from tkd_search.data.bundle import ImageStore, Split
+from tkd_search.data.data_settings import DataSettings
+from tkd_search.data.image_files import FolderStore, damaged_image
+from tkd_search.data.sources.raw_data import RawData
+from tkd_search.errors import UserError
+
+IMAGE_SUFFIXES = frozenset(
+    (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".jfif")
+)
+_VALIDATION_NAMES = ("val", "valid", "validation")
+_LOOKED_AT = 64
+
+Listing = list[tuple[str, int]]
+"""Files relative to the root, each with its label."""
+
+
+def read_image_folder(root: Path, settings: DataSettings) -> RawData:
+    """``root/train/<class>/*``; val/ is validation and test/ is test where they exist.
+
+    Without ``train/`` the classes may lie in ``root`` itself. Folders in a class's folder are looked into.
+
+    Raises:
+        UserError: no classes, an empty or an unknown class, images of different sizes without ``data.size``,
+            a damaged image.
+    """
+    if not (root / "train").is_dir():
+        classes = _class_names(root)
+        return _loaded(root, {"train": _listing(root, ".", classes, required=True)}, classes, settings)
+    classes = _class_names(root / "train")
+    parts = {"train": _listing(root, "train", classes, required=True)}
+    for part, names in (("validation", _VALIDATION_NAMES), ("test", ("test",))):
+        folder = next((name for name in names if (root / name).is_dir()), None)
+        if folder is not None:
+            parts[part] = _listing(root, folder, classes)
+    return _loaded(root, parts, classes, settings)
+
+
+def is_image_folder(path: Path) -> bool:
+    """Whether there is ``train/`` with a folder in it, or at least two folders with images right in them."""
+    if (path / "train").is_dir():
+        return any(entry.is_dir() for entry in os.scandir(path / "train"))
+    return sum(entry.is_dir() and _holds_images(entry.path) for entry in os.scandir(path)) >= 2
+
+
+def _holds_images(folder: str) -> bool:
+    """Looks no deeper: the path may be a mistake, and somebody's whole home."""
+    try:
+        return any(_is_image(entry.name) for entry in os.scandir(folder))
+    except OSError:
+        return False
+
+
+def _is_image(name: str) -> bool:
+    return not name.startswith(".") and os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
+
+
+def is_tiny_imagenet(path: Path) -> bool:
+    """Whether this is TinyImageNet's layout, of any number of its classes."""
+    return (path / "wnids.txt").is_file() and (path / "train").is_dir()
+
+
+def read_tiny_imagenet(root: Path, settings: DataSettings) -> RawData:
+    """TinyImageNet as published: its validation part, which has labels, is our test part.
+
+    Raises:
+        UserError: a class, a file or an annotation is missing; a damaged image.
+    """
+    wnids = tuple((root / "wnids.txt").read_text().split())
+    parts = {"train": _tiny_train(root, wnids)}
+    annotations = root / "val" / "val_annotations.txt"
+    if annotations.is_file():
+        parts["test"] = _tiny_annotated(annotations, root, wnids)
+    return _loaded(root, parts, _tiny_names(root / "words.txt", wnids), settings)
+
+
+def _tiny_train(root: Path, wnids: Sequence[str]) -> Listing:
+    listing: Listing = []
+    for label, wnid in enumerate(wnids):
+        folder = root / "train" / wnid / "images"
+        if not folder.is_dir():
+            raise UserError(str(folder), "no such folder", "one for every class of wnids.txt")
+        listing += [(f"train/{wnid}/images/{name}", label) for name in _images(folder)]
+    return listing
+
+
+def _tiny_annotated(annotations: Path, root: Path, wnids: Sequence[str]) -> Listing:
+    """Images of val/ by ``val_annotations.txt``; those of classes that are not at hand are left out."""
+    numbers = {wnid: label for label, wnid in enumerate(wnids)}
+    listing: Listing = []
+    for line, text in enumerate(annotations.read_text().splitlines(), start=1):
+        fields = text.split("\t")
+        if len(fields) < 2:
+            raise UserError(f"{annotations}, line {line}", repr(text[:60]), "file, tab, class, tab, box")
+        name = f"val/images/{fields[0]}"
+        if fields[1] in numbers:
+            if not (root / name).is_file():
+                raise UserError(
+                    f"{annotations}, line {line}", f"{name}, which is missing", "an image that exists"
+                )
+            listing.append((name, numbers[fields[1]]))
+    return listing
+
+
+def _tiny_names(words: Path, wnids: Sequence[str]) -> tuple[str, ...]:
+    """First English word of every class; the wnid where there is none or it is taken."""
+    known: dict[str, str] = {}
+    if words.is_file():
+        for line in words.read_text().splitlines():
+            wnid, _, meaning = line.partition("\t")
+            known[wnid] = meaning.split(",")[0].strip()
+    names = [known.get(wnid) or wnid for wnid in wnids]
+    return tuple(
+        name if names.count(name) == 1 else f"{name} ({wnid})"
+        for name, wnid in zip(names, wnids, strict=True)
+    )
+
+
+def _class_names(train: Path) -> tuple[str, ...]:
+    names = sorted(
+        entry.name for entry in os.scandir(train) if entry.is_dir() and not entry.name.startswith(".")
+    )
+    if not names:
+        raise UserError(str(train), "no folder in it", "one folder of images for every class")
+    return tuple(names)
+
+
+def _listing(root: Path, part: str, classes: Sequence[str], required: bool = False) -> Listing:
+    """Files of one part; ``required``: of every class at least one."""
+    present = _class_names(root / part)
+    unknown = [name for name in present if name not in classes]
+    if unknown:
+        raise UserError(
+            str(root / part / unknown[0]),
+            "a class that train/ does not have",
+            f"one of {len(classes)} classes",
+        )
+    listing: Listing = []
+    for label, name in enumerate(classes):
+        folder = root / part / name
+        files = _images(folder) if folder.is_dir() else []
+        if not files and required:
+            raise UserError(str(folder), "no image", f"files named {', '.join(sorted(IMAGE_SUFFIXES))}")
+        listing += [(os.path.normpath(f"{part}/{name}/{file}"), label) for file in files]
+    if not listing:
+        raise UserError(str(root / part), "no image", "images in one folder per class")
+    return listing
+
+
+def _images(folder: Path) -> list[str]:
+    """Image files under ``folder``, relative to it, in a fixed order; hidden ones are passed over."""
+    found = []
+    for place, folders, files in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        found += [os.path.relpath(os.path.join(place, name), folder) for name in files if _is_image(name)]
+    return sorted(found)
+
+
+def _loaded(
+    root: Path, parts: dict[str, Listing], classes: tuple[str, ...], settings: DataSettings
+) -> RawData:
+    size, channels = _shape(root, parts["train"], settings)
+    stores = {
+        part: FolderStore(str(root), tuple(name for name, _ in listing), size, channels)
+        for part, listing in parts.items()
+    }
+    fits = sum(store.nbytes() for store in stores.values()) <= settings.memory_budget_mb * 2**20
+    splits = {}
+    for part, listing in parts.items():
+        images: ImageStore = stores[part].decoded() if fits else stores[part]
+        labels = np.array([label for _, label in listing], dtype=np.int64)
+        splits[part] = Split(images, torch.from_numpy(labels))
+    return RawData(
+        train=splits["train"], validation=splits.get("validation"), test=splits.get("test"), classes=classes
+    )
+
+
+def _shape(root: Path, listing: Listing, settings: DataSettings) -> tuple[int, int]:
+    """Side and planes of the images: as set, or what evenly spaced ones agree on."""
+    step = max(1, len(listing) // _LOOKED_AT)
+    try:
+        seen = [decode.look(str(root / name)) for name, _ in listing[::step]]
+    except decode.DamagedImageError as error:
+        raise damaged_image(str(error)) from error
+    channels = 1 if all(grey for _, _, grey in seen) else 3
+    sides = sorted({(width, height) for width, height, _ in seen})
+    if settings.size is not None:
+        return settings.size, channels
+    if len(sides) > 1 or sides[0][0] != sides[0][1]:
+        shown = ", ".join(f"{width} × {height}" for width, height in sides[:3])
+        raise UserError(
+            "data.size",
+            f"nothing, while the images of {root} measure {shown}{' …' if len(sides) > 3 else ''} pixels",
+            "the side in pixels they are scaled and cut to",
+            "for instance --set data.size=64",
+        )
+    return sides[0][0], channels

@@ -1,0 +1,142 @@
+"""The bank: what the big models say about every view of every training image, computed once.
+
+Steps 1 and 2 of the article: F's features are its taps' pooled activations, standardised by their
+statistics over the whole training set (docs/method.md, equations 1 and 2). How it is made:
+:mod:`tkd_search.distill.features.bank_builder`.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tkd_search.distill.features.projection import Projection
+from tkd_search.distill.features.taps import Tap
+
+
+@dataclass(frozen=True)
+class Bank:
+    """Pooled tap features and logits of the big models, for A fixed views of N training images.
+
+    Rows are ordered view by view: row = view·N + index, R = A·N of them. A bank for freely drawn views
+    (``views`` 0) has no rows, only what a live big model's features need to be brought into its form.
+    """
+
+    features: Tensor
+    """Y, fp16 [R, M, P]."""
+    logits: Tensor
+    """a, fp16 [R, c]; several big models: log of their mean probability."""
+    labels: Tensor
+    """int64 [N]."""
+    views: int
+    """A; 0 for freely drawn views."""
+    taps: tuple[Tap, ...]
+    projections: tuple[Projection, ...]
+    fisher: tuple[float, ...]
+    """Between over within-class variance per tap."""
+    grid: int = 0
+    """Cells per side; 0 where none are kept."""
+    cells: Tensor | None = None
+    """fp16 [R, M_s, G², P], or None."""
+
+    @property
+    def width(self) -> int:
+        """P."""
+        return self.projections[0].width
+
+    @property
+    def widths(self) -> list[int]:
+        """Real channels per tap, min(C_i, P)."""
+        return [projection.real for projection in self.projections]
+
+    @property
+    def classes(self) -> int:
+        """Number of classes c."""
+        return self.logits.shape[1]
+
+    @property
+    def cell_taps(self) -> tuple[int, ...]:
+        """Positions among ``taps`` of those with cells, in the order of ``cells``."""
+        return tuple(i for i, tap in enumerate(self.taps) if tap.spatial) if self.grid else ()
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the rows."""
+        return sum(t.nbytes for t in (self.features, self.logits, self.cells) if t is not None)
+
+    def rows(self, view: Tensor, index: Tensor) -> Tensor:
+        """Row numbers [B] of views [B] of images [B]."""
+        return view * len(self.labels) + index
+
+    def to(self, device: torch.device | str) -> "Bank":
+        """The same bank with its rows on another device."""
+        return replace(
+            self,
+            features=self.features.to(device),
+            logits=self.logits.to(device),
+            cells=None if self.cells is None else self.cells.to(device),
+            projections=tuple(projection.to(device) for projection in self.projections),
+        )
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All tensors by name, for storing; the rest is ``meta``."""
+        named = {"features": self.features, "logits": self.logits, "labels": self.labels}
+        if self.cells is not None:
+            named["cells"] = self.cells
+        for i, projection in enumerate(self.projections):
+            named[f"projection.{i}.mean"] = projection.mean
+            named[f"projection.{i}.scale"] = projection.scale
+            if projection.basis is not None:
+                named[f"projection.{i}.basis"] = projection.basis
+        return named
+
+    def meta(self) -> dict[str, Any]:
+        """Everything but the tensors, as JSON values."""
+        return {
+            "views": self.views,
+            "width": self.width,
+            "grid": self.grid,
+            "fisher": list(self.fisher),
+            "taps": [[tap.name, tap.channels, tap.places, tap.model] for tap in self.taps],
+        }
+
+    @classmethod
+    def from_tensors(cls, tensors: dict[str, Tensor], meta: dict[str, Any]) -> "Bank":
+        """The inverse of ``tensors`` and ``meta``; tensors may be memory-mapped.
+
+        Raises:
+            KeyError: something is missing.
+        """
+        projections = tuple(
+            Projection(
+                tensors[f"projection.{i}.mean"],
+                tensors[f"projection.{i}.scale"],
+                tensors.get(f"projection.{i}.basis"),
+                meta["width"],
+            )
+            for i in range(len(meta["taps"]))
+        )
+        return cls(
+            features=tensors["features"],
+            logits=tensors["logits"],
+            labels=tensors["labels"],
+            views=meta["views"],
+            taps=tuple(Tap(*fields) for fields in meta["taps"]),
+            projections=projections,
+            fisher=tuple(meta["fisher"]),
+            grid=meta["grid"],
+            cells=tensors.get("cells"),
+        )
+
+
+def join_banks(parts: Sequence[Bank]) -> Bank:
+    """One bank from parts that hold successive rows, made with the same projections."""
+    cells = [part.cells for part in parts if part.cells is not None]
+    return replace(
+        parts[0],
+        features=torch.cat([part.features for part in parts]),
+        logits=torch.cat([part.logits for part in parts]),
+        cells=torch.cat(cells) if cells else None,
+    )

@@ -1,0 +1,63 @@
+"""Several big models read as one: taps of all of them, and the logits of their mean probability."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from tkd_search.distill.features.taps import Tap, TapReader
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What the big models say about one batch: logits [B, c], pooled features and cells per tap."""
+
+    logits: Tensor
+    features: list[Tensor]
+    cells: list[Tensor]
+
+    def cpu(self) -> "Reading":
+        """The same in main memory."""
+        return Reading(self.logits.cpu(), [f.cpu() for f in self.features], [c.cpu() for c in self.cells])
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all tensors."""
+        return sum(t.nbytes for t in (self.logits, *self.features, *self.cells))
+
+
+class Readers:
+    """Several big models read as one: taps of all of them, logits of their mean probability.
+
+    Args:
+        models: in eval mode.
+        taps: of all models, model by model.
+        grid: cells per side of spatial taps; 0 for none.
+    """
+
+    def __init__(self, models: Iterable[nn.Module], taps: Sequence[Tap], grid: int = 0) -> None:
+        self._readers = [
+            TapReader(model, [tap for tap in taps if tap.model == i], grid) for i, model in enumerate(models)
+        ]
+
+    def __call__(self, images: Tensor) -> Reading:
+        """Run all models on images [B, C, H, W]."""
+        parts = [reader(images) for reader in self._readers]
+        return Reading(
+            mean_logits([logits for logits, _, _ in parts]),
+            [f for _, features, _ in parts for f in features],
+            [c for _, _, cells in parts for c in cells],
+        )
+
+    def close(self) -> None:
+        """Take the hooks out of the models."""
+        for reader in self._readers:
+            reader.close()
+
+
+def mean_logits(logits: Sequence[Tensor]) -> Tensor:
+    """Logits of the mean probability of several models; those of one model unchanged."""
+    if len(logits) == 1:
+        return logits[0]
+    return torch.stack([z.log_softmax(-1) for z in logits]).logsumexp(0)

@@ -1,0 +1,214 @@
+"""Taps: named places in a big model whose activations are read, found by pattern or by themselves."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from tkd_search.distill.features.feature_stages import map_ends, places, stage_ends
+from tkd_search.distill.interfaces import logits_of
+from tkd_search.errors import UserError
+
+LOGITS = "logits"
+"""Name of the tap on the model's output."""
+MOST_AUTO_TAPS = 16
+
+
+@dataclass(frozen=True)
+class Tap:
+    """One tap: its module's dotted name, channels C_i, places of its map (0: no map), and which big model."""
+
+    name: str
+    channels: int
+    places: int = 0
+    model: int = 0
+
+    @property
+    def spatial(self) -> bool:
+        """Whether it has a map of more than one place."""
+        return self.places > 1
+
+    @property
+    def label(self) -> str:
+        """A name that is unique over several big models: ``layer3.1`` or ``1:layer3.1``."""
+        return f"{self.model}:{self.name}" if self.model else self.name
+
+
+def as_map(output: object) -> Tensor | None:
+    """The activation in a module's output as [B, C], [B, T, C] or [B, C, H, W]; None where there is none.
+
+    A 4-D activation whose first two inner sizes agree and whose last two do not is taken as [B, H, W, C]
+    (Swin) and turned.
+    """
+    if isinstance(output, tuple | list) and output:
+        output = output[0]
+    if not isinstance(output, Tensor) or not output.is_floating_point() or not 2 <= output.dim() <= 4:
+        return None
+    if output.dim() == 4 and output.shape[1] == output.shape[2] != output.shape[3]:
+        return output.permute(0, 3, 1, 2)
+    return output
+
+
+def pooled(activation: Tensor) -> Tensor:
+    """[B, C]: the mean over places [B, C, H, W] or tokens [B, T, C]; vectors as they are."""
+    if activation.dim() == 4:
+        return activation.mean((2, 3))
+    return activation.mean(1) if activation.dim() == 3 else activation
+
+
+def cells(activation: Tensor, grid: int) -> Tensor:
+    """[B, C, grid²]: a map [B, C, H, W] averaged within the cells of a grid."""
+    return F.adaptive_avg_pool2d(activation, grid).flatten(2)
+
+
+class TapReader:
+    """Reads taps while a model runs; hooks pool at once, so later in-place changes do no harm.
+
+    Args:
+        model: the big model; must be in the mode it shall run in.
+        taps: taps of this model; ``logits`` is its output.
+        grid: cells per side to read of spatial taps; 0 for none.
+
+    Use as a context manager or call ``close``: hooks stay registered until then.
+    """
+
+    def __init__(self, model: nn.Module, taps: Sequence[Tap], grid: int = 0) -> None:
+        self._model, self._taps, self._grid = model, tuple(taps), grid
+        self._seen: dict[str, tuple[Tensor, Tensor | None]] = {}
+        modules = dict(model.named_modules())
+        self._handles = [
+            modules[tap.name].register_forward_hook(self._hook(tap)) for tap in taps if tap.name != LOGITS
+        ]
+
+    def _hook(self, tap: Tap):  # type: ignore[no-untyped-def]
+        def read(module: nn.Module, args: object, output: object) -> None:
+            activation = as_map(output)
+            if activation is not None:
+                of_cells = cells(activation, self._grid) if self._grid and tap.spatial else None
+                self._seen[tap.name] = pooled(activation), of_cells
+
+        return read
+
+    def __call__(self, images: Tensor) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+        """Run the model on images [B, C, H, W].
+
+        Returns:
+            Logits [B, c]; per tap its pooled feature [B, C_i]; per spatial tap its cells [B, C_i, G²]
+            (empty where ``grid`` is 0). All float32.
+        """
+        self._seen.clear()
+        logits = logits_of(self._model(images)).float()
+        self._seen[LOGITS] = logits, None
+        found = [self._seen[tap.name] for tap in self._taps]
+        self._seen = {}
+        return (
+            logits,
+            [feature.float() for feature, _ in found],
+            [c.float() for _, c in found if c is not None],
+        )
+
+    def close(self) -> None:
+        """Take the hooks out of the model."""
+        for handle in self._handles:
+            handle.remove()
+
+    def __enter__(self) -> "TapReader":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+
+@torch.no_grad()
+def _shapes(model: nn.Module, example: Tensor) -> dict[str, tuple[int, ...]]:
+    """Output shapes of all modules that return an activation, by name, in order of execution."""
+    found: dict[str, tuple[int, ...]] = {}
+
+    def hook(name: str):  # type: ignore[no-untyped-def]
+        def read(module: nn.Module, args: object, output: object) -> None:
+            activation = as_map(output)
+            if activation is not None:
+                found.pop(name, None)
+                found[name] = tuple(activation.shape)
+
+        return read
+
+    handles = [m.register_forward_hook(hook(name)) for name, m in model.named_modules() if name]
+    training = model.training
+    try:
+        model.eval()
+        found[LOGITS] = tuple(logits_of(model(example)).shape)
+    finally:
+        model.train(training)
+        for handle in handles:
+            handle.remove()
+    return found
+
+
+def _matches(name: str, pattern: str) -> bool:
+    """A pattern may name modules of the network inside a wrapper's ``model`` without that prefix."""
+    return fnmatchcase(name, pattern) or fnmatchcase(re.sub(r"^(model|module)\.", "", name), pattern)
+
+
+def find_taps(model: nn.Module, patterns: Sequence[str], example: Tensor) -> tuple[Tap, ...]:
+    """The taps of a model, in order of execution; the logits are always the last.
+
+    Args:
+        model: any classifier; run once in eval mode, its mode is restored.
+        patterns: module names or fnmatch patterns; ``auto`` stands for the ends of stages, thinned evenly
+            to 16 with the logits.
+        example: images [B, C, H, W] to run, B ≥ 1.
+
+    Raises:
+        UserError: a pattern matches no module that returns an activation.
+    """
+    return find_taps_of_all([model], patterns, example)
+
+
+def find_maps(model: nn.Module, example: Tensor) -> tuple[Tap, ...]:
+    """The last map of every size with more than one place, in order of execution; arguments as for taps."""
+    shapes = _shapes(model, example)
+    return tuple(_tap(name, shapes[name]) for name in map_ends(model, shapes))
+
+
+def find_taps_of_all(
+    models: Sequence[nn.Module], patterns: Sequence[str], example: Tensor
+) -> tuple[Tap, ...]:
+    """The taps of several big models, model by model; see ``find_taps``.
+
+    Raises:
+        UserError: a pattern matches no module of any model.
+    """
+    shapes = [_shapes(model, example) for model in models]
+    names = [name for found in shapes for name in found]
+    for pattern in patterns:
+        if pattern != "auto" and not any(_matches(name, pattern) for name in names):
+            near = ", ".join(names[:12])
+            raise UserError(
+                "bank.taps", repr(pattern), f"names or patterns of modules, or auto; such as {near}"
+            )
+    return tuple(
+        tap
+        for index, (model, found) in enumerate(zip(models, shapes, strict=True))
+        for tap in _chosen(model, found, patterns, index)
+    )
+
+
+def _chosen(
+    model: nn.Module, shapes: dict[str, tuple[int, ...]], patterns: Sequence[str], index: int
+) -> list[Tap]:
+    """The taps of one model among its modules' output shapes."""
+    inner = {name: shape for name, shape in shapes.items() if name != LOGITS}
+    chosen = {name for name in inner if any(_matches(name, pattern) for pattern in patterns)}
+    if "auto" in patterns:
+        chosen |= set(stage_ends(model, inner, most=MOST_AUTO_TAPS - 1))
+    taps = [_tap(name, shape, index) for name, shape in inner.items() if name in chosen]
+    return [*taps, Tap(LOGITS, shapes[LOGITS][1], 0, index)]
+
+
+def _tap(name: str, shape: tuple[int, ...], index: int = 0) -> Tap:
+    return Tap(name, shape[-1] if len(shape) == 3 else shape[1], places(shape), index)

@@ -1,0 +1,1 @@
+"""The student's objective: terms, rewards and baselines."""

@@ -1,0 +1,226 @@
+"""The student's objective L_D, term by term, for the method and for every baseline.
+
+An objective turns one batch into named, weighted terms whose sum the student minimises. Constants (the
+big models' signals, the teachers) are detached here and nowhere else (docs/method.md, equation 9).
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from tkd_search.distill.features.bank import Bank
+from tkd_search.distill.features.signal_source import Signals
+from tkd_search.distill.features.taps import Tap
+from tkd_search.distill.interfaces import StudentLike, StudentOutput
+from tkd_search.distill.losses import functional
+from tkd_search.distill.method_settings import MethodSettings
+from tkd_search.distill.training.reduction import Reduction
+
+_T = TypeVar("_T")
+Terms = dict[str, Tensor]
+
+
+def present(value: _T | None) -> _T:
+    """A value that must be there by now; AssertionError tells of a mistake in this package."""
+    assert value is not None
+    return value
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What an objective reads of the big models."""
+
+    logits: bool = False
+    features: bool = False
+    cells: bool = False
+
+    @property
+    def anything(self) -> bool:
+        """Whether big models or their bank are needed at all."""
+        return self.logits or self.features or self.cells
+
+
+class Batch(NamedTuple):
+    """One batch as an objective sees it.
+
+    ``labels`` [B]; the student's ``output``; the big models' ``signals`` (None where not needed);
+    ``progress``, the share of training done, in [0, 1); ``step``, batches done so far.
+    """
+
+    labels: Tensor
+    output: StudentOutput
+    signals: Signals | None
+    progress: float
+    step: int
+
+
+class Objective(Protocol):
+    """What a student is trained for."""
+
+    needs: Needs
+
+    def terms(self, batch: Batch) -> Terms:
+        """Weighted terms, scalars; their sum is the student's loss."""
+        ...
+
+    def student_parameters(self) -> Iterator[nn.Parameter]:
+        """Parameters beside the student's that minimise the same loss (adapters)."""
+        ...
+
+
+@dataclass(frozen=True)
+class Context:
+    """What objectives are built from besides settings.
+
+    ``bank`` and ``student`` tell shapes; ``reduction`` the other workers; ``generator`` draws initial
+    weights; ``smoothing`` is the label smoothing of the cross-entropy; ``stages`` are the student's, where
+    they are read.
+    """
+
+    student: StudentLike
+    bank: Bank | None
+    reduction: Reduction
+    generator: torch.Generator
+    smoothing: float = 0.0
+    stages: tuple[Tap, ...] = ()
+
+    def tap_before_logits(self) -> int:
+        """Position of the deepest tap that is not the logits; the logits where there is no other."""
+        return max((i for i, tap in enumerate(present(self.bank).taps) if tap.name != "logits"), default=0)
+
+    def deepest_spatial_tap(self) -> int:
+        """Position of the deepest tap with places; the one before the logits where none has."""
+        spatial = [i for i, tap in enumerate(present(self.bank).taps) if tap.spatial]
+        return spatial[-1] if spatial else self.tap_before_logits()
+
+
+def mixed_terms(
+    settings: MethodSettings, context: Context, batch: Batch, gamma: float, kind: str = "kl"
+) -> Terms:
+    """(1 − λ)·CE and λ·(1 − γ_t)·D(p_F, q), D by ``kind``: kl, dist or dkd; absent where weighted 0."""
+    terms: Terms = {}
+    z, lam, tau = batch.output.logits, settings.lam, settings.tau
+    if lam < 1:
+        terms["labels"] = (1 - lam) * functional.label_loss(z, batch.labels, context.smoothing)
+    weight = lam * (1 - gamma)
+    if weight <= 0 or batch.signals is None:
+        return terms
+    a = batch.signals.logits
+    if kind == "dist":
+        gather = context.reduction.gather
+        loss = functional.dist(gather(a), gather(z), tau)
+    elif kind == "dkd":
+        loss = functional.dkd(a, z, batch.labels, tau, settings.dkd_beta)
+    else:
+        loss = functional.kl(a, z, tau).mean()
+    terms["big_model"] = weight * loss
+    return terms
+
+
+class LabelsOnly(nn.Module):
+    """Plain training: cross-entropy with the labels, the baseline ``ce``."""
+
+    needs = Needs()
+
+    def __init__(self, context: Context) -> None:
+        super().__init__()
+        self._context = context
+
+    def terms(self, batch: Batch) -> Terms:
+        """See ``Objective``."""
+        smoothing = self._context.smoothing
+        return {"labels": functional.label_loss(batch.output.logits, batch.labels, smoothing)}
+
+    def student_parameters(self) -> Iterator[nn.Parameter]:
+        """None."""
+        return iter(())
+
+
+class FromLogits(nn.Module):
+    """Labels and F's logits: the baselines ``kd``, ``dkd``, ``dist``."""
+
+    def __init__(self, settings: MethodSettings, context: Context) -> None:
+        super().__init__()
+        self.needs = Needs(logits=settings.lam > 0)
+        self._settings, self._context = settings, context
+        self._kind = {"kd": "kl"}.get(settings.name, settings.name)
+
+    def terms(self, batch: Batch) -> Terms:
+        """See ``Objective``."""
+        return mixed_terms(self._settings, self._context, batch, 0.0, self._kind)
+
+    def student_parameters(self) -> Iterator[nn.Parameter]:
+        """None."""
+        return iter(())
+
+
+class FromFeatures(nn.Module):
+    """Hinton's KD at λ plus one feature term: the baselines ``hint``, ``at``, ``sp``.
+
+    ``hint`` regresses the deepest tap before the logits through a linear adapter; ``sp`` compares
+    relations between rows at that tap; ``at`` compares where energy sits at the deepest spatial tap,
+    from the bank's cells (standardised and projected; the paper squares raw activations).
+
+    Raises:
+        ValueError: ``at`` without cells in the bank.
+    """
+
+    def __init__(self, settings: MethodSettings, context: Context) -> None:
+        super().__init__()
+        bank = context.bank
+        if bank is None:
+            raise ValueError(f"method.name = {settings.name} needs a bank")
+        if settings.name == "at" and not bank.grid:
+            raise ValueError("method.name = at needs cells of a spatial tap: set bank.grid to 4")
+        self.needs = Needs(logits=True, features=settings.name != "at", cells=settings.name == "at")
+        self._settings, self._context = settings, context
+        self._tap = context.tap_before_logits()
+        self._real, self._grid = bank.widths[self._tap], bank.grid
+        width = context.student.feature_width
+        start = torch.randn(bank.width, width, generator=context.generator) / width**0.5
+        self.adapter = nn.Parameter(start, requires_grad=settings.name == "hint")
+
+    def terms(self, batch: Batch) -> Terms:
+        """See ``Objective``."""
+        terms = mixed_terms(self._settings, self._context, batch, 0.0)
+        if self._settings.hint_weight > 0:
+            terms["feature"] = self._settings.hint_weight * self._feature(batch)
+        return terms
+
+    def _feature(self, batch: Batch) -> Tensor:
+        signals, h = present(batch.signals), batch.output.features
+        if self._settings.name == "at":
+            if batch.output.maps is None:
+                return h.new_zeros(())
+            places, of_f = student_cells(batch.output.maps, self._grid)
+            return functional.attention_transfer(
+                pooled_cells(present(signals.cells)[:, -1].to(h.dtype).transpose(1, 2), self._grid, of_f),
+                places,
+            )
+        target = present(signals.features)[:, self._tap].to(h.dtype)
+        if self._settings.name == "hint":
+            return functional.hint(h @ self.adapter.T, target, self._real)
+        gather = self._context.reduction.gather
+        return functional.similarity_preserving(gather(target), gather(h))
+
+    def student_parameters(self) -> Iterator[nn.Parameter]:
+        """The adapter of ``hint``."""
+        return (p for p in self.parameters() if p.requires_grad)
+
+
+def student_cells(maps: Tensor, grid: int) -> tuple[Tensor, int]:
+    """The student's maps [B, d, H', W'] averaged in g×g cells → ([B, d, g²], g), g = min(grid, H', W')."""
+    g = min(grid, *maps.shape[-2:])
+    return nn.functional.adaptive_avg_pool2d(maps, g).flatten(2), g
+
+
+def pooled_cells(values: Tensor, grid: int, wanted: int) -> Tensor:
+    """Values [..., D, G²] on a grid averaged onto a coarser one → [..., D, wanted²]."""
+    if grid == wanted:
+        return values
+    square = values.reshape(-1, 1, grid, grid)
+    pooled = nn.functional.adaptive_avg_pool2d(square, wanted)
+    return pooled.reshape(*values.shape[:-1], wanted * wanted)

@@ -1,0 +1,156 @@
+"""Settings of the method, of training and of the bank.
+
+Symbols in brackets are those of docs/method.md.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from tkd_search.fields import check_bounds, setting
+
+MethodName = Literal["tkd", "kd", "ce", "dkd", "dist", "hint", "at", "sp"]
+SelectionName = Literal["heuristic", "uniform", "random", "last_k", "all"]
+ActivationName = Literal["swish", "prelu", "pelu", "softplus", "rational", "identity", "relu"]
+BoundName = Literal["raw", "lookahead", "tanh"]
+FeatureRewardName = Literal["cka", "cos", "mse", "relation"]
+ScheduleName = Literal["schedule_free", "one_cycle", "constant"]
+
+_TKD: dict[str, tuple[str, ...]] = {"name": ("tkd",)}
+_HEURISTIC: dict[str, tuple[str, ...]] = {**_TKD, "selection": ("heuristic",)}
+_SOFT: dict[str, tuple[str, ...]] = {"name": ("tkd", "kd", "dkd", "dist", "hint", "at", "sp")}
+
+
+@dataclass(frozen=True, kw_only=True)
+class MethodSettings:
+    """Everything that decides the student's objective L_D and its generated teachers."""
+
+    name: MethodName = setting("tkd", doc="distillation method; all run in the same loop")
+    lam: float = setting(0.9, ge=0, le=1, when=_SOFT, doc="weight of distillation against labels [λ]")
+    tau: float = setting(2.0, gt=0, le=20, when=_SOFT, doc="temperature of soft targets [τ]")
+    gamma: float = setting(
+        0.4, ge=0, le=1, when=_TKD, doc="share of generated teachers in the distillation term [γ]"
+    )
+    warmup: float = setting(0.1, ge=0, le=1, when=_TKD, doc="share of the epochs over which γ ramps up")
+    big_model_term: Literal["kl", "dist"] = setting(
+        "kl",
+        when=_TKD,
+        doc="how the big model's own logits teach: KL (Hinton) or DIST (Pearson correlations)",
+    )
+
+    k: int = setting(3, ge=1, when=_TKD, doc="number of candidates selected as teachers [K]")
+    masks: int = setting(
+        2, ge=1, le=8, when=_TKD, doc="channel masks per tap: all channels, then fixed random halves"
+    )
+    selection: SelectionName = setting(
+        "heuristic", when=_TKD, doc="how teachers are selected; the others are controls"
+    )
+    omega_probe: float = setting(
+        1.0, ge=0, le=1, when=_HEURISTIC, doc="weight of −CE(û, label) in the heuristic [ω]"
+    )
+    omega_weight_norm: float = setting(0.25, ge=0, le=1, when=_HEURISTIC, doc="weight of log‖W‖ + log‖H‖ [ω]")
+    omega_fisher: float = setting(
+        0.25, ge=0, le=1, when=_HEURISTIC, doc="weight of between/within class variance [ω]"
+    )
+    omega_alignment: float = setting(0.0, ge=0, le=1, when=_HEURISTIC, doc="weight of CKA(h, φ(y)) [ω]")
+    omega_gradient: float = setting(0.0, ge=0, le=1, when=_HEURISTIC, doc="weight of log|∇θ J| [ω]")
+    selection_temperature: float = setting(
+        1.0, gt=0, when=_TKD, doc="softmax temperature over selected scores [T]"
+    )
+    reselect_every: float = setting(
+        0.2, gt=0, le=1, when=_TKD, doc="share of the epochs between selections [E_sel]"
+    )
+
+    activation: ActivationName = setting("swish", when=_TKD, doc="parametric activation φ of the generators")
+    theta0: float = setting(
+        1.0, ge=-4, le=4, when=_TKD, doc="initial activation parameter; |θ0| ≤ 2 is safe [θ0]"
+    )
+    theta_frozen: bool = setting(False, when=_TKD, doc="keep θ at θ0 (the article's default activation)")
+    generator_lr: float = setting(3e-3, gt=0, le=1, when=_TKD, doc="learning rate of the generators")
+    generator_kd: float = setting(
+        0.7, ge=0, le=1, when=_TKD, doc="share of the big model's logits in L_gen [a_g]"
+    )
+    rho: float = setting(
+        0.1, ge=0, when=_TKD, doc="weight of distilling back: teachers pulled to the student [ρ]"
+    )
+    distil_back: Literal["generators", "big_model"] = setting(
+        "generators", doc="what ρ updates; big_model also updates F and bypasses the bank", searchable=False
+    )
+
+    r: float = setting(0.1, ge=0, when=_TKD, doc="weight of the gradient reward R; ≤ 0.5 is safe [r]")
+    alpha: float = setting(1.0, gt=0, when=_TKD, doc="length of the look-ahead step on θ, twice [α]")
+    bound: BoundName = setting("lookahead", when=_TKD, doc="bound of the gradient reward [𝓑]")
+    beta: float = setting(0.5, ge=0, when=_TKD, doc="weight of the feature reward L_R; ≤ 1 is safe [β]")
+    feature_reward: FeatureRewardName = setting("cka", when=_TKD, doc="kind of L_R")
+
+    local: float = setting(
+        0.0, ge=0, when=_TKD, doc="weight of local generated teachers; 4 in the sketch, 0 = off [ζ]"
+    )
+    local_temperature: float = setting(2.0, gt=0, when=_TKD, doc="temperature of local teachers [τ_l]")
+    local_feature: float = setting(
+        0.0, ge=0, when=_TKD, doc="weight of the feature reward at every place; 0 = off [η]"
+    )
+    stage_feature: float = setting(
+        0.0, ge=0, when=_TKD, doc="weight of the feature reward at every stage of the student; 0 = off [ξ]"
+    )
+    relation: float = setting(
+        0.0, ge=0, when=_TKD, doc="weight of the relation term; 0.5 in the sketch, 0 = off"
+    )
+    relation_temperature: float = setting(0.1, gt=0, when=_TKD, doc="temperature of the relation term")
+
+    hint_weight: float = setting(
+        1.0,
+        ge=0,
+        when={"name": ("hint", "at", "sp")},
+        doc="weight of the feature term of the baselines hint, at, sp",
+    )
+    dkd_beta: float = setting(
+        2.0, ge=0, when={"name": ("dkd",)}, doc="weight of the non-target term of the baseline dkd"
+    )
+
+    def __post_init__(self) -> None:
+        check_bounds(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainSettings:
+    """The optimiser's few knobs and the budget of one training."""
+
+    epochs: int = setting(27, ge=1, doc="full budget of one student, in epochs", searchable=False)
+    validate_every: int = setting(
+        1,
+        ge=1,
+        doc="epochs between validations; rungs and the last epoch are validated always",
+        searchable=False,
+    )
+    batch_size: int = setting(128, ge=2, doc="global batch size (over all workers of a trial)")
+    lr: float = setting(6e-3, gt=0, le=1, doc="peak learning rate")
+    weight_decay: float = setting(0.05, ge=0, doc="decoupled weight decay of AdamW")
+    label_smoothing: float = setting(0.0, ge=0, lt=1, doc="label smoothing of the cross-entropy term")
+    schedule: ScheduleName = setting("schedule_free", doc="learning-rate schedule")
+    precision: Literal["fp32", "bf16", "fp16"] = setting("fp32", doc="autocast precision", searchable=False)
+    compile: bool = setting(False, doc="torch.compile the student (pays on GPUs only)", searchable=False)
+
+    def __post_init__(self) -> None:
+        check_bounds(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BankSettings:
+    """The bank: what is kept of F for every view of every training image."""
+
+    taps: tuple[str, ...] = setting(
+        ("auto",),
+        doc="module names or patterns (fnmatch) of F, or auto: the ends of stages, at most 16",
+        searchable=False,
+    )
+    width: int = setting(96, ge=4, le=1024, doc="channels kept per tap [P]", searchable=False)
+    grid: int = setting(
+        0,
+        ge=0,
+        le=16,
+        doc="cells per side kept of convolutional taps; 0 = none, local teachers need 4",
+        searchable=False,
+    )
+
+    def __post_init__(self) -> None:
+        check_bounds(self)

@@ -1,0 +1,1 @@
+"""Generated teachers: activations, generators, criteria and selection."""

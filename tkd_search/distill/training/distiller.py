@@ -1,0 +1,299 @@
+"""The training loop: one student, one method, one budget, resumable to the bit after any epoch."""
+
+import contextlib
+import copy
+import time
+from collections.abc import Iterator, Sequence
+from functools import partial
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from tkd_search.distill.features.bank import Bank
+from tkd_search.distill.interfaces import (
+    StopSignal,
+    StudentLike,
+    StudentOutput,
+    ViewSource,
+    channels_last,
+    never,
+)
+from tkd_search.distill.losses.methods import build_objective, signal_source
+from tkd_search.distill.losses.objective import Batch, Context
+from tkd_search.distill.losses.stage_reward import StageReader
+from tkd_search.distill.losses.tkd import GeneratedTeachers
+from tkd_search.distill.method_settings import MethodSettings, TrainSettings
+from tkd_search.distill.random_streams import child_generator
+from tkd_search.distill.teachers.selection import Selection
+from tkd_search.distill.training.batch_order import batches, sample, steps_per_epoch
+from tkd_search.distill.training.epoch_stats import EpochStats, Means
+from tkd_search.distill.training.evaluation import recalibrate, release
+from tkd_search.distill.training.learners import Learners, copied
+from tkd_search.distill.training.reduction import Reduction, SingleProcess
+from tkd_search.distill.training.sync_batchnorm import desynchronised, synchronised
+from tkd_search.seeds import child_seed
+
+_SAMPLE_ROWS = 512
+_CALIBRATION_ROWS = 512
+_CHECK_EVERY = 32
+
+
+class Distiller:
+    """Trains one student by one method.
+
+    Args:
+        student: the network to train, in place; moved to ``device``.
+        views: the training images.
+        method: what it is trained for; ``ce`` needs neither bank nor big models, and so trains F itself.
+        train: optimiser and budget.
+        seed: root of all randomness of this training but the student's initial weights.
+        bank: of the same views; needed by every method but ``ce`` unless ``big_models`` are given.
+        big_models: run live where there is no bank or views are drawn freely (``views.views`` 0), and
+            where ``method.distil_back`` is ``big_model``: then F is trained too, in a copy, from labels
+            and, weighted ρ, from the student, and the bank is bypassed, because it would be out of date.
+        device: torch device.
+        group: the other workers of this training; None for one worker. Batches are split evenly.
+        class_count: c, for checks.
+
+    Raises:
+        ValueError: the method needs a bank, cells or big models that are not there.
+    """
+
+    def __init__(
+        self,
+        student: StudentLike,
+        views: ViewSource,
+        method: MethodSettings,
+        train: TrainSettings,
+        *,
+        seed: int,
+        bank: Bank | None = None,
+        big_models: Sequence[nn.Module] = (),
+        device: str | torch.device = "cpu",
+        group: Reduction | None = None,
+        class_count: int,
+    ) -> None:
+        self.method, self.train, self.epoch, self.step = method, train, 0, 0
+        self.device, self._group, self._seed, self._views = (
+            torch.device(device),
+            group or SingleProcess(),
+            seed,
+            views,
+        )
+        _check(views, bank, class_count)
+        bank = _near(bank, self.device)
+        network = cast(nn.Module, student).to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.student: nn.Module = synchronised(network) if self._group.size > 1 else network
+        generator = child_generator(seed, "initial")
+        self._source, form = signal_source(method, views, bank, big_models, self.device)
+        self._stages = self._stage_reader()
+        stages = self._stages.stages if self._stages else ()
+        context = Context(student, form, self._group, generator, train.label_smoothing, stages)
+        self.objective = build_objective(method, context).to(self.device)
+        self._group.share([*self.student.state_dict().values(), *self.objective.state_dict().values()])
+        self._labels = views.labels.to(self.device)
+        self._forward = torch.compile(self.student) if train.compile else self.student
+        self._learners = self._build_learners()
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Batches per epoch: the fewest of equal size that are no larger than ``batch_size``."""
+        return steps_per_epoch(len(self._views), self.train.batch_size)
+
+    @property
+    def _total_steps(self) -> int:
+        return self.train.epochs * self.steps_per_epoch
+
+    def _stage_reader(self) -> StageReader | None:
+        if self.method.name != "tkd" or self.method.stage_feature == 0:
+            return None
+        first = torch.zeros(1, dtype=torch.long)
+        return StageReader(self.student, channels_last(self._views.batch(first, first).to(self.device)))
+
+    def _build_learners(self) -> Learners:
+        teachers = getattr(self.objective, "generators", None)
+        of_teachers = [p for p in teachers.parameters() if p.requires_grad] if teachers is not None else []
+        of_big_models = list(self._source.parameters()) if self._source is not None else []
+        return Learners(
+            [*self.student.parameters(), *self.objective.student_parameters()],
+            [of_teachers, of_big_models],
+            self.train,
+            others_lr=self.method.generator_lr,
+            total=self._total_steps,
+            reduction=self._group,
+            device=self.device,
+        )
+
+    def run_epoch(self, should_stop: StopSignal = never) -> EpochStats | None:
+        """Train one epoch.
+
+        Args:
+            should_stop: polled before each batch; must answer alike on all workers.
+
+        Returns:
+            The epoch's figures, or None where it was told to stop: the student is then in mid-epoch, and
+            only ``load_state_dict`` makes this trainer whole again.
+
+        Raises:
+            Diverged: the loss is not finite (noticed within 32 batches).
+        """
+        started, means = time.perf_counter(), Means()
+        self.student.train()
+        with self._private_randomness():
+            if self._selection_due():
+                self._reselect()
+            for index, view in self._batches():
+                if should_stop():
+                    return None
+                means.add(self._train_batch(index, view))
+                self.step += 1
+                if self.step % _CHECK_EVERY == 0:
+                    means.check(self.epoch)
+        losses = means.check(self.epoch)
+        self.epoch += 1
+        seconds = time.perf_counter() - started
+        if not isinstance(self.objective, GeneratedTeachers):
+            return EpochStats(self.epoch, losses, (), seconds)
+        teachers, agreements = self.objective.teachers(), self.objective.agreements()
+        return EpochStats(self.epoch, losses, teachers, seconds, agreements)
+
+    @contextlib.contextmanager
+    def _private_randomness(self) -> Iterator[None]:
+        """Dropout and the like draw from this epoch's own seed; the global random state is left alone."""
+        devices = [self.device] if self.device.type == "cuda" else []
+        with torch.random.fork_rng(devices=devices):
+            torch.manual_seed(child_seed(self._seed, "epoch", self.epoch, self._group.rank))
+            yield
+
+    def _batches(self) -> Iterator[tuple[Tensor, Tensor]]:
+        return batches(
+            self._views,
+            self.steps_per_epoch,
+            seed=self._seed,
+            epoch=self.epoch,
+            rank=self._group.rank,
+            workers=self._group.size,
+        )
+
+    def _train_batch(self, index: Tensor, view: Tensor) -> dict[str, Tensor]:
+        images = channels_last(self._views.batch(index, view).to(self.device, non_blocking=True))
+        signals = self._source.read(view, index, images) if self._source is not None else None
+        labels = self._labels[index.to(self._labels.device)]
+        output = self._predict(images)
+        progress = self.step / self._total_steps
+        constant = signals.detached() if signals is not None else None
+        terms = self.objective.terms(Batch(labels, output, constant, progress, self.step))
+        if self._source is not None and signals is not None:
+            terms.update(self._source.losses(signals, labels, output.logits.detach()))
+        self._learners.update(terms.values(), self.step)
+        return terms
+
+    def _predict(self, images: Tensor) -> StudentOutput:
+        run = partial(self._output, images)
+        return run() if self._stages is None else self._stages(run)
+
+    def _output(self, images: Tensor) -> StudentOutput:
+        if self.train.precision == "fp32":
+            return cast(StudentOutput, self._forward(images))
+        kind = torch.bfloat16 if self.train.precision == "bf16" else torch.float16
+        with torch.autocast(self.device.type, kind):
+            made = self._forward(images)
+        maps = None if made.maps is None else made.maps.float()
+        return StudentOutput(made.logits.float(), made.features.float(), maps)
+
+    def _selection_due(self) -> bool:
+        every = max(1, round(self.method.reselect_every * self.train.epochs))
+        # Once more after the first epoch: at the very start the heads know nothing, and probe is noise.
+        due = self.epoch % every == 0 or self.epoch == 1
+        return due and isinstance(self.objective, GeneratedTeachers)
+
+    @torch.no_grad()
+    def _reselect(self) -> None:
+        """Select teachers on a fixed sample of training rows, with the student as it is; rank 0's choice."""
+        objective = self.objective
+        if not isinstance(objective, GeneratedTeachers) or objective.generators is None:
+            return
+        assert self._source is not None
+        index, view = sample(self._views, _SAMPLE_ROWS, seed=self._seed, name="selection")
+        images = channels_last(self._views.batch(index, view).to(self.device))
+        signals = self._source.read(view, index, images).detached()
+        self.student.eval()
+        output = self._predict(images)
+        self.student.train()
+        generator = child_generator(self._seed, "selection", self.epoch)
+        objective.reselect(output, signals, self._labels[index.to(self._labels.device)], generator)
+        assert objective.selection is not None
+        chosen = objective.selection
+        self._group.share([chosen.candidates, chosen.weights, chosen.agreement])
+        objective.restore(chosen)
+
+    @torch.no_grad()
+    def eval_student(self) -> nn.Module:
+        """A copy of the student to evaluate and ship: plain batch normalisation, eval mode, no gradients.
+
+        With the schedule-free optimiser its weights are the averaged ones, and batch statistics are taken
+        anew for them from training images (512, or 1,024 once the budget is spent). The training itself is
+        not touched; any rank may call it alone.
+        """
+        made = desynchronised(copy.deepcopy(self.student)).eval()
+        learning = [p for p in made.parameters() if p.requires_grad]
+        release(made)
+        if self.train.schedule != "schedule_free" or self.step == 0:
+            return made
+        for theirs, average in zip(learning, self._learners.averaged(), strict=False):
+            theirs.copy_(average)
+        rows = _CALIBRATION_ROWS * (2 if self.epoch >= self.train.epochs else 1)
+        index, view = sample(self._views, rows, seed=self._seed, name="calibration")
+        # Equal parts: every one counts the same, however many rows it has.
+        parts = -(-len(index) // _CALIBRATION_ROWS)
+        split = zip(index.tensor_split(parts), view.tensor_split(parts), strict=True)
+        recalibrate(made, (self._views.batch(i, v).to(self.device) for i, v in split))
+        return made
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything an exact resume after a whole epoch needs: tensors and plain values, copied."""
+        chosen = getattr(self.objective, "selection", None)
+        state: dict[str, Any] = {
+            "epoch": self.epoch,
+            "step": self.step,
+            "student": self.student.state_dict(),
+            "objective": self.objective.state_dict(),
+            "big_models": self._source.state_dict() if self._source is not None else {},
+            "learners": self._learners.state_dict(),
+            "selection": None if chosen is None else [chosen.candidates, chosen.weights, chosen.agreement],
+        }
+        return cast(dict[str, Any], copied(state))
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where ``state_dict`` was taken, in a trainer built with the same arguments.
+
+        Raises:
+            RuntimeError: names or shapes differ. ValueError: the optimisers do.
+        """
+        self.student.load_state_dict(state["student"])
+        self.objective.load_state_dict(state["objective"])
+        if self._source is not None:
+            self._source.load_state_dict(state["big_models"])
+        self._learners.load_state_dict(state["learners"])
+        if state["selection"] is not None and isinstance(self.objective, GeneratedTeachers):
+            self.objective.restore(Selection(*(part.to(self.device) for part in state["selection"])))
+        self.epoch, self.step = state["epoch"], state["step"]
+
+
+def _check(views: ViewSource, bank: Bank | None, class_count: int) -> None:
+    if len(views) < 2:
+        raise ValueError(f"a student needs at least 2 training images; found {len(views)}")
+    if bank is None:
+        return
+    found = (bank.views, len(bank.labels), bank.classes)
+    wanted = (views.views, len(views), class_count)
+    if found != wanted:
+        raise ValueError(f"the bank holds (views, images, classes) {found}, the data {wanted}")
+
+
+def _near(bank: Bank | None, device: torch.device) -> Bank | None:
+    """The bank on the GPU where it takes at most half of the memory that is free there; else as it is."""
+    if bank is None or device.type != "cuda" or bank.nbytes > torch.cuda.mem_get_info(device)[0] // 2:
+        return bank
+    return bank.to(device)

@@ -1,0 +1,85 @@
+"""Optimisers and learning-rate schedules of students and generators.
+
+Schedules are pure functions of the step, so a training resumes exactly from its step alone.
+"""
+
+import math
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+from tkd_search.distill.method_settings import TrainSettings
+
+_RISE = {"one_cycle": 0.2, "constant": 0.05}
+SCHEDULE_FREE_RISE = 0.1
+GENERATOR_WEIGHT_DECAY = 1e-3
+
+
+def rate(schedule: str, step: int, total: int) -> float:
+    """Learning rate at ``step`` of ``total`` as a share of its peak, in (0, 1].
+
+    ``one_cycle`` rises over a fifth from 1/25 and falls to 4e-6, by half cosines (Smith and Topin 2017);
+    ``constant`` rises linearly over a twentieth; ``schedule_free`` leaves all to its optimiser: 1.
+    """
+    if schedule == "schedule_free":
+        return 1.0
+    rise = max(1, round(_RISE[schedule] * total))
+    if schedule == "constant":
+        return min(1.0, (step + 1) / rise)
+    if step < rise:
+        return _between(1 / 25, 1.0, step / rise)
+    return _between(1.0, 4e-6, min(1.0, (step - rise) / max(1, total - rise)))
+
+
+def _between(start: float, end: float, share: float) -> float:
+    return end + (start - end) * (1 + math.cos(math.pi * share)) / 2
+
+
+def set_rate(optimizer: torch.optim.Optimizer, value: float) -> None:
+    """Set the learning rate of all parameter groups."""
+    for group in optimizer.param_groups:
+        group["lr"] = value
+
+
+def student_optimizer(
+    parameters: Iterable[Tensor], settings: TrainSettings, total: int
+) -> torch.optim.Optimizer:
+    """AdamW for the student and its adapters; schedule-free where the settings say so.
+
+    Args:
+        parameters: what learns.
+        settings: peak rate, weight decay and schedule.
+        total: steps of the full budget, for the warm-up of the schedule-free optimiser.
+    """
+    if settings.schedule != "schedule_free":
+        return adamw(parameters, settings.lr, settings.weight_decay)
+    import schedulefree  # here alone, so that the method itself is plain PyTorch
+
+    optimizer = schedulefree.AdamWScheduleFree(
+        parameters,
+        lr=settings.lr,
+        weight_decay=settings.weight_decay,
+        warmup_steps=round(SCHEDULE_FREE_RISE * total),
+    )
+    optimizer.train()
+    return optimizer
+
+
+def adamw(parameters: Iterable[Tensor], lr: float, weight_decay: float) -> torch.optim.Optimizer:
+    """AdamW as one fused kernel, with its rate set step by step from ``rate``."""
+    return torch.optim.AdamW(parameters, lr=lr, weight_decay=weight_decay, fused=True)
+
+
+@torch.no_grad()
+def averaged(optimizer: torch.optim.Optimizer, parameter: Tensor) -> Tensor:
+    """The value of a parameter to evaluate and ship: the schedule-free average x, else the value itself.
+
+    The optimiser holds y while training and z in its state; x = y + (1 − 1/β1)(z − y) (Defazio et al.
+    2024). Nothing is changed in place, so looking does not disturb the training.
+    """
+    group = optimizer.param_groups[0]
+    state = optimizer.state.get(parameter, {})
+    if "z" not in state or not group.get("train_mode", False):
+        return parameter.detach()
+    return parameter.detach().lerp(state["z"].to(parameter.device), 1 - 1 / group["betas"][0])

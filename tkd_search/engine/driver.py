@@ -1,0 +1,267 @@
+"""One search from configuration to front: stages, pool, Tune, and what is written at the end."""
+
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import lru_cache, partial
+from typing import Any
+
+from ray import tune
+from ray.actor import ActorHandle
+from ray.tune import (
+    CheckpointConfig,
+    FailureConfig,
+    PlacementGroupFactory,
+    RunConfig,
+    TuneConfig,
+    Tuner,
+)
+
+from tkd_search.config.experiment_file import Config
+from tkd_search.config.pruner import configured_pruner
+from tkd_search.config.sections import Settings
+from tkd_search.config.tree import flatten
+from tkd_search.data import DataBundle, fixed_views
+from tkd_search.engine.budget import DRIVER, Budget, seconds_spent
+from tkd_search.engine.controller import Controller, Size
+from tkd_search.engine.finalize import Status, finalize
+from tkd_search.engine.latency_limit import Latencies, measure_student
+from tkd_search.engine.pipeline import Prepared, prepare_bank, prepare_big_models, store_data
+from tkd_search.engine.progress import Progress
+from tkd_search.engine.ray_session import live_nodes
+from tkd_search.engine.run_dir.run_dir import RunDir
+from tkd_search.engine.search_checks import check_candidates, proposer_settings, warm_start
+from tkd_search.engine.tune.scheduler import ControllerScheduler
+from tkd_search.engine.tune.searcher import ControllerSearcher
+from tkd_search.engine.tune.trainable import SlotTrainable
+from tkd_search.engine.workers.cluster_state import driver_node_resource
+from tkd_search.engine.workers.placement import Slots, bank_parts, stage_threads
+from tkd_search.engine.workers.pool import WarmPool, open_pool
+from tkd_search.files import stated
+from tkd_search.models import build_student, model_bytes, model_parameters
+from tkd_search.models.latency import torch_threads
+from tkd_search.models.model_settings import StudentSettings
+from tkd_search.optimize.study import SearchStudy
+from tkd_search.results.records import SearchRecord, SearchStart
+from tkd_search.tracking.event_log import EventLog, all_events
+from tkd_search.tracking.tracker import Tracker
+
+TRIAL_RETRIES = 10
+"""How often a trial is started again when its Trainable is lost; a failing trial is not retried. One whose
+worker group or machine is lost goes on elsewhere without Tune."""
+
+START_SECONDS = 1800.0
+"""Until the first worker group must be up: a cluster that scales from zero installs a machine first."""
+
+
+def run_search(
+    config: Config, data: DataBundle, *, slots: Slots, tracker: Tracker, progress: Progress, command: str
+) -> SearchRecord:
+    """Run or resume a search on the connected Ray; the caller holds the run's lock.
+
+    Args:
+        config: the experiment.
+        data: its data set, read and checked.
+        slots: how many trials run at once.
+        tracker: open; it is told everything and left open.
+        progress: shown to the user.
+        command: the line that starts this search again.
+
+    Raises:
+        KeyboardInterrupt: after everything is written with status ``interrupted``.
+    """
+    began = time.monotonic()
+    place = RunDir.of(config)
+    settings = config.settings()
+    with (
+        place.mirrored(),
+        open_pool(settings.resources, slots.count, place.folder / "train", limit=slots_limit(settings)) as (
+            queue,
+            pool,
+        ),
+    ):
+        data_folder = store_data(data, place.cache)
+        candidates = check_candidates(config, data)
+        tracker.search_started(
+            SearchStart(
+                name=config.name,
+                dataset=settings.data.name,
+                seed=settings.seed,
+                classes=data.num_classes,
+                full_budget=settings.training.epochs,
+                config=flatten(config.tree),
+                config_yaml=config.to_yaml(),
+                command=command,
+                dataset_digest=data.digest,
+            )
+        )
+        progress.stage("worker groups", None)
+        pool.wait(START_SECONDS)
+        threads = stage_threads(settings.resources, live_nodes(), slots.count)
+        weights, figures = prepare_big_models(
+            config, data, data_folder, place.cache, queue, progress, threads
+        )
+        tracker.big_model(figures)
+        rows = max(fixed_views(settings.data), 1) * len(data.train.labels)
+        parts = bank_parts(settings.resources, live_nodes(), pool.attached(), rows)
+        bank = prepare_bank(config, data, data_folder, weights, place.cache, queue, progress, threads, parts)
+        prepared = Prepared(data, data_folder, weights, figures, bank)
+        controller = _controller(config, place, prepared, candidates, tracker, progress, began)
+        progress.stage("search", settings.search.trials)
+        status: Status = "complete"
+        try:
+            _tune(controller, queue, pool, prepared, config, place)
+        except KeyboardInterrupt:
+            status = "interrupted"
+        progress.stage("front", None)
+        record = finalize(
+            config,
+            place.folder,
+            place.trials,
+            prepared,
+            controller,
+            queue,
+            tracker,
+            status=status,
+            seconds=lambda: controller.seconds_before + time.monotonic() - began,
+        )
+        controller.driver_ended()
+        return record
+
+
+def _controller(
+    config: Config,
+    place: RunDir,
+    prepared: Prepared,
+    candidates: int,
+    tracker: Tracker,
+    progress: Progress,
+    began: float,
+) -> Controller:
+    settings, data = config.settings(), prepared.data
+
+    @lru_cache(maxsize=4096)
+    def size_of(student: str) -> Size:
+        with torch_threads(1):  # the workers have the cores
+            model = build_student(
+                by_text[student], classes=data.num_classes, channels=data.channels, size=data.size
+            ).model
+        return Size(model_bytes(model), model_parameters(model))
+
+    by_text: dict[str, Any] = {}
+
+    def measure(point: Settings) -> Size:
+        by_text[repr(point.student)] = point.student
+        return size_of(repr(point.student))
+
+    study = SearchStudy.open(
+        config.name,
+        place.folder / "study.journal",
+        space=config.space,
+        full_budget=settings.training.epochs,
+        pruner=configured_pruner(config, data.num_classes),
+        seed=settings.seed,
+        proposer=proposer_settings(settings.search),
+        enqueue=config.enqueued(),
+        earlier=warm_start(config),
+        big_model_bytes=prepared.big_model.bytes,
+        classes=data.num_classes,
+        size_of=lambda point: measure(config.settings(point)).bytes,
+    )
+    log = EventLog(place.folder / "epochs")
+    spent = seconds_spent(all_events(log.path))
+    log.append(DRIVER, {"seconds": time.monotonic() - began})
+    return Controller(
+        config,
+        study,
+        Budget(settings.search, spent, began),
+        measure=measure,
+        tracker=tracker,
+        log=log,
+        candidates=candidates,
+        big_model_bytes=prepared.big_model.bytes,
+        classes=data.num_classes,
+        latency=_latency(settings, place, data),
+        changed=lambda search_state: progress.search_state(search_state, settings.search.trials),
+    )
+
+
+def _latency(
+    settings: Settings, place: RunDir, data: DataBundle
+) -> Callable[[StudentSettings], float] | None:
+    limit = settings.search.latency_limit
+    if limit is None:
+        return None
+    return Latencies(place.folder / "latency.json", partial(measure_student, data=data, limit=limit)).of
+
+
+def _tune(
+    controller: Controller,
+    queue: ActorHandle,
+    pool: WarmPool,
+    prepared: Prepared,
+    config: Config,
+    place: RunDir,
+) -> None:
+    """Let Ray Tune run trials until the referee has no more.
+
+    Raises:
+        DiskFullError: nothing could be written down any more.
+        KeyboardInterrupt: interrupted.
+    """
+    common = {**prepared.common_job(config), "kind": "trial"}
+    # A byte: the worker groups hold all the cores, and Tune refuses an empty request. Beside the driver, like
+    # the broker: a machine that goes takes a worker group with it, and nothing that Tune counts as a failure.
+    beside = PlacementGroupFactory([{"CPU": 0, "memory": 1, driver_node_resource(): 0.0001}])
+    tuner = Tuner(
+        tune.with_resources(tune.with_parameters(SlotTrainable, queue=queue, common=common), beside),
+        tune_config=TuneConfig(
+            search_alg=ControllerSearcher(controller, place.trials, pool.room),
+            scheduler=ControllerScheduler(controller),
+            num_samples=-1,
+            max_concurrent_trials=slots_limit(config.settings()),
+            reuse_actors=True,
+        ),
+        run_config=RunConfig(
+            name="tune",
+            storage_path=str(place.folder),
+            verbose=0,
+            failure_config=FailureConfig(max_failures=TRIAL_RETRIES),
+            checkpoint_config=CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False),
+        ),
+    )
+    with _interrupts(controller):
+        tuner.fit()
+    if isinstance(controller.broken, OSError):
+        raise stated(controller.broken, place.folder) from controller.broken
+    if controller.broken is not None:
+        raise controller.broken
+
+
+@contextmanager
+def _interrupts(controller: Controller) -> Iterator[None]:
+    """Remember Ctrl-C: raised inside a callback of Ray's it may be swallowed, and the search would go on.
+
+    SIGTERM (a cancelled job, a machine that shuts down) ends a search in the same way.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupted(number: int, frame: Any) -> None:
+        controller.broken = KeyboardInterrupt()
+        raise controller.broken
+
+    before = {number: signal.signal(number, interrupted) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler or signal.SIG_DFL)
+
+
+def slots_limit(settings: Settings) -> int:
+    """Most trials at once, should so many machines join."""
+    return min(settings.search.trials, settings.resources.max_concurrent or settings.search.trials)

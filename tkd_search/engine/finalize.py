@@ -1,0 +1,169 @@
+"""The end of a search: the front tested once, its files put together, everything written and tracked."""
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+from ray.actor import ActorHandle
+
+from tkd_search import storage
+from tkd_search.config.experiment_file import Config
+from tkd_search.engine.controller import Controller
+from tkd_search.engine.jobs.dispatch import job_config
+from tkd_search.engine.pipeline import Prepared, run_stage
+from tkd_search.export import write_student
+from tkd_search.files import disk_full_stated, write_json
+from tkd_search.report import write_report
+from tkd_search.results.records import FrontMember, SearchRecord, TrialRecord
+from tkd_search.results.summary import write_summary
+from tkd_search.tracking.tracker import Tracker
+
+Status = Literal["complete", "interrupted"]
+TESTED_FILE = "tested.json"
+
+
+def finalize(
+    config: Config,
+    folder: Path,
+    trials: str,
+    prepared: Prepared,
+    controller: Controller,
+    queue: ActorHandle,
+    tracker: Tracker,
+    *,
+    status: Status,
+    seconds: Callable[[], float],
+) -> SearchRecord:
+    """Write summary, report, students and tracking; the record of the search.
+
+    Test data are read here alone, and only for the front of a complete search: an interrupted one has no
+    test figures yet (NaN), for choosing is not over.
+
+    Args:
+        config: the experiment.
+        folder: the run's folder on this machine.
+        trials: the place of the trials' weights.
+        prepared: data, F and bank.
+        controller: knows the trials.
+        queue: job queue of the worker groups that test the front.
+        tracker: is told.
+        status: how the search ended.
+        seconds: of this driver and of earlier ones, asked once the front is tested.
+    """
+    search_state = controller.search_state()
+    tested = (
+        _test(config, folder, trials, prepared, search_state.front, queue) if status == "complete" else {}
+    )
+    settings = config.settings()
+    ids = tracker.ids()
+    record = SearchRecord(
+        name=config.name,
+        dataset=settings.data.name,
+        seed=settings.seed,
+        classes=prepared.data.num_classes,
+        status=status,
+        big_model=prepared.big_model,
+        trials=controller.trials(),
+        front=tuple(
+            _member(trial, prepared, tested.get(trial.trial_id, {}), controller.latency_of(trial.config))
+            for trial in search_state.front
+        ),
+        full_budget=settings.training.epochs,
+        hypervolume=search_state.hypervolume,
+        reference_point=(float(prepared.big_model.bytes), 1.0 / prepared.data.num_classes),
+        wall_seconds=seconds(),
+        history=tuple(controller.history),
+        tracking_uri=ids.tracking_uri,
+        experiment_id=ids.experiment_id,
+        parent_run_id=ids.parent_run_id,
+        method="" if "method.name" in config.space.leaves else settings.method.name,
+    )
+    for member in record.front:
+        _ship(config, folder, trials, prepared, member)
+    write_report(record, folder)
+    write_summary(record, folder)
+    tracker.search_ended(record, folder)
+    return record
+
+
+def _test(
+    config: Config,
+    folder: Path,
+    trials: str,
+    prepared: Prepared,
+    front: tuple[TrialRecord, ...],
+    queue: ActorHandle,
+) -> dict[str, dict[str, Any]]:
+    """Test figures by trial; a member that was tested before keeps its figure."""
+    import json
+
+    file = folder / TESTED_FILE
+    tested: dict[str, dict[str, Any]] = json.loads(file.read_text()) if file.exists() else {}
+    missing = [trial for trial in front if trial.trial_id not in tested]
+    if missing:
+        job = {
+            "kind": "test",
+            "config": job_config(config),
+            "data": prepared.data_folder,
+            "members": [
+                {
+                    "trial_id": trial.trial_id,
+                    "point": trial.config,
+                    "weights": storage.below(trials, trial.trial_id, "model.safetensors"),
+                }
+                for trial in missing
+            ],
+        }
+        for result in run_stage(queue, job):
+            if result["kind"] == "tested":
+                tested[result["trial_id"]] = {
+                    "test_accuracy": result["test_accuracy"],
+                    "latency_ms": {str(batch): ms for batch, ms in result["latency_ms"].items()},
+                }
+        write_json(file, tested, indent=1)
+    return tested
+
+
+def _member(
+    trial: TrialRecord, prepared: Prepared, tested: dict[str, Any], limited: float | None
+) -> FrontMember:
+    """A front member; ``limited``: the milliseconds by which ``search.max_latency`` let it in."""
+    test, of_f = tested.get("test_accuracy", math.nan), prepared.big_model.test_accuracy
+    latency = {int(batch): ms for batch, ms in tested.get("latency_ms", {}).items()}
+    if limited is not None:
+        # Of two medians the lower: other work only slows, and what was let in must not look too slow now.
+        latency[1] = min(limited, latency.get(1, limited))
+    return FrontMember(
+        trial_id=trial.trial_id,
+        student=trial.student,
+        bytes=trial.bytes,
+        parameters=trial.parameters,
+        ratio=trial.bytes / prepared.big_model.bytes,
+        val_accuracy=trial.val_accuracy,
+        test_accuracy=test,
+        retention=test / of_f if of_f > 0 else math.nan,
+        config=trial.config,
+        path=f"students/{trial.trial_id}",
+        latency_ms=latency,
+    )
+
+
+def _ship(config: Config, folder: Path, trials: str, prepared: Prepared, member: FrontMember) -> None:
+    """Put a member's weights and description into ``students/<trial>``."""
+    settings = config.settings(member.config)
+    target = folder / member.path
+    with disk_full_stated(target):
+        storage.get_file(
+            storage.below(trials, member.trial_id, "model.safetensors"), target / "model.safetensors"
+        )
+    write_student(
+        target,
+        member,
+        architecture=settings.student,
+        method=settings.method.name,
+        data=prepared.data,
+        big_model=prepared.big_model,
+        search=config.name,
+        seed=settings.seed,
+    )

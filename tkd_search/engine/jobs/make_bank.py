@@ -1,0 +1,119 @@
+"""The bank as jobs: whole, on one group, or in parts on many, with files in between for surveys and rows."""
+
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from tkd_search import storage
+from tkd_search.data import fixed_views
+from tkd_search.data.bank_files import save_bank
+from tkd_search.distill.features.bank import Bank, join_banks
+from tkd_search.distill.features.bank_builder import BankBuilder, Survey, merge_surveys
+from tkd_search.engine.jobs import caches
+from tkd_search.engine.jobs.job_context import JobContext
+from tkd_search.storage import remote_folders
+
+
+def build_bank(job: dict[str, Any], context: JobContext) -> None:
+    """Compute the whole bank of all big models, on rank 0, and store it; pushes progress and ``done``."""
+    if context.rank != 0:
+        return
+    with _bank_builder(job, context, (0, 1)) as builder:
+        bank = builder.bank(builder.survey())
+    with remote_folders.filling(job["folder"]) as folder:
+        save_bank(bank, folder)
+    context.push({"kind": "done"})
+
+
+def survey_part(job: dict[str, Any], context: JobContext) -> None:
+    """Each rank surveys one part of the bank's rows, from part ``job["first"]`` of ``job["parts"]`` on."""
+    part = job["first"] + context.rank
+    with _all_ranks(context), _bank_builder(job, context, (part, job["parts"])) as builder:
+        _put_tensors(builder.survey().tensors(), _part_file(job, "survey", part))
+    context.push({"kind": "done"})
+
+
+def bank_part(job: dict[str, Any], context: JobContext) -> None:
+    """Each rank makes the rows of one part, after all surveys; pushes progress and ``done`` with the meta."""
+    part = job["first"] + context.rank
+    with _all_ranks(context):
+        files = [_part_file(job, "survey", other) for other in range(job["parts"])]
+        survey = merge_surveys([Survey.from_tensors(_get_tensors(file)) for file in files])
+        with _bank_builder(job, context, (part, job["parts"])) as builder:
+            bank = builder.bank(survey)
+        _put_tensors(bank.tensors(), _part_file(job, "rows", part))
+    context.push({"kind": "done", "meta": bank.meta()})
+
+
+def assemble_bank(job: dict[str, Any], context: JobContext) -> None:
+    """Put the parts together and store the bank; ``job["meta"]`` is that of any part.
+
+    Raises:
+        ValueError: the parts do not hold as many rows as there are views.
+    """
+    if context.rank != 0:
+        return
+    if not remote_folders.is_whole(job["folder"]):  # else the group that had this job was lost after it
+        files = [_part_file(job, "rows", part) for part in range(job["parts"])]
+        bank = join_banks([Bank.from_tensors(_get_tensors(file), job["meta"]) for file in files])
+        if len(bank.features) != bank.views * len(bank.labels):
+            raise ValueError(f"parts hold {len(bank.features)} rows of {bank.views * len(bank.labels)}")
+        with remote_folders.filling(job["folder"]) as folder:
+            save_bank(bank, folder)
+    context.push({"kind": "done"})
+
+
+def part_files(job: Mapping[str, Any]) -> list[str]:
+    """Places of all that a bank in parts leaves on its way."""
+    return [_part_file(job, what, part) for what in ("survey", "rows") for part in range(job["parts"])]
+
+
+def _bank_builder(job: dict[str, Any], context: JobContext, part: tuple[int, int]) -> BankBuilder:
+    data, settings = caches.data_at(job["data"]), caches.config_of(job["config"]).settings()
+    return BankBuilder(
+        caches.big_models_at(job["config"], job["data"], tuple(job["big_models"]), context.device),
+        caches.views_of(data, settings, views=fixed_views(settings.data), device=context.device),
+        settings.bank,
+        device=context.device,
+        progress=lambda done, total: context.push({"kind": "progress", "done": done, "total": total}),
+        part=part,
+    )
+
+
+def _part_file(job: Mapping[str, Any], what: str, part: int) -> str:
+    return storage.below(job["cache"], f"bank-{job['key']}-{what}-{part}.safetensors")
+
+
+@contextmanager
+def _all_ranks(context: JobContext) -> Iterator[None]:
+    """Leave the block together; an error of one rank is every rank's, so that rank 0 can tell it."""
+    error = ""
+    try:
+        yield
+    except Exception as failure:
+        if context.workers == 1:
+            raise
+        error = f"rank {context.rank}: {type(failure).__name__}: {failure}"
+    if context.workers > 1:
+        errors = [""] * context.workers
+        torch.distributed.all_gather_object(errors, error)
+        if any(errors):
+            raise RuntimeError(next(filter(None, errors)))
+
+
+def _put_tensors(tensors: dict[str, Tensor], place: str) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, Path(folder) / "tensors")
+        storage.put_file(Path(folder) / "tensors", place)
+
+
+def _get_tensors(place: str) -> dict[str, Tensor]:
+    with tempfile.TemporaryDirectory() as folder:
+        storage.get_file(place, Path(folder) / "tensors")
+        return load_file(Path(folder) / "tensors")

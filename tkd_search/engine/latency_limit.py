@@ -1,0 +1,63 @@
+"""The limit on a student's latency: measured once per architecture, judged before any training."""
+
+import json
+import math
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+from tkd_search.data import DataBundle
+from tkd_search.files import write_json
+from tkd_search.models.model_settings import StudentSettings
+
+ATTEMPTS = 3
+"""How often a student above the limit is measured: other work on the machine only makes it look slower."""
+
+
+class Latencies:
+    """Milliseconds for one image by architecture, measured when first asked for.
+
+    They are kept in a file, so that a resumed search judges as it did before.
+
+    Args:
+        file: JSON, the settings of a student → milliseconds.
+        measure: settings of a student → milliseconds.
+    """
+
+    def __init__(self, file: Path, measure: Callable[[StudentSettings], float]) -> None:
+        self._file, self._measure = file, measure
+        self._known: dict[str, float] = json.loads(file.read_text()) if file.exists() else {}
+
+    def of(self, student: StudentSettings) -> float:
+        """Milliseconds of one image through this architecture on the CPU."""
+        key = json.dumps(asdict(student), sort_keys=True)
+        if key not in self._known:
+            self._known[key] = self._measure(student)
+            write_json(self._file, self._known, indent=1)
+        return self._known[key]
+
+
+def too_slow(latency: float, limit: float) -> str:
+    """Why a student is not trained; empty where it keeps the limit (both in milliseconds)."""
+    if latency <= limit:
+        return ""
+    return f"not trained: {latency:.3g} ms for one image on the CPU, above search.max_latency {limit:g} ms"
+
+
+def measure_student(student: StudentSettings, data: DataBundle, limit: float = math.inf) -> float:
+    """Median milliseconds of one image through an untrained student, on one CPU thread of this machine.
+
+    Above ``limit`` the best of ``ATTEMPTS`` such medians.
+    """
+    import torch
+
+    from tkd_search.models import build_student, latency_ms
+
+    model = build_student(student, classes=data.num_classes, channels=data.channels, size=data.size).model
+    example = torch.zeros(1, data.channels, data.size, data.size)
+    best = math.inf
+    for _ in range(ATTEMPTS):
+        best = min(best, latency_ms(model, example, (1,))[1])
+        if best <= limit:
+            break
+    return best

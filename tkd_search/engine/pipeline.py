@@ -1,0 +1,283 @@
+"""The stages around the trials, each a job on a warm worker group: the big model, the bank, the test.
+
+A stage whose result is stored is skipped: results are kept by what they depend on, so that searches over
+the same data share one F and one bank. Places are strings: folders here, or on object storage.
+"""
+
+import contextlib
+import hashlib
+import json
+import tempfile
+import threading
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from ray.actor import ActorHandle
+
+from tkd_search import storage
+from tkd_search.config.experiment_file import Config
+from tkd_search.config.sections import Settings
+from tkd_search.data import DataBundle, load_data
+from tkd_search.data.bank_files import bank_key
+from tkd_search.data.prepared_files import save_prepared
+from tkd_search.engine.jobs.dispatch import job_config
+from tkd_search.engine.jobs.make_bank import part_files
+from tkd_search.engine.progress import Progress
+from tkd_search.engine.workers.job_queue import LeaseLostError
+from tkd_search.engine.workers.queue_actor import SlotClient
+from tkd_search.errors import UserError
+from tkd_search.files import disk_full_stated
+from tkd_search.models.weights import weights_file
+from tkd_search.results.records import BigModelRecord
+from tkd_search.storage import remote_folders
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What the trials of a search share, at places that every worker can read."""
+
+    data: DataBundle
+    data_folder: str
+    big_model_folders: tuple[str, ...]
+    big_model: BigModelRecord
+    bank_folder: str
+
+    def common_job(self, config: Config) -> dict[str, Any]:
+        """The part of a job that is the same for every trial."""
+        return {
+            "config": job_config(config),
+            "data": self.data_folder,
+            "bank": self.bank_folder,
+            "big_models": list(self.big_model_folders),
+        }
+
+
+def store_data(bundle: DataBundle, cache: str) -> str:
+    """Store a data set once, for workers to map; its place.
+
+    Raises:
+        DiskFullError: it does not fit.
+    """
+    place = storage.below(cache, f"data-{bundle.digest[:16]}")
+    if not remote_folders.is_whole(place):
+        # What goes elsewhere is put together here first.
+        with (
+            disk_full_stated(storage.local_path(place) or Path(tempfile.gettempdir())),
+            remote_folders.filling(place) as folder,
+        ):
+            save_prepared(bundle, folder)
+    return place
+
+
+def prepare_big_models(
+    config: Config,
+    data: DataBundle,
+    data_folder: str,
+    cache: str,
+    queue: ActorHandle,
+    progress: Progress,
+    threads: int | None = None,
+) -> tuple[tuple[str, ...], BigModelRecord]:
+    """Train or load every F with so many threads; the places of their weights, and the figures of the first.
+
+    F is trained on the whole training part, also where the students get only some of it.
+    """
+    settings = config.settings()
+    if settings.data.train_limit is not None:
+        data = load_data(replace(settings.data, train_limit=None))
+        data_folder = store_data(data, cache)
+    places, figures = [], []
+    for index, model in enumerate(settings.big_models):
+        place = storage.below(cache, f"big_model-{big_model_key(settings, index, data)}")
+        if not remote_folders.is_whole(place):
+            progress.stage(f"big model {model.name}", model.epochs if model.weights is None else None)
+            job = {
+                "kind": "big_model",
+                "config": job_config(config),
+                "index": index,
+                "data": data_folder,
+                "folder": place,
+                "threads": threads,
+                "checkpoint": storage.below(cache, f"training-{big_model_key(settings, index, data)}"),
+            }
+            for result in run_stage(queue, job):
+                if result["kind"] == "epoch":
+                    progress.advance(result["epoch"], f"validation {result['val_accuracy']:.2%}")
+        places.append(place)
+        written = (remote_folders.fetched(place) / "figures.json").read_text()
+        figures.append(BigModelRecord(**json.loads(written)))
+    _warn_at_chance(figures, data, progress)
+    return tuple(places), figures[0]
+
+
+def prepare_bank(
+    config: Config,
+    data: DataBundle,
+    data_folder: str,
+    big_models: tuple[str, ...],
+    cache: str,
+    queue: ActorHandle,
+    progress: Progress,
+    threads: int | None = None,
+    parts: int = 1,
+) -> str:
+    """Compute the bank once for data, F, taps and views (statistics alone where F runs live).
+
+    In so many parts, each by one worker of a group: all their statistics first, then all their rows.
+    """
+    settings = config.settings()
+    digests = [_big_model_digest(place) for place in big_models]
+    key = bank_key(data.digest, digests, settings.bank, settings.data, settings.seed)
+    place = storage.below(cache, f"bank-{key}")
+    if remote_folders.is_whole(place):
+        return place
+    job: dict[str, Any] = {
+        "config": job_config(config),
+        "data": data_folder,
+        "big_models": list(big_models),
+        "folder": place,
+    }
+    told = _Told(progress, "bank" if parts == 1 else f"bank in {parts} parts")
+    if parts == 1:
+        _side_by_side(queue, [{**job, "kind": "bank", "threads": threads}], told)
+        return place
+    # Another search may be making the same bank, in other parts.
+    job |= {"cache": cache, "key": f"{key}-{uuid.uuid4().hex[:8]}", "parts": parts}
+    firsts = range(0, parts, settings.resources.workers_per_trial)
+    try:
+        _side_by_side(queue, [{**job, "kind": "survey", "first": first} for first in firsts], told)
+        ends = _side_by_side(queue, [{**job, "kind": "bank_part", "first": first} for first in firsts], told)
+        _side_by_side(queue, [{**job, "kind": "assemble", "meta": ends[0]["meta"]}], told)
+    finally:
+        for file in part_files(job):
+            with contextlib.suppress(OSError):
+                storage.delete(file)
+    return place
+
+
+class _Told:
+    """Progress of jobs side by side as one, over both passes where there are two."""
+
+    def __init__(self, progress: Progress, stage: str) -> None:
+        self._progress, self._stage, self._lock = progress, stage, threading.Lock()
+        progress.stage(stage, None)
+        self._seen: dict[tuple[str, int], tuple[int, int]] = {}
+        self._total = 0
+
+    def __call__(self, job: Mapping[str, Any], result: Mapping[str, Any]) -> None:
+        if result["kind"] != "progress":
+            return
+        with self._lock:
+            self._seen[job["kind"], job.get("first", 0)] = result["done"], result["total"]
+            done, total = map(sum, zip(*self._seen.values(), strict=True))
+            if total != self._total:
+                self._progress.stage(self._stage, total)
+                self._total = total
+            self._progress.advance(done)
+
+
+def _side_by_side(
+    queue: ActorHandle,
+    jobs: Sequence[Mapping[str, Any]],
+    told: Callable[[Mapping[str, Any], Mapping[str, Any]], None],
+) -> list[dict[str, Any]]:
+    """Run jobs, each on a group of its own as far as groups are free; the last result of each.
+
+    Raises:
+        UserError: of the first job that failed.
+    """
+
+    def run(job: Mapping[str, Any]) -> dict[str, Any]:
+        result: dict[str, Any] = {}
+        for result in run_stage(queue, job):
+            told(job, result)
+        return result
+
+    threads = ThreadPoolExecutor(len(jobs))
+    running = [threads.submit(run, job) for job in jobs]
+    try:
+        for done in as_completed(running):
+            done.result()
+        return [job.result() for job in running]
+    finally:
+        # Without waiting: an interrupt must not wait for jobs, which end with the pool.
+        threads.shutdown(wait=False, cancel_futures=True)
+
+
+def run_stage(queue: ActorHandle, job: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """Run one job on a free group and yield its results up to and including ``done``.
+
+    Where the group's machine goes away, another group takes the job up: after its last epoch, or anew.
+
+    Raises:
+        UserError: the job failed, with its reason.
+    """
+    job = dict(job)
+    while True:
+        for result in _on_one_group(queue, job):
+            if result["kind"] in ("failed", "broken"):
+                raise UserError(
+                    f"stage {job['kind']}", result["reason"], "a stage that ends", result["trace"]
+                )
+            if result["kind"] == "epoch":
+                job["after_epoch"] = result["epoch"]
+            if result["kind"] != "alive":
+                yield result
+            if result["kind"] == "done":
+                return
+
+
+def _on_one_group(queue: ActorHandle, job: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """The job's results as long as one group has it."""
+    try:
+        client = SlotClient(queue, holder=str(job["kind"]), timeout=600.0)
+    except LeaseLostError:
+        return  # all groups are busy, or on their way: the caller asks again
+    try:
+        client.post(job)
+        while True:
+            result = client.pull(5.0)
+            if result is not None and result["kind"] == "interrupted":
+                return
+            if result is not None:
+                yield result
+    except LeaseLostError:
+        return
+    finally:
+        client.release()
+
+
+def big_model_key(settings: Settings, index: int, data: DataBundle) -> str:
+    """What one F depends on: data, its settings, the seed, the file it is loaded from."""
+    model = settings.big_models[index]
+    parts: dict[str, Any] = {
+        "data": data.digest,
+        "settings": {key: value for key, value in asdict(model).items() if key != "precision"},
+        "seed": settings.seed,
+        "augment": settings.data.augment,
+    }
+    if (precision := settings.big_model_precision(model)) != "fp32":
+        parts["precision"] = precision
+    if model.weights and (file := weights_file(model.weights)):
+        parts["file"] = hashlib.sha256(file.read_bytes()).hexdigest()
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _big_model_digest(place: str) -> str:
+    """A stored F's key and the hash of its weights: the same weights may belong to other strides."""
+    weights = (remote_folders.fetched(place) / "model.safetensors").read_bytes()
+    return f"{storage.last_name(place)}-{hashlib.sha256(weights).hexdigest()}"
+
+
+def _warn_at_chance(figures: list[BigModelRecord], data: DataBundle, progress: Progress) -> None:
+    for record in figures:
+        if record.val_accuracy < 2.0 / data.num_classes:
+            progress.note(
+                f"warning: {record.name} is near chance on validation ({record.val_accuracy:.1%}, chance "
+                f"{1 / data.num_classes:.1%}): check its preprocessing and the order of its "
+                "classes, or train it longer (big_model.epochs)"
+            )

@@ -1,0 +1,1 @@
+"""A run's folder: paths, lock and replication."""

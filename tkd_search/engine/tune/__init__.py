@@ -1,0 +1,1 @@
+"""Adapters between Ray Tune and the search controller."""

@@ -1,0 +1,1 @@
+"""Warm worker groups: pool, job queue, worker loop, autoscaling and placement."""

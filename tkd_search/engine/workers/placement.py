@@ -1,0 +1,100 @@
+"""Can this search run here at all? Arithmetic on resources, before anything starts."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from tkd_search.config.search_settings import ResourceSettings
+from tkd_search.errors import UserError
+
+
+@dataclass(frozen=True)
+class Slots:
+    """How many trials run at once, and the arithmetic that says so."""
+
+    count: int
+    arithmetic: str
+
+
+def plan_slots(resources: ResourceSettings, nodes: Sequence[Mapping[str, float]], trials: int) -> Slots:
+    """Slots that fit into the nodes.
+
+    Args:
+        resources: what one trial takes.
+        nodes: resources of each node (``CPU``, ``GPU``); what a cluster file may launch counts too.
+        trials: number of trials; more slots than that are never used.
+
+    Raises:
+        UserError: not even one trial fits; the message shows the sum.
+    """
+    workers = sum(workers_on(resources, node) for node in nodes)
+    need = f"{resources.workers_per_trial} workers × {resources.cpus_per_worker:g} CPU" + (
+        f" and {resources.gpus_per_worker:g} GPU" if resources.gpus_per_worker else ""
+    )
+    have = " + ".join(
+        f"{node.get('CPU', 0):g} CPU" + (f" and {node['GPU']:g} GPU" if node.get("GPU") else "")
+        for node in nodes
+    )
+    fit = workers // resources.workers_per_trial
+    if fit < 1:
+        raise UserError(
+            "resources.workers_per_trial",
+            f"a trial of {need}, where {len(nodes)} node(s) have {have or 'nothing'}: "
+            f"room for {workers} worker(s)",
+            f"at most {workers} workers per trial here",
+            "lower resources.workers_per_trial, cpus_per_worker or gpus_per_worker, or bring larger nodes",
+        )
+    count = min(fit, trials, resources.max_concurrent or fit)
+    return Slots(count, f"{have} ÷ ({need}) = {fit} at once; using {count}")
+
+
+def workers_on(resources: ResourceSettings, node: Mapping[str, float]) -> int:
+    """Workers that fit into a node with these resources."""
+    fits = [math.floor(node.get("CPU", 0) / resources.cpus_per_worker + 1e-9)]
+    if resources.gpus_per_worker:
+        gpus = node.get("GPU", 0)
+        share = resources.gpus_per_worker
+        # A fraction shares one GPU; Ray never spreads it over two.
+        per_gpu = math.floor(1 / share + 1e-9) if share <= 1 else 0
+        fits.append(int(gpus) * per_gpu if share <= 1 else math.floor(gpus / share + 1e-9))
+    return min(fits)
+
+
+def stage_threads(resources: ResourceSettings, nodes: Sequence[Mapping[str, float]], slots: int) -> int:
+    """Threads of a worker in a stage: no trial runs, so the cores of idle groups on its node are its own.
+
+    Args:
+        resources: what one trial takes.
+        nodes: resources of each live node.
+        slots: groups that are up.
+    """
+    fitting = [count for node in nodes if (count := workers_on(resources, node))]
+    workers = min([*fitting, slots * resources.workers_per_trial])
+    return max(1, int(workers * resources.cpus_per_worker) // resources.workers_per_trial)
+
+
+LEAST_PART = 8192
+"""Rows of a bank below which sharing them costs more than it saves."""
+
+
+def bank_parts(
+    resources: ResourceSettings, nodes: Sequence[Mapping[str, float]], slots: int, rows: int
+) -> int:
+    """In how many parts a bank is made side by side, each by one worker; a multiple of the workers per trial.
+
+    1 where all workers share one GPU, or the cores of one node: a group that is alone with them is as fast,
+    and runs the big models once.
+
+    Args:
+        resources: what one trial takes.
+        nodes: resources of each live node.
+        slots: groups that are up.
+        rows: views of all training images.
+    """
+    workers = slots * resources.workers_per_trial
+    if resources.gpus_per_worker:
+        workers = min(workers, sum(int(node.get("GPU", 0)) for node in nodes))
+    elif sum(workers_on(resources, node) > 0 for node in nodes) < 2:
+        return 1
+    groups = min(workers, rows // LEAST_PART) // resources.workers_per_trial
+    return groups * resources.workers_per_trial if groups > 1 else 1

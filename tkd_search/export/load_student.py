@@ -1,0 +1,61 @@
+"""A shipped student back as a network and its transform."""
+
+from pathlib import Path
+
+from torch import nn
+
+from tkd_search.errors import UserError
+from tkd_search.export.student_description import WEIGHTS_FILE, StudentDescription, read_description, sha256
+from tkd_search.export.transform import Transform
+from tkd_search.models import build_student, load_weights
+
+
+def load(path: str | Path) -> tuple[nn.Module, Transform]:
+    """A student from its folder.
+
+    Args:
+        path: folder with ``model.safetensors`` and ``student.json``, or one of the two files. An architecture
+            that is a ``package.module:function`` is imported and called.
+
+    Returns:
+        The network, in eval mode on the CPU (normalised images [B, C, H, W] → logits [B, c]), and the
+        transform that makes its input from a picture.
+
+    Raises:
+        UserError: a file is missing or damaged, or the weights are not those that were described.
+
+    Example::
+
+        model, transform = tkd_search.load("runs/digits/students/t0012")
+        model(transform("seven.png")[None]).argmax(1)
+    """
+    folder = student_folder(path)
+    description = read_description(folder)
+    return network(folder, description), Transform(description.preprocessing)
+
+
+def network(folder: Path, description: StudentDescription) -> nn.Module:
+    """The described network with the weights of ``folder``, in eval mode.
+
+    Raises:
+        UserError: missing, damaged or exchanged weights.
+    """
+    weights = folder / WEIGHTS_FILE
+    expected = description.provenance.get("weights_sha256")
+    if weights.exists() and expected and sha256(weights) != expected:
+        hint = "copy both files again, or export the student again"
+        raise UserError(
+            str(weights), "other bytes than student.json was written for", f"SHA-256 {expected}", hint
+        )
+    one = description.preprocessing
+    student = build_student(
+        description.architecture, classes=len(description.classes), channels=one.channels, size=one.size
+    )
+    load_weights(student.model, weights, where=str(weights))
+    return student.model.eval()
+
+
+def student_folder(path: str | Path) -> Path:
+    """The folder of a student from the folder itself or one of its files."""
+    place = Path(path).expanduser()
+    return place.parent if place.is_file() else place

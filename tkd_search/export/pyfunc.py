@@ -1,0 +1,58 @@
+"""A student as MLflow's ``python_function``: what ``mlflow.pyfunc.load_model`` calls; needs no MLflow itself.
+
+Every registered version names this module in its ``MLmodel``, so it cannot move without leaving those behind.
+"""
+
+import warnings
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from tkd_search.export.load_student import network, student_folder
+from tkd_search.export.student_description import read_description
+from tkd_search.export.transform import Transform
+
+_BATCH = 256
+
+
+class StudentModel:
+    """Images → class probabilities, with the ``predict`` that MLflow asks for.
+
+    Args:
+        path: a student's folder, loaded and checked as :func:`tkd_search.load` does.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        folder = student_folder(path)
+        self._description = read_description(folder)
+        self._network = network(folder, self._description)
+        self._transform = Transform(self._description.preprocessing)
+
+    def predict(self, images: np.ndarray) -> np.ndarray:
+        """Softmax of the logits, float32 [B, c], classes in the order of ``student.json``.
+
+        Args:
+            images: uint8 [B, H, W, C] of the student's size and channels; it normalises them itself.
+
+        Raises:
+            UserError: images of another shape or kind.
+        """
+        _warn_of_fractions(images)
+        made = np.empty((len(images), len(self._description.classes)), np.float32)
+        for start in range(0, len(images), _BATCH):  # however many there are, memory stays small
+            part = slice(start, start + _BATCH)
+            with torch.inference_mode():
+                made[part] = self._network(self._transform.batch(images[part])).softmax(1).numpy()
+        return made
+
+
+def _warn_of_fractions(images: np.ndarray) -> None:
+    """Say what MLflow keeps quiet about: it casts JSON to uint8, and images in [0, 1] become black there."""
+    if len(images) and np.max(images) <= 1:
+        warnings.warn("no pixel is above 1, but a student wants values from 0 to 255", stacklevel=2)
+
+
+def _load_pyfunc(path: str) -> StudentModel:
+    """The name by which MLflow calls."""
+    return StudentModel(path)

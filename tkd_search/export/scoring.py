@@ -1,0 +1,93 @@
+"""How good a student is on labelled images: accuracy, recall per class."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from tkd_search.data.sources.folders import IMAGE_SUFFIXES
+from tkd_search.errors import UserError
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassScore:
+    """One class: how many images, how many were recognised; ``recall`` in [0, 1], NaN without images."""
+
+    name: str
+    images: int
+    right: int
+
+    @property
+    def recall(self) -> float:
+        """Share of the class's images that were recognised."""
+        return self.right / self.images if self.images else float("nan")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Score:
+    """Accuracy over all images; ``macro_recall`` is the mean recall of the classes that have images."""
+
+    accuracy: float
+    macro_recall: float
+    images: int
+    classes: tuple[ClassScore, ...]
+
+
+def score(
+    predict: Callable[[Tensor], Tensor], batches: Iterable[tuple[Tensor, Tensor]], classes: tuple[str, ...]
+) -> Score:
+    """Score a network (or an ONNX session) on batches.
+
+    Args:
+        predict: normalised images [B, C, H, W] → logits [B, c].
+        batches: pairs of such images and labels int64 [B].
+        classes: names of the labels 0 to c − 1.
+    """
+    images = torch.zeros(len(classes), dtype=torch.int64)
+    right = torch.zeros(len(classes), dtype=torch.int64)
+    with torch.inference_mode():
+        for batch, labels in batches:
+            hit = predict(batch).argmax(1) == labels
+            images += torch.bincount(labels, minlength=len(classes))
+            right += torch.bincount(labels[hit], minlength=len(classes))
+    parts = tuple(
+        ClassScore(name=name, images=int(images[place]), right=int(right[place]))
+        for place, name in enumerate(classes)
+    )
+    total = int(images.sum())
+    seen = [part.recall for part in parts if part.images]
+    return Score(
+        accuracy=int(right.sum()) / total if total else float("nan"),
+        macro_recall=sum(seen) / len(seen) if seen else float("nan"),
+        images=total,
+        classes=parts,
+    )
+
+
+def labelled_files(folder: Path, classes: tuple[str, ...]) -> list[tuple[Path, int]]:
+    """Images in ``folder/<class>/`` with their labels, sorted.
+
+    Raises:
+        UserError: no such folder, a subfolder that is no class of the student, or no images.
+    """
+    if not folder.is_dir():
+        raise UserError("--data", f"{folder}, which is no folder", "a folder with one subfolder per class")
+    found = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    labels = {name: label for label, name in enumerate(classes)}
+    unknown = [path.name for path in found if path.name not in labels]
+    if unknown or not found:
+        names = ", ".join(unknown) or "no subfolders"
+        raise UserError(f"--data {folder}", names, f"subfolders named after classes: {', '.join(classes)}")
+    files = [
+        (path, labels[place.name])
+        for place in found
+        for path in sorted(place.rglob("*"))
+        if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
+    ]
+    if not files:
+        raise UserError(
+            f"--data {folder}", "no images", f"files ending in {', '.join(sorted(IMAGE_SUFFIXES))}"
+        )
+    return files

@@ -1,0 +1,99 @@
+"""``student.json``: what is needed beside the weights to run a student, and where it comes from."""
+
+import hashlib
+import json
+import platform
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import tkd_search
+from tkd_search.errors import UserError
+from tkd_search.files import write_json
+from tkd_search.models.model_settings import StudentSettings
+from tkd_search.results.json_values import finite, from_plain, to_plain
+
+SCHEMA = 1
+DESCRIPTION_FILE = "student.json"
+WEIGHTS_FILE = "model.safetensors"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preprocessing:
+    """How an image becomes the network's input.
+
+    The shorter side is scaled to ``size`` and the middle cut out; ``channels`` 1 is grey, 3 is RGB; pixel
+    values are divided by 255, then ``mean`` is subtracted and the rest divided by ``std``, per channel. EXIF
+    orientation and transparency are not applied.
+    """
+
+    channels: int
+    size: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudentDescription:
+    """A student as it ships: architecture, preprocessing, class names, figures, provenance.
+
+    ``figures`` are those of the search (bytes, parameters, ratio, accuracies in [0, 1], latency in
+    milliseconds), ``provenance`` says what it was made from and with.
+    """
+
+    name: str
+    trial_id: str
+    architecture: StudentSettings
+    preprocessing: Preprocessing
+    classes: tuple[str, ...]
+    figures: dict[str, Any] = field(default_factory=dict)
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+
+def write_description(folder: Path, description: StudentDescription) -> Path:
+    """Write ``student.json`` beside the weights, atomically; figures that are no numbers become null.
+
+    The weights must be there: their SHA-256 goes into the provenance.
+    """
+    plain = finite(to_plain(description))
+    plain["provenance"]["weights_sha256"] = sha256(folder / WEIGHTS_FILE)
+    write_json(folder / DESCRIPTION_FILE, {"schema": SCHEMA, **plain}, indent=2, durable=True)
+    return folder / DESCRIPTION_FILE
+
+
+def read_description(folder: Path) -> StudentDescription:
+    """The description of a student from its folder.
+
+    Raises:
+        UserError: it is missing, damaged or of another schema.
+    """
+    path = folder / DESCRIPTION_FILE
+    try:
+        plain = json.loads(path.read_text(encoding="utf-8"))
+        if plain["schema"] != SCHEMA:
+            raise UserError(f"{path}: schema", repr(plain["schema"]), str(SCHEMA), "update tkd_search")
+        return from_plain(StudentDescription, plain)
+    except FileNotFoundError:
+        hint = "the folder of a student is runs/<name>/students/<trial>"
+        raise UserError(str(path), "no such file", "a student's folder", hint) from None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(
+            str(path), f"a file that is no description of a student ({error})", "student.json"
+        ) from error
+
+
+def versions() -> dict[str, str]:
+    """Versions of what made a student: this package, torch, Python."""
+    import torch
+
+    return {
+        "tkd_search": tkd_search.__version__,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+    }
+
+
+def sha256(path: Path) -> str:
+    """Hexadecimal SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,74 @@
+"""From a picture to a student's input, exactly as in training."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tkd_search.data.decode import DamagedImageError, decode, from_image
+from tkd_search.data.views import Normaliser
+from tkd_search.errors import UserError
+from tkd_search.export.student_description import Preprocessing
+
+
+class Transform:
+    """Picture → float32 [C, H, W], ready for the network (which wants a batch: ``model(x[None])``).
+
+    A picture is a path, a ``PIL.Image``, a uint8 array [H, W] or [H, W, C], or a uint8 tensor [C, H, W].
+    Paths and PIL images may have any size and mode; arrays and tensors must have the network's size and
+    channels.
+    """
+
+    def __init__(self, preprocessing: Preprocessing) -> None:
+        self.preprocessing = preprocessing
+        self._normalise = Normaliser(preprocessing.mean, preprocessing.std)
+
+    def __call__(self, picture: Any) -> Tensor:
+        """One picture as float32 [C, H, W].
+
+        Raises:
+            UserError: a file that is no image, a picture whose white is unknown (floats), or an array of
+                another size or kind.
+        """
+        return self._normalise(self.pixels(picture)[None])[0]
+
+    def batch(self, pictures: Iterable[Any]) -> Tensor:
+        """Pictures as float32 [B, C, H, W]."""
+        return self._normalise(torch.stack([self.pixels(picture) for picture in pictures]))
+
+    def pixels(self, picture: Any) -> Tensor:
+        """One picture as uint8 [C, H, W], before normalisation."""
+        size, channels = self.preprocessing.size, self.preprocessing.channels
+        if isinstance(picture, str | Path):
+            try:
+                return _tensor(decode(str(picture), size, channels))
+            except DamagedImageError as error:
+                raise UserError(str(picture), str(error), "an image file") from error
+        if hasattr(picture, "convert"):
+            try:
+                return _tensor(from_image(picture, size, channels))
+            except ValueError as error:
+                raise UserError("image", str(error), "a PIL image of 8 or 16 bits") from error
+        tensor = picture if isinstance(picture, Tensor) else _planes(torch.from_numpy(np.array(picture)))
+        if tensor.dtype != torch.uint8 or tuple(tensor.shape) != (channels, size, size):
+            found = f"{tensor.dtype} of shape {tuple(tensor.shape)}"
+            raise UserError(
+                "image", found, f"uint8 of shape ({channels}, {size}, {size}), a path or a PIL image"
+            )
+        return tensor
+
+    def __repr__(self) -> str:
+        one = self.preprocessing
+        return f"Transform({one.size}×{one.size}, {'grey' if one.channels == 1 else 'RGB'})"
+
+
+def _tensor(planes: np.ndarray) -> Tensor:
+    return torch.from_numpy(np.array(planes, order="C"))
+
+
+def _planes(array: Tensor) -> Tensor:
+    """[H, W] or [H, W, C] → [C, H, W]."""
+    return array[None] if array.dim() == 2 else array.permute(2, 0, 1).contiguous()

@@ -1,0 +1,64 @@
+"""Settings of the big model and of the student."""
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from tkd_search.fields import check_bounds, setting
+
+
+@dataclass(frozen=True, kw_only=True)
+class BigModelSettings:
+    """The network to compress: built by name, trained here or loaded."""
+
+    name: str = setting("alexnet", doc="torchvision model name or package.module:function", searchable=False)
+    width: float = setting(
+        1.0, gt=0, le=4, doc="channel multiplier where the architecture has one", searchable=False
+    )
+    args: dict[str, Any] = setting(
+        default_factory=dict, doc="further arguments of the constructor", searchable=False
+    )
+    weights: str | None = setting(
+        None,
+        doc="safetensors or torch file, or a torchvision enum such as IMAGENET1K_V1 where the data have its "
+        "classes; none: train here",
+        searchable=False,
+    )
+    stem: str = setting(
+        "auto",
+        doc="auto | small | original: small for inputs up to 64 pixels; auto with weights: what these fit",
+        searchable=False,
+    )
+    epochs: int = setting(30, ge=1, doc="epochs to train it here", searchable=False)
+    lr: float = setting(2e-3, gt=0, le=1, doc="peak learning rate", searchable=False)
+    weight_decay: float = setting(0.05, ge=0, doc="decoupled weight decay", searchable=False)
+    batch_size: int = setting(128, ge=2, doc="batch size", searchable=False)
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = setting(
+        "auto",
+        doc="autocast precision while it is trained here; auto: training.precision",
+        searchable=False,
+    )
+
+    def __post_init__(self) -> None:
+        check_bounds(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudentSettings:
+    """The small network: a family and its size."""
+
+    name: str = setting("mobilenet_v2", doc="torchvision model name or package.module:function")
+    width: float = setting(0.25, gt=0, le=4, doc="channel multiplier")
+    depth: float = setting(1.0, gt=0, le=4, doc="multiplier of blocks per stage, where the family has one")
+    args: dict[str, Any] = field(
+        default_factory=dict,
+        metadata={
+            "doc": "further arguments of the constructor; each may be a distribution",
+            "searchable": True,
+        },
+    )
+    stem: str = setting(
+        "auto", doc="auto | small | original: small for inputs up to 64 pixels", searchable=False
+    )
+
+    def __post_init__(self) -> None:
+        check_bounds(self)

@@ -1,0 +1,124 @@
+"""Opening a storage: the study in it, what it remembers, and the trials of earlier studies."""
+
+import dataclasses
+import json
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.storages import BaseStorage
+from optuna.study import StudyDirection
+
+from tkd_search.optimize.pruners.base import RungRecord
+from tkd_search.optimize.space import Space
+from tkd_search.optimize.study_storage import open_storage
+from tkd_search.optimize.study_trial import StudyTrial, from_optuna
+
+_DIRECTIONS = [StudyDirection.MINIMIZE, StudyDirection.MAXIMIZE]
+_LONGEST_FIRST = 100_000
+"""Bytes of a journal's first record, at most: it makes the study."""
+
+
+def earlier_trials(storage: str | Path | BaseStorage, name: str | None = None) -> tuple[StudyTrial, ...]:
+    """The trials of an earlier study, to learn from.
+
+    They should come from the same data set and big model: their accuracies are taken at face value.
+
+    Args:
+        storage: path of a journal file, an Optuna URL, or an open storage.
+        name: name of the study; None where the storage holds just one.
+
+    Raises:
+        ValueError: no such storage or study, or several and no name.
+    """
+    try:
+        if isinstance(storage, BaseStorage):
+            return _trials_of(storage, name)
+        _refuse_foreign(str(storage))
+        return _trials_of(open_storage(storage, mend=False), name)
+    except Exception as error:  # every database has errors of its own, and a missing driver is an ImportError
+        kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
+        said = str(error).partition("\n")[0]
+        raise ValueError(f"no study storage {storage}: {kind}{said}") from error
+
+
+def _trials_of(storage: BaseStorage, name: str | None) -> tuple[StudyTrial, ...]:
+    names = [study.study_name for study in storage.get_all_studies()]
+    if name is None and len(names) == 1:
+        name = names[0]
+    if name not in names:
+        wanted = f"no study {name!r}" if name else "which study is not said"
+        raise ValueError(f"{wanted}; there: {', '.join(names) or 'none'}")
+    study_id = storage.get_study_id_from_name(name)
+    return tuple(map(from_optuna, storage.get_all_trials(study_id, deepcopy=False)))
+
+
+def _refuse_foreign(storage: str) -> None:
+    """Raise ValueError where no study can be; opening would make a database."""
+    address, is_url, path = storage.partition("://")
+    if is_url and (not address.startswith("sqlite") or "?" in path):
+        return
+    file = Path(path.removeprefix("/") if is_url else storage)
+    if not file.is_file():
+        raise ValueError("no such file")
+    if not is_url and not _is_journal(file):
+        raise ValueError("the file is no study's journal")
+
+
+def _is_journal(file: Path) -> bool:
+    """Whether a file begins with a record of Optuna's journal, or is still empty."""
+    with open(file, "rb") as content:
+        start = content.readline(_LONGEST_FIRST)
+    try:
+        first = json.loads(start or b'{"op_code": 0}')
+    except ValueError:
+        return False
+    return isinstance(first, dict) and "op_code" in first
+
+
+def create_or_load(storage: BaseStorage, name: str) -> int:
+    """The id of the study of that name, with our two objectives; made where it does not exist."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)  # the search has its own voice
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        study = optuna.create_study(
+            storage=storage, study_name=name, directions=_DIRECTIONS, load_if_exists=True
+        )
+        if study.metric_names is None:
+            study.set_metric_names(["bytes", "val_accuracy"])
+    return storage.get_study_id_from_name(name)
+
+
+def check_enqueued(enqueue: Sequence[Mapping[str, Any]], space: Space) -> None:
+    """Raise ValueError where an enqueued value does not belong to the space."""
+    for i, config in enumerate(enqueue):
+        for leaf, value in config.items():
+            if leaf not in space.leaves or not space.leaves[leaf].contains(value):
+                allowed = space.leaves[leaf] if leaf in space.leaves else f"one of {', '.join(space.leaves)}"
+                raise ValueError(f"enqueue.{i}.{leaf} = {value!r}; allowed: {allowed}")
+
+
+def renumbered(earlier: Sequence[StudyTrial], space: Space) -> tuple[StudyTrial, ...]:
+    """Earlier trials that this space contains, numbered … −2, −1 so that they come before its own.
+
+    Those that trained: what broke an earlier search's limit may keep within this one's.
+    """
+    fitting = [
+        t for t in earlier if t.state in ("complete", "stopped") and t.curve and space.contains(t.config)
+    ]
+    return tuple(dataclasses.replace(t, number=i - len(fitting)) for i, t in enumerate(fitting))
+
+
+def rungs_of(trials: Iterable[StudyTrial]) -> dict[int, list[RungRecord]]:
+    """The records at each rung, in order of arrival."""
+    arrived = sorted(
+        (position, epoch, trial) for trial in trials for epoch, position in trial.arrivals.items()
+    )
+    rungs: dict[int, list[RungRecord]] = {}
+    for _, epoch, trial in arrived:
+        record = trial.record_at(epoch)
+        if record is not None:
+            rungs.setdefault(epoch, []).append(record)
+    return rungs

@@ -1,0 +1,202 @@
+"""From what a study knows to the next configuration: start points, then a sampler over a bounded view."""
+
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import optuna
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial, TrialState
+
+from tkd_search.optimize.learning_curves import LEARNING, Lessons
+from tkd_search.optimize.pareto import BYTES_AND_ACCURACY, nondominated_mask
+from tkd_search.optimize.samplers.create_sampler import DESIGNS, SamplerFactory, design_point, make_sampler
+from tkd_search.optimize.samplers.ehvi import EHVISampler, EHVISettings
+from tkd_search.optimize.space import Space
+from tkd_search.optimize.student_bytes import SizeOf
+from tkd_search.optimize.study_trial import StudyTrial, to_optuna
+from tkd_search.optimize.view_storage import ViewStorage
+from tkd_search.seeds import child_seed
+
+HISTORY_CAP = 1_000
+"""Most recent trials that a sampler learns from, beside the front: its time grows with their number."""
+
+_PARTNER_FROM = 30
+"""Trials that must have taught before the EHVI sampler shares with TPE, which knows little of fewer."""
+
+Learning = Callable[[Sequence[StudyTrial], Sequence[int], int], Lessons]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProposerSettings:
+    """How configurations are proposed.
+
+    Attributes:
+        sampler: ehvi, tpe, nsga2, gp, random, qmc, or package.module:Class.
+        options: further arguments of the sampler's constructor.
+        startup: trials that must have taught something before the model is asked; quasi-random until then.
+            None for what suits the sampler: 6 for ehvi, whose model knows bytes and doubts itself, else 20.
+        learning: full, highest_rung or extrapolated (see ``fidelity``).
+        cap: most recent trials that the sampler sees, beside the front.
+    """
+
+    sampler: str = "ehvi"
+    options: Mapping[str, Any] = field(default_factory=dict)
+    startup: int | None = None
+    learning: str = "extrapolated"
+    cap: int = HISTORY_CAP
+
+    def __post_init__(self) -> None:
+        if self.learning not in LEARNING:
+            raise ValueError(f"learning = {self.learning!r}; allowed: {', '.join(LEARNING)}")
+
+    @property
+    def lessons_wanted(self) -> int:
+        """``startup``, or what suits the sampler."""
+        return (6 if self.sampler == "ehvi" else 20) if self.startup is None else self.startup
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """A flat configuration, and what the sampler noted on it for itself."""
+
+    config: dict[str, Any]
+    system: dict[str, Any] = field(default_factory=dict)
+
+
+class Proposer:
+    """Proposes configurations of a space; each depends on the seed, the trial's number and the history.
+
+    Args:
+        space: the searched leaves.
+        settings: sampler, start and learning.
+        seed: root seed.
+        levels: epochs of the rungs.
+        full_budget: epochs of a whole trial.
+        big_model_bytes: of F, for samplers that reckon in hypervolume.
+        classes: number of classes, likewise.
+        size_of: exact bytes of a configuration, likewise.
+    """
+
+    def __init__(
+        self,
+        space: Space,
+        settings: ProposerSettings,
+        *,
+        seed: int,
+        levels: Sequence[int],
+        full_budget: int,
+        big_model_bytes: float | None = None,
+        classes: int | None = None,
+        size_of: SizeOf | None = None,
+    ) -> None:
+        self._space, self._settings, self._seed = space, settings, seed
+        self._levels, self._full_budget = tuple(levels), full_budget
+        self._storage = ViewStorage([StudyDirection.MINIMIZE, StudyDirection.MAXIMIZE])
+        self._factory: SamplerFactory | None = None
+        self._ehvi: EHVISampler | None = None
+        self._tpe_share = 0.0
+        if settings.sampler == "ehvi":  # with a partner that is asked now and then
+            sizes = _ehvi_settings(settings.options)
+            self._tpe_share, self._factory = sizes.tpe, make_sampler("tpe")
+            self._ehvi = EHVISampler(
+                space,
+                levels=levels,
+                full_budget=full_budget,
+                big_model_bytes=big_model_bytes,
+                classes=classes,
+                size_of=size_of,
+                settings=sizes,
+            )
+        elif settings.sampler not in DESIGNS:
+            self._factory = make_sampler(settings.sampler, settings.options)
+        self._frozen: dict[int, FrozenTrial] = {}
+
+    def propose(
+        self, number: int, trials: Sequence[StudyTrial], given: Mapping[str, Any] | None = None
+    ) -> Proposal:
+        """The configuration of trial ``number``.
+
+        Args:
+            number: position in the study, from 0.
+            trials: all that is known, in order of their numbers (earlier studies' are negative).
+            given: values fixed beforehand; a configuration that is given in part is completed by a
+                quasi-random point.
+        """
+        if given is not None:
+            return self._design("qmc", number, given)
+        if self._settings.sampler in DESIGNS:
+            return self._design(self._settings.sampler, number, None)
+        trials = _window(trials, self._settings.cap)
+        learning = "extrapolated" if self._ehvi is not None else self._settings.learning
+        lessons = LEARNING[learning](trials, self._levels, self._full_budget)
+        if len(lessons) < self._settings.lessons_wanted:
+            return self._design("qmc", number, None)
+        seed = child_seed(self._seed, "sampler", number, bits=31)
+        if self._ehvi is None or self._left_to_tpe(number, len(lessons)):
+            assert self._factory is not None
+            self._storage.show(self._view(trials, lessons), number)
+            asked = self._ask(self._factory(seed))
+            if self._ehvi is None or self._ehvi.would_take(asked.config, trials):
+                return asked
+        config = self._ehvi.suggest(trials, seed)
+        return self._design("qmc", number, None) if config is None else Proposal(config)
+
+    def _left_to_tpe(self, number: int, lessons: int) -> bool:
+        """Whether the EHVI sampler's partner is asked for this trial."""
+        if lessons < _PARTNER_FROM:
+            return False
+        return np.random.default_rng(child_seed(self._seed, "partner", number)).random() < self._tpe_share
+
+    def _design(self, name: str, number: int, given: Mapping[str, Any] | None) -> Proposal:
+        seed = child_seed(self._seed, "design", bits=31)
+        point = design_point(name, number, len(self._space.leaves), seed)
+        return Proposal(self._space.at(point.tolist(), given))
+
+    def _ask(self, sampler: optuna.samplers.BaseSampler) -> Proposal:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            study = optuna.load_study(study_name="view", storage=self._storage, sampler=sampler)
+            trial = study.ask()
+            config = self._space.suggest(trial)
+        return Proposal(config, dict(self._storage.get_trial(trial._trial_id).system_attrs))
+
+    def _view(self, trials: Sequence[StudyTrial], lessons: Lessons) -> list[FrozenTrial]:
+        """Those that teach, with comparable values, and running ones without; oldest first."""
+        shown = [t for t in trials if t.number in lessons or t.state == "running"]
+        frozen = [self._freeze(t, lessons.get(t.number)) for t in shown]
+        self._frozen = {trial.number: trial for trial in frozen}
+        return frozen
+
+    def _freeze(self, trial: StudyTrial, accuracy: float | None) -> FrozenTrial:
+        """The trial as the sampler sees it: log10(bytes) and a comparable accuracy, or still running."""
+        frozen = self._frozen.get(trial.number)
+        if frozen is None:
+            frozen = to_optuna(trial, self._space)
+            frozen._trial_id = trial.number
+        if accuracy is None or trial.bytes is None:
+            frozen.state, frozen.values = TrialState.RUNNING, None
+        else:
+            frozen.state = TrialState.COMPLETE
+            frozen.values = [float(np.log10(trial.bytes)), accuracy]
+        return frozen
+
+
+def _window(trials: Sequence[StudyTrial], cap: int) -> Sequence[StudyTrial]:
+    """The latest ``cap`` trials, and of the older ones the front of whole trials and what still runs."""
+    if len(trials) <= cap:
+        return trials
+    old = trials[:-cap]
+    complete = [t for t in trials if t.state == "complete"]
+    mask = nondominated_mask([[t.bytes or 0, t.accuracy] for t in complete], BYTES_AND_ACCURACY)
+    front = {t.number for t, on_front in zip(complete, mask, strict=True) if on_front}
+    return [*(t for t in old if t.number in front or t.state == "running"), *trials[-cap:]]
+
+
+def _ehvi_settings(options: Mapping[str, Any]) -> EHVISettings:
+    try:
+        return EHVISettings(**options)
+    except TypeError as error:
+        raise ValueError(f"sampler ehvi: {error}") from error

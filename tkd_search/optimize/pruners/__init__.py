@@ -1,0 +1,1 @@
+"""Pruners: decide at a rung whether a trial goes on."""

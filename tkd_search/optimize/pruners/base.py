@@ -1,0 +1,119 @@
+"""What every pruner shares: records in, a decision out.
+
+A rung is a number of epochs at which trials are compared. A pruner gets the records of that rung and one
+newcomer, and returns a decision. It holds no state, so replaying the records in order of arrival reproduces
+every decision. Every pruner passes ``tests/optimize/pruner_conformance.py``: the decision does not depend on
+the order of the records, and a newcomer that dominates every record goes on.
+"""
+
+import math
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+FIRST_RUNGS = (1 / 9, 1 / 3)
+"""Shares of the full budget at which plain halving by three compares."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RungRecord:
+    """What a trial had reached at a rung: validation accuracy in [0, 1] after ``epoch`` epochs (from 1)."""
+
+    trial_id: str
+    epoch: int
+    bytes: int
+    accuracy: float
+
+
+@dataclass(frozen=True)
+class Continue:
+    """The trial goes on."""
+
+
+@dataclass(frozen=True)
+class Stop:
+    """The trial ends here; ``reason`` is a sentence for the user."""
+
+    reason: str
+
+
+Decision = Continue | Stop
+
+
+@runtime_checkable
+class Pruner(Protocol):
+    """Decides at each rung; a frozen value.
+
+    ``levels`` are the epochs of the rungs, ascending, each below the full budget. A rule whose attribute
+    ``sees_finished`` is true is also given the records of trials that had finished before, at the full
+    budget's epoch.
+    """
+
+    @property
+    def levels(self) -> tuple[int, ...]:
+        """Epochs at which trials are compared."""
+
+    def decide(self, records: Collection[RungRecord], newcomer: RungRecord) -> Decision:
+        """Whether the newcomer goes on, given the other records at its rung (any order, itself excluded)."""
+
+
+def check_number(
+    name: str, value: Any, allowed: str, holds: Callable[[float], bool], *, whole: bool = False
+) -> None:
+    """Raise ValueError unless a rule's argument is a finite number, whole where asked, for which ``holds``.
+
+    Where it is none, comparisons would raise a TypeError, or a rule would silently never stop anyone.
+    """
+    right_type = isinstance(value, int if whole else int | float) and not isinstance(value, bool)
+    if not (right_type and math.isfinite(value) and holds(value)):
+        kind = "a whole number" if whole else "a number"
+        raise ValueError(f"{name} = {value!r}; allowed: {kind} {allowed}")
+
+
+def check_shares(name: str, shares: Any, allowed: str, holds: Callable[[float], bool]) -> None:
+    """Raise ValueError unless a rule's argument is a list of numbers for which ``holds``, at least one."""
+    if not isinstance(shares, list | tuple) or not shares:
+        raise ValueError(f"{name} = {shares!r}; allowed: a list of numbers {allowed}")
+    for share in shares:
+        check_number(name, share, allowed, holds)
+
+
+def accuracy_floor(classes: int, margin: float) -> float:
+    """Accuracy below which nobody is protected: chance, and ``margin`` of the way from there to 1.
+
+    Raises:
+        ValueError: ``margin`` outside [0, 1).
+    """
+    check_number("margin", margin, "≥ 0, < 1", lambda value: 0 <= value < 1)
+    return 1 / classes + margin * (1 - 1 / classes)
+
+
+def rung_levels(full_budget: int, shares: Sequence[float] = FIRST_RUNGS) -> tuple[int, ...]:
+    """Epochs of the rungs: each share of the budget, rounded, in [1, full_budget), ascending, no doubles.
+
+    Raises:
+        ValueError: no share, or one outside (0, 1).
+    """
+    check_shares("shares", shares, "> 0, < 1", lambda share: 0 < share < 1)
+    epochs = {max(1, round(share * full_budget)) for share in shares}
+    return tuple(sorted(epoch for epoch in epochs if epoch < full_budget))
+
+
+def on_front(records: Collection[RungRecord], newcomer: RungRecord) -> bool:
+    """Whether no record is at least as small and as accurate as the newcomer, and better in one."""
+    size, accuracy = newcomer.bytes, newcomer.accuracy
+    return not any(
+        r.bytes <= size and r.accuracy >= accuracy and (r.bytes < size or r.accuracy > accuracy)
+        for r in records
+    )
+
+
+def nearest_in_size(
+    records: Collection[RungRecord], newcomer: RungRecord, count: int
+) -> tuple[RungRecord, ...]:
+    """The ``count`` records nearest in log(bytes), with all that are as near as the farthest of them."""
+    if len(records) <= count:
+        return tuple(records)
+    distances = [abs(math.log(record.bytes / newcomer.bytes)) for record in records]
+    radius = sorted(distances)[count - 1] * (1 + 1e-12)
+    return tuple(r for r, distance in zip(records, distances, strict=True) if distance <= radius)

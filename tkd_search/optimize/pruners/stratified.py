@@ -1,0 +1,104 @@
+"""Successive halving among students of similar size."""
+
+import math
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+from tkd_search.optimize.pruners.base import (
+    Continue,
+    Decision,
+    RungRecord,
+    Stop,
+    accuracy_floor,
+    check_number,
+    check_shares,
+    nearest_in_size,
+    on_front,
+    rung_levels,
+)
+
+LATE_RUNGS = (1 / 3, 2 / 3)
+"""Shares at which like is compared with like: among students of a size the ranks at 1/9 agree with those
+at the end by .3 to .6 only, at 1/3 by .7 to .8, at 2/3 by .9 (docs/search-notes.md)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stratified:
+    """Like with like: a trial is ranked by accuracy among the records of its size and just below.
+
+    Only students no larger speak against a student: that a larger one is more accurate is no news. In
+    this order:
+
+    1. Below the accuracy ``floor`` a trial is stopped as soon as any record at the rung is above it
+       (otherwise the smallest student, which nothing can dominate, would never stop).
+    2. Until a rung holds ``min_records`` others that are no larger, nobody else is stopped.
+    3. On the rung's front, a trial goes on.
+    4. Else it goes on within the best share ``keep`` of its stratum: of the records that are no larger the
+       ``stratum`` nearest in log(bytes) (and any as near as the farthest of them), the newcomer counted.
+
+    Attributes:
+        levels: epochs of the rungs.
+        keep: share of a stratum that goes on, one per level (1/η).
+        floor: accuracy in [0, 1] below which nobody is protected.
+        stratum: number of neighbours in size.
+        min_records: records of students no larger that are needed before ranks count.
+    """
+
+    levels: tuple[int, ...]
+    keep: tuple[float, ...]
+    floor: float
+    stratum: int = 24
+    min_records: int = 6
+
+    def __post_init__(self) -> None:
+        if len(self.keep) != len(self.levels):
+            raise ValueError(f"keep has {len(self.keep)} shares for {len(self.levels)} rungs {self.levels}")
+        for share in self.keep:
+            check_number("keep", share, "> 0, ≤ 1", lambda value: 0 < value <= 1)
+        check_number("stratum", self.stratum, "≥ 1", lambda count: count >= 1, whole=True)
+        check_number("min_records", self.min_records, "≥ 0", lambda count: count >= 0, whole=True)
+
+    def decide(self, records: Collection[RungRecord], newcomer: RungRecord) -> Decision:
+        """Stop below the floor, or when neither on the rung's front nor among the best of its size."""
+        known = [record for record in records if math.isfinite(record.accuracy)]
+        if newcomer.accuracy < self.floor and any(record.accuracy >= self.floor for record in known):
+            return Stop(
+                f"{newcomer.accuracy:.1%} after {newcomer.epoch} epochs is below the floor "
+                f"of {self.floor:.1%}"
+            )
+        no_larger = [record for record in known if record.bytes <= newcomer.bytes]
+        if len(no_larger) < self.min_records or on_front(no_larger, newcomer):
+            return Continue()
+        share = self.keep[self.levels.index(newcomer.epoch)]
+        rivals = nearest_in_size(no_larger, newcomer, self.stratum)
+        better = sum(rival.accuracy > newcomer.accuracy for rival in rivals)
+        kept = share * (len(rivals) + 1)
+        if better < kept:
+            return Continue()
+        return Stop(
+            f"{newcomer.accuracy:.1%} after {newcomer.epoch} epochs is {better + 1}. of {len(rivals) + 1} "
+            f"of its size and just below; the best {share:.0%} go on"
+        )
+
+    @classmethod
+    def build(
+        cls,
+        *,
+        full_budget: int,
+        classes: int,
+        keep: Sequence[float] = (0.5, 0.4),
+        margin: float = 0.05,
+        stratum: int = 24,
+        min_records: int = 6,
+        shares: Sequence[float] = LATE_RUNGS,
+    ) -> "Stratified":
+        """The rule for a budget in epochs and a number of classes; ``floor`` = chance + margin."""
+        levels = rung_levels(full_budget, shares)
+        check_shares("keep", keep, "> 0, ≤ 1", lambda share: 0 < share <= 1)
+        return cls(
+            levels=levels,
+            keep=tuple(keep)[len(keep) - len(levels) :],
+            floor=accuracy_floor(classes, margin),
+            stratum=stratum,
+            min_records=min_records,
+        )

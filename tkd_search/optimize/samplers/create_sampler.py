@@ -1,0 +1,115 @@
+"""Who proposes the next configuration: Optuna's samplers by name or import path, and designs without a model.
+
+A sampler is built anew for every suggestion, seeded from the root seed and the trial's number: what it
+knows lives in the study alone, so a resumed search goes on exactly as if it had never stopped.
+"""
+
+import importlib
+import inspect
+import math
+import warnings
+from collections.abc import Callable, Mapping
+from functools import lru_cache
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+import optuna
+from numpy.typing import NDArray
+from optuna.samplers import BaseSampler
+from scipy.stats import qmc  # type: ignore[import-untyped]
+
+SamplerFactory = Callable[[int], BaseSampler]
+"""Seed → a fresh sampler."""
+
+DESIGNS = ("random", "qmc")
+"""Names that need no model: uniform points, and a scrambled Sobol sequence."""
+
+SAMPLERS: Mapping[str, Callable[..., BaseSampler]] = MappingProxyType(
+    {
+        "tpe": optuna.samplers.TPESampler,
+        "nsga2": optuna.samplers.NSGAIISampler,
+        "gp": optuna.samplers.GPSampler,
+    }
+)
+# The study decides when a model is worth asking, so the samplers' own random start is switched off.
+_DEFAULTS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
+    {
+        "tpe": {"n_startup_trials": 1, "n_ei_candidates": 24},
+        "nsga2": {"population_size": 20},
+        "gp": {"n_startup_trials": 1},
+    }
+)
+_USELESS = ("constraints_func", "after_trial_strategy")
+"""Arguments of Optuna's samplers that do nothing here: they are called when Optuna itself ends a trial."""
+
+
+def make_sampler(name: str, options: Mapping[str, Any] | None = None) -> SamplerFactory:
+    """A sampler by name or by import path ``package.module:Class``, which is called with seed and options.
+
+    Raises:
+        ValueError: unknown name, nothing at the import path, or options that it does not take or use.
+    """
+    build = SAMPLERS.get(name) or _imported(name)
+    settings = {**_DEFAULTS.get(name, {}), **(options or {})}
+    takes_seed = "seed" in inspect.signature(build).parameters
+    _refuse_useless(name, settings, takes_seed)
+    try:
+        inspect.signature(build).bind(**({"seed": 0} if takes_seed else {}), **settings)
+    except TypeError as error:
+        raise ValueError(f"sampler {name}: {error}") from error
+
+    def fresh(seed: int) -> BaseSampler:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            sampler = build(**({"seed": seed} if takes_seed else {}), **settings)
+        if not isinstance(sampler, BaseSampler):  # Optuna would take None for its default
+            raise ValueError(f"sampler {name}: a {type(sampler).__name__}, not an Optuna sampler")
+        return sampler
+
+    return fresh
+
+
+def _refuse_useless(name: str, settings: Mapping[str, Any], takes_seed: bool) -> None:
+    if takes_seed and "seed" in settings:
+        raise ValueError(f"sampler {name}: seed is the experiment's own (--set seed=…)")
+    for option in _USELESS if name in SAMPLERS else ():
+        if option in settings:
+            raise ValueError(f"sampler {name}: {option} does nothing in this search")
+
+
+def _imported(path: str) -> Callable[..., BaseSampler]:
+    module, _, attribute = path.partition(":")
+    if not attribute:
+        known = ", ".join(["ehvi", *SAMPLERS, *DESIGNS])
+        raise ValueError(f"unknown sampler {path!r}; known: {known}, or package.module:Class")
+    try:
+        found: Callable[..., BaseSampler] = getattr(importlib.import_module(module), attribute)
+    except Exception as error:  # a module may raise any while it is imported
+        raise ValueError(f"sampler {path!r}: {error}") from error
+    if not callable(found):
+        raise ValueError(f"sampler {path!r}: a {type(found).__name__}, not a class")
+    return found
+
+
+def design_point(name: str, number: int, dimensions: int, seed: int) -> NDArray[np.float64]:
+    """Point ``number`` (from 0) of a design without a model, in [0, 1)^dimensions.
+
+    Args:
+        name: ``random`` or ``qmc``.
+        number: which point; the same number, dimensions and seed give the same point always.
+        dimensions: coordinates of a point.
+        seed: seed of the design.
+    """
+    if dimensions == 0:
+        return np.empty(0)
+    if name == "random":
+        return np.random.default_rng([seed, number]).random(dimensions)
+    block = 2 ** max(5, math.ceil(math.log2(number + 1)))
+    return _sobol(block, dimensions, seed)[number]
+
+
+@lru_cache(maxsize=8)
+def _sobol(count: int, dimensions: int, seed: int) -> NDArray[np.float64]:
+    """The first ``count`` points of a scrambled Sobol sequence; longer ones begin with shorter ones."""
+    return np.asarray(qmc.Sobol(dimensions, scramble=True, rng=seed).random(count))

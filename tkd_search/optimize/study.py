@@ -1,0 +1,331 @@
+"""The study is the truth: every trial, its records at the rungs and its end, on durable storage.
+
+Optuna's storage holds it (two objectives: bytes minimised, validation accuracy maximised), so Optuna's
+own tools can read it. A trial with the full budget is COMPLETE, a stopped one PRUNED (its figures kept in
+an attribute), a broken one FAIL. Rung records live on the trials, so the rungs are derived from them;
+replaying them through the pure rule reproduces every stop.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from optuna.storages import BaseStorage
+
+from tkd_search.optimize.history import check_enqueued, create_or_load, earlier_trials, renumbered, rungs_of
+from tkd_search.optimize.pareto import BYTES_AND_ACCURACY, nondominated_mask
+from tkd_search.optimize.proposer import Proposer, ProposerSettings
+from tkd_search.optimize.pruners.base import Continue, Decision, Pruner, RungRecord, Stop
+from tkd_search.optimize.pruners.never import Never
+from tkd_search.optimize.space import Space
+from tkd_search.optimize.student_bytes import SizeOf
+from tkd_search.optimize.study_storage import open_storage
+from tkd_search.optimize.study_trial import (
+    OPTUNA_STATES,
+    PROGRESS,
+    StudyTrial,
+    from_optuna,
+    share_distributions,
+    to_optuna,
+)
+from tkd_search.results.records import TrialState
+
+Adjust = Callable[[dict[str, Any]], dict[str, Any]]
+_NOT_A_NUMBER = "validation accuracy is not a number"
+
+
+@dataclass(frozen=True)
+class Suggestion:
+    """A trial to run.
+
+    Attributes:
+        trial_id: its name, such as ``t0007``.
+        number: its position in the study, from 0.
+        config: flat configuration, active searched leaves only.
+        stop: of an unfinished trial alone: the rule's verdict, where the last driver died before it could
+            end the trial. Such a trial is to be pruned with this reason, not run.
+    """
+
+    trial_id: str
+    number: int
+    config: dict[str, Any]
+    stop: Stop | None = None
+
+
+__all__ = ["SearchStudy", "Suggestion", "earlier_trials"]
+
+
+class SearchStudy:
+    """Asks for trials, takes their reports, decides at rungs and remembers everything.
+
+    All of the storage is mirrored in memory and written through; one process at a time may hold a study
+    (the driver's lock sees to that). Not safe for threads.
+    """
+
+    def __init__(
+        self,
+        storage: BaseStorage,
+        study_id: int,
+        *,
+        space: Space,
+        pruner: Pruner,
+        full_budget: int,
+        proposer: Proposer,
+        enqueue: Sequence[Mapping[str, Any]] = (),
+        earlier: Sequence[StudyTrial] = (),
+        adjust: Adjust | None = None,
+    ) -> None:
+        """Use :meth:`open`."""
+        self._storage, self._study_id = storage, study_id
+        self._space, self._pruner, self._proposer = space, pruner, proposer
+        self._full_budget, self._distributions = full_budget, space.to_optuna()
+        self._enqueue, self._adjust = tuple(enqueue), adjust
+        self._earlier = renumbered(earlier, space)
+        remembered = storage.get_all_trials(study_id, deepcopy=False)
+        self._trials = {trial.trial_id: trial for trial in map(from_optuna, remembered)}
+        self._rungs = rungs_of(self._trials.values())
+        self._arrivals = sum(len(records) for records in self._rungs.values())
+        self._sees_finished = bool(getattr(pruner, "sees_finished", False))
+
+    @classmethod
+    def open(
+        cls,
+        name: str,
+        storage: str | Path | BaseStorage | None,
+        *,
+        space: Space,
+        full_budget: int,
+        pruner: Pruner | None = None,
+        seed: int = 0,
+        proposer: ProposerSettings | None = None,
+        enqueue: Sequence[Mapping[str, Any]] = (),
+        earlier: Sequence[StudyTrial] = (),
+        big_model_bytes: float | None = None,
+        classes: int | None = None,
+        size_of: SizeOf | None = None,
+        adjust: Adjust | None = None,
+    ) -> "SearchStudy":
+        """Begin a study, or go on with the one of that name.
+
+        Args:
+            name: name of the study in the storage.
+            storage: path of a journal file, an Optuna URL, an open storage, or None for memory.
+            space: the searched leaves.
+            full_budget: epochs of a whole trial.
+            pruner: decides at the rungs; without one no trial is stopped.
+            seed: root seed of all suggestions.
+            proposer: sampler, start points and learning.
+            enqueue: configurations tried first, in this order; leaves that one leaves out are filled from
+                a quasi-random point.
+            earlier: trials of earlier studies to learn from (see :func:`earlier_trials`).
+            big_model_bytes: of F, for samplers that reckon in hypervolume.
+            classes: number of classes, likewise.
+            size_of: exact bytes of a configuration, likewise; without it bytes are learnt from trials.
+            adjust: turns a proposal into what can be run (K clipped to the candidates there are, say);
+                the study remembers, and learns from, what was run. The result must be in the space.
+
+        Raises:
+            ValueError: unknown sampler, or a value in ``enqueue`` outside the space.
+        """
+        check_enqueued(enqueue, space)
+        opened = storage if isinstance(storage, BaseStorage) else open_storage(storage)
+        pruner = pruner or Never()
+        proposing = Proposer(
+            space,
+            proposer or ProposerSettings(),
+            seed=seed,
+            levels=pruner.levels,
+            full_budget=full_budget,
+            big_model_bytes=big_model_bytes,
+            classes=classes,
+            size_of=size_of,
+        )
+        return cls(
+            opened,
+            create_or_load(opened, name),
+            space=space,
+            pruner=pruner,
+            full_budget=full_budget,
+            proposer=proposing,
+            enqueue=enqueue,
+            earlier=earlier,
+            adjust=adjust,
+        )
+
+    def ask(self) -> Suggestion:
+        """Begin a new trial: enqueued configurations first, then start points, then the sampler's."""
+        number = len(self._trials)
+        given = self._enqueue[number] if number < len(self._enqueue) else None
+        proposal = self._proposer.propose(number, [*self._earlier, *self._trials.values()], given)
+        config = self._adjust(proposal.config) if self._adjust else proposal.config
+        trial = StudyTrial(number=number, storage_id=-1, config=config, system=proposal.system)
+        storage_id = self._storage.create_new_trial(self._study_id, to_optuna(trial, self._space))
+        frozen = self._storage.get_trial(storage_id)
+        share_distributions(frozen, self._distributions)
+        trial = from_optuna(frozen)
+        self._trials[trial.trial_id] = trial
+        return Suggestion(trial.trial_id, number, dict(trial.config))
+
+    def report(self, trial_id: str, record: RungRecord) -> Decision:
+        """Take a trial's validation accuracy after an epoch, and decide where that epoch is a rung.
+
+        Any epoch may be reported, those of the rungs must be. What is reported twice (a trial that went on
+        from a checkpoint) is taken once, with the same answer. An accuracy that is not a number answers
+        :class:`Stop`, after which :meth:`prune` counts the trial as failed.
+
+        Raises:
+            KeyError: no such trial.
+        """
+        trial = self._trials[trial_id]
+        if trial.state != "running":
+            return Stop(trial.reason or f"the trial is {trial.state}")
+        if not math.isfinite(record.accuracy):
+            self._put(dataclasses.replace(trial, bytes=record.bytes, reason=_NOT_A_NUMBER))
+            return Stop(_NOT_A_NUMBER)
+        known = trial.record_at(record.epoch)
+        if known is not None:
+            return self._replay(known)
+        curve = {**trial.curve, record.epoch: record.accuracy}
+        trial = self._put(dataclasses.replace(trial, bytes=record.bytes, curve=curve))
+        return self._decide(trial, record) if record.epoch in self._pruner.levels else Continue()
+
+    def complete(self, trial_id: str, values: tuple[float, float] | None = None) -> None:
+        """End a trial that had the full budget.
+
+        Args:
+            trial_id: its name.
+            values: (bytes, validation accuracy at the full budget); the last reported ones unless given.
+        """
+        trial = self._trials[trial_id]
+        size, accuracy = values or (trial.bytes or 0, trial.accuracy)
+        if size <= 0 or not math.isfinite(accuracy):
+            self.fail(trial_id, "no finite validation accuracy at the end")
+            return
+        curve = {**trial.curve, self._full_budget: accuracy}
+        trial = dataclasses.replace(trial, bytes=int(size), curve=curve)
+        if self._sees_finished and trial.state == "running":
+            trial = self._arrived(trial, self._full_budget)
+        self._end(trial, "complete", "", (float(size), accuracy))
+
+    def prune(self, trial_id: str, values: tuple[float, float] | None, reason: str) -> None:
+        """End a trial that was stopped early; its figures stay as attributes.
+
+        Args:
+            trial_id: its name.
+            values: (bytes, last validation accuracy), where nothing was reported; else not needed.
+            reason: why, for the user.
+        """
+        trial = self._trials[trial_id]
+        if trial.reason == _NOT_A_NUMBER:
+            self.fail(trial_id, trial.reason)
+            return
+        if trial.bytes is None and values is not None:
+            trial = dataclasses.replace(trial, bytes=int(values[0]))
+        self._end(trial, "stopped", reason)
+
+    def fail(self, trial_id: str, reason: str, size: int | None = None) -> None:
+        """End a trial that broke: NaN, a crash past its retries.
+
+        Args:
+            trial_id: its name.
+            reason: why, for the user.
+            size: its student's bytes, where nothing was reported: without them it cannot teach.
+        """
+        trial = self._trials[trial_id]
+        if trial.bytes is None and size:
+            trial = dataclasses.replace(trial, bytes=size)
+        self._end(trial, "failed", reason)
+
+    def unfinished(self) -> tuple[Suggestion, ...]:
+        """Trials that began and did not end, for a driver that resumes; they keep their numbers."""
+        return tuple(
+            Suggestion(t.trial_id, t.number, dict(t.config), self._verdict(t)) for t in self.trials("running")
+        )
+
+    def records(self, epoch: int | None = None) -> tuple[RungRecord, ...]:
+        """What was recorded at a rung in order of arrival; at every rung, lowest first, without one."""
+        if epoch is not None:
+            return tuple(self._rungs.get(epoch, ()))
+        return tuple(record for level in sorted(self._rungs) for record in self._rungs[level])
+
+    def trials(self, *states: TrialState) -> tuple[StudyTrial, ...]:
+        """Trials by number, those in the given states or all."""
+        return tuple(t for t in self._trials.values() if not states or t.state in states)
+
+    def trial(self, trial_id: str) -> StudyTrial:
+        """One trial.
+
+        Raises:
+            KeyError: no such trial.
+        """
+        return self._trials[trial_id]
+
+    @property
+    def epochs_spent(self) -> int:
+        """Epochs trained by all trials together, as far as they were reported."""
+        return sum(trial.epochs for trial in self._trials.values())
+
+    def front(self) -> tuple[StudyTrial, ...]:
+        """Trials with the full budget that no other beats in both bytes and accuracy, smallest first."""
+        complete = self.trials("complete")
+        mask = nondominated_mask([[t.bytes or 0, t.accuracy] for t in complete], BYTES_AND_ACCURACY)
+        front = [trial for trial, kept in zip(complete, mask, strict=True) if kept]
+        return tuple(sorted(front, key=lambda trial: trial.bytes or 0))
+
+    def _decide(self, trial: StudyTrial, record: RungRecord) -> Decision:
+        decision = self._pruner.decide(self._seen(record.epoch, None), record)
+        self._write(self._put(self._arrived(trial, record.epoch)))
+        return decision
+
+    def _arrived(self, trial: StudyTrial, epoch: int) -> StudyTrial:
+        """The trial with its record at a rung, or at the end, noted as the latest of all."""
+        if epoch in trial.arrivals:
+            return trial
+        trial = dataclasses.replace(trial, arrivals={**trial.arrivals, epoch: self._arrivals})
+        self._arrivals += 1
+        record = trial.record_at(epoch)
+        assert record is not None
+        self._rungs.setdefault(epoch, []).append(record)
+        return trial
+
+    def _seen(self, epoch: int, until: int | None) -> list[RungRecord]:
+        """What the rule was given at a rung when so many records had arrived; now, without a number."""
+        epochs = [epoch, self._full_budget] if self._sees_finished else [epoch]
+        records = [record for e in epochs for record in self._rungs.get(e, ())]
+        if until is None:
+            return records
+        return [r for r in records if self._trials[r.trial_id].arrivals[r.epoch] < until]
+
+    def _replay(self, record: RungRecord) -> Decision:
+        """The decision that was made when this record arrived."""
+        if record.epoch not in self._pruner.levels:
+            return Continue()
+        arrival = self._trials[record.trial_id].arrivals[record.epoch]
+        return self._pruner.decide(self._seen(record.epoch, arrival), record)
+
+    def _verdict(self, trial: StudyTrial) -> Stop | None:
+        """What the rule said at the trial's last rung, if that was to stop."""
+        last = trial.record_at(max(trial.arrivals, default=0))
+        decision = self._replay(last) if last is not None else Continue()
+        return decision if isinstance(decision, Stop) else None
+
+    def _end(
+        self, trial: StudyTrial, state: TrialState, reason: str, values: tuple[float, float] | None = None
+    ) -> None:
+        """Tell the storage once; a trial that has ended stays as it ended."""
+        if self._trials[trial.trial_id].state != "running":
+            return
+        trial = dataclasses.replace(trial, reason=reason)
+        self._write(trial)
+        self._storage.set_trial_state_values(trial.storage_id, OPTUNA_STATES[state], values)
+        self._put(dataclasses.replace(trial, state=state))
+
+    def _write(self, trial: StudyTrial) -> None:
+        self._storage.set_trial_user_attr(trial.storage_id, PROGRESS, trial.progress())
+
+    def _put(self, trial: StudyTrial) -> StudyTrial:
+        self._trials[trial.trial_id] = trial
+        return trial

@@ -1,0 +1,35 @@
+"""The Pareto report: ``pareto.csv``, ``pareto.html`` and ``pareto.png`` from records of searches."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from tkd_search.files import disk_full_stated
+from tkd_search.results.records import SearchRecord
+
+
+def write_report(records: SearchRecord | Sequence[SearchRecord], folder: Path) -> tuple[Path, ...]:
+    """Write the three files into ``folder`` over whatever is there and return their paths.
+
+    Args:
+        records: one search, or several to be drawn side by side. A search without a single finished
+            epoch still gives files, with an empty front.
+        folder: made where it is missing.
+
+    Raises:
+        DiskFullError: there is no room for one of them.
+    """
+    from tkd_search.report.front_csv import write_table
+    from tkd_search.report.front_png import write_print
+    from tkd_search.report.html_page import write_page
+
+    searches = (records,) if isinstance(records, SearchRecord) else tuple(records)
+    with disk_full_stated(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    return (
+        write_table(searches, folder / "pareto.csv"),
+        write_print(searches, folder / "pareto.png"),
+        write_page(searches, folder / "pareto.html", folder / "tracking"),
+    )
+
+
+__all__ = ["write_report"]

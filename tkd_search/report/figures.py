@@ -1,0 +1,101 @@
+"""What the pictures show, worked out from records; no plotting library here."""
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from tkd_search.results.records import FrontMember, SearchRecord, TrialRecord
+
+WEIGHT = "weight."
+
+
+@dataclass(frozen=True, kw_only=True)
+class TapShare:
+    """How often a candidate feature of F was a teacher.
+
+    ``share`` of the epochs (of all trials that had teachers) in which it was selected, ``front_share``
+    the same over the front's trials (NaN where none had teachers), ``weight`` its mean weight when selected.
+    """
+
+    name: str
+    share: float
+    front_share: float
+    weight: float
+
+
+def shown_trials(record: SearchRecord) -> tuple[TrialRecord, ...]:
+    """Trials with at least one epoch and a finite accuracy: what can be drawn."""
+    return tuple(trial for trial in record.trials if math.isfinite(trial.val_accuracy))
+
+
+def front_by_size(record: SearchRecord) -> tuple[FrontMember, ...]:
+    """The front, smallest student first."""
+    return tuple(sorted(record.front, key=lambda member: (member.bytes, member.trial_id)))
+
+
+def accuracy_window(records: Sequence[SearchRecord]) -> tuple[float, float]:
+    """Range of the accuracy axis in [0, 1]: the front and F with air around, and what lies close below.
+
+    Trials that were stopped early may be far below; drawn to scale they would flatten everything that
+    matters, so the window ends a little under the front's least accurate member.
+    """
+    values = [member.val_accuracy for record in records for member in record.front]
+    values += (
+        [trial.val_accuracy for record in records for trial in shown_trials(record)] if not values else []
+    )
+    values += [record.big_model.val_accuracy for record in records]
+    values = [value for value in values if math.isfinite(value)] or [0.0, 1.0]
+    low, high = min(values), max(values)
+    span = max(high - low, 0.02)
+    return max(0.0, low - 0.45 * span), min(1.0 + 0.02 * span, high + 0.18 * span)
+
+
+def size_window(records: Sequence[SearchRecord]) -> tuple[float, float]:
+    """Range of the size axis in bytes: all trials, F and its tenth, a fifth of a decade on both sides."""
+    sizes: list[float] = [trial.bytes for record in records for trial in record.trials]
+    sizes += [share * record.big_model.bytes for record in records for share in (0.1, 1)]
+    sizes = [size for size in sizes if size > 0] or [1]
+    return min(sizes) * 10**-0.2, max(sizes) * 10**0.2
+
+
+def tap_shares(record: SearchRecord) -> tuple[TapShare, ...]:
+    """Which candidates were teachers how often, most often first; empty where no trial had teachers."""
+    front = {member.trial_id for member in record.front}
+    taught = [(trial.trial_id, _weights(trial)) for trial in record.trials]
+    every = [weights for _, epochs in taught for weights in epochs]
+    chosen_front = [weights for trial_id, epochs in taught if trial_id in front for weights in epochs]
+    totals: dict[str, list[float]] = defaultdict(list)
+    for weights in every:
+        for name, weight in weights.items():
+            totals[name].append(weight)
+    shares = [
+        TapShare(
+            name=name,
+            share=len(weights) / len(every),
+            front_share=_share(name, chosen_front),
+            weight=sum(weights) / len(weights),
+        )
+        for name, weights in totals.items()
+    ]
+    return tuple(sorted(shares, key=lambda tap: (-tap.share, tap.name)))
+
+
+def _weights(trial: TrialRecord) -> list[dict[str, float]]:
+    found = [
+        {key.removeprefix(WEIGHT): value for key, value in epoch.metrics.items() if key.startswith(WEIGHT)}
+        for epoch in trial.epochs
+    ]
+    return [{name: value for name, value in weights.items() if value > 0} for weights in found if weights]
+
+
+def _share(name: str, epochs: Sequence[dict[str, float]]) -> float:
+    return sum(name in weights for weights in epochs) / len(epochs) if epochs else float("nan")
+
+
+def config_lines(config: dict[str, object], limit: int = 24) -> Iterable[str]:
+    """A configuration as short lines ``key = value``, numbers with four significant digits."""
+    for key, value in list(config.items())[:limit]:
+        yield f"{key} = {value:.4g}" if isinstance(value, float) else f"{key} = {value}"
+    if len(config) > limit:
+        yield f"… and {len(config) - limit} more"

@@ -1,1 +1,0 @@
-"""Spaces, samplers, Pareto fronts, rungs, warm worker groups and the driver of a search."""

@@ -1,0 +1,37 @@
+"""Files and folders that every node can reach: on this machine's disk, or on object storage."""
+
+from tkd_search.storage.object_store import (
+    below,
+    check_storage,
+    delete,
+    get_file,
+    is_remote,
+    last_name,
+    local_path,
+    open_system,
+    patiently,
+    put_file,
+    read_bytes,
+    split_place,
+    storage_uri,
+    write_bytes,
+    write_error,
+)
+
+__all__ = [
+    "below",
+    "check_storage",
+    "delete",
+    "get_file",
+    "is_remote",
+    "last_name",
+    "local_path",
+    "open_system",
+    "patiently",
+    "put_file",
+    "read_bytes",
+    "split_place",
+    "storage_uri",
+    "write_bytes",
+    "write_error",
+]

@@ -1,0 +1,1 @@
+"""Writes the event log to MLflow, and reads searches back from it."""

@@ -1,0 +1,144 @@
+"""A search's first and last page in MLflow: configuration and versions, then pictures and models."""
+
+import importlib.metadata
+import logging
+import math
+import subprocess
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+from mlflow.entities import Metric, RunTag
+from PIL import Image
+
+from tkd_search.errors import UserError
+from tkd_search.results.json_values import from_plain
+from tkd_search.results.markdown import PREVIEW_FILE, describe
+from tkd_search.results.records import FrontMember
+from tkd_search.tracking.event_log import Event
+from tkd_search.tracking.mlflow.layout import LATENCY, PARENT, TAG_PARETO, TAG_PATH, TAG_STATE, search_status
+from tkd_search.tracking.mlflow.model_flavor import write_flavour
+from tkd_search.tracking.mlflow.model_registry import register, retire
+from tkd_search.tracking.mlflow.store import MlflowStore
+
+_log = logging.getLogger(__name__)
+REPORT_FILES = ("summary.json", "pareto.csv", "pareto.html", "pareto.png", "record.json")
+
+
+def write_opening(store: MlflowStore) -> None:
+    """Artifacts that make the search repeatable: its configuration, the versions, the commit."""
+    parent = store.run(PARENT)
+    store.text(parent, "config.yaml", store.search.config_yaml)
+    store.text(parent, "constraints.txt", installed_versions())
+    if commit := git_commit():
+        store.log(parent, tags=[RunTag("mlflow.source.git.commit", commit)])
+    store.dataset()
+
+
+def write_ending(store: MlflowStore, event: Event) -> None:
+    """The search's pictures and figures, its front's tags, files and registered models, its status.
+
+    The front of an interrupted search is not registered: it is not tested, and choosing is not over.
+    """
+    folder, record = Path(event.data["folder"]), event.data["record"]
+    front = [from_plain(FrontMember, member) for member in record["front"]]
+    store.reconcile()
+    parent = store.run(PARENT)
+    store.files(parent, [folder / name for name in REPORT_FILES if (folder / name).exists()])
+    preview(store, parent, folder / "pareto.png")
+    for trial_id in mark_front(store, {member.trial_id for member in front}):
+        retire(store, trial_id)
+    for member in front:
+        shipped = write_member(store, member, folder, event.time)
+        if shipped and record["status"] == "complete":
+            register(store, member)
+    _close(store, parent, event)
+
+
+def preview(store: MlflowStore, parent: str, picture: Path) -> None:
+    """The picture at half its width for the description, where MLflow does not scale pictures."""
+    if picture.exists():
+        with Image.open(picture) as full, tempfile.TemporaryDirectory() as scratch:
+            small = Path(scratch) / PREVIEW_FILE
+            full.convert("RGB").resize((full.width // 2, full.height // 2), Image.Resampling.LANCZOS).save(
+                small
+            )
+            store.files(parent, [small])
+
+
+def _close(store: MlflowStore, parent: str, event: Event) -> None:
+    record = event.data["record"]
+    status = search_status(record["status"])
+    text = describe(record, store.search.command, parent)
+    tags = [RunTag("mlflow.note.content", text), RunTag(TAG_STATE, record["status"])]
+    figures = {"final_hypervolume": record["hypervolume"], "wall_seconds": record["wall_seconds"]}
+    store.log(parent, tags=tags, metrics=news(store, parent, figures, event.time))
+    if status != "RUNNING":
+        store.client.set_terminated(parent, status, event.time)
+
+
+def news(store: MlflowStore, run_id: str, figures: Mapping[str, float], time: int) -> list[Metric]:
+    """Those figures that the run does not show already: a search may end more than once.
+
+    A figure that is not known (NaN) hides none that was: an extension that is interrupted tests nothing.
+    """
+    shown = store.client.get_run(run_id).data.metrics
+    return [
+        Metric(key, value, time, 0)
+        for key, value in figures.items()
+        if shown.get(key) != value and not math.isnan(value)
+    ]
+
+
+def mark_front(store: MlflowStore, members: set[str]) -> list[str]:
+    """Tag ``pareto`` = 'true' on exactly these trials; those that were on the front once, and are not now."""
+    once = []
+    for trial_id, run in store.children().items():
+        marked = run.data.tags.get(TAG_PARETO)
+        if trial_id in members and marked != "true":
+            store.client.set_tag(run.info.run_id, TAG_PARETO, "true")
+        elif marked and trial_id not in members:
+            store.client.set_tag(run.info.run_id, TAG_PARETO, "false")
+            once.append(trial_id)
+    return once
+
+
+def write_member(store: MlflowStore, member: FrontMember, folder: Path, time: int) -> bool:
+    """One front member's test figures and the files that ship; whether there are such files."""
+    run_id = store.run(member.trial_id)
+    figures = {"test_accuracy": member.test_accuracy, "retention": member.retention}
+    figures |= {f"{LATENCY}{size}": value for size, value in member.latency_ms.items()}
+    store.log(run_id, metrics=news(store, run_id, figures, time), tags=[RunTag(TAG_PATH, member.path)])
+    files = sorted(path for path in (folder / member.path).glob("*") if path.is_file()) if member.path else []
+    store.files(run_id, files, "model")
+    if files:
+        _make_model(store, member, folder / member.path, time)
+    return bool(files)
+
+
+def _make_model(store: MlflowStore, member: FrontMember, student: Path, time: int) -> None:
+    """Add what makes the files a model of MLflow's; without a description they stay a folder of files."""
+    run_id = store.run(member.trial_id)
+    with tempfile.TemporaryDirectory() as scratch:
+        try:
+            made = write_flavour(Path(scratch), student, member, run_id, time)
+        except UserError as error:  # for ever: raising it would keep the rest of the spool from the store
+            _log.warning("trial %s is no MLflow model: %s", member.trial_id, error)
+            return
+        store.files(run_id, made, "model")
+
+
+def installed_versions() -> str:
+    """Every installed distribution as ``name==version``, one a line, as pip's ``-c`` reads it."""
+    found = {(one.metadata["Name"] or "", one.version) for one in importlib.metadata.distributions()}
+    return "".join(f"{name}=={version}\n" for name, version in sorted(found) if name)
+
+
+def git_commit() -> str:
+    """The commit of the code that runs, with ``-dirty`` where files differ; '' outside a checkout."""
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--abbrev=40", "--dirty"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout.strip() if done.returncode == 0 else ""

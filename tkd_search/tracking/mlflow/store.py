@@ -1,0 +1,208 @@
+"""The layout written to MLflow so that writing anything twice is the same as writing it once.
+
+Runs are found by their tags before they are made, metric points carry the time of their event (MLflow
+stores one point per metric, step, time and value), artifacts are overwritten and model versions are
+found by tag. A request that a struggling server carries out only after we gave up on it may still leave
+a second run behind: :meth:`MlflowStore.reconcile` deletes it.
+"""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import mlflow.exceptions
+from mlflow import MlflowClient
+from mlflow.entities import Dataset, DatasetInput, Metric, Param, RunTag, ViewType
+
+from tkd_search.results.records import SearchStart
+from tkd_search.tracking.mlflow.layout import (
+    ENDED,
+    PARENT,
+    TAG_KIND,
+    TAG_SEARCH,
+    TAG_SEARCH_ID,
+    TAG_TRIAL,
+    RunChange,
+    short,
+)
+from tkd_search.tracking.uri import StoreIds, public_uri
+
+Refuse = Callable[[dict[str, Any]], None]
+_PERMANENT = {"INVALID_PARAMETER_VALUE", "BAD_REQUEST", "INVALID_STATE", "MALFORMED_REQUEST"}
+_CHUNKS = {"metrics": 1000, "params": 100, "tags": 100}
+
+
+def is_permanent(error: Exception) -> bool:
+    """Whether a store will refuse the same request for ever: then it is noted and skipped, not retried."""
+    code = getattr(error, "error_code", "")
+    return isinstance(error, mlflow.exceptions.MlflowException) and code in _PERMANENT
+
+
+class MlflowStore:
+    """One search's runs in one MLflow store.
+
+    Args:
+        uri: tracking URI; the model registry is the same store.
+        search_id: identity of the search, the tag by which its runs are found again.
+        search: what the runs are named after.
+        experiment: name of the experiment that holds them.
+        refuse: told of every entry that MLflow will never take.
+    """
+
+    def __init__(
+        self, uri: str, search_id: str, search: SearchStart, experiment: str, refuse: Refuse
+    ) -> None:
+        self.uri, self.search_id, self.search, self._refuse = uri, search_id, search, refuse
+        self.client = MlflowClient(tracking_uri=uri, registry_uri=uri)
+        self._name, self._experiment = experiment, ""
+        self._runs: dict[str, str] = {}
+
+    def forget(self) -> None:
+        """Look everything up again: the store failed, or somebody deleted a run."""
+        self._experiment = ""
+        self._runs.clear()
+
+    def ids(self) -> StoreIds:
+        """The search's address in the store; makes experiment and parent run where they are missing."""
+        parent = self.run(PARENT)
+        return StoreIds(
+            tracking_uri=public_uri(self.uri), experiment_id=self.experiment(), parent_run_id=parent
+        )
+
+    def known_runs(self) -> dict[str, str]:
+        """Trial identifier → MLflow run, of the trials met since the store was last forgotten."""
+        return {trial: run for trial, run in self._runs.items() if trial != PARENT}
+
+    def experiment(self) -> str:
+        """The data set's experiment: found by name, restored when it was deleted, made when missing."""
+        if not self._experiment:
+            found = self.client.get_experiment_by_name(self._name)
+            if found is None:
+                self._experiment = self.client.create_experiment(self._name)
+            else:
+                if found.lifecycle_stage == "deleted":
+                    self.client.restore_experiment(found.experiment_id)
+                self._experiment = found.experiment_id
+        return self._experiment
+
+    def run(self, trial_id: str, name: str = "", started: int = 0) -> str:
+        """The MLflow run of a trial ('' = the parent): remembered, found by tag, or made."""
+        if trial_id not in self._runs:
+            parent = "" if trial_id == PARENT else self.run(PARENT)
+            found = self._find(trial_id)
+            self._runs[trial_id] = found or self._create(trial_id, parent, name, started)
+        return self._runs[trial_id]
+
+    def _create(self, trial_id: str, parent: str, name: str, started: int) -> str:
+        tags = {TAG_SEARCH: self.search.name, TAG_SEARCH_ID: self.search_id, TAG_KIND: "search"}
+        if trial_id != PARENT:
+            tags |= {TAG_KIND: "trial", TAG_TRIAL: trial_id, "mlflow.parentRunId": parent}
+        name = name or trial_id or self.search.name
+        made = self.client.create_run(self.experiment(), started or None, tags, name)
+        return str(made.info.run_id)
+
+    def _find(self, trial_id: str) -> str:
+        """The run of a trial, '' where there is none; of several the fullest is kept, the rest deleted."""
+        condition = (
+            f"tags.`{TAG_KIND}` = 'search'" if trial_id == PARENT else f"tags.`{TAG_TRIAL}` = '{trial_id}'"
+        )
+        found = self._search(condition)
+        found.sort(key=lambda run: (-len(run.data.metrics), run.info.start_time))
+        for run in found[1:]:
+            self.client.delete_run(run.info.run_id)
+        return str(found[0].info.run_id) if found else ""
+
+    def _search(self, condition: str) -> list[Any]:
+        runs: list[Any] = []
+        token = None
+        text = f"tags.`{TAG_SEARCH_ID}` = '{self.search_id}'" + (f" and {condition}" if condition else "")
+        while True:
+            page = self.client.search_runs(
+                [self.experiment()], text, ViewType.ACTIVE_ONLY, max_results=1000, page_token=token
+            )
+            runs += page
+            token = page.token
+            if not token:
+                return runs
+
+    def children(self) -> dict[str, Any]:
+        """Trial identifier → MLflow run, for every trial of the search."""
+        runs = self._search(f"tags.`{TAG_KIND}` = 'trial'")
+        return {run.data.tags[TAG_TRIAL]: run for run in runs}
+
+    def apply(self, change: RunChange) -> None:
+        """Write one run's merged change: one batch, and its status."""
+        run_id = self.run(change.trial_id, change.name, change.started)
+        self.log(
+            run_id,
+            metrics=[Metric(one.key, one.value, one.time, one.step) for one in change.points],
+            params=[Param(key, value) for key, value in change.params.items()],
+            tags=[RunTag(key, value) for key, value in change.tags.items()],
+        )
+        if change.status in ENDED:
+            if not (change.retold and self.client.get_run(run_id).info.status in ENDED):
+                self.client.set_terminated(run_id, change.status, change.ended or None)
+        elif change.status:
+            self.client.update_run(run_id, status=change.status)
+
+    def log(self, run_id: str, **entries: Sequence[Any]) -> None:
+        """One ``log_batch``, or as few as MLflow's limits allow."""
+        rounds = max((-(-len(many) // _CHUNKS[kind]) for kind, many in entries.items()), default=0)
+        for part in range(rounds):
+            some = {
+                kind: many[part * _CHUNKS[kind] : (part + 1) * _CHUNKS[kind]]
+                for kind, many in entries.items()
+            }
+            self._log_some(run_id, {kind: many for kind, many in some.items() if many})
+
+    def _log_some(self, run_id: str, entries: Mapping[str, Sequence[Any]]) -> None:
+        """Write a batch; where MLflow refuses something in it, find that by halving and write the rest."""
+        try:
+            self.client.log_batch(
+                run_id, synchronous=True, **{key: list(many) for key, many in entries.items()}
+            )
+        except Exception as error:
+            if not is_permanent(error):
+                raise
+            pieces = _halves(entries)
+            if len(pieces) == 1:
+                self._refuse({"run": run_id, "entry": repr(dict(entries)), "reason": str(error)})
+            else:
+                for piece in pieces:
+                    self._log_some(run_id, piece)
+
+    def dataset(self) -> None:
+        """Note the data set with its digest on the parent run."""
+        data, digest = self.search, self.search.dataset_digest
+        if digest:
+            source = json.dumps({"name": data.dataset, "classes": data.classes})
+            entry = Dataset(data.dataset, short(digest, 36), "tkd_search", source)
+            self.client.log_inputs(self.run(PARENT), [DatasetInput(entry, [])])
+
+    def text(self, run_id: str, name: str, text: str) -> None:
+        """Write a text artifact over whatever is there."""
+        if text:
+            self.client.log_text(run_id, text, name)
+
+    def files(self, run_id: str, paths: Sequence[Path], folder: str | None = None) -> None:
+        """Write files as artifacts over whatever is there."""
+        for path in paths:
+            self.client.log_artifact(run_id, str(path), folder)
+
+    def reconcile(self) -> None:
+        """Leave exactly one run for the parent and each trial (see the module's first words)."""
+        seen: dict[str, int] = {}
+        for run in self._search(""):
+            trial = run.data.tags.get(TAG_TRIAL, PARENT)
+            seen[trial] = seen.get(trial, 0) + 1
+        for trial in (trial for trial, count in seen.items() if count > 1):
+            self._runs[trial] = self._find(trial)
+
+
+def _halves(entries: Mapping[str, Sequence[Any]]) -> list[dict[str, Sequence[Any]]]:
+    if len(entries) > 1:
+        return [{kind: many} for kind, many in entries.items()]
+    (kind, many), *_ = entries.items()
+    middle = len(many) // 2
+    return [{kind: many}] if middle == 0 else [{kind: many[:middle]}, {kind: many[middle:]}]

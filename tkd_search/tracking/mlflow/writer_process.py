@@ -1,0 +1,45 @@
+"""Starting the process that drains a spool, and telling it to end."""
+
+import contextlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import IO
+
+from tkd_search.tracking.uri import working_folder
+
+
+def start_writer(uri: str, folder: Path) -> subprocess.Popen[bytes]:
+    """Start the process that drains ``folder``'s spool into the store at ``uri``.
+
+    It ends when :func:`tell` says so or its standard input closes (the driver died), in a session of
+    its own so that Ctrl-C does not reach it; its output goes to ``folder/writer.log``. The address
+    travels by environment variable: a command line with a password in it would be public.
+    """
+    folder_of_store = working_folder(uri)
+    with contextlib.suppress(OSError):
+        folder_of_store.mkdir(parents=True, exist_ok=True)
+    package = str(Path(__file__).parents[3])
+    paths = [package, *filter(None, [os.environ.get("PYTHONPATH")])]
+    with (folder / "writer.log").open("ab") as log:
+        return subprocess.Popen(
+            [sys.executable, "-m", "tkd_search.tracking.mlflow.writer", str(folder)],
+            stdin=subprocess.PIPE,
+            stdout=log,
+            stderr=log,
+            env={**os.environ, "TKD_TRACKING_URI": uri, "PYTHONPATH": os.pathsep.join(paths)},
+            cwd=folder_of_store if folder_of_store.is_dir() else folder,
+            start_new_session=True,
+        )
+
+
+def tell(writer: subprocess.Popen[bytes], seconds: float) -> None:
+    """Ask a writer to store what is spooled within ``seconds`` and to end."""
+    pipe: IO[bytes] | None = writer.stdin
+    try:
+        if pipe is not None and not pipe.closed:
+            pipe.write(f"{seconds}\n".encode())
+            pipe.close()
+    except BrokenPipeError:
+        pass  # it has just died; whoever asks looks at its return code
