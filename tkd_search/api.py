@@ -29,7 +29,7 @@ class Result:
     Attributes:
         record: everything that was tried.
         folder: ``<output>/<name>``, with summary, report and students.
-        notes: what the user should know, such as tracking events still spooled.
+        notes: what the user should know, such as events that the tracking store does not have yet.
     """
 
     record: SearchRecord

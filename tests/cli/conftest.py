@@ -8,7 +8,7 @@ from hypothesis import settings
 
 from tests.tracking.conftest import empty_database  # noqa: F401
 from tests.tracking.synthetic import synthetic_search, tell_all
-from tkd_search.tracking import MlflowTracker, write_summary
+from tkd_search.tracking import MlflowTracker, Tracker, write_summary
 
 settings.register_profile("untimed", deadline=None)  # a loaded machine is no failure
 settings.load_profile("untimed")
@@ -16,13 +16,13 @@ settings.load_profile("untimed")
 
 @pytest.fixture
 def output(tmp_path, monkeypatch):
-    """A working directory with ``runs/digits``: a made-up finished search with its files and its spool."""
+    """A working directory with ``runs/digits``: a synthetic finished search, its files and event log."""
     monkeypatch.chdir(tmp_path)
     make_run(tmp_path / "runs" / "digits", synthetic_search())
     return tmp_path / "runs"
 
 
-def make_run(folder, record, event_log=True):
+def make_run(folder, record, logged=True, tracked=True):
     folder.mkdir(parents=True)
     (folder / "config.yaml").write_text(f"name: {record.name}\n")
     for trial in record.trials:
@@ -37,14 +37,14 @@ def make_run(folder, record, event_log=True):
         place.mkdir(parents=True)
         (place / "model.safetensors").write_bytes(b"w" * 1000)
     write_summary(record, folder)
-    if event_log:
-        tracker = Quiet("sqlite:///mlflow.db", folder)
+    if logged:
+        tracker = Quiet("sqlite:///mlflow.db", folder) if tracked else Tracker(folder)
         tell_all(tracker, record, folder)
     return folder
 
 
 class Quiet(MlflowTracker):
-    """Spools, and starts no writer."""
+    """Writes the event log and starts no writer."""
 
     def _watch(self, now):
         pass

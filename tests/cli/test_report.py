@@ -82,14 +82,14 @@ def test_report_of_files_asks_nobody(output):
 
 
 def test_several_side_by_side(output):
-    make_run(output / "other", synthetic_search(20, seed=4, name="other"), event_log=False)
+    make_run(output / "other", synthetic_search(20, seed=4, name="other"), logged=False)
     done = call("report", "runs/digits", "other", "--files")
     assert done.code == 0
     assert "front of other" in (output / "report-digits-other" / "pareto.html").read_text()
 
 
 def test_searches_of_one_name_are_told_apart_by_their_folders(output):
-    make_run(output.parent / "elsewhere" / "digits", synthetic_search(20, seed=4), event_log=False)
+    make_run(output.parent / "elsewhere" / "digits", synthetic_search(20, seed=4), logged=False)
     done = call("report", "runs/digits", "elsewhere/digits", "--files", "--output", "both")
     assert done.code == 0
     text = (output.parent / "both" / "pareto.html").read_text()
@@ -110,7 +110,7 @@ def test_what_a_search_could_not_deliver_is_delivered_by_report(output, tmp_path
     """The store was away during the whole search and is back now."""
     folder = output / "late"
     record = synthetic_search(8, seed=3, name="late")
-    make_run(folder, record, event_log=False)
+    make_run(folder, record, logged=False)
     blocker = tmp_path / "missing"
     blocker.touch()
     tracker = Quiet(f"sqlite:///{tmp_path}/missing/mlflow.db", folder)

@@ -14,9 +14,8 @@ import pytest
 
 from tests.tracking.synthetic import synthetic_search
 from tkd_search.config.experiment_file import load_config
-from tkd_search.engine.budget import seconds_spent
 from tkd_search.tracking import write_summary
-from tkd_search.tracking.event_log import all_events
+from tkd_search.tracking.search_log import read_search_log
 
 SMALL = [
     "--set=training.epochs=3",
@@ -191,14 +190,14 @@ def test_a_killed_driver_loses_nothing_and_does_nothing_twice(tmp_path):
     command = [*SMALL, "--set=search.trials=5", "--name", "killed"]
     folder = tmp_path / "runs" / "killed"
     process = start(tmp_path, *command)
-    wait_for_epochs(folder / "epochs" / "spool.jsonl", process, 4)
+    wait_for_epochs(folder / "events" / "events.jsonl", process, 4)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     code, output = run(tmp_path, *command)
     assert code == 0, output
     check_summary(folder, 5)
     check_study(folder, "killed", 5)
-    entries = [json.loads(line) for line in (folder / "epochs" / "spool.jsonl").read_text().splitlines()]
+    entries = [json.loads(line) for line in (folder / "events" / "events.jsonl").read_text().splitlines()]
     epochs = [(e["data"]["trial_id"], e["data"]["record"]["epoch"]) for e in entries if e["kind"] == "epoch"]
     assert len(epochs) == len(set(epochs))
 
@@ -211,14 +210,14 @@ def test_ctrl_c_leaves_an_interrupted_run_that_the_printed_command_resumes(tmp_p
     command = [*SMALL, "--set=search.trials=12", "--name", "interrupted"]
     folder = tmp_path / "runs" / "interrupted"
     process = start(tmp_path, *command)
-    wait_for_epochs(folder / "epochs" / "spool.jsonl", process, 2)
+    wait_for_epochs(folder / "events" / "events.jsonl", process, 2)
     os.kill(process.pid, number)
     output, _ = process.communicate(timeout=90)
     assert process.returncode == 130, output
     assert "go on with: python -m tkd_search.run" in output
     before = json.loads((folder / "summary.json").read_text())
     assert before["status"] == "interrupted"
-    spent = seconds_spent(all_events(folder / "epochs" / "spool.jsonl"))
+    spent = read_search_log(folder).seconds
     assert before["wall_seconds"] < spent  # which knows the writing of the report as well
     began = time.monotonic()
     code, output = run(tmp_path, *command)

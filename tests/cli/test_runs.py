@@ -11,7 +11,7 @@ from tests.cli.calling import call
 from tests.cli.conftest import make_run
 from tests.tracking.synthetic import synthetic_search
 from tkd_search.cli.run_folders import disk_bytes
-from tkd_search.tracking.run_status import search_state_of
+from tkd_search.tracking.search_log import SearchLog, read_search_log
 
 
 def test_list_and_status_of_a_finished_search(output):
@@ -53,13 +53,28 @@ def test_a_live_search_is_running_and_a_killed_one_interrupted(output, hold):
     assert f"process {os.getpid()}" in call("runs", "status", "digits").out
 
 
-def test_the_standing_adds_up_the_spool(output):
+def test_a_killed_search_without_a_store_shows_its_state_and_its_report(output):
+    folder = output / "untracked"
+    record = synthetic_search(name="untracked")
+    make_run(folder, record, tracked=False)
+    for name in ("record.json", "summary.json"):
+        (folder / name).unlink()
+    (line,) = [line for line in call("runs", "list").out.splitlines() if line.startswith("untracked")]
+    assert line.split()[1:4] == ["interrupted", "32", "3"]
+    status = call("runs", "status", "untracked").out
+    assert f"best validation {max(e.val_accuracy for t in record.trials for e in t.epochs):.2%}" in status
+    assert "tracking" not in status
+    assert call("report", folder).code == 0
+    assert len((folder / "pareto.csv").read_text().splitlines()) == 1 + len(record.front)
+
+
+def test_the_log_adds_up_to_the_search(output):
     record = synthetic_search()
-    now = search_state_of(output / "digits")
-    assert now.epochs == sum(len(trial.epochs) for trial in record.trials)
-    assert now.best == max(epoch.val_accuracy for trial in record.trials for epoch in trial.epochs)
-    assert now.figures["hypervolume"] == record.history[-1][1]
-    assert search_state_of(output) is None
+    log = read_search_log(output / "digits")
+    assert tuple(log.trials.values()) == record.trials
+    assert log.figures["hypervolume"] == record.history[-1][1]
+    assert tuple(log.history) == record.history
+    assert read_search_log(output) == SearchLog()
 
 
 DRIVER = """
@@ -130,10 +145,10 @@ def test_clean_leaves_live_killed_and_unfinished_searches_alone(output, cache, h
     unfinished = dataclasses.replace(synthetic_search(seed=1), name="half", status="interrupted")
     trial = dataclasses.replace(unfinished.trials[9], state="running")
     trials = (*unfinished.trials[:9], trial, *unfinished.trials[10:])
-    make_run(output / "half", dataclasses.replace(unfinished, trials=trials), event_log=False)
+    make_run(output / "half", dataclasses.replace(unfinished, trials=trials), logged=False)
     running = output / "half" / "trials" / trial.trial_id / "checkpoint"
     running.mkdir(exist_ok=True)
-    make_run(output / "killed", synthetic_search(name="killed"), event_log=False)
+    make_run(output / "killed", synthetic_search(name="killed"), logged=False)
     for name in ("record.json", "summary.json"):
         (output / "killed" / name).unlink()
     hold(output / "digits")

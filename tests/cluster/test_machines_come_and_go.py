@@ -198,7 +198,7 @@ def test_a_search_whose_machine_is_preempted_has_no_failed_trial(cluster: Any, t
             start_new_session=True,
         )  # fmt: skip
     try:
-        event_log = tmp_path / "runs" / "spot" / "epochs" / "spool.jsonl"
+        event_log = tmp_path / "runs" / "spot" / "events" / "events.jsonl"
         wait_until(
             lambda: run.poll() is not None
             or (event_log.exists() and event_log.read_text().count('"epoch"') > 4),

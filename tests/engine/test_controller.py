@@ -1,7 +1,5 @@
-"""The referee over real files: what it knows survives the death of its driver at any moment."""
+"""The controller over real files: its state survives the death of its driver at any moment."""
 
-import json
-from collections import defaultdict
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -12,7 +10,7 @@ from hypothesis import strategies as st
 from tkd_search.config.experiment_file import load_config
 from tkd_search.config.resolve import describe_student
 from tkd_search.config.search_settings import SearchSettings
-from tkd_search.engine.budget import Budget, seconds_spent
+from tkd_search.engine.budget import Budget
 from tkd_search.engine.controller import Controller, Size
 from tkd_search.engine.search_state import SearchState, Trials, front_of
 from tkd_search.engine.tune.scheduler import ControllerScheduler
@@ -23,7 +21,8 @@ from tkd_search.optimize.pareto import normalised_hypervolume
 from tkd_search.optimize.pruners.single_objective import SingleObjective
 from tkd_search.optimize.study import SearchStudy
 from tkd_search.results.records import EpochRecord, TrialRecord
-from tkd_search.tracking.event_log import Event, EventLog
+from tkd_search.tracking.event_log import Event, all_events, events_file
+from tkd_search.tracking.search_log import fold_events
 from tkd_search.tracking.tracker import Tracker
 
 TRIALS, EPOCHS = 4, 3
@@ -55,31 +54,12 @@ class Power:
         return target
 
 
-class Page(Tracker):
-    """What a tracking store shows in the end; told twice is written once."""
-
-    def __init__(self):
-        self.begun, self.state, self.epochs, self.steps = set(), {}, defaultdict(set), set()
-
-    def trial_started(self, trial_id, student, params, bytes, parameters):
-        self.begun.add(trial_id)
-
-    def epoch(self, trial_id, record):
-        self.epochs[trial_id].add(record.epoch)
-
-    def trial_ended(self, record):
-        self.state[record.trial_id] = record.state
-
-    def progress(self, step, figures):
-        self.steps.add(step)
-
-
 def size_of(settings):
     return Size(bytes=int(1e6 * settings.student.width), parameters=1)
 
 
-def open_referee(folder, page, power, *overrides, measure=size_of):
-    """A driver's referee whose every durable write may be its last."""
+def open_controller(folder, power, *overrides, measure=size_of):
+    """A driver's controller, each of whose durable writes may be its last."""
     config = load_config(None, [*SETTINGS, *overrides])
     folder.mkdir(exist_ok=True)
     study = SearchStudy.open(
@@ -90,26 +70,18 @@ def open_referee(folder, page, power, *overrides, measure=size_of):
         pruner=SingleObjective(levels=(1, 2), eta=2.0),
     )
     power.guard(study._storage, "create_new_trial", "set_trial_user_attr", "set_trial_state_values")
-
+    tracker = Tracker(folder)
+    power.guard(tracker.log, "append")
     return study, Controller(
         config,
         study,
         Budget(config.settings().search),
         measure=measure,
-        tracker=power.guard(_Through(page), "trial_started", "epoch", "trial_ended", "progress"),
-        log=power.guard(EventLog(folder / "epochs"), "append"),
+        tracker=tracker,
         candidates=10,
         big_model_bytes=2_000_000,
         classes=10,
     )
-
-
-class _Through(Tracker):
-    """A connection of one driver to the page, which outlives it."""
-
-    def __init__(self, page):
-        for name in ("trial_started", "epoch", "trial_ended", "progress"):
-            setattr(self, name, getattr(page, name))
 
 
 def search(controller):
@@ -127,32 +99,36 @@ def search(controller):
         controller.ended(name)
 
 
-def check(folder, page, study, controller, states=frozenset({"complete", "stopped"})):
+def check(folder, study, controller, states=frozenset({"complete", "stopped"})):
+    """The study, the controller and the event log agree, and the log has every event once."""
     trials = {trial.trial_id: trial for trial in controller.trials()}
     assert {trial.trial_id: trial.state for trial in study.trials()} == {
         name: trial.state for name, trial in trials.items()
     }
     assert len(trials) == TRIALS
     assert {trial.state for trial in trials.values()} == states
-    lines = [json.loads(line) for line in (folder / "epochs" / "spool.jsonl").read_text().splitlines()]
-    epochs = [(e["data"]["trial_id"], e["data"]["record"]["epoch"]) for e in lines if e["kind"] == "epoch"]
-    ends = [e["data"]["trial_id"] for e in lines if e["kind"] == "end"]
+    events = list(all_events(events_file(folder)))
+    epochs = [(e.data["trial_id"], e.data["record"]["epoch"]) for e in events if e.kind == "epoch"]
+    ends = [e.data for e in events if e.kind == "trial_ended"]
+    starts = [e.data for e in events if e.kind == "trial_started"]
     assert len(set(epochs)) == len(epochs)
-    assert sorted(ends) == sorted(trials)
+    assert sorted(end["trial_id"] for end in ends) == sorted(trials)
+    assert [end["search"]["step"] for end in ends] == list(range(1, TRIALS + 1))
+    assert {start["trial_id"] for start in starts} == set(trials)
+    assert sorted(start["trial_id"] for start in starts if not start.get("again")) == sorted(trials)
     assert {(name, record.epoch) for name, trial in trials.items() for record in trial.epochs} == set(epochs)
-    assert {(name, epoch) for name, known in page.epochs.items() for epoch in known} == set(epochs)
     for name, trial in trials.items():
         assert dict(study.trial(name).curve) == {entry.epoch: entry.val_accuracy for entry in trial.epochs}
-    assert page.state == {name: trial.state for name, trial in trials.items()}
-    assert page.begun == set(trials)
-    assert page.steps == set(range(1, TRIALS + 1))
+    log = fold_events(events)
+    assert log.trials == trials
+    assert log.history == controller.history
 
 
 def writes_of_a_search(folder, measure, states):
-    page, power = Page(), Power(10_000)
-    study, controller = open_referee(folder, page, power, measure=measure)
+    power = Power(10_000)
+    study, controller = open_controller(folder, power, measure=measure)
     search(controller)
-    check(folder, page, study, controller, states)
+    check(folder, study, controller, states)
     return 10_000 - power.left
 
 
@@ -165,55 +141,54 @@ def some_cannot_be_built(settings):
 @pytest.mark.parametrize(
     ("measure", "least", "states"),
     [
-        (size_of, 41, {"complete", "stopped"}),
-        (some_cannot_be_built, 31, {"complete", "stopped", "failed"}),
+        (size_of, 31, {"complete", "stopped"}),
+        (some_cannot_be_built, 29, {"complete", "stopped", "failed"}),
     ],
 )
 def test_a_driver_killed_before_any_write_loses_and_doubles_nothing(tmp_path, measure, least, states):
     writes = writes_of_a_search(tmp_path / "whole", measure, states)
     assert writes >= least
     for survived in range(writes):
-        folder, page = tmp_path / str(survived), Page()
+        folder = tmp_path / str(survived)
         with pytest.raises(Killed):
-            search(open_referee(folder, page, Power(survived), measure=measure)[1])
-        study, controller = open_referee(folder, page, Power(10_000), measure=measure)
+            search(open_controller(folder, Power(survived), measure=measure)[1])
+        study, controller = open_controller(folder, Power(10_000), measure=measure)
         search(controller)
-        check(folder, page, study, controller, states)
+        check(folder, study, controller, states)
 
 
 @pytest.mark.parametrize("kept", range(9))
 def test_what_a_power_cut_took_from_the_log_comes_back_from_the_study(tmp_path, kept):
     """The study waits for the disk at every write, the log does not."""
-    page = Page()
-    study, controller = open_referee(tmp_path, page, Power(10_000))
+    study, controller = open_controller(tmp_path, Power(10_000))
     search(controller)
     before = controller.search_state()
-    log = tmp_path / "epochs" / "spool.jsonl"
+    log = events_file(tmp_path)
     log.write_bytes(b"".join(log.read_bytes().splitlines(keepends=True)[:kept]))
-    study, controller = open_referee(tmp_path, page, Power(10_000))
+    study, controller = open_controller(tmp_path, Power(10_000))
     search(controller)
-    check(tmp_path, page, study, controller)
+    check(tmp_path, study, controller)
     after = controller.search_state()
     assert (after.hypervolume, after.epochs) == (before.hypervolume, before.epochs)
 
 
 def test_the_history_is_the_same_after_a_restart_while_others_train(tmp_path):
-    _, controller = open_referee(tmp_path, Page(), Power(10_000))
+    _, controller = open_controller(tmp_path, Power(10_000))
     first, second = controller.next_trial().trial_id, controller.next_trial().trial_id
     for epoch in range(1, EPOCHS + 1):
         controller.epoch(first, epoch, 0.1 * epoch, {})
         controller.epoch(second, epoch, 0.2 * epoch, {})
     controller.ended(first)
     controller.ended(second)
-    _, again = open_referee(tmp_path, Page(), Power(10_000))
+    _, again = open_controller(tmp_path, Power(10_000))
     assert again.history == controller.history
     assert [epochs for epochs, _ in again.history] == [2 * EPOCHS, 2 * EPOCHS]
-    assert len(again._reached) == 2  # both trained, though no epoch passed between their ends
+    assert len(again._plateau) == 2  # both trained, though no epoch passed between their ends
 
 
 def test_students_that_were_not_trained_make_no_plateau_while_another_trains(tmp_path):
     limits = ("search.plateau=2", "search.trials=9")
-    _, controller = open_referee(tmp_path, Page(), Power(10_000), *limits)
+    _, controller = open_controller(tmp_path, Power(10_000), *limits)
     controller._latency, controller._limit = lambda student: 2.0, 3.0
     first, training = controller.next_trial(), controller.next_trial()
     for epoch in range(1, EPOCHS + 1):
@@ -271,22 +246,20 @@ def test_a_front_is_sorted_by_size_and_of_equals_has_the_earliest():
 
 
 def test_a_student_that_cannot_be_built_fails_alone(tmp_path):
-    page, measure = Page(), some_cannot_be_built
-    study, controller = open_referee(tmp_path, page, Power(10_000), "search.trials=12", measure=measure)
+    measure = some_cannot_be_built
+    study, controller = open_controller(tmp_path, Power(10_000), "search.trials=12", measure=measure)
     search(controller)
     failed = {trial.trial_id for trial in controller.trials() if trial.state == "failed"}
     assert failed == {t.trial_id for t in controller.trials() if t.config["student.width"] > 0.5} != set()
-    assert len(controller.trials()) == len(page.state) == 12
+    assert len(controller.trials()) == 12
     assert all("student.width" in study.trial(name).reason for name in failed)
-    _, again = open_referee(tmp_path, page, Power(10_000), "search.trials=12", measure=measure)
+    _, again = open_controller(tmp_path, Power(10_000), "search.trials=12", measure=measure)
     assert again.next_trial() is None
     assert again.trials() == controller.trials()
 
 
 def test_a_trial_that_never_began_took_no_time(tmp_path):
-    _, controller = open_referee(
-        tmp_path, Page(), Power(10_000), "search.trials=12", measure=some_cannot_be_built
-    )
+    _, controller = open_controller(tmp_path, Power(10_000), "search.trials=12", measure=some_cannot_be_built)
     search(controller)
     assert {trial.seconds for trial in controller.trials() if trial.state == "failed"} == {0.0}
 
@@ -302,9 +275,9 @@ def a_full_disk(controller, searcher, scheduler, first):
     """The driver's disk fills up while the first trial tells its second epoch."""
 
     def full(*_):
-        raise DiskFullError(controller._log.path, "No space left on device")
+        raise DiskFullError(controller._tracker.log.path, "No space left on device")
 
-    controller._log.append = full
+    controller._tracker.log.append = full
     assert scheduler.on_trial_result(None, first, Result(2, 0.6)) == "STOP"
     assert isinstance(controller.broken, DiskFullError)
     searcher.on_trial_complete("a", Result(2, 0.6))
@@ -318,8 +291,7 @@ def a_broken_worker(controller, searcher, scheduler, first):
 
 @pytest.mark.parametrize("broken_by", [a_full_disk, a_broken_worker])
 def test_what_breaks_a_search_ends_it_and_leaves_its_trials_to_the_next(tmp_path, broken_by):
-    page = Page()
-    study, controller = open_referee(tmp_path, page, Power(10_000))
+    study, controller = open_controller(tmp_path, Power(10_000))
     searcher, scheduler = ControllerSearcher(controller, "trials"), ControllerScheduler(controller)
     first, second = (SimpleNamespace(config=searcher.suggest(name)) for name in ("a", "b"))
     assert scheduler.on_trial_result(None, first, Result(1, 0.5)) == "CONTINUE"
@@ -330,24 +302,25 @@ def test_what_breaks_a_search_ends_it_and_leaves_its_trials_to_the_next(tmp_path
     searcher.on_trial_complete("b", Result(1, 0.5))
     assert searcher.suggest("c") == "FINISHED"
     assert [trial.state for trial in study.trials()] == ["running", "running"]
-    study, controller = open_referee(tmp_path, page, Power(10_000))
+    study, controller = open_controller(tmp_path, Power(10_000))
     search(controller)
-    check(tmp_path, page, study, controller)
+    check(tmp_path, study, controller)
 
 
 def test_hours_are_counted_over_all_drivers_of_a_search():
     def event(kind, at, **data):
         return Event(sequence=0, time=1_000_000 + at * 1000, kind=kind, data=data)
 
-    two = [event("driver", 0), event("epoch", 60), event("driver", 5000), event("end", 5030)]
-    assert seconds_spent([]) == 0
-    assert seconds_spent(two) == 90
-    assert seconds_spent(two[1:]) == 30  # a log of before there were such entries
-    opened, closed = event("driver", 5000, seconds=40.5), event("driver_end", 5036)
-    assert seconds_spent([*two[:2], opened, two[3]]) == 60 + 40.5 + 30  # F's training came before
-    assert seconds_spent([*two[:2], opened, two[3], closed]) == 60 + 40.5 + 36
-    ended = event("end", 5030, seconds=7.0)  # a trial's seconds, not its driver's
-    assert seconds_spent([ended, closed]) == 6
+    def seconds(*events):
+        return fold_events(events).seconds
+
+    two = [event("driver_started", 0), event("note", 60), event("driver_started", 5000), event("note", 5030)]
+    assert seconds() == 0
+    assert seconds(*two) == 90
+    assert seconds(*two[1:]) == 30
+    opened, closed = event("driver_started", 5000, seconds=40.5), event("driver_ended", 5036)
+    assert seconds(*two[:2], opened, two[3]) == 60 + 40.5 + 30
+    assert seconds(*two[:2], opened, two[3], closed) == 60 + 40.5 + 36
     limits = SearchSettings(trials=9, max_hours=1.0)
     at = Budget(limits, 90.0, 0.0, clock=lambda: 3600 - 90)
     before = Budget(limits, 90.0, 0.0, clock=lambda: 3600 - 91)
@@ -356,17 +329,6 @@ def test_hours_are_counted_over_all_drivers_of_a_search():
     )
     assert at.exhausted(search_state, 1, []) == "1 hours"
     assert before.exhausted(search_state, 1, []) == ""
-
-
-def test_a_driver_that_ended_says_so_in_the_log_and_the_next_reads_over_it(tmp_path):
-    page = Page()
-    _, controller = open_referee(tmp_path, page, Power(10_000))
-    search(controller)
-    controller.driver_ended()
-    log = tmp_path / "epochs" / "spool.jsonl"
-    assert json.loads(log.read_text().splitlines()[-1])["kind"] == "driver_end"
-    study, again = open_referee(tmp_path, page, Power(10_000))
-    check(tmp_path, page, study, again)
 
 
 def test_whichever_limit_is_reached_first_ends_a_search():

@@ -1,4 +1,4 @@
-"""The limit on latency: judged before training, remembered, told to all, learned from."""
+"""The limit on latency: checked before training, recorded, and used by the sampler."""
 
 import json
 
@@ -15,23 +15,10 @@ from tkd_search.models.model_settings import StudentSettings
 from tkd_search.optimize.learning_curves import LEARNING
 from tkd_search.optimize.proposer import ProposerSettings
 from tkd_search.optimize.study import SearchStudy
-from tkd_search.tracking.event_log import EventLog
+from tkd_search.tracking.search_log import read_search_log
 from tkd_search.tracking.tracker import Tracker
 
 LIMIT = "search.max_latency=5ms"
-
-
-class Heard(Tracker):
-    """A tracker that keeps what it is told of trials."""
-
-    def __init__(self):
-        self.begun, self.over = [], []
-
-    def trial_started(self, trial_id, student, params, bytes, parameters):
-        self.begun.append(trial_id)
-
-    def trial_ended(self, record):
-        self.over.append(record)
 
 
 def size_of(settings):
@@ -43,7 +30,7 @@ def latency_of(student):
     return 10 * student.width
 
 
-def open_referee(folder, *overrides, latency=latency_of, tracker=None):
+def open_controller(folder, *overrides, latency=latency_of):
     config = load_config(None, ["training.epochs=3", "search.trials=12", *overrides])
     study = SearchStudy.open(
         "s",
@@ -58,8 +45,7 @@ def open_referee(folder, *overrides, latency=latency_of, tracker=None):
         study,
         Budget(config.settings().search),
         measure=size_of,
-        tracker=tracker or Heard(),
-        log=EventLog(folder / "epochs"),
+        tracker=Tracker(folder),
         candidates=10,
         big_model_bytes=2_000_000,
         classes=10,
@@ -81,9 +67,8 @@ def run_all(controller):
     return begun
 
 
-def test_a_student_above_the_limit_is_not_trained_and_everybody_hears_why(tmp_path):
-    tracker = Heard()
-    study, controller = open_referee(tmp_path, LIMIT, tracker=tracker)
+def test_a_student_above_the_limit_is_not_trained_and_the_reason_is_recorded(tmp_path):
+    study, controller = open_controller(tmp_path, LIMIT)
     begun = run_all(controller)
     trials = {trial.trial_id: trial for trial in controller.trials()}
     slow = {name for name, trial in trials.items() if trial.config["student.width"] > 0.5}
@@ -96,8 +81,9 @@ def test_a_student_above_the_limit_is_not_trained_and_everybody_hears_why(tmp_pa
         assert "above search.max_latency 5 ms" in trial.reason
         told = study.trial(name)
         assert (told.state, told.reason, told.bytes) == ("stopped", trial.reason, trial.bytes)
-    assert tracker.begun == [trial.trial_id for trial in tracker.over] == sorted(trials)
-    assert {record.trial_id for record in tracker.over if record.not_trained} == slow
+    log = read_search_log(tmp_path)
+    assert log.ended == sorted(trials)
+    assert {name for name, trial in log.trials.items() if trial.not_trained} == slow
     search_state = controller.search_state()
     assert (search_state.not_trained, search_state.failed, search_state.running) == (len(slow), 0, 0)
     assert search_state.stopped == len(slow)
@@ -105,29 +91,29 @@ def test_a_student_above_the_limit_is_not_trained_and_everybody_hears_why(tmp_pa
 
 
 def test_a_resumed_search_keeps_what_was_judged(tmp_path):
-    _, controller = open_referee(tmp_path, LIMIT)
+    _, controller = open_controller(tmp_path, LIMIT)
     run_all(controller)
 
     def never(student):
         raise AssertionError("judged again")
 
-    study, again = open_referee(tmp_path, LIMIT, latency=never)
+    study, again = open_controller(tmp_path, LIMIT, latency=never)
     assert again.next_trial() is None
     assert again.trials() == controller.trials()
     assert [trial.reason for trial in study.trials()] == [trial.reason for trial in again.trials()]
 
 
 def test_a_driver_that_died_while_it_measured_judges_the_trial_when_it_is_back(tmp_path):
-    study, _ = open_referee(tmp_path, LIMIT, "search.enqueue=[{student.width: 0.6}]")
+    study, _ = open_controller(tmp_path, LIMIT, "search.enqueue=[{student.width: 0.6}]")
     assert study.ask().config["student.width"] == 0.6
-    _, controller = open_referee(tmp_path, LIMIT, "search.enqueue=[{student.width: 0.6}]")
+    _, controller = open_controller(tmp_path, LIMIT, "search.enqueue=[{student.width: 0.6}]")
     first = controller.next_trial()
     assert first.trial_id != "t0000"
     assert controller.trials()[0].not_trained
 
 
 def test_a_search_in_which_no_student_is_fast_enough_ends(tmp_path):
-    _, controller = open_referee(tmp_path, "search.max_latency=1us")
+    _, controller = open_controller(tmp_path, "search.max_latency=1us")
     assert controller.next_trial() is None
     assert controller.search_state() == SearchState(
         running=0, complete=0, stopped=12, not_trained=12, failed=0, epochs=0, front=(), hypervolume=0.0
@@ -136,7 +122,7 @@ def test_a_search_in_which_no_student_is_fast_enough_ends(tmp_path):
 
 @pytest.mark.parametrize("learning", LEARNING)
 def test_a_sampler_learns_that_such_a_student_is_worth_nothing(tmp_path, learning):
-    study, controller = open_referee(tmp_path, LIMIT)
+    study, controller = open_controller(tmp_path, LIMIT)
     run_all(controller)
     lessons = LEARNING[learning](study.trials(), (), 3)
     slow = {trial.number for trial in study.trials("stopped")}

@@ -142,8 +142,8 @@ def tell_all(tracker, record, folder, start=None, between=None):
         tracker.trial_started(trial.trial_id, trial.student, trial.config, trial.bytes, trial.parameters)
         for epoch in trial.epochs:
             tracker.epoch(trial.trial_id, epoch)
-        tracker.trial_ended(trial)
         spent, volume = record.history[number]
-        tracker.progress(number + 1, {"hypervolume": volume, "front_size": 3, "epochs_spent": spent})
+        figures = {"step": number + 1, "hypervolume": volume, "front_size": 3, "epochs_spent": spent}
+        tracker.trial_ended(trial, figures)
         (between or {}).get(number, lambda: None)()
-    tracker.search_ended(record, folder)
+    tracker.search_ended(record)

@@ -20,8 +20,8 @@ from tkd_search.cli.export import data_of
 from tkd_search.data import plain_batches
 from tkd_search.distill.training.evaluation import evaluate
 from tkd_search.results.summary import read_record, read_summary
-from tkd_search.tracking.event_log import read_acknowledged
-from tkd_search.tracking.run_status import search_state_of
+from tkd_search.tracking.mlflow.writer_status import read_acknowledged
+from tkd_search.tracking.search_log import read_search_log
 
 pytestmark = [pytest.mark.slow, pytest.mark.faults, pytest.mark.timeout(1800)]
 DOWN_SECONDS = 20
@@ -42,8 +42,12 @@ def found(tmp_path_factory):
             command, stdout=log, stderr=log, cwd=place, env=os.environ | {"OMP_NUM_THREADS": "1"}
         )
         try:
-            wait(lambda: (now := search_state_of(folder)) is not None and now.epochs >= 4, search, place)
-            wait(lambda: read_acknowledged(folder / "tracking", server.uri).sequence >= 0, search, place)
+            wait(
+                lambda: sum(t.epochs_trained for t in read_search_log(folder).trials.values()) >= 4,
+                search,
+                place,
+            )
+            wait(lambda: read_acknowledged(folder / "mlflow", server.uri).sequence >= 0, search, place)
             server.kill()
             time.sleep(DOWN_SECONDS)
             server.start()

@@ -10,13 +10,16 @@ from hypothesis import strategies as st
 
 from tkd_search.files import DiskFullError
 from tkd_search.tracking.event_log import (
-    ACKNOWLEDGED_FILE,
-    Acknowledged,
     EventLog,
     all_events,
+    events_file,
     last_sequence,
-    read_acknowledged,
     read_events,
+)
+from tkd_search.tracking.mlflow.writer_status import (
+    ACKNOWLEDGED_FILE,
+    Acknowledged,
+    read_acknowledged,
     write_acknowledged,
 )
 
@@ -34,7 +37,7 @@ DATA = st.dictionaries(
 def test_what_was_appended_is_read_in_order_whatever_the_batches_and_a_torn_tail(
     tmp_path_factory, events, limit, torn
 ):
-    folder = tmp_path_factory.mktemp("spool")
+    folder = tmp_path_factory.mktemp("run")
     event_log = EventLog(folder)
     assert [event_log.append(kind, data) for kind, data in events] == list(range(len(events)))
     event_log.close()
@@ -123,7 +126,7 @@ def test_a_full_disk_is_stated_and_leaves_whole_lines(tmp_path):
     assert "full disk" in message
     assert "same command" in message
     assert int(failed) == int(after)
-    lines = (tmp_path / "spool.jsonl").read_text().splitlines()
+    lines = events_file(tmp_path).read_text().splitlines()
     assert [json.loads(line)["sequence"] for line in lines] == list(range(int(after) + 1))
 
 

@@ -29,7 +29,7 @@ def events(tmp_path, monkeypatch):
     tracker = MlflowTracker("sqlite:///nowhere.db", tmp_path)
     record = synthetic_search(trials=5, seed=1)
     tell_all(tracker, record, tmp_path)
-    return list(all_events(tmp_path / "tracking" / "spool.jsonl"))
+    return list(all_events(tmp_path / "events" / "events.jsonl"))
 
 
 def context_of(events):
@@ -68,21 +68,22 @@ def test_a_trial_that_failed_before_it_was_built_has_no_size(events):
     assert (change.name, change.points) == ("0000 none", ())
 
 
-def end_of(*events):
-    (change,) = changes(Context(), events)
-    return change.status, change.ended, change.retold
+def test_an_end_is_a_change_of_the_trial_and_of_the_search():
+    figures = {"step": 3, "hypervolume": 0.5, "front_size": 2.0, "epochs_spent": 40.0}
+    parent, trial = changes(Context(), [trial_event("trial_ended", 2, search=figures)])
+    assert (trial.trial_id, trial.status, trial.ended) == ("0000", "FINISHED", 2)
+    assert parent.trial_id == PARENT
+    assert {(point.key, point.value, point.step) for point in parent.points} == {
+        ("hypervolume", 0.5, 3),
+        ("front_size", 2.0, 3),
+        ("epochs_spent", 40.0, 3),
+    }
 
 
-def test_an_end_told_again_after_the_end_changes_nothing_and_after_another_start_it_is_the_end():
-    start, again = trial_event("trial_started", 3, again=True), trial_event("trial_ended", 9, again=True)
-    end, epoch = (
-        trial_event("trial_ended", 2),
-        trial_event("epoch", 5, record={"epoch": 1, "val_accuracy": 0}),
-    )
-    assert end_of(end, again) == end_of(end) == ("FINISHED", 2, False)
-    assert end_of(again) == end_of(epoch, again) == end_of(again, epoch) == ("FINISHED", 9, True)
-    assert end_of(end, start, again) == end_of(start, epoch, again) == ("FINISHED", 9, False)
-    assert end_of(again, start)[0] == "RUNNING"
+def test_a_trial_that_starts_again_runs_and_keeps_its_parameters():
+    again = trial_event("trial_started", 3, again=True)
+    (change,) = changes(Context(), [again])
+    assert (change.status, change.name, change.params, change.points) == ("RUNNING", "", {}, ())
 
 
 @given(cut=st.integers(0, 60))
@@ -111,7 +112,7 @@ def _events(cache=[]):  # noqa: B006 (made once for all examples)
 
         with tempfile.TemporaryDirectory() as folder:
             tell_all(Quiet("sqlite:///nowhere.db", Path(folder)), synthetic_search(trials=4), Path(folder))
-            cache += all_events(Path(folder) / "tracking" / "spool.jsonl")
+            cache += all_events(Path(folder) / "events" / "events.jsonl")
     return cache
 
 

@@ -41,6 +41,7 @@ def test_any_other_trouble_keeps_its_own_words():
 def test_an_outage_is_told_once_however_its_words_change(tmp_path, caplog):
     tracker = MlflowTracker("http://127.0.0.1:9", tmp_path)
     tracker._started = time.monotonic()  # no writer: the test says what it would say
+    tracker.folder.mkdir()
     status = read_status(tracker.folder)
     with caplog.at_level(logging.WARNING):
         for error in ("it does not answer", "it is busy", "", "it does not answer"):

@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
 from mlflow import MlflowClient
@@ -15,14 +14,14 @@ from tests.tracking.conftest import run_folder
 from tests.tracking.stores import assert_exactly_once, drain_here, stored, wait_until
 from tests.tracking.synthetic import synthetic_search, synthetic_start, taught_by, tell_all
 from tkd_search.results.records import EpochRecord
-from tkd_search.tracking import MlflowTracker, NullTracker, open_tracker
+from tkd_search.tracking import MlflowTracker, open_tracker
 from tkd_search.tracking.mlflow.model_registry import OFF_FRONT
 from tkd_search.tracking.mlflow.reader import find_search, read_search
 from tkd_search.tracking.mlflow.writer_status import read_runs
 from tkd_search.tracking.uri import login_to_environment
 
 
-class TestNullTracker(TrackerConformance):
+class TestTrackerWithoutStore(TrackerConformance):
     def open(self, folder, database):
         return open_tracker("none", folder)
 
@@ -50,9 +49,7 @@ def test_a_search_is_stored_once_and_comes_back_as_it_was(folder, record, databa
     assert again.history == record.history
     same = ("name", "dataset", "classes", "status", "big_model", "full_budget", "hypervolume")
     assert {key: getattr(again, key) for key in same} == {key: getattr(record, key) for key in same}
-    assert set(read_runs(folder / "tracking")[ids.parent_run_id]) == {
-        trial.trial_id for trial in record.trials
-    }
+    assert set(read_runs(folder / "mlflow")[ids.parent_run_id]) == {trial.trial_id for trial in record.trials}
 
 
 def test_a_method_that_was_not_searched_comes_back_with_the_search(folder, record, database, still):
@@ -77,9 +74,9 @@ def test_replaying_the_whole_spool_changes_nothing(folder, record, database, sti
     tell_all(tracker, record, folder)
     drain_here(tracker)
     before = stored(database)
-    (folder / "tracking" / "acknowledged.json").unlink()
+    (folder / "mlflow" / "acknowledged.json").unlink()
     drain_here(open_tracker(database, folder))
-    assert (folder / "tracking" / "acknowledged.json").exists()
+    assert (folder / "mlflow" / "acknowledged.json").exists()
     assert stored(database) == before
 
 
@@ -106,27 +103,6 @@ def test_a_resumed_search_goes_on_in_the_same_runs(folder, record, database, sti
     assert again.trials[0].epochs == trial.epochs
 
 
-def test_a_trial_whose_end_is_told_again_at_a_resume_keeps_it(folder, record, database, still, monkeypatch):
-    tracker = open_tracker(database, folder)
-    tell_all(tracker, record, folder)
-    drain_here(tracker)
-    before = ends(database)
-    monkeypatch.setattr(time, "time", lambda now=time.time: now() + 86_400)
-    monkeypatch.setattr(time, "time_ns", lambda now=time.time_ns: now() + 86_400 * 10**9)
-    tracker = open_tracker(database, folder)
-    tracker.search_started(synthetic_start())
-    tracker.trial_ended(record.trials[-1])
-    drain_here(tracker)
-    assert ends(database) == before
-
-
-def ends(database):
-    client = MlflowClient(database, database)
-    home = client.get_experiment_by_name("tkd_search/digits").experiment_id
-    trials = client.search_runs([home], "tags.`tkd.kind` = 'trial'")
-    return {run.data.tags["tkd.trial_id"]: (run.info.status, run.info.end_time) for run in trials}
-
-
 def test_a_search_of_the_same_name_in_a_new_folder_is_another_search(tmp_path, record, database, still):
     parents = set()
     for place in ("a", "b"):
@@ -142,7 +118,7 @@ def test_a_trial_pushed_off_the_front_loses_its_tag(folder, record, database, st
     tracker = open_tracker(database, folder)
     tell_all(tracker, record, folder)
     smaller = dataclasses.replace(record, front=record.front[:-1])
-    tracker.search_ended(smaller, folder)
+    tracker.search_ended(smaller)
     drain_here(tracker)
     again = read_search(database, tracker.ids().parent_run_id)
     assert [member.trial_id for member in again.front] == [member.trial_id for member in smaller.front]
@@ -177,7 +153,7 @@ def test_models_are_registered_with_their_test_figures_when_the_search_is_comple
     run = trial_page(database, record.front[0])
     assert run.data.tags["pareto"] == "true"
     assert "test_accuracy" not in run.data.metrics
-    tracker.search_ended(record, folder)
+    tracker.search_ended(record)
     drain_here(tracker)
     found = registered(database)
     assert set(found) == {member.trial_id for member in record.front}
@@ -195,7 +171,7 @@ def test_a_version_says_what_the_search_knows_now(folder, record, database, stil
     MlflowClient(database, database).update_model_version(
         f"digits-{first.trial_id}", "1", "test accuracy nan%"
     )
-    tracker.search_ended(record, folder)
+    tracker.search_ended(record)
     drain_here(tracker)
     assert f"test accuracy {first.test_accuracy:.2%}" in registered(database)[first.trial_id][1]
 
@@ -207,13 +183,13 @@ def test_a_student_pushed_off_the_front_stays_registered_and_says_so(folder, rec
     drain_here(tracker)
     before = registered(database)
     for ending in (untested(record, rest), dataclasses.replace(record, front=tuple(rest))):
-        tracker.search_ended(ending, folder)
+        tracker.search_ended(ending)
         drain_here(tracker)
         after = registered(database)
         assert after.pop(last.trial_id) == ("false", OFF_FRONT + before[last.trial_id][1])
         assert after == {member.trial_id: before[member.trial_id] for member in rest}
         assert trial_page(database, rest[0]).data.metrics["test_accuracy"] == rest[0].test_accuracy
-    tracker.search_ended(record, folder)
+    tracker.search_ended(record)
     drain_here(tracker)
     assert registered(database) == before
 
@@ -236,7 +212,7 @@ def test_what_mlflow_refuses_is_noted_and_the_rest_is_written(folder, record, da
     assert left.refused == 1
     assert left.events == 0
     assert "refused.jsonl" in str(left)
-    assert too_long in (folder / "tracking" / "refused.jsonl").read_text()
+    assert too_long in (folder / "mlflow" / "refused.jsonl").read_text()
     points = stored(database)["digits", "0000"][1]
     assert {("loss", 1), ("val_accuracy", 1), ("bytes", 0)} <= set(points)
 
@@ -257,11 +233,11 @@ def test_a_store_that_never_answers_costs_a_bounded_wait_and_is_stated(folder, r
     tracker = open_tracker("http://me:topsecret@127.0.0.1:9", folder)
     tell_all(tracker, record, folder)
     left = tracker.close(timeout=5)
-    assert left.events == sum(1 for _ in (folder / "tracking" / "spool.jsonl").open())
-    assert "spooled" in str(left)
+    assert left.events == sum(1 for _ in (folder / "events" / "events.jsonl").open())
+    assert "not in the tracking store yet" in str(left)
     assert f"report {folder}" in left.hint
     assert left.reason
-    for path in (folder / "tracking").iterdir():
+    for path in (folder / "mlflow").iterdir():
         assert "topsecret" not in path.read_text(), path
 
 
@@ -287,11 +263,11 @@ def test_the_writer_finishes_what_a_killed_driver_left(folder, record, database)
         "tell_all(tracker, synthetic_search(trials=8, seed=3), folder); os.kill(os.getpid(), 9)\n"
     )
     subprocess.run([sys.executable, "-c", script, str(folder), database], check=False)
-    event_log = folder / "tracking" / "spool.jsonl"
+    event_log = folder / "events" / "events.jsonl"
     total = sum(1 for _ in event_log.open())
     wait_until(lambda: acknowledged(folder) == total - 1)
     assert_exactly_once(database, record)
-    wait_until(lambda: not alive(json.loads((folder / "tracking" / "writer.json").read_text())["pid"]))
+    wait_until(lambda: not alive(json.loads((folder / "mlflow" / "writer.json").read_text())["pid"]))
 
 
 def test_the_spool_replays_into_another_store(folder, record, database, still):
@@ -310,9 +286,10 @@ def test_a_login_in_the_address_goes_where_mlflow_looks_for_it(monkeypatch):
     assert (os.environ["MLFLOW_TRACKING_USERNAME"], os.environ["MLFLOW_TRACKING_PASSWORD"]) == ("me", "p@ss")
 
 
-def test_null_tracker_is_what_none_gives(tmp_path):
-    assert isinstance(open_tracker("none", tmp_path), NullTracker)
-    assert not list(tmp_path.iterdir())
+def test_a_search_that_was_not_tracked_is_stored_whole_once_it_is(folder, record, database, still):
+    tell_all(open_tracker("none", folder), record, folder)
+    drain_here(open_tracker(database, folder))
+    assert_exactly_once(database, record)
 
 
 def test_importing_tracking_brings_no_mlflow_and_no_plots():
@@ -324,7 +301,7 @@ def test_importing_tracking_brings_no_mlflow_and_no_plots():
 
 def acknowledged(folder):
     try:
-        return json.loads((folder / "tracking" / "acknowledged.json").read_text())["sequence"]
+        return json.loads((folder / "mlflow" / "acknowledged.json").read_text())["sequence"]
     except OSError:
         return -1
 

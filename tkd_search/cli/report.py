@@ -7,9 +7,11 @@ from pathlib import Path
 import click
 
 from tkd_search.cli.run_folders import live_driver, record_of, run_folder
+from tkd_search.engine.search_state import record_so_far
 from tkd_search.errors import UserError
 from tkd_search.results.records import SearchRecord
 from tkd_search.tracking.mlflow.republish import publish_report
+from tkd_search.tracking.search_log import read_search_log
 from tkd_search.tracking.uri import StoreIds, known_uri
 
 EPILOG = """\b
@@ -83,25 +85,24 @@ def _record(folder: Path, *, from_files: bool) -> tuple[SearchRecord, bool]:
             return read_search(known_uri(ids.tracking_uri), ids.parent_run_id), True
         except UserError as error:
             click.echo(f"{error}\nThe report is made from {folder} instead.", err=True)
-    record = record_of(folder)
+    record = record_of(folder) or record_so_far(read_search_log(folder))
     if record is None:
-        hint = "start its command again, or wait for its end"
-        raise UserError(str(folder), "a search without results", "one that ended or was interrupted", hint)
+        hint = "start its command again, or wait"
+        raise UserError(str(folder), "a search without results", "one that has trained its big model", hint)
     return record, False
 
 
 def deliver(folder: Path) -> StoreIds:
-    """Write what is left in a run's spool to its tracking store, and the store's identifiers to its summary.
+    """Write the events that a run's tracking store does not have yet, and its ids into the summary.
 
-    A live search delivers its own. What cannot be delivered is told and stays where it is.
+    A live search writes its own events. What cannot be written stays in the log, and a message says why.
     """
-    from tkd_search.tracking.event_log import EVENTS_FILE
     from tkd_search.tracking.mlflow.mlflow_tracker import MlflowTracker
-    from tkd_search.tracking.mlflow.writer_status import read_status, read_target
+    from tkd_search.tracking.mlflow.writer_status import STATE_FOLDER, read_identity, read_status
 
-    event_log = folder / "tracking"
-    target = read_target(event_log)
-    if not (event_log / EVENTS_FILE).exists() or not target:
+    state = folder / STATE_FOLDER
+    target = read_identity(state).target
+    if not target:
         return StoreIds()
     if live_driver(folder) is None:
         tracker = MlflowTracker(known_uri(target), folder)
@@ -110,7 +111,7 @@ def deliver(folder: Path) -> StoreIds:
             leftover = tracker.close(_DRAIN_SECONDS)
             if str(leftover):
                 click.echo(str(leftover), err=True)
-    ids = read_status(event_log).ids
+    ids = read_status(state).ids
     _complete_summary(folder, ids)
     return ids
 

@@ -1,5 +1,6 @@
 """``runs``: what is running, how far, what it costs on disk, and what can go."""
 
+import math
 import os
 import signal
 import socket
@@ -12,9 +13,15 @@ from tkd_search.cli.run_folders import CACHE_FOLDER, all_runs, disk_bytes, live_
 from tkd_search.cli.unused_files import Unused, find_unused, remove
 from tkd_search.errors import UserError
 from tkd_search.results.markdown import human_bytes
-from tkd_search.tracking.event_log import last_sequence
-from tkd_search.tracking.mlflow.writer_status import read_status, read_target
-from tkd_search.tracking.run_status import search_state_of
+from tkd_search.results.summary import epochs_spent
+from tkd_search.tracking.event_log import EVENTS_FOLDER, events_file, last_sequence
+from tkd_search.tracking.mlflow.writer_status import (
+    STATE_FOLDER,
+    read_acknowledged,
+    read_identity,
+    read_status,
+)
+from tkd_search.tracking.search_log import read_search_log
 
 _output = click.option("--output", default="runs", show_default=True, help="Folder that holds the runs.")
 
@@ -47,14 +54,14 @@ def list_runs(output: str) -> None:
 def _row(folder: Path) -> tuple[str, ...]:
     size = human_bytes(disk_bytes(folder))
     try:
-        record, now = record_of(folder), search_state_of(folder)
+        record, log = record_of(folder), read_search_log(folder)
     except UserError:  # one damaged file is no reason to say nothing of the others
         return (folder.name, "damaged", "–", "–", "–", size)
     if record is not None and state_of(folder) != "running":
         figures = (str(len(record.trials)), str(len(record.front)), f"{record.hypervolume:.4f}")
-    elif now is not None:
-        front, volume = now.figures.get("front_size", 0), now.figures.get("hypervolume", 0.0)
-        figures = (str(len(now.states)), f"{front:.0f}", f"{volume:.4f}")
+    elif log.started:
+        front, volume = log.figures.get("front_size", 0), log.figures.get("hypervolume", 0.0)
+        figures = (str(len(log.trials)), f"{front:.0f}", f"{volume:.4f}")
     else:
         figures = ("–", "–", "–")
     return (folder.name, state_of(folder), *figures, size)
@@ -77,32 +84,33 @@ def status(name: str, output: str) -> None:
     driver = live_driver(folder)
     by = f" (process {driver.pid} on {driver.host})" if driver is not None and driver.pid else ""
     click.echo(f"{folder.name}: {state_of(folder)}{by}")
-    now = search_state_of(folder)
-    if now is not None:
-        minutes = (now.last - now.started) / 60_000
+    log = read_search_log(folder)
+    if log.started:
         states = ("running", "stopped", "complete", "failed")
-        counts = ", ".join(f"{now.count(state)} {state}" for state in states)
-        click.echo(f"  trials: {len(now.states)} begun: {counts}; {now.epochs:,} epochs in {minutes:.1f} min")
-        if now.figures:
-            volume, size = now.figures.get("hypervolume", 0.0), now.figures.get("front_size", 0)
-            click.echo(
-                f"  front: {size:.0f} students, hypervolume {volume:.4f}, best validation {now.best:.2%}"
-            )
-    for part in ("trials", "students", "tracking"):
+        counts = ", ".join(f"{log.count(state)} {state}" for state in states)
+        epochs = epochs_spent(tuple(log.trials.values()))
+        click.echo(
+            f"  trials: {len(log.trials)} begun: {counts}; {epochs:,} epochs in {log.seconds / 60:.1f} min"
+        )
+    if log.figures:
+        volume, size = log.figures["hypervolume"], log.figures["front_size"]
+        best = max((e.val_accuracy for t in log.trials.values() for e in t.epochs), default=math.nan)
+        click.echo(f"  front: {size:.0f} students, hypervolume {volume:.4f}, best validation {best:.2%}")
+    for part in ("trials", "students", EVENTS_FOLDER):
         click.echo(f"  {part} on disk: {human_bytes(disk_bytes(folder / part))}")
     _tell_tracking(folder)
 
 
 def _tell_tracking(folder: Path) -> None:
-    event_log = folder / "tracking" / "spool.jsonl"
-    target, said = read_target(folder / "tracking"), read_status(folder / "tracking")
-    if not event_log.exists() or not target:
+    state = folder / STATE_FOLDER
+    target, status = read_identity(state).target, read_status(state)
+    if not target:
         return
-    from tkd_search.tracking.event_log import read_acknowledged
-
-    left = last_sequence(event_log) - read_acknowledged(folder / "tracking", target).sequence
+    left = last_sequence(events_file(folder)) - read_acknowledged(state, target).sequence
     waits = (
-        f", {left} events waiting" + (f": {said.error}" if said.error else "") if left > 0 else ", complete"
+        f", {left} events waiting" + (f": {status.error}" if status.error else "")
+        if left > 0
+        else ", complete"
     )
     click.echo(f"  tracking: {target}{waits}")
 

@@ -1,8 +1,8 @@
-"""Who runs next, who goes on, what is written down: the search without Ray.
+"""The search controller: starts, prunes and records trials. It knows nothing of Ray.
 
-The Ray adapters call :class:`Controller` and translate its answers; the decisions themselves are the pure
-rung rule's and the study's. Everything it knows survives in the study and in the epoch log, so a new
-referee over the same folder goes on where a killed one stopped.
+The Tune adapters call :class:`Controller` and translate its answers. The decisions are the pruner's and the
+study's. Everything it knows is in the study and in the event log, so a new controller over the same run
+resumes the search of a killed one.
 """
 
 import math
@@ -14,7 +14,7 @@ from typing import Any
 from tkd_search.config.experiment_file import Config
 from tkd_search.config.resolve import clip_point, describe_student
 from tkd_search.config.sections import Settings
-from tkd_search.engine.budget import DRIVER, DRIVER_END, Budget
+from tkd_search.engine.budget import Budget
 from tkd_search.engine.latency_limit import too_slow
 from tkd_search.engine.search_state import SearchState, Trials
 from tkd_search.errors import UserError
@@ -22,13 +22,12 @@ from tkd_search.models.model_settings import StudentSettings
 from tkd_search.optimize.pruners.base import RungRecord, Stop
 from tkd_search.optimize.study import SearchStudy, Suggestion
 from tkd_search.results.records import EpochRecord, TrialRecord
-from tkd_search.tracking.event_log import Event, EventLog, all_events
 from tkd_search.tracking.tracker import Tracker
 
 
 @dataclass(frozen=True)
 class Assignment:
-    """A trial to run: its point of the space and the epochs that are known already."""
+    """A trial to run: its point of the space, and the epoch after which it goes on (0: from the start)."""
 
     trial_id: str
     point: dict[str, Any]
@@ -44,23 +43,27 @@ class Size:
 
 
 class Controller:
-    """The bookkeeping of one search.
+    """Starts, prunes and records the trials of one search.
 
-    ``broken`` is set, by whoever met it, to what keeps the search from going on (a full disk, Ctrl-C): it
-    then ends, its trials stay unfinished, and the same command goes on once the cause is mended.
+    A trial's state is written to the study first and then to the event log. A controller that finds the study
+    ahead of the log completes the log.
 
     Args:
         config: the experiment.
-        study: proposes, decides at rungs, remembers.
-        budget: when to stop proposing.
+        study: proposes configurations and decides at rungs.
+        budget: limits of the search.
         measure: settings of a trial → its student's size, before any training.
-        tracker: told of everything.
-        log: the epoch log, appended to; what it holds is replayed first.
-        candidates: taps of F, to clip K (× masks).
+        tracker: holds the event log, which is read first and then appended to.
+        candidates: number of taps of F; K is at most this times the masks.
         big_model_bytes: size of F, for ratio and hypervolume.
         classes: number of classes, for the hypervolume's reference point.
-        latency: a student → milliseconds of one image, where ``search.max_latency`` is set.
-        changed: called after each change, with the new standing.
+        latency: a student → milliseconds of one image; None where ``search.max_latency`` is not set.
+        changed: called after each change with the new state.
+
+    Attributes:
+        broken: the error that keeps the search from going on (a full disk, Ctrl-C), set by the adapter that
+            caught it. The search then ends, its trials stay unfinished, and the same command resumes it.
+        history: (epochs spent, hypervolume) after each trial that ended.
     """
 
     def __init__(
@@ -71,15 +74,14 @@ class Controller:
         *,
         measure: Callable[[Settings], Size],
         tracker: Tracker,
-        log: EventLog,
         candidates: int,
         big_model_bytes: int,
         classes: int,
         latency: Callable[[StudentSettings], float] | None = None,
-        changed: Callable[[SearchState], None] = lambda search_state: None,
+        changed: Callable[[SearchState], None] = lambda state: None,
     ) -> None:
         self._config, self._study, self._budget = config, study, budget
-        self._measure, self._tracker, self._log = measure, tracker, log
+        self._measure, self._tracker = measure, tracker
         self._candidates = candidates
         self._latency, self._changed = latency, changed
         self._limit = config.settings().search.latency_limit or math.inf
@@ -89,80 +91,65 @@ class Controller:
         self._started: dict[str, float] = {}
         self.broken: BaseException | None = None
         self.history: list[tuple[int, float]] = []
-        self._reached: list[float] = []
-        self._last: Event | None = None
+        self._plateau: list[float] = []
+        self._unfinished: dict[str, TrialRecord] = {}
         self._replay()
-        self._mend()
+        self._complete_log()
         self._waiting = list(study.unfinished())
 
-    # what the searcher asks -------------------------------------------------------------------------
+    # called by the searcher -------------------------------------------------------------------------
 
     def next_trial(self) -> Assignment | None:
-        """The next trial to start: first those a killed driver left unfinished, then new ones.
+        """Return the next trial to start: unfinished ones of an earlier driver first, then new ones.
 
-        None where the budget allows no more. A student above the limit on latency ends here.
+        None where the budget is spent. A student above the limit on latency ends here, untrained.
         """
         while (suggestion := self._next_suggestion()) is not None:
-            if not self._entered(suggestion):
+            if not self._start(suggestion):
                 continue
-            if suggestion.stop is not None:
-                self._stops[suggestion.trial_id] = suggestion.stop.reason
-            else:
-                assignment = self._assign(suggestion)
-                latency = self.latency_of(assignment.point)
-                reason = "" if latency is None else too_slow(latency, self._limit)
-                if not reason:
-                    return assignment
-                self._stops[suggestion.trial_id] = reason
-            self.ended(suggestion.trial_id)
+            record = self._trials[suggestion.trial_id]
+            reason = self._refusal(suggestion, record)
+            if not reason:
+                self._changed(self.search_state())
+                # A worker group needs at least one epoch to train, whose result ends the trial.
+                return Assignment(record.trial_id, record.config, min(record.epochs_trained, self._full - 1))
+            self._stops[record.trial_id] = reason
+            self.ended(record.trial_id)
         return None
 
     def latency_of(self, point: Mapping[str, Any]) -> float | None:
-        """Milliseconds of one image through a trial's student, None where nothing limits it."""
+        """Return a trial's milliseconds per image, None where latency is not limited."""
         return None if self._latency is None else self._latency(self._config.settings(point).student)
 
     def _next_suggestion(self) -> Suggestion | None:
         if self._waiting:
             return self._waiting.pop(0)
-        if self._budget.exhausted(self.search_state(), len(self._trials), self._reached):
+        if self._budget.exhausted(self.search_state(), len(self._trials), self._plateau):
             return None
         return self._study.ask()
 
-    def _assign(self, suggestion: Suggestion) -> Assignment:
-        record = self._trials[suggestion.trial_id]
-        _, notes = clip_point(self._config, suggestion.config, self._candidates)
-        params = {**record.config, **({"clipped": "; ".join(notes)} if notes else {})}
-        self._tracker.trial_started(record.trial_id, record.student, params, record.bytes, record.parameters)
-        self._changed(self.search_state())
-        # A worker group that finds all epochs told would have none left to end the trial with.
-        return Assignment(record.trial_id, record.config, min(record.epochs_trained, self._full - 1))
+    def _refusal(self, suggestion: Suggestion, record: TrialRecord) -> str:
+        """Return why a started trial is not trained: the pruner's earlier verdict, or the latency limit."""
+        if suggestion.stop is not None:
+            return suggestion.stop.reason
+        latency = self.latency_of(record.config)
+        return "" if latency is None else too_slow(latency, self._limit)
 
-    def _entered(self, suggestion: Suggestion) -> bool:
-        """Enter a trial; where its student cannot be built, it failed, and the search goes on without it."""
-        try:
-            self._enter(suggestion)
-        except UserError as error:
-            self._refuse(suggestion, str(error))
-            return False
-        return True
+    def _start(self, suggestion: Suggestion) -> bool:
+        """Record that a trial starts; where its student cannot be built, record that it failed.
 
-    def _refuse(self, suggestion: Suggestion, reason: str) -> None:
-        name, point = suggestion.trial_id, suggestion.config
-        student = describe_student(self._config.settings(point))
-        self._trials[name] = TrialRecord(
-            trial_id=name, student=student, config=point, bytes=0, parameters=0, state="running"
-        )
-        self._tracker.trial_started(name, student, point, 0, 0)
-        self.ended(name, reason)
-
-    def _enter(self, suggestion: Suggestion) -> None:
-        """Put a trial among the running ones, with the epochs that are known of it."""
+        Returns:
+            Whether the student can be built.
+        """
         trial_id = suggestion.trial_id
-        point, _ = clip_point(self._config, suggestion.config, self._candidates)
+        point, notes = clip_point(self._config, suggestion.config, self._candidates)
         settings = self._config.settings(point)
-        size = self._measure(settings)
-        known = self._trials.get(trial_id)
-        self._started[trial_id] = time.monotonic()
+        size, problem = Size(0, 0), ""
+        try:
+            size = self._measure(settings)
+        except UserError as error:
+            problem = str(error)
+        known = self._unfinished.pop(trial_id, None)
         self._trials[trial_id] = TrialRecord(
             trial_id=trial_id,
             student=describe_student(settings),
@@ -170,152 +157,127 @@ class Controller:
             bytes=size.bytes,
             parameters=size.parameters,
             state="running",
-            epochs=known.epochs if known else tuple(self._orphans.pop(trial_id, ())),
+            epochs=known.epochs if known else (),
         )
+        params = {**point, **({"clipped": "; ".join(notes)} if notes else {})}
+        self._tracker.trial_started(
+            trial_id, self._trials[trial_id].student, params, size.bytes, size.parameters
+        )
+        if problem:
+            self.ended(trial_id, problem)
+            return False
+        self._started[trial_id] = time.monotonic()
         if suggestion.stop is not None or self._study.trial(trial_id).state != "running":
-            self._fill_from_study(trial_id)
+            self._epochs_from_study(trial_id)
+        return True
 
-    def _fill_from_study(self, trial_id: str) -> None:
-        """Write down the epochs that the study knows and the log lost, between two writes or in a power cut.
+    def _epochs_from_study(self, trial_id: str) -> None:
+        """Log the epochs that only the study has, of a trial that trains no more.
 
-        Of a trial that trains no more: one that goes on tells them again, with its losses.
+        A trial that goes on reports such epochs again, with its losses.
         """
         record = self._trials[trial_id]
         logged = {entry.epoch for entry in record.epochs}
         curve = self._study.trial(trial_id).curve
         lost = [EpochRecord(epoch=e, val_accuracy=a, metrics={}) for e, a in curve.items() if e not in logged]
         for entry in lost:
-            self._log.append("epoch", {"trial_id": trial_id, "record": vars(entry)})
             self._tracker.epoch(trial_id, entry)
         epochs = sorted([*record.epochs, *lost], key=lambda entry: entry.epoch)
         self._trials[trial_id] = replace(record, epochs=tuple(epochs))
 
-    # what the scheduler asks ------------------------------------------------------------------------
+    # called by the scheduler ------------------------------------------------------------------------
 
     def epoch(self, trial_id: str, epoch: int, val_accuracy: float, metrics: Mapping[str, float]) -> bool:
-        """Write one epoch down; whether the trial goes on. An epoch known already is not counted twice."""
+        """Record one epoch and return whether the trial goes on; a known epoch is not counted twice."""
         record = self._trials[trial_id]
-        # The study first: what is in the log is never asked for again, so its decision must be kept by then.
+        # The study first: an epoch in the log is not trained again, so its decision must be stored by then.
         decision = self._study.report(
             trial_id,
             RungRecord(trial_id=trial_id, epoch=epoch, bytes=record.bytes, accuracy=val_accuracy),
         )
-        if math.isfinite(val_accuracy) and (not record.epochs or epoch > record.epochs[-1].epoch):
+        if math.isfinite(val_accuracy) and epoch > record.epochs_trained:
             entry = EpochRecord(epoch=epoch, val_accuracy=val_accuracy, metrics=dict(metrics))
-            self._log.append("epoch", {"trial_id": trial_id, "record": vars(entry)})
-            self._trials[trial_id] = replace(record, epochs=(*record.epochs, entry))
             self._tracker.epoch(trial_id, entry)
+            self._trials[trial_id] = replace(record, epochs=(*record.epochs, entry))
             self._changed(self.search_state())
         if isinstance(decision, Stop):
             self._stops[trial_id] = decision.reason
         return trial_id not in self._stops
 
-    # how a trial ends -------------------------------------------------------------------------------
+    # a trial's end ----------------------------------------------------------------------------------
 
     def ended(self, trial_id: str, failed: str = "") -> None:
-        """A trial is over: stopped at a rung, complete, or failed for the reason given."""
+        """Record a trial's end: stopped at a rung, complete, or failed for the reason given."""
         record = self._trials[trial_id]
-        values = (float(record.bytes), record.val_accuracy)
-        stopped = self._stops.pop(trial_id, "")
-        last = record.epochs_trained
-        if failed:
-            self._study.fail(trial_id, failed, record.bytes)
-        elif stopped:
-            self._study.prune(trial_id, values, stopped)
-        elif last >= self._full:
-            self._study.complete(trial_id, values)
-        else:
-            self._study.fail(trial_id, f"ended after epoch {last} of {self._full}", record.bytes)
+        self._end_in_study(record, failed)
         told = self._study.trial(trial_id)
-        state, reason = told.state, told.reason
         now = time.monotonic()
         seconds = record.seconds + now - self._started.get(trial_id, now)
-        record = replace(record, state=state, reason=reason, seconds=seconds)
+        record = replace(record, state=told.state, reason=told.reason, seconds=seconds)
         self._trials[trial_id] = record
-        self._log.append(
-            "end",
+        state = self.search_state()
+        self._note_end(record, state.epochs, state.hypervolume)
+        self._tracker.trial_ended(
+            record,
             {
-                key: getattr(record, key)
-                for key in (
-                    "trial_id",
-                    "student",
-                    "config",
-                    "bytes",
-                    "parameters",
-                    "state",
-                    "reason",
-                    "seconds",
-                )
+                "step": float(len(self.history)),
+                "hypervolume": state.hypervolume,
+                "front_size": float(len(state.front)),
+                "epochs_spent": float(state.epochs),
             },
         )
-        self._note_end(record, self.search_state().epochs)
-        self._tell_end(record)
+        self._changed(state)
 
-    def _note_end(self, record: TrialRecord, epochs: int) -> None:
-        hypervolume = self.search_state().hypervolume
+    def _end_in_study(self, record: TrialRecord, failed: str) -> None:
+        values = (float(record.bytes), record.val_accuracy)
+        stopped = self._stops.pop(record.trial_id, "")
+        last = record.epochs_trained
+        if failed:
+            self._study.fail(record.trial_id, failed, record.bytes)
+        elif stopped:
+            self._study.prune(record.trial_id, values, stopped)
+        elif last >= self._full:
+            self._study.complete(record.trial_id, values)
+        else:
+            self._study.fail(record.trial_id, f"ended after epoch {last} of {self._full}", record.bytes)
+
+    def _note_end(self, record: TrialRecord, epochs: int, hypervolume: float) -> None:
         self.history.append((epochs, hypervolume))
-        if record.epochs:  # students above a limit cost no epoch and say nothing of a plateau
-            self._reached.append(hypervolume)
+        if record.epochs:  # untrained students cost no epoch and do not count towards a plateau
+            self._plateau.append(hypervolume)
 
-    def _tell_end(self, record: TrialRecord) -> None:
-        """Tell the tracker of the trial that ended last."""
-        self._tracker.trial_ended(record)
-        search_state = self.search_state()
-        self._tracker.progress(
-            len(self.history),
-            {
-                "hypervolume": search_state.hypervolume,
-                "front_size": float(len(search_state.front)),
-                "epochs_spent": float(search_state.epochs),
-            },
-        )
-        self._changed(search_state)
-
-    # what is known ----------------------------------------------------------------------------------
+    # state ------------------------------------------------------------------------------------------
 
     def trials(self) -> tuple[TrialRecord, ...]:
-        """Every trial so far, by number."""
+        """Return every trial so far, by number."""
         return tuple(self._trials[key] for key in sorted(self._trials))
 
     @property
     def seconds_before(self) -> float:
-        """Seconds that earlier drivers of this search had spent."""
+        """Seconds that earlier drivers of this search spent."""
         return self._budget.spent
 
-    def driver_ended(self) -> None:
-        """Note in the log that this driver is done, so that a later one counts its time to the end."""
-        self._log.append(DRIVER_END, {})
-
     def search_state(self) -> SearchState:
-        """Counts, the front of complete trials, and its hypervolume."""
+        """Return the counts, the front of complete trials, and its hypervolume."""
         return self._trials.search_state()
 
     def _replay(self) -> None:
-        """Rebuild trials, epochs and the hypervolume's history from the epoch log."""
-        epochs: dict[str, list[EpochRecord]] = {}
-        for event in all_events(self._log.path):
-            if event.kind in (DRIVER, DRIVER_END):
-                continue
-            trial_id = event.data["trial_id"]
-            if event.kind == "epoch":
-                epochs.setdefault(trial_id, []).append(EpochRecord(**event.data["record"]))
-            elif event.kind == "end":
-                record = TrialRecord(**event.data, epochs=tuple(epochs.pop(trial_id, ())))
-                self._trials[trial_id] = record
-                running = sum(known[-1].epoch for known in epochs.values())
-                self._note_end(record, self.search_state().epochs + running)
-            self._last = event
-        self._orphans = epochs
-
-    def _mend(self) -> None:
-        """Pass on what a killed driver could not: the study hears first, then the log, then the tracker."""
-        if self._last is not None:
-            trial_id = self._last.data["trial_id"]
-            if self._last.kind == "end":
-                self._tell_end(self._trials[trial_id])
+        """Restore trials and history from the event log."""
+        log = self._tracker.logged()
+        for trial in log.trials.values():
+            if trial.state == "running":
+                self._unfinished[trial.trial_id] = trial
             else:
-                self._tracker.epoch(trial_id, self._orphans[trial_id][-1])
+                self._trials[trial.trial_id] = trial
+        self.history = list(log.history)
+        ended = (log.trials[trial_id] for trial_id in log.ended)
+        self._plateau = [
+            volume for trial, (_, volume) in zip(ended, log.history, strict=True) if trial.epochs
+        ]
+
+    def _complete_log(self) -> None:
+        """Log the ends that only the study has: a driver died, or lost power, between the two writes."""
         for told in self._study.trials("complete", "stopped", "failed"):
             suggestion = Suggestion(told.trial_id, told.number, dict(told.config))
-            if told.trial_id not in self._trials and self._entered(suggestion):
+            if told.trial_id not in self._trials and self._start(suggestion):
                 self.ended(told.trial_id)

@@ -24,7 +24,7 @@ from tkd_search.config.pruner import configured_pruner
 from tkd_search.config.sections import Settings
 from tkd_search.config.tree import flatten
 from tkd_search.data import DataBundle, fixed_views
-from tkd_search.engine.budget import DRIVER, Budget, seconds_spent
+from tkd_search.engine.budget import Budget
 from tkd_search.engine.controller import Controller, Size
 from tkd_search.engine.finalize import Status, finalize
 from tkd_search.engine.latency_limit import Latencies, measure_student
@@ -45,7 +45,6 @@ from tkd_search.models.latency import torch_threads
 from tkd_search.models.model_settings import StudentSettings
 from tkd_search.optimize.study import SearchStudy
 from tkd_search.results.records import SearchRecord, SearchStart
-from tkd_search.tracking.event_log import EventLog, all_events
 from tkd_search.tracking.tracker import Tracker
 
 TRIAL_RETRIES = 10
@@ -75,6 +74,8 @@ def run_search(
     began = time.monotonic()
     place = RunDir.of(config)
     settings = config.settings()
+    spent = tracker.logged().seconds
+    tracker.driver_started(time.monotonic() - began)
     with (
         place.mirrored(),
         open_pool(settings.resources, slots.count, place.folder / "train", limit=slots_limit(settings)) as (
@@ -108,7 +109,8 @@ def run_search(
         parts = bank_parts(settings.resources, live_nodes(), pool.attached(), rows)
         bank = prepare_bank(config, data, data_folder, weights, place.cache, queue, progress, threads, parts)
         prepared = Prepared(data, data_folder, weights, figures, bank)
-        controller = _controller(config, place, prepared, candidates, tracker, progress, began)
+        budget = Budget(settings.search, spent, began)
+        controller = _controller(config, place, prepared, candidates, tracker, progress, budget)
         progress.stage("search", settings.search.trials)
         status: Status = "complete"
         try:
@@ -127,7 +129,7 @@ def run_search(
             status=status,
             seconds=lambda: controller.seconds_before + time.monotonic() - began,
         )
-        controller.driver_ended()
+        tracker.driver_ended()
         return record
 
 
@@ -138,7 +140,7 @@ def _controller(
     candidates: int,
     tracker: Tracker,
     progress: Progress,
-    began: float,
+    budget: Budget,
 ) -> Controller:
     settings, data = config.settings(), prepared.data
 
@@ -170,16 +172,12 @@ def _controller(
         classes=data.num_classes,
         size_of=lambda point: measure(config.settings(point)).bytes,
     )
-    log = EventLog(place.folder / "epochs")
-    spent = seconds_spent(all_events(log.path))
-    log.append(DRIVER, {"seconds": time.monotonic() - began})
     return Controller(
         config,
         study,
-        Budget(settings.search, spent, began),
+        budget,
         measure=measure,
         tracker=tracker,
-        log=log,
         candidates=candidates,
         big_model_bytes=prepared.big_model.bytes,
         classes=data.num_classes,

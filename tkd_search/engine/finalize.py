@@ -12,6 +12,7 @@ from tkd_search.config.experiment_file import Config
 from tkd_search.engine.controller import Controller
 from tkd_search.engine.jobs.dispatch import job_config
 from tkd_search.engine.pipeline import Prepared, run_stage
+from tkd_search.engine.search_state import front_member
 from tkd_search.export import write_student
 from tkd_search.files import disk_full_stated, write_json
 from tkd_search.report import write_report
@@ -83,7 +84,7 @@ def finalize(
         _ship(config, folder, trials, prepared, member)
     write_report(record, folder)
     write_summary(record, folder)
-    tracker.search_ended(record, folder)
+    tracker.search_ended(record)
     return record
 
 
@@ -128,23 +129,15 @@ def _test(
 def _member(
     trial: TrialRecord, prepared: Prepared, tested: dict[str, Any], limited: float | None
 ) -> FrontMember:
-    """A front member; ``limited``: the milliseconds by which ``search.max_latency`` let it in."""
-    test, of_f = tested.get("test_accuracy", math.nan), prepared.big_model.test_accuracy
+    """Return a front member; ``limited`` is the latency by which ``search.max_latency`` admitted it."""
     latency = {int(batch): ms for batch, ms in tested.get("latency_ms", {}).items()}
     if limited is not None:
-        # Of two medians the lower: other work only slows, and what was let in must not look too slow now.
+        # The lower of two medians: other work only slows, and an admitted student must not look too slow now.
         latency[1] = min(limited, latency.get(1, limited))
-    return FrontMember(
-        trial_id=trial.trial_id,
-        student=trial.student,
-        bytes=trial.bytes,
-        parameters=trial.parameters,
-        ratio=trial.bytes / prepared.big_model.bytes,
-        val_accuracy=trial.val_accuracy,
-        test_accuracy=test,
-        retention=test / of_f if of_f > 0 else math.nan,
-        config=trial.config,
-        path=f"students/{trial.trial_id}",
+    return front_member(
+        trial,
+        prepared.big_model,
+        test_accuracy=tested.get("test_accuracy", math.nan),
         latency_ms=latency,
     )
 

@@ -1,17 +1,19 @@
-"""Where a search stands: its front so far, and the counts beside it."""
+"""The state of a search: its front so far, its counts, and its record from the event log."""
 
+import math
 from collections import Counter
 from dataclasses import dataclass
 
 from tkd_search.optimize.pareto import BYTES_AND_ACCURACY, nondominated_mask, normalised_hypervolume
-from tkd_search.results.records import TrialRecord
+from tkd_search.results.records import BigModelRecord, FrontMember, SearchRecord, TrialRecord
+from tkd_search.tracking.search_log import SearchLog
 
 
 @dataclass(frozen=True)
 class SearchState:
-    """Where a search stands, for the terminal and the tracker.
+    """Counts of trials by state, epochs spent, front and hypervolume.
 
-    ``stopped`` counts the students that were not trained at all (``not_trained``) as well.
+    ``stopped`` includes the students that were not trained at all (``not_trained``).
     """
 
     running: int
@@ -25,7 +27,7 @@ class SearchState:
 
 
 def front_of(trials: list[TrialRecord]) -> tuple[TrialRecord, ...]:
-    """The trials that no other beats in both bytes and validation accuracy, smallest first.
+    """Return the trials that no other beats in both bytes and validation accuracy, smallest first.
 
     Of trials equal in both, the earliest stays.
     """
@@ -40,11 +42,13 @@ def front_of(trials: list[TrialRecord]) -> tuple[TrialRecord, ...]:
 
 
 class Trials(dict[str, TrialRecord]):
-    """Trials by name, with their standing kept as they change: a large search asks for it at every epoch.
+    """Trials by identifier, with the search's state updated at each change.
+
+    A large search asks for its state at every epoch, so counting anew would cost too much.
 
     Args:
-        big_model_bytes: of F, for the hypervolume.
-        classes: likewise.
+        big_model_bytes: bytes of F, for the hypervolume.
+        classes: number of classes, for the hypervolume.
     """
 
     def __init__(self, big_model_bytes: int, classes: int) -> None:
@@ -56,7 +60,7 @@ class Trials(dict[str, TrialRecord]):
         self._hypervolume = 0.0
 
     def __setitem__(self, trial_id: str, record: TrialRecord) -> None:
-        """Put a trial in the place of what was known of it; one that is complete stays so."""
+        """Replace a trial's record; a complete trial stays complete."""
         if trial_id in self:
             self._count(self[trial_id], -1)
         self._count(record, 1)
@@ -66,7 +70,7 @@ class Trials(dict[str, TrialRecord]):
             self._hypervolume = self._volume()
 
     def search_state(self) -> SearchState:
-        """Counts, the front of complete trials, and its hypervolume."""
+        """Return the counts, the front of complete trials, and its hypervolume."""
         return SearchState(
             running=self._states["running"],
             complete=self._states["complete"],
@@ -90,3 +94,54 @@ class Trials(dict[str, TrialRecord]):
                 sizes, values, big_model_bytes=self._big_model_bytes, classes=self._classes
             )
         )
+
+
+def front_member(
+    trial: TrialRecord,
+    big_model: BigModelRecord,
+    *,
+    test_accuracy: float = math.nan,
+    latency_ms: dict[int, float] | None = None,
+) -> FrontMember:
+    """Return a trial as a member of the front; its test accuracy is NaN until it is measured."""
+    of_f = big_model.test_accuracy
+    return FrontMember(
+        trial_id=trial.trial_id,
+        student=trial.student,
+        bytes=trial.bytes,
+        parameters=trial.parameters,
+        ratio=trial.bytes / big_model.bytes,
+        val_accuracy=trial.val_accuracy,
+        test_accuracy=test_accuracy,
+        retention=test_accuracy / of_f if of_f > 0 else math.nan,
+        config=trial.config,
+        path=f"students/{trial.trial_id}",
+        latency_ms=latency_ms or {},
+    )
+
+
+def record_so_far(log: SearchLog) -> SearchRecord | None:
+    """Return the record of a search that runs or was killed, from its event log.
+
+    None where nothing can be reported yet: the search has not trained its big model.
+    """
+    search, big_model = log.search, log.big_model
+    if search is None or big_model is None:
+        return None
+    front = front_of([trial for trial in log.trials.values() if trial.state == "complete"])
+    return SearchRecord(
+        name=search.name,
+        dataset=search.dataset,
+        seed=search.seed,
+        classes=search.classes,
+        status="running",
+        big_model=big_model,
+        trials=tuple(log.trials[key] for key in sorted(log.trials)),
+        front=tuple(front_member(trial, big_model) for trial in front),
+        full_budget=search.full_budget,
+        hypervolume=log.history[-1][1] if log.history else 0.0,
+        reference_point=(float(big_model.bytes), 1.0 / search.classes),
+        wall_seconds=log.seconds,
+        history=tuple(log.history),
+        method=method if isinstance(method := search.config.get("method.name"), str) else "",
+    )

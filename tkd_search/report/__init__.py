@@ -5,6 +5,7 @@ from pathlib import Path
 
 from tkd_search.files import disk_full_stated
 from tkd_search.results.records import SearchRecord
+from tkd_search.tracking.mlflow.writer_status import STATE_FOLDER
 
 
 def write_report(records: SearchRecord | Sequence[SearchRecord], folder: Path) -> tuple[Path, ...]:
@@ -28,7 +29,7 @@ def write_report(records: SearchRecord | Sequence[SearchRecord], folder: Path) -
     return (
         write_table(searches, folder / "pareto.csv"),
         write_print(searches, folder / "pareto.png"),
-        write_page(searches, folder / "pareto.html", folder / "tracking"),
+        write_page(searches, folder / "pareto.html", folder / STATE_FOLDER),
     )
 
 

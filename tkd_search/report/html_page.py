@@ -59,7 +59,7 @@ def write_page(records: Sequence[SearchRecord], path: Path, tracking: Path) -> P
     Args:
         records: one search or several.
         path: the HTML file.
-        tracking: folder of the spool, where the writer notes each trial's page in the tracking store.
+        tracking: ``<run>/mlflow``, which maps each trial to its run in the tracking store.
     """
     write_text(path, render(records, tracking))
     return path

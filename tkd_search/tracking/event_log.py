@@ -1,17 +1,13 @@
-"""An append-only spool on disk between a search and its tracking store.
+"""The append-only event log of a run: ``<run>/events/events.jsonl``, one JSON object a line.
 
-The driver appends one JSON line per event and goes on; a writer elsewhere reads them in order and moves
-the acknowledged offset forward once the store has them. What that buys:
+The driver appends; the state of the search, the report and MLflow are derived from the log.
 
-* An append is one ``write`` to a file opened with O_APPEND, so it takes microseconds and survives the
-  death of every process at once. It does **not** wait for the disk: the writer calls fsync before it
-  acknowledges, about once a second, so only a power cut can lose the last second (and the search's own
-  study, not this spool, is what a search resumes from).
-* A line torn by a crash is cut off when the file is next opened for appending; its ``append`` never
-  returned, so nobody was told that it is there.
-* The offset is replaced atomically. Losing it costs a replay, never data: every event may be written to
-  the store any number of times.
-* It names the store it belongs to: pointing a search at another store replays all of it there.
+* An append is one ``write`` to a file opened with O_APPEND: it takes microseconds and survives the death of
+  every process. It does not wait for the disk, so a power cut may lose the last second. The study's journal
+  waits for the disk, and what the log lost is restored from it.
+* A line that a crash tore is cut off when the file is next opened for appending; its ``append`` never
+  returned.
+* A reader with an offset of its own (MLflow's writer) may read any event any number of times.
 """
 
 import json
@@ -22,15 +18,27 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tkd_search.files import stated, write_json
+from tkd_search.files import stated
 
-EVENTS_FILE = "spool.jsonl"
-ACKNOWLEDGED_FILE = "acknowledged.json"
+EVENTS_FOLDER = "events"
+EVENTS_FILE = "events.jsonl"
+
+
+def events_file(run: Path) -> Path:
+    """Return the path of the event log in a run's folder."""
+    return run / EVENTS_FOLDER / EVENTS_FILE
 
 
 @dataclass(frozen=True, kw_only=True)
 class Event:
-    """One line of the spool; ``time`` in milliseconds since 1970, fixed when the event happened."""
+    """One line of the log.
+
+    Attributes:
+        sequence: 0, 1, 2 … in order of appending.
+        time: milliseconds since 1970 at which the event was appended.
+        kind: ``search_started``, ``trial_started``, ``epoch`` … (see :mod:`~tkd_search.tracking.tracker`).
+        data: plain JSON values.
+    """
 
     sequence: int
     time: int
@@ -38,29 +46,20 @@ class Event:
     data: dict[str, Any]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Acknowledged:
-    """How far the store ``target`` has the spool: bytes ``offset``, last event ``sequence`` (-1: none)."""
-
-    target: str
-    offset: int = 0
-    sequence: int = -1
-
-
 class EventLog:
-    """The appending side; one process at a time (the search's lock sees to that).
+    """Appends events; the run's lock admits one process at a time.
 
     Args:
-        folder: made where it is missing; the spool is ``folder/spool.jsonl``.
+        run: the run's folder; the log's own folder is created in it.
 
     Raises:
-        DiskFullError: when there is no room, also from :meth:`append`; the file then ends with a whole line.
+        DiskFullError: no room, also from :meth:`append`; the file then ends with a whole line.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.path = folder / EVENTS_FILE
+    def __init__(self, run: Path) -> None:
+        self.path = events_file(run)
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            self.path.parent.mkdir(parents=True, exist_ok=True)
             self._file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
         except OSError as error:
             raise stated(error, self.path) from error
@@ -69,7 +68,7 @@ class EventLog:
         self._next = last_sequence(self.path) + 1
 
     def append(self, kind: str, data: dict[str, Any]) -> int:
-        """Write one event and return its sequence number (0, 1, 2 …); in the kernel when this returns."""
+        """Append one event and return its sequence number; the kernel has it when this returns."""
         event = {"sequence": self._next, "time": time.time_ns() // 1_000_000, "kind": kind, "data": data}
         line = (json.dumps(event, separators=(",", ":"), ensure_ascii=False) + "\n").encode()
         try:
@@ -97,10 +96,10 @@ class EventLog:
 
 
 def read_events(path: Path, offset: int = 0, limit: int | None = None) -> tuple[list[Event], int]:
-    """Up to ``limit`` whole events from byte ``offset`` on, and the offset behind them.
+    """Return up to ``limit`` whole events from byte ``offset`` on, and the offset behind them.
 
-    A torn last line is left for later; a whole line that is no JSON (a power cut may leave zeros) is
-    skipped, for nothing can be made of it.
+    A torn last line is left for later. A whole line that is not JSON is skipped: a power cut may leave
+    zeros.
     """
     events: list[Event] = []
     if not path.exists():
@@ -117,14 +116,16 @@ def read_events(path: Path, offset: int = 0, limit: int | None = None) -> tuple[
 
 
 def all_events(path: Path) -> Iterator[Event]:
-    """Every whole event of a spool, in order, one line in memory at a time."""
+    """Yield every whole event of a log in order, with one line in memory at a time."""
     if path.exists():
         with path.open("rb") as file:
             yield from (event for line in file if line.endswith(b"\n") and (event := _parse(line)))
 
 
 def last_sequence(path: Path) -> int:
-    """Sequence number of the last whole event, -1 for an empty or missing spool."""
+    """Return the sequence number of the last whole event, -1 for an empty or missing log."""
+    if not path.exists():
+        return -1
     with path.open("rb") as file:
         size, block = file.seek(0, os.SEEK_END), 4096
         while True:
@@ -137,23 +138,6 @@ def last_sequence(path: Path) -> int:
             if block >= size:
                 return -1
             block *= 4
-
-
-def read_acknowledged(folder: Path, target: str) -> Acknowledged:
-    """How far ``target`` has this spool; from the start where that is unknown or another store's."""
-    try:
-        plain = json.loads((folder / ACKNOWLEDGED_FILE).read_text())
-        found = Acknowledged(
-            target=plain["target"], offset=int(plain["offset"]), sequence=int(plain["sequence"])
-        )
-    except (OSError, ValueError, KeyError, TypeError):
-        return Acknowledged(target=target)
-    return found if found.target == target else Acknowledged(target=target)
-
-
-def write_acknowledged(folder: Path, acknowledged: Acknowledged) -> None:
-    """Replace the acknowledged offset atomically."""
-    write_json(folder / ACKNOWLEDGED_FILE, vars(acknowledged))
 
 
 def _end_of_last_line(descriptor: int) -> int:

@@ -1,20 +1,27 @@
-"""What a search tells about itself, and to whom: the Tracker, and how to open one.
-
-``NullTracker`` forgets everything; ``MlflowTracker`` (in ``mlflow_tracker``) spools it for MLflow.
-"""
+"""Records a search in its event log, and opens the tracker that also sends it to MLflow."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tkd_search.results.json_values import to_plain
 from tkd_search.results.records import BigModelRecord, EpochRecord, SearchRecord, SearchStart, TrialRecord
+from tkd_search.tracking.event_log import EventLog
+from tkd_search.tracking.search_log import DRIVER_STARTED, SearchLog, read_search_log
 from tkd_search.tracking.uri import StoreIds
 
 
 @dataclass(frozen=True, kw_only=True)
 class Leftover:
-    """What a tracking store did not get when its tracker closed: ``events`` still spooled, and why."""
+    """What a tracking store does not have when its tracker closes.
+
+    Attributes:
+        events: number of events that the store does not have yet.
+        reason: why.
+        hint: what to do next.
+        refused: number of entries that the store will never take.
+    """
 
     events: int = 0
     reason: str = ""
@@ -22,9 +29,9 @@ class Leftover:
     refused: int = 0
 
     def __str__(self) -> str:
-        """One or two sentences for the terminal; empty where nothing is left."""
+        """Return one or two sentences for the terminal, empty where nothing is left."""
         left = (
-            f"{self.events} tracking events are still spooled ({self.reason}). {self.hint}"
+            f"{self.events} events are not in the tracking store yet ({self.reason}). {self.hint}"
             if self.events
             else ""
         )
@@ -35,63 +42,112 @@ class Leftover:
 
 
 class Tracker:
-    """Told of a search as it happens, by one process; no call waits for anything but a local file.
+    """Appends a search's events to the log in its run's folder; no call waits for anything but that file.
 
-    Every call may be repeated after a crash: an epoch or a trial told twice is recorded once. What a tracker
-    does not override it forgets.
+    Every call may be repeated after a crash. An epoch, F's figures and a trial's end are recorded once; a
+    trial that starts again is recorded with ``again``.
+
+    Args:
+        run: the run's folder.
+
+    Raises:
+        DiskFullError: from any call that finds no room for its event.
     """
 
+    def __init__(self, run: Path) -> None:
+        self.run = run.absolute()
+        self.log = EventLog(self.run)
+        known = read_search_log(self.run)
+        self._epochs = {name: trial.epochs_trained for name, trial in known.trials.items()}
+        self._ended = {name for name, trial in known.trials.items() if trial.state != "running"}
+        self._has_big_model = known.big_model is not None
+
+    def logged(self) -> SearchLog:
+        """Return what the event log says of the search so far."""
+        return read_search_log(self.run)
+
+    def driver_started(self, seconds: float) -> None:
+        """Record a driver's start, ``seconds`` after its work began."""
+        self._append(DRIVER_STARTED, {"seconds": seconds})
+
+    def driver_ended(self) -> None:
+        """Record that the driver is done, so that the time up to now counts as its own."""
+        self._append("driver_ended", {})
+
     def search_started(self, search: SearchStart) -> None:
-        """First of all, also when a search is resumed."""
+        """Record the search's settings, also when a search is resumed."""
+        self._append("search_started", to_plain(search))
 
     def big_model(self, record: BigModelRecord) -> None:
-        """F's figures, before the first trial."""
+        """Record F's figures, before the first trial."""
+        if not self._has_big_model:
+            self._append("big_model", to_plain(record))
+        self._has_big_model = True
 
     def trial_started(
         self, trial_id: str, student: str, params: Mapping[str, Any], bytes: int, parameters: int
     ) -> None:
-        """A trial begins or goes on; ``params`` flat, dotted key → value."""
+        """Record that a trial starts or goes on; ``params`` maps dotted keys to values."""
+        if trial_id in self._ended:
+            return
+        again = {"again": True} if trial_id in self._epochs else {}
+        figures = {"bytes": bytes, "parameters": parameters}
+        data = {"trial_id": trial_id, "student": student, "params": to_plain(params), **figures, **again}
+        self._append("trial_started", data)
+        self._epochs.setdefault(trial_id, 0)
 
     def epoch(self, trial_id: str, record: EpochRecord) -> None:
-        """One epoch of a trial is done; the first record of an epoch counts."""
+        """Record one epoch of a trial; the first record of an epoch counts."""
+        if record.epoch > self._epochs.get(trial_id, 0):
+            self._append("epoch", {"trial_id": trial_id, "record": to_plain(record)})
+            self._epochs[trial_id] = record.epoch
 
-    def trial_ended(self, record: TrialRecord) -> None:
-        """A trial is complete, stopped or failed."""
+    def trial_ended(self, record: TrialRecord, search: Mapping[str, float]) -> None:
+        """Record that a trial is complete, stopped or failed, in one event with the search's own figures.
 
-    def progress(self, step: int, figures: Mapping[str, float]) -> None:
-        """The search's own figures (hypervolume, front_size, epochs_spent) after trial number ``step``."""
+        Args:
+            record: the trial; its epochs are recorded already.
+            search: ``step`` (number of trials that ended), ``hypervolume``, ``front_size``, ``epochs_spent``.
+        """
+        if record.trial_id in self._ended:
+            return
+        end = {key: to_plain(getattr(record, key)) for key in ("trial_id", "state", "reason", "seconds")}
+        self._append("trial_ended", {**end, "search": dict(search)})
+        self._ended.add(record.trial_id)
 
-    def search_ended(self, record: SearchRecord, folder: Path) -> None:
-        """The search is over or interrupted; ``folder`` holds its summary, pictures and students."""
+    def search_ended(self, record: SearchRecord) -> None:
+        """Record that the search is over or interrupted; the run's folder holds its summary and students."""
+        plain = {key: value for key, value in to_plain(record).items() if key not in ("trials", "history")}
+        self._append("search_ended", {"record": plain})
 
     def ids(self) -> StoreIds:
-        """Where the store keeps the search; empty strings as long as it has not answered."""
+        """Return where a tracking store keeps the search; empty strings while that is unknown."""
         return StoreIds()
 
     def close(self, timeout: float = 30.0) -> Leftover:
-        """Wait up to ``timeout`` seconds until all is stored; never raises for a store that is down."""
+        """Wait until the store has every event, at most ``timeout`` seconds."""
+        self.log.close()
         return Leftover()
 
-
-class NullTracker(Tracker):
-    """A tracker that forgets everything."""
+    def _append(self, kind: str, data: dict[str, Any]) -> None:
+        self.log.append(kind, data)
 
 
 def open_tracker(
-    uri: str, folder: Path, *, experiment: str | None = None, system_metrics: bool = False
+    uri: str, run: Path, *, experiment: str | None = None, system_metrics: bool = False
 ) -> Tracker:
-    """The tracker for a tracking URI.
+    """Return the tracker for a tracking URI.
 
     Args:
         uri: anything MLflow takes (``sqlite:///mlflow.db``, ``http://…``, ``postgresql://…``); '' is
-            MLFLOW_TRACKING_URI or else ``sqlite:///mlflow.db`` in the working directory; 'none' tracks
-            nothing.
-        folder: the run's folder, ``runs/<name>``.
+            MLFLOW_TRACKING_URI or else ``sqlite:///mlflow.db`` in the working directory; 'none' keeps the
+            event log alone.
+        run: the run's folder, ``runs/<name>``.
         experiment: name of the MLflow experiment; None is ``tkd_search/<data set>``.
         system_metrics: whether CPU, memory, disk, network and GPU use of this machine are logged as well.
     """
     if uri.lower() in ("none", "off"):
-        return NullTracker()
-    from tkd_search.tracking.mlflow.mlflow_tracker import MlflowTracker  # which needs Leftover from here
+        return Tracker(run)
+    from tkd_search.tracking.mlflow.mlflow_tracker import MlflowTracker  # which needs Tracker from here
 
-    return MlflowTracker(uri, folder, experiment=experiment or "", system_metrics=system_metrics)
+    return MlflowTracker(uri, run, experiment=experiment or "", system_metrics=system_metrics)

@@ -9,8 +9,8 @@ from tkd_search.errors import UserError
 
 def test_a_copy_is_fetched_whole_and_a_fetch_that_was_cut_short_again(tmp_path, monkeypatch):
     run, home, fetched = tmp_path / "run", f"file://{tmp_path}/home", tmp_path / "fetched"
-    (run / "epochs").mkdir(parents=True)
-    for name in ("config.yaml", "study.journal", "epochs/spool.jsonl"):
+    (run / "events").mkdir(parents=True)
+    for name in ("config.yaml", "study.journal", "events/events.jsonl"):
         (run / name).write_text(name)
     with replicate.Replicator(run, home):
         pass

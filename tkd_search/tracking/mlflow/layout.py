@@ -1,4 +1,4 @@
-"""How a search looks in MLflow, as pure functions: events of the spool in, changes to runs out.
+"""How a search looks in MLflow, as pure functions: events in, changes to runs out.
 
 One experiment per data set; one parent run per search; one child run per trial. Every name, tag and
 metric is decided here and every timestamp comes from the event, so that writing the same events twice
@@ -51,17 +51,13 @@ class Point:
 
 @dataclass(frozen=True, kw_only=True)
 class RunChange:
-    """What is to be written to one run: ``trial_id`` '' is the parent. Applying it twice is harmless.
-
-    ``retold``: ``status`` and ``ended`` were told before, and hold only where the run has not ended yet.
-    """
+    """A change to one run; ``trial_id`` '' is the parent. Applying it twice changes nothing more."""
 
     trial_id: str
     name: str = ""
     started: int = 0
     ended: int = 0
     status: RunStatus | None = None
-    retold: bool = False
     params: Mapping[str, str] = field(default_factory=dict)
     tags: Mapping[str, str] = field(default_factory=dict)
     points: tuple[Point, ...] = ()
@@ -69,33 +65,24 @@ class RunChange:
 
 @dataclass(frozen=True, kw_only=True)
 class Context:
-    """What earlier events say that later ones need.
+    """What later events need from earlier ones.
 
-    ``search`` is the search as it was last started, ``first`` as it was at first: an extended search has
-    other budgets than the one it extends.
+    Attributes:
+        first: the search as it was first started. MLflow's parameters never change, so they are its own.
+        search: the search as it was last started; an extended search has other budgets.
+        big_model: F's figures.
     """
 
-    search_id: str = ""
-    experiment: str = ""
-    system_metrics: bool = False
     first: SearchStart | None = None
     search: SearchStart | None = None
     big_model: BigModelRecord | None = None
 
 
 def fold(context: Context, event: Event) -> Context:
-    """The context after one more event."""
+    """Return the context after one more event."""
     if event.kind == "search_started":
-        search = from_plain(SearchStart, event.data["search"])
-        first = context.first or search
-        return replace(
-            context,
-            search_id=event.data["search_id"],
-            experiment=event.data.get("experiment") or f"tkd_search/{search.dataset}",
-            system_metrics=bool(event.data.get("system_metrics")),
-            first=first,
-            search=search,
-        )
+        search = from_plain(SearchStart, event.data)
+        return replace(context, first=context.first or search, search=search)
     if event.kind == "big_model":
         return replace(context, big_model=from_plain(BigModelRecord, event.data))
     return context
@@ -104,58 +91,43 @@ def fold(context: Context, event: Event) -> Context:
 def changes(context: Context, events: Iterable[Event]) -> tuple[RunChange, ...]:
     """Merge events into one change per run, the parent first: one batch each, however many epochs.
 
-    ``context`` must already hold the events themselves (see :func:`fold`). Kinds that are not changes
-    to a run (``search_ended``) are left to the caller.
+    ``context`` must already contain the events themselves (see :func:`fold`). Events that change no run
+    (``search_ended``, a driver's own) are left to the caller.
     """
     merged: dict[str, RunChange] = {}
     for event in events:
-        change = _change(context, event)
-        if change is not None:
+        for change in _changes(context, event):
             earlier = merged.get(change.trial_id)
             merged[change.trial_id] = change if earlier is None else _merge(earlier, change)
     return tuple(sorted(merged.values(), key=lambda change: change.trial_id != PARENT))
 
 
 def _merge(first: RunChange, then: RunChange) -> RunChange:
-    last = _last_word(first, then)
     return RunChange(
         trial_id=first.trial_id,
         name=first.name or then.name,
         started=first.started or then.started,
-        ended=last.ended or first.ended,
-        status=last.status,
-        retold=last.retold,
+        ended=then.ended or first.ended,
+        status=then.status or first.status,
         params={**first.params, **then.params},
         tags={**first.tags, **then.tags},
         points=first.points + then.points,
     )
 
 
-def _last_word(first: RunChange, then: RunChange) -> RunChange:
-    """Which of two changes says how the run stands."""
-    if then.status is None or (then.retold and first.status in ENDED):
-        return first
-    # After another start, an end told again is an end like any other.
-    return replace(then, retold=then.retold and first.status is None)
-
-
-def _change(context: Context, event: Event) -> RunChange | None:
+def _changes(context: Context, event: Event) -> tuple[RunChange, ...]:
     match event.kind:
         case "search_started":
-            return _search_started(context, event)
+            return (_search_started(context, event),)
         case "big_model":
-            return _big_model(event)
+            return (_big_model(event),)
         case "trial_started":
-            return _trial_started(context, event)
+            return (_trial_started(context, event),)
         case "epoch":
-            return RunChange(trial_id=event.data["trial_id"], points=_epoch_points(event))
+            return (RunChange(trial_id=event.data["trial_id"], points=_epoch_points(event)),)
         case "trial_ended":
             return _trial_ended(event)
-        case "progress":
-            step = int(event.data["step"])
-            points = tuple(_point(event, key, value, step) for key, value in event.data["figures"].items())
-            return RunChange(trial_id=PARENT, points=points)
-    return None
+    return ()
 
 
 def _search_started(context: Context, event: Event) -> RunChange:
@@ -221,18 +193,20 @@ def _epoch_points(event: Event) -> tuple[Point, ...]:
     return tuple(_point(event, key, value, record.epoch) for key, value in figures.items())
 
 
-def _trial_ended(event: Event) -> RunChange:
-    """A resumed search tells the last trial's end again, which may be days after it."""
+def _trial_ended(event: Event) -> tuple[RunChange, RunChange]:
+    """Return the trial's change, and the search's own figures at that moment."""
     data = event.data
-    seconds = _point(event, "trial_seconds", data["seconds"], 0)
-    return RunChange(
+    figures = {**data["search"]}
+    step = int(figures.pop("step"))
+    trial = RunChange(
         trial_id=data["trial_id"],
         ended=event.time,
         status=_STATUS[data["state"]],
-        retold=bool(data.get("again")),
         tags={TAG_STATE: data["state"], TAG_REASON: short(data["reason"] or "full budget", _TAG_LENGTH)},
-        points=() if data.get("again") else (seconds,),
+        points=(_point(event, "trial_seconds", data["seconds"], 0),),
     )
+    points = tuple(_point(event, key, value, step) for key, value in figures.items())
+    return trial, RunChange(trial_id=PARENT, points=points)
 
 
 def search_status(status: str) -> RunStatus:

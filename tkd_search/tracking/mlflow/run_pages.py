@@ -35,12 +35,12 @@ def write_opening(store: MlflowStore) -> None:
     store.dataset()
 
 
-def write_ending(store: MlflowStore, event: Event) -> None:
+def write_ending(store: MlflowStore, event: Event, folder: Path) -> None:
     """The search's pictures and figures, its front's tags, files and registered models, its status.
 
     The front of an interrupted search is not registered: it is not tested, and choosing is not over.
     """
-    folder, record = Path(event.data["folder"]), event.data["record"]
+    record = event.data["record"]
     front = [from_plain(FrontMember, member) for member in record["front"]]
     store.reconcile()
     parent = store.run(PARENT)

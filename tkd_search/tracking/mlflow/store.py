@@ -141,8 +141,7 @@ class MlflowStore:
             tags=[RunTag(key, value) for key, value in change.tags.items()],
         )
         if change.status in ENDED:
-            if not (change.retold and self.client.get_run(run_id).info.status in ENDED):
-                self.client.set_terminated(run_id, change.status, change.ended or None)
+            self.client.set_terminated(run_id, change.status, change.ended or None)
         elif change.status:
             self.client.update_run(run_id, status=change.status)
 

@@ -1,15 +1,14 @@
-"""The writer process: drains a search's spool into MLflow (see ``mlflow_tracker`` for why it is a process).
+"""The writer process: writes a run's event log to MLflow (``mlflow_tracker`` says why it is a process).
 
-``python -m tkd_search.tracking.mlflow.writer FOLDER`` with the address in TKD_TRACKING_URI. It reads a
-batch of events, waits until they are on the disk, writes them merged (one batch per run), and moves the
-acknowledged offset. Whatever fails is tried again, from half a second up to half a minute apart. It ends
-when a line with a number of seconds comes in on standard input and the spool is drained or the time is
-up, or when that closes without one (the driver died): then it has a minute. Exit code 0: everything is
-stored; 3: something is left.
+``python -m tkd_search.tracking.mlflow.writer FOLDER`` with FOLDER = ``<run>/mlflow`` and the URI in
+TKD_TRACKING_URI. It reads a batch of events, waits until they are on the disk, writes them merged (one batch
+per run), and moves the acknowledged offset. A failed batch is tried again, from half a second up to half a
+minute apart. The process ends when a line with a number of seconds arrives on standard input and either every
+event is written or those seconds are over. When standard input closes without such a line (the driver died),
+it has a minute. Exit code 0: everything is written; 3: something is left.
 """
 
 import contextlib
-import fcntl
 import json
 import logging
 import os
@@ -22,24 +21,22 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 from tkd_search.files import DiskFullError, sync
-from tkd_search.tracking.event_log import (
-    EVENTS_FILE,
-    Acknowledged,
-    Event,
-    all_events,
-    last_sequence,
-    read_acknowledged,
-    read_events,
-    write_acknowledged,
-)
+from tkd_search.results.records import SearchStart
+from tkd_search.tracking.event_log import Event, all_events, events_file, last_sequence, read_events
 from tkd_search.tracking.mlflow.layout import Context, changes, fold
 from tkd_search.tracking.mlflow.store_errors import reason
 from tkd_search.tracking.mlflow.writer_status import (
     REFUSED_FILE,
+    Acknowledged,
     WriterStatus,
     note_runs,
+    read_acknowledged,
+    read_identity,
     read_status,
+    write_acknowledged,
     write_status,
 )
 from tkd_search.tracking.uri import StoreIds, login_to_environment, public_uri
@@ -64,11 +61,17 @@ _ENVIRONMENT = {
 
 
 class Drain:
-    """One spool on its way into one store; :meth:`step` moves a batch."""
+    """Writes one event log to one store; :meth:`step` writes a batch.
+
+    Args:
+        uri: tracking URI.
+        folder: the writer's state, ``<run>/mlflow``.
+    """
 
     def __init__(self, uri: str, folder: Path) -> None:
         self.uri, self.folder, self.target = uri, folder, public_uri(uri)
-        self.path = folder / EVENTS_FILE
+        self.path = events_file(folder.parent)
+        self._identity = read_identity(folder)
         self.acknowledged = read_acknowledged(folder, self.target)
         earlier = read_status(folder)
         same = earlier.target == self.target
@@ -85,13 +88,14 @@ class Drain:
         self._monitor: Any = None
 
     def left(self) -> int:
-        """How many events the store does not have yet."""
+        """Return how many events the store does not have yet."""
         return last_sequence(self.path) - self.acknowledged.sequence
 
     def step(self) -> int:
-        """Write the next batch, acknowledge it and return how many events it held.
+        """Write and acknowledge the next batch; return its number of events.
 
-        Raises whatever the store raises; nothing is acknowledged then.
+        Raises:
+            Exception: any of the store's; nothing is acknowledged then.
         """
         events, offset = read_events(self.path, self.acknowledged.offset, BATCH_EVENTS)
         if not events:
@@ -104,15 +108,17 @@ class Drain:
         self._context = context
         self.acknowledged = Acknowledged(target=self.target, offset=offset, sequence=events[-1].sequence)
         write_acknowledged(self.folder, self.acknowledged)
-        self._say(error="")
+        self._set_status(error="")
         return len(events)
 
     def _write(self, context: Context, events: list[Event]) -> None:
         from tkd_search.tracking.mlflow.run_pages import write_ending, write_opening
 
-        store = self._open(context)
-        self._say(ids=store.ids())
-        self._watch_machine(context)
+        if context.search is None:
+            return  # the driver's own events come first
+        store = self._open(context.search)
+        self._set_status(ids=store.ids())
+        self._watch_machine()
         for change in changes(context, events):
             store.apply(change)
         note_runs(self.folder, self.status.ids.parent_run_id, store.known_runs())
@@ -120,63 +126,61 @@ class Drain:
             if event.kind == "search_started":
                 write_opening(store)
             if event.kind == "search_ended":
-                write_ending(store, event)
+                write_ending(store, event, self.folder.parent)
 
-    def _open(self, context: Context) -> Any:
+    def _open(self, search: SearchStart) -> Any:
         from tkd_search.tracking.mlflow.store import MlflowStore
 
-        assert context.search is not None, "a spool begins with search_started"
         if self._store is None:
-            self._store = MlflowStore(
-                self.uri, context.search_id, context.search, context.experiment, self._refuse
-            )
-        self._store.search = context.search
+            experiment = self._identity.experiment or f"tkd_search/{search.dataset}"
+            self._store = MlflowStore(self.uri, self._identity.search_id, search, experiment, self._refuse)
+        self._store.search = search
         return self._store
 
-    def _watch_machine(self, context: Context) -> None:
-        if context.system_metrics and self._monitor is None:
+    def _watch_machine(self) -> None:
+        if self._identity.system_metrics and self._monitor is None:
             from tkd_search.tracking.mlflow.system_metrics import start_monitor
 
             self._monitor = start_monitor(self.uri, self.status.ids.parent_run_id)
 
     def close(self) -> None:
-        """Stop the machine's monitor, where there is one."""
+        """Stop the machine's monitor if there is one."""
         if self._monitor is not None:
             self._monitor.finish()
         self._monitor = None
 
     def failed(self, error: Exception) -> None:
-        """State why the store does not take events, and look everything up again next time."""
+        """Record why the store does not take events, and look up its runs again next time."""
         if self._store is not None:
             self._store.forget()
         _log.warning("%s: %s", type(error).__name__, str(error).replace(self.uri, self.target))
         text = reason(error).replace(self.uri, self.target)[:300]
         with contextlib.suppress(OSError, DiskFullError):
-            self._say(error=text)
+            self._set_status(error=text)
 
     def _refuse(self, entry: dict[str, Any]) -> None:
         with (self.folder / REFUSED_FILE).open("a", encoding="utf-8") as file:
             file.write(json.dumps(entry, ensure_ascii=False) + "\n")
-        self._say(refused=self.status.refused + 1)
+        self._set_status(refused=self.status.refused + 1)
 
-    def _say(self, **what: Any) -> None:
+    def _set_status(self, **what: Any) -> None:
         status = replace(self.status, **what)
         if status != self.status:
             self.status = status
             write_status(self.folder, status)
 
 
-class Orders:
-    """Standard input as orders: how long the writer may still live (None: no end in sight)."""
+class Deadline:
+    """The time at which the writer must end, read from standard input; None until it arrives."""
 
     def __init__(self, descriptor: int = 0) -> None:
         self._descriptor, self._text = descriptor, b""
-        self.deadline: float | None = None
+        self.time: float | None = None
 
     def wait(self, seconds: float) -> None:
-        """Sleep, or less when an order comes in."""
-        if self.deadline is not None:
-            time.sleep(max(0.0, min(seconds, self.deadline - time.monotonic())))
+        """Sleep, or less when a deadline arrives."""
+        if self.time is not None:
+            time.sleep(max(0.0, min(seconds, self.time - time.monotonic())))
             return
         ready, _, _ = select.select([self._descriptor], [], [], seconds)
         if not ready:
@@ -184,17 +188,17 @@ class Orders:
         more = os.read(self._descriptor, 100)
         self._text += more
         if b"\n" in self._text:
-            self.deadline = time.monotonic() + float(self._text.split(b"\n")[0])
+            self.time = time.monotonic() + float(self._text.split(b"\n")[0])
         elif not more:
-            self.deadline = time.monotonic() + ORPHAN_SECONDS
+            self.time = time.monotonic() + ORPHAN_SECONDS
 
     def over(self) -> bool:
-        """Whether the time is up."""
-        return self.deadline is not None and time.monotonic() >= self.deadline
+        """Return whether the time has come."""
+        return self.time is not None and time.monotonic() >= self.time
 
 
-def work(drain: Drain, orders: Orders) -> int:
-    """Drain until told to end; 0 where everything is stored, 3 otherwise."""
+def work(drain: Drain, deadline: Deadline) -> int:
+    """Write events until the deadline; return 0 where everything is written, 3 otherwise."""
     pause = POLL_SECONDS
     while True:
         try:
@@ -202,43 +206,44 @@ def work(drain: Drain, orders: Orders) -> int:
         except Exception as error:
             drain.failed(error)
             moved, pause = 0, min(30.0, pause * 2)
-        if not moved and orders.deadline is not None and drain.left() <= 0:
+        if not moved and deadline.time is not None and drain.left() <= 0:
             return 0
-        if orders.over():
+        if deadline.over():
             return 3
-        hurry = moved == BATCH_EVENTS or (moved and orders.deadline is not None)
-        orders.wait(0 if hurry else pause * random.uniform(0.8, 1.2))
+        hurry = moved == BATCH_EVENTS or (moved and deadline.time is not None)
+        deadline.wait(0 if hurry else pause * random.uniform(0.8, 1.2))
 
 
 @contextlib.contextmanager
-def exclusive(folder: Path, orders: Orders) -> Iterator[bool]:
-    """One writer per spool: waits for an earlier one to end, as long as the orders allow."""
-    with (folder / "writer.lock").open("w") as lock:
-        while True:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if orders.over():
-                    yield False
-                    return
-                orders.wait(POLL_SECONDS)
+def exclusive(folder: Path, deadline: Deadline) -> Iterator[bool]:
+    """Admit one writer per run; yield False where the deadline comes before an earlier writer's end."""
+    lock = FileLock(folder / "writer.lock")
+    while True:
+        try:
+            lock.acquire(blocking=False)
+            break
+        except Timeout:
+            if deadline.over():
+                yield False
+                return
+            deadline.wait(POLL_SECONDS)
+    with lock:
         yield True
 
 
 def main() -> int:
-    """Entry point of the process."""
+    """Run the process."""
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(name)s %(levelname)s %(message)s")
     os.environ.update(_ENVIRONMENT)
     with contextlib.suppress(OSError):
         os.nice(5)  # trials come first
-    folder, orders = Path(sys.argv[1]), Orders()
+    folder, deadline = Path(sys.argv[1]), Deadline()
     uri = login_to_environment(os.environ["TKD_TRACKING_URI"])
-    with exclusive(folder, orders) as alone:
+    with exclusive(folder, deadline) as alone:
         if not alone:
             return 3
         with contextlib.closing(Drain(uri, folder)) as drain:
-            return work(drain, orders)
+            return work(drain, deadline)
 
 
 if __name__ == "__main__":

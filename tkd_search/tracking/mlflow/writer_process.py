@@ -1,4 +1,4 @@
-"""Starting the process that drains a spool, and telling it to end."""
+"""Starts and ends the process that writes a run's event log to MLflow."""
 
 import contextlib
 import os
@@ -11,11 +11,15 @@ from tkd_search.tracking.uri import working_folder
 
 
 def start_writer(uri: str, folder: Path) -> subprocess.Popen[bytes]:
-    """Start the process that drains ``folder``'s spool into the store at ``uri``.
+    """Start the process that writes the event log beside ``folder`` to the store at ``uri``.
 
-    It ends when :func:`tell` says so or its standard input closes (the driver died), in a session of
-    its own so that Ctrl-C does not reach it; its output goes to ``folder/writer.log``. The address
-    travels by environment variable: a command line with a password in it would be public.
+    It ends on :func:`end_writer`, or soon after its standard input closes (the driver died). It has its own
+    session, so that Ctrl-C does not reach it; its output goes to ``folder/writer.log``. The URI is in an
+    environment variable: a command line with a password in it would be public.
+
+    Args:
+        uri: tracking URI with its login.
+        folder: the writer's state, ``<run>/mlflow``.
     """
     folder_of_store = working_folder(uri)
     with contextlib.suppress(OSError):
@@ -34,12 +38,12 @@ def start_writer(uri: str, folder: Path) -> subprocess.Popen[bytes]:
         )
 
 
-def tell(writer: subprocess.Popen[bytes], seconds: float) -> None:
-    """Ask a writer to store what is spooled within ``seconds`` and to end."""
+def end_writer(writer: subprocess.Popen[bytes], seconds: float) -> None:
+    """Ask a writer to store every event within ``seconds`` and to end."""
     pipe: IO[bytes] | None = writer.stdin
     try:
         if pipe is not None and not pipe.closed:
             pipe.write(f"{seconds}\n".encode())
             pipe.close()
     except BrokenPipeError:
-        pass  # it has just died; whoever asks looks at its return code
+        pass  # it has just died; the caller looks at its return code

@@ -1,27 +1,59 @@
-"""What the writer process says of itself, in a file beside the spool."""
+"""The writer's state in ``<run>/mlflow``: identity, acknowledged offset, status and run identifiers."""
 
 import json
 import os
 import uuid
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from tkd_search.files import write_json
 from tkd_search.results.json_values import from_plain, to_plain
 from tkd_search.tracking.uri import StoreIds
 
+STATE_FOLDER = "mlflow"
 IDENTITY_FILE = "identity.json"
+ACKNOWLEDGED_FILE = "acknowledged.json"
 STATUS_FILE = "writer.json"
 RUNS_FILE = "runs.json"
 REFUSED_FILE = "refused.jsonl"
 
 
 @dataclass(frozen=True, kw_only=True)
+class Identity:
+    """What a search is in its store.
+
+    Attributes:
+        search_id: the tag by which its runs are found again; a new folder is a new search whatever its name.
+        target: the store's URI without its login; '' where the run is not tracked.
+        experiment: name of the MLflow experiment; '' is ``tkd_search/<data set>``.
+        system_metrics: whether the driver's machine is logged as well.
+    """
+
+    search_id: str = ""
+    target: str = ""
+    experiment: str = ""
+    system_metrics: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Acknowledged:
+    """How much of the event log the store ``target`` has: bytes ``offset``, last ``sequence`` (-1: none)."""
+
+    target: str
+    offset: int = 0
+    sequence: int = -1
+
+
+@dataclass(frozen=True, kw_only=True)
 class WriterStatus:
     """One writer's state.
 
-    ``error`` is why the store does not take events right now ('' when it does); ``refused`` counts
-    entries it will never take (kept in ``refused.jsonl``); ``target`` names the store.
+    Attributes:
+        target: the store's URI without its login.
+        ids: where the store keeps the search.
+        error: why the store does not take events now; '' while it does.
+        refused: number of entries that it will never take (kept in ``refused.jsonl``).
+        pid: the writer's process.
     """
 
     target: str = ""
@@ -31,32 +63,48 @@ class WriterStatus:
     pid: int = 0
 
 
-def identify(folder: Path, target: str) -> str:
-    """The search's identity, made up at its first start; notes the store it is to be written to.
-
-    It is what its runs in the store are found by, so a new folder is a new search whatever its name.
-    """
-    known = _identity(folder)
-    if known.get("target") != target:
-        known = {"search_id": known.get("search_id") or uuid.uuid4().hex, "target": target}
-        write_json(folder / IDENTITY_FILE, known, durable=True)
-    return known["search_id"]
-
-
-def read_target(folder: Path) -> str:
-    """The store (its URI without login) that a spool is meant for; '' where there is none."""
-    return _identity(folder).get("target", "")
+def identify(folder: Path, target: str, *, experiment: str = "", system_metrics: bool = False) -> Identity:
+    """Return the search's identity, created at its first start, and note the store it is written to."""
+    known = read_identity(folder)
+    identity = Identity(
+        search_id=known.search_id or uuid.uuid4().hex,
+        target=target,
+        experiment=experiment or known.experiment,
+        system_metrics=system_metrics,
+    )
+    if identity != known:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(folder / IDENTITY_FILE, asdict(identity), durable=True)
+    return identity
 
 
-def _identity(folder: Path) -> dict[str, str]:
+def read_identity(folder: Path) -> Identity:
+    """Return the search's identity, an empty one where there is none."""
     try:
-        return {key: str(value) for key, value in json.loads((folder / IDENTITY_FILE).read_text()).items()}
-    except (OSError, ValueError, AttributeError):
-        return {}
+        return from_plain(Identity, json.loads((folder / IDENTITY_FILE).read_text()))
+    except (OSError, ValueError, TypeError, AttributeError):
+        return Identity()
+
+
+def read_acknowledged(folder: Path, target: str) -> Acknowledged:
+    """Return how much of the log ``target`` has; nothing where that is unknown or another store's."""
+    try:
+        plain = json.loads((folder / ACKNOWLEDGED_FILE).read_text())
+        found = Acknowledged(
+            target=plain["target"], offset=int(plain["offset"]), sequence=int(plain["sequence"])
+        )
+    except (OSError, ValueError, KeyError, TypeError):
+        return Acknowledged(target=target)
+    return found if found.target == target else Acknowledged(target=target)
+
+
+def write_acknowledged(folder: Path, acknowledged: Acknowledged) -> None:
+    """Replace the acknowledged offset atomically."""
+    write_json(folder / ACKNOWLEDGED_FILE, asdict(acknowledged))
 
 
 def read_status(folder: Path) -> WriterStatus:
-    """The writer's last word; an empty status where there is none."""
+    """Return the writer's last status, an empty one where there is none."""
     try:
         return from_plain(WriterStatus, json.loads((folder / STATUS_FILE).read_text()))
     except (OSError, ValueError, TypeError):
@@ -69,7 +117,7 @@ def write_status(folder: Path, status: WriterStatus) -> None:
 
 
 def read_runs(folder: Path) -> dict[str, dict[str, str]]:
-    """Parent run → trial identifier → MLflow run, as far as the writer has met them."""
+    """Return parent run → trial identifier → MLflow run, as far as the writer has created them."""
     try:
         plain = json.loads((folder / RUNS_FILE).read_text())
         return {parent: dict(runs) for parent, runs in plain.items()}
@@ -78,7 +126,7 @@ def read_runs(folder: Path) -> dict[str, dict[str, str]]:
 
 
 def note_runs(folder: Path, parent: str, runs: dict[str, str]) -> None:
-    """Add to what :func:`read_runs` knows; the report's links need it."""
+    """Add to what :func:`read_runs` returns; the report's links need it."""
     known = read_runs(folder)
     merged = {**known.get(parent, {}), **runs}
     if merged != known.get(parent):
