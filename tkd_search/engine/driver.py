@@ -1,4 +1,4 @@
-"""One search from configuration to front: stages, pool, Tune, and what is written at the end."""
+"""Runs one search: worker groups, big model, bank, trials under Ray Tune, and the final results."""
 
 import signal
 import threading
@@ -48,11 +48,11 @@ from tkd_search.results.records import SearchRecord, SearchStart
 from tkd_search.tracking.tracker import Tracker
 
 TRIAL_RETRIES = 10
-"""How often a trial is started again when its Trainable is lost; a failing trial is not retried. One whose
-worker group or machine is lost goes on elsewhere without Tune."""
+"""Restarts of a trial whose Trainable is lost. A failing trial is not restarted; a trial whose worker group
+or machine is lost goes on in another group without Tune's help."""
 
 START_SECONDS = 1800.0
-"""Until the first worker group must be up: a cluster that scales from zero installs a machine first."""
+"""Seconds until the first worker group must run: a cluster that scales from zero installs a machine first."""
 
 
 def run_search(
@@ -64,9 +64,9 @@ def run_search(
         config: the experiment.
         data: its data set, read and checked.
         slots: how many trials run at once.
-        tracker: open; it is told everything and left open.
+        tracker: records the search; the caller closes it.
         progress: shown to the user.
-        command: the line that starts this search again.
+        command: the shell command that resumes this search.
 
     Raises:
         KeyboardInterrupt: after everything is written with status ``interrupted``.
@@ -146,7 +146,7 @@ def _controller(
 
     @lru_cache(maxsize=4096)
     def size_of(student: str) -> Size:
-        with torch_threads(1):  # the workers have the cores
+        with torch_threads(1):  # the workers use the cores
             model = build_student(
                 by_text[student], classes=data.num_classes, channels=data.channels, size=data.size
             ).model
@@ -203,15 +203,16 @@ def _tune(
     config: Config,
     place: RunDir,
 ) -> None:
-    """Let Ray Tune run trials until the referee has no more.
+    """Run trials under Ray Tune until the controller has no more.
 
     Raises:
-        DiskFullError: nothing could be written down any more.
+        DiskFullError: the disk is full.
         KeyboardInterrupt: interrupted.
     """
     common = {**prepared.common_job(config), "kind": "trial"}
-    # A byte: the worker groups hold all the cores, and Tune refuses an empty request. Beside the driver, like
-    # the broker: a machine that goes takes a worker group with it, and nothing that Tune counts as a failure.
+    # One byte of memory: the worker groups hold all cores, and Tune refuses an empty request. The
+    # Trainables run on the driver's node, so a lost machine ends a worker group and nothing that Tune
+    # counts as a failure.
     beside = PlacementGroupFactory([{"CPU": 0, "memory": 1, driver_node_resource(): 0.0001}])
     tuner = Tuner(
         tune.with_resources(tune.with_parameters(SlotTrainable, queue=queue, common=common), beside),
@@ -240,7 +241,7 @@ def _tune(
 
 @contextmanager
 def _interrupts(controller: Controller) -> Iterator[None]:
-    """Remember Ctrl-C: raised inside a callback of Ray's it may be swallowed, and the search would go on.
+    """Store Ctrl-C in the controller, because Ray may swallow an exception raised inside its callbacks.
 
     SIGTERM (a cancelled job, a machine that shuts down) ends a search in the same way.
     """
@@ -261,5 +262,5 @@ def _interrupts(controller: Controller) -> Iterator[None]:
 
 
 def slots_limit(settings: Settings) -> int:
-    """Most trials at once, should so many machines join."""
+    """Return the largest number of trials at once, should enough machines join."""
     return min(settings.search.trials, settings.resources.max_concurrent or settings.search.trials)

@@ -1,4 +1,4 @@
-"""A shipped student back as a network and its transform."""
+"""Loads a shipped student as a network and its transform."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from tkd_search.models import build_student, load_weights
 
 
 def load(path: str | Path) -> tuple[nn.Module, Transform]:
-    """A student from its folder.
+    """Load a student from its folder.
 
     Args:
         path: folder with ``model.safetensors`` and ``student.json``, or one of the two files. An architecture
@@ -22,7 +22,7 @@ def load(path: str | Path) -> tuple[nn.Module, Transform]:
         transform that makes its input from a picture.
 
     Raises:
-        UserError: a file is missing or damaged, or the weights are not those that were described.
+        UserError: a file is missing or damaged, or the weights are not those in the description.
 
     Example::
 
@@ -35,10 +35,10 @@ def load(path: str | Path) -> tuple[nn.Module, Transform]:
 
 
 def network(folder: Path, description: StudentDescription) -> nn.Module:
-    """The described network with the weights of ``folder``, in eval mode.
+    """Return the described network with the weights of ``folder``, in eval mode.
 
     Raises:
-        UserError: missing, damaged or exchanged weights.
+        UserError: the weights are missing, damaged or replaced.
     """
     weights = folder / WEIGHTS_FILE
     expected = description.provenance.get("weights_sha256")
@@ -56,6 +56,6 @@ def network(folder: Path, description: StudentDescription) -> nn.Module:
 
 
 def student_folder(path: str | Path) -> Path:
-    """The folder of a student from the folder itself or one of its files."""
+    """Return a student's folder from the folder itself or one of its files."""
     place = Path(path).expanduser()
     return place.parent if place.is_file() else place

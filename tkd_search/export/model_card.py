@@ -1,4 +1,4 @@
-"""The model card: what a student is, how good, how to use it, what it was made from."""
+"""Writes a student's model card: figures, use, origin, limits."""
 
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ def write_card(folder: Path, description: StudentDescription) -> Path:
 
 
 def card(description: StudentDescription, *, onnx: bool) -> str:
-    """The card as Markdown; a figure that was not measured is a dash."""
+    """Return the card as Markdown; a figure that was not measured is a dash."""
     sections = [_what(description), _figures(description), _use(description, onnx=onnx)]
     if "int8" in description.figures:
         sections.append(_int8(description))
@@ -92,7 +92,7 @@ def _use(one: StudentDescription, *, onnx: bool) -> str:
 
 
 def _own_code(one: StudentDescription, *, onnx: bool) -> str:
-    """What must be importable, where the network is built by a function of the user's; else ''."""
+    """Return which module must be importable where a user's function builds the network, else ''."""
     module, colon, function = one.architecture.name.partition(":")
     if not colon:
         return ""

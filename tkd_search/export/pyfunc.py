@@ -1,6 +1,6 @@
-"""A student as MLflow's ``python_function``: what ``mlflow.pyfunc.load_model`` calls; needs no MLflow itself.
+"""Loads a student as MLflow's ``python_function`` (``mlflow.pyfunc.load_model``), without importing MLflow.
 
-Every registered version names this module in its ``MLmodel``, so it cannot move without leaving those behind.
+Every registered version names this module in its ``MLmodel``; if the module moves, those versions break.
 """
 
 import warnings
@@ -17,7 +17,7 @@ _BATCH = 256
 
 
 class StudentModel:
-    """Images → class probabilities, with the ``predict`` that MLflow asks for.
+    """Predicts class probabilities of images through MLflow's ``predict``.
 
     Args:
         path: a student's folder, loaded and checked as :func:`tkd_search.load` does.
@@ -30,17 +30,17 @@ class StudentModel:
         self._transform = Transform(self._description.preprocessing)
 
     def predict(self, images: np.ndarray) -> np.ndarray:
-        """Softmax of the logits, float32 [B, c], classes in the order of ``student.json``.
+        """Return the softmax of the logits, float32 [B, c], classes in the order of ``student.json``.
 
         Args:
-            images: uint8 [B, H, W, C] of the student's size and channels; it normalises them itself.
+            images: uint8 [B, H, W, C] of the student's size and channels; they are normalised here.
 
         Raises:
             UserError: images of another shape or kind.
         """
         _warn_of_fractions(images)
         made = np.empty((len(images), len(self._description.classes)), np.float32)
-        for start in range(0, len(images), _BATCH):  # however many there are, memory stays small
+        for start in range(0, len(images), _BATCH):  # in batches, so that memory stays small
             part = slice(start, start + _BATCH)
             with torch.inference_mode():
                 made[part] = self._network(self._transform.batch(images[part])).softmax(1).numpy()
@@ -48,11 +48,11 @@ class StudentModel:
 
 
 def _warn_of_fractions(images: np.ndarray) -> None:
-    """Say what MLflow keeps quiet about: it casts JSON to uint8, and images in [0, 1] become black there."""
+    """Warn of fractions: MLflow casts JSON to uint8, so images in [0, 1] would become black."""
     if len(images) and np.max(images) <= 1:
         warnings.warn("no pixel is above 1, but a student wants values from 0 to 255", stacklevel=2)
 
 
 def _load_pyfunc(path: str) -> StudentModel:
-    """The name by which MLflow calls."""
+    """Load a student; MLflow calls this function by name."""
     return StudentModel(path)

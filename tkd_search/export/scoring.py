@@ -1,4 +1,4 @@
-"""How good a student is on labelled images: accuracy, recall per class."""
+"""Scores a student on labelled images: accuracy, recall per class."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ class ClassScore:
 
     @property
     def recall(self) -> float:
-        """Share of the class's images that were recognised."""
+        """Return the share of the class's images that were recognised."""
         return self.right / self.images if self.images else float("nan")
 
 
@@ -67,10 +67,10 @@ def score(
 
 
 def labelled_files(folder: Path, classes: tuple[str, ...]) -> list[tuple[Path, int]]:
-    """Images in ``folder/<class>/`` with their labels, sorted.
+    """Return the images in ``folder/<class>/`` with their labels, sorted.
 
     Raises:
-        UserError: no such folder, a subfolder that is no class of the student, or no images.
+        UserError: no such folder, a subfolder that is not a class of the student, or no images.
     """
     if not folder.is_dir():
         raise UserError("--data", f"{folder}, which is no folder", "a folder with one subfolder per class")

@@ -1,4 +1,4 @@
-"""``student.json``: what is needed beside the weights to run a student, and where it comes from."""
+"""Reads and writes ``student.json``: architecture, preprocessing, classes, figures, provenance."""
 
 import hashlib
 import json
@@ -20,7 +20,7 @@ WEIGHTS_FILE = "model.safetensors"
 
 @dataclass(frozen=True, kw_only=True)
 class Preprocessing:
-    """How an image becomes the network's input.
+    """Steps from an image to the network's input.
 
     The shorter side is scaled to ``size`` and the middle cut out; ``channels`` 1 is grey, 3 is RGB; pixel
     values are divided by 255, then ``mean`` is subtracted and the rest divided by ``std``, per channel. EXIF
@@ -38,7 +38,7 @@ class StudentDescription:
     """A student as it ships: architecture, preprocessing, class names, figures, provenance.
 
     ``figures`` are those of the search (bytes, parameters, ratio, accuracies in [0, 1], latency in
-    milliseconds), ``provenance`` says what it was made from and with.
+    milliseconds). ``provenance`` names search, data, big model and versions.
     """
 
     name: str
@@ -51,9 +51,9 @@ class StudentDescription:
 
 
 def write_description(folder: Path, description: StudentDescription) -> Path:
-    """Write ``student.json`` beside the weights, atomically; figures that are no numbers become null.
+    """Write ``student.json`` beside the weights, atomically; NaN and infinite figures become null.
 
-    The weights must be there: their SHA-256 goes into the provenance.
+    The weights must exist: their SHA-256 is part of the provenance.
     """
     plain = finite(to_plain(description))
     plain["provenance"]["weights_sha256"] = sha256(folder / WEIGHTS_FILE)
@@ -62,7 +62,7 @@ def write_description(folder: Path, description: StudentDescription) -> Path:
 
 
 def read_description(folder: Path) -> StudentDescription:
-    """The description of a student from its folder.
+    """Return the description of a student from its folder.
 
     Raises:
         UserError: it is missing, damaged or of another schema.
@@ -83,7 +83,7 @@ def read_description(folder: Path) -> StudentDescription:
 
 
 def versions() -> dict[str, str]:
-    """Versions of what made a student: this package, torch, Python."""
+    """Return the versions of this package, torch and Python."""
     import torch
 
     return {
@@ -94,6 +94,6 @@ def versions() -> dict[str, str]:
 
 
 def sha256(path: Path) -> str:
-    """Hexadecimal SHA-256 of a file."""
+    """Return the hexadecimal SHA-256 of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,4 +1,4 @@
-"""From a picture to a student's input, exactly as in training."""
+"""Turns a picture into a student's input, exactly as in training."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -15,7 +15,7 @@ from tkd_search.export.student_description import Preprocessing
 
 
 class Transform:
-    """Picture → float32 [C, H, W], ready for the network (which wants a batch: ``model(x[None])``).
+    """Turns a picture into float32 [C, H, W]; the network takes a batch: ``model(x[None])``.
 
     A picture is a path, a ``PIL.Image``, a uint8 array [H, W] or [H, W, C], or a uint8 tensor [C, H, W].
     Paths and PIL images may have any size and mode; arrays and tensors must have the network's size and
@@ -27,20 +27,20 @@ class Transform:
         self._normalise = Normaliser(preprocessing.mean, preprocessing.std)
 
     def __call__(self, picture: Any) -> Tensor:
-        """One picture as float32 [C, H, W].
+        """Return one picture as float32 [C, H, W].
 
         Raises:
-            UserError: a file that is no image, a picture whose white is unknown (floats), or an array of
-                another size or kind.
+            UserError: a file that is not an image, a picture of floats (whose white is unknown), or an array
+                of another size or type.
         """
         return self._normalise(self.pixels(picture)[None])[0]
 
     def batch(self, pictures: Iterable[Any]) -> Tensor:
-        """Pictures as float32 [B, C, H, W]."""
+        """Return pictures as float32 [B, C, H, W]."""
         return self._normalise(torch.stack([self.pixels(picture) for picture in pictures]))
 
     def pixels(self, picture: Any) -> Tensor:
-        """One picture as uint8 [C, H, W], before normalisation."""
+        """Return one picture as uint8 [C, H, W], before normalisation."""
         size, channels = self.preprocessing.size, self.preprocessing.channels
         if isinstance(picture, str | Path):
             try:
@@ -70,5 +70,5 @@ def _tensor(planes: np.ndarray) -> Tensor:
 
 
 def _planes(array: Tensor) -> Tensor:
-    """[H, W] or [H, W, C] → [C, H, W]."""
+    """Return [H, W] or [H, W, C] as [C, H, W]."""
     return array[None] if array.dim() == 2 else array.permute(2, 0, 1).contiguous()

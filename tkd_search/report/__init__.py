@@ -1,4 +1,4 @@
-"""The Pareto report: ``pareto.csv``, ``pareto.html`` and ``pareto.png`` from records of searches."""
+"""Writes the Pareto report of one or several searches: ``pareto.csv``, ``pareto.html``, ``pareto.png``."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,15 +9,15 @@ from tkd_search.tracking.mlflow.writer_status import STATE_FOLDER
 
 
 def write_report(records: SearchRecord | Sequence[SearchRecord], folder: Path) -> tuple[Path, ...]:
-    """Write the three files into ``folder`` over whatever is there and return their paths.
+    """Write the three files into ``folder``, replacing earlier ones, and return their paths.
 
     Args:
-        records: one search, or several to be drawn side by side. A search without a single finished
-            epoch still gives files, with an empty front.
-        folder: made where it is missing.
+        records: one search, or several that are drawn side by side. A search without a finished epoch gives
+            files with an empty front.
+        folder: created if missing.
 
     Raises:
-        DiskFullError: there is no room for one of them.
+        DiskFullError: no room for one of them.
     """
     from tkd_search.report.front_csv import write_table
     from tkd_search.report.front_png import write_print

@@ -1,4 +1,4 @@
-"""The page's figures (plotly): quiet, one idea each."""
+"""Builds the report's interactive charts (plotly)."""
 
 import html
 import math
@@ -54,7 +54,7 @@ def _layout(figure: Any, height: int, **more: Any) -> Any:
 def front_chart(
     records: Sequence[SearchRecord], links: Mapping[str, Mapping[str, str]]
 ) -> tuple[Any | None, int]:
-    """Size against accuracy, and how many trials lie below the window it opens with; None without trials."""
+    """Return size against accuracy, and how many trials lie below its first window; None without trials."""
     if not any(map(shown_trials, records)):
         return None, 0
     figure = go.Figure()
@@ -146,7 +146,7 @@ def _points(
 
 
 def hover(trial: TrialRecord, record: SearchRecord, member: FrontMember | None) -> str:
-    """What a point says of its trial, as the little HTML that plotly shows."""
+    """Return a point's hover text in the HTML that plotly supports."""
     ratio = trial.bytes / record.big_model.bytes if record.big_model.bytes else float("nan")
     lines = [
         f"<b>{html.escape(trial.student)}</b>  trial {html.escape(trial.trial_id)}",
@@ -196,7 +196,7 @@ def _big_models(figure: Any, records: Sequence[SearchRecord]) -> None:
 
 
 def importance_chart(found: Importances) -> Any:
-    """Settings by importance, the most important on top."""
+    """Return the settings by importance, the most important on top."""
     ranking = found.ranking[:MOST_BARS][::-1]
     bar = go.Bar(
         y=[one.name for one in ranking],
@@ -213,7 +213,7 @@ def importance_chart(found: Importances) -> Any:
 
 
 def taps_chart(record: SearchRecord) -> Any | None:
-    """Candidates by how often they were teachers; None where no trial had teachers."""
+    """Return the candidates by how often they were teachers; None where no trial had teachers."""
     shares = tap_shares(record)[:MOST_BARS][::-1]
     if not shares:
         return None
@@ -236,7 +236,7 @@ def taps_chart(record: SearchRecord) -> Any | None:
 
 
 def hypervolume_chart(records: Sequence[SearchRecord]) -> Any | None:
-    """How the front grew with the epochs spent; None where there never was one."""
+    """Return hypervolume over epochs spent; None where no trial completed."""
     if not any(volume > 0 for record in records for _, volume in record.history):
         return None
     figure = go.Figure()
@@ -258,7 +258,7 @@ def hypervolume_chart(records: Sequence[SearchRecord]) -> Any | None:
 
 
 def learning_chart(record: SearchRecord) -> Any | None:
-    """Validation accuracy over epochs of the front's members, darker for larger; None without any."""
+    """Return validation accuracy over epochs of the front's members, larger ones darker; None without any."""
     by_id = {trial.trial_id: trial for trial in record.trials}
     members = [member for member in front_by_size(record) if member.trial_id in by_id]
     if not members:
@@ -284,7 +284,7 @@ def learning_chart(record: SearchRecord) -> Any | None:
 
 
 def shade(share: float) -> str:
-    """A blue between pale (0) and dark (1) that stays visible on white."""
+    """Return a blue from pale (0) to dark (1) that is visible on white."""
     pale, dark = (150, 197, 228), (8, 48, 95)
     mixed = (round(a + (b - a) * share) for a, b in zip(pale, dark, strict=True))
     return f"rgb({', '.join(map(str, mixed))})"

@@ -1,4 +1,4 @@
-"""What the pictures show, worked out from records; no plotting library here."""
+"""Computes what the charts show from records of searches, without a plotting library."""
 
 import math
 from collections import defaultdict
@@ -14,8 +14,9 @@ WEIGHT = "weight."
 class TapShare:
     """How often a candidate feature of F was a teacher.
 
-    ``share`` of the epochs (of all trials that had teachers) in which it was selected, ``front_share``
-    the same over the front's trials (NaN where none had teachers), ``weight`` its mean weight when selected.
+    ``share`` is the share of epochs, over all trials with teachers, in which it was selected.
+    ``front_share`` is the same over the front's trials, NaN where none had teachers. ``weight`` is its mean
+    weight when selected.
     """
 
     name: str
@@ -25,20 +26,20 @@ class TapShare:
 
 
 def shown_trials(record: SearchRecord) -> tuple[TrialRecord, ...]:
-    """Trials with at least one epoch and a finite accuracy: what can be drawn."""
+    """Return the trials that can be drawn: at least one epoch and a finite accuracy."""
     return tuple(trial for trial in record.trials if math.isfinite(trial.val_accuracy))
 
 
 def front_by_size(record: SearchRecord) -> tuple[FrontMember, ...]:
-    """The front, smallest student first."""
+    """Return the front, smallest student first."""
     return tuple(sorted(record.front, key=lambda member: (member.bytes, member.trial_id)))
 
 
 def accuracy_window(records: Sequence[SearchRecord]) -> tuple[float, float]:
-    """Range of the accuracy axis in [0, 1]: the front and F with air around, and what lies close below.
+    """Return the range of the accuracy axis in [0, 1]: the front and F with a margin.
 
-    Trials that were stopped early may be far below; drawn to scale they would flatten everything that
-    matters, so the window ends a little under the front's least accurate member.
+    Trials that were stopped early may be far below and would flatten the front, so the range ends a little
+    under the front's least accurate member.
     """
     values = [member.val_accuracy for record in records for member in record.front]
     values += (
@@ -52,7 +53,7 @@ def accuracy_window(records: Sequence[SearchRecord]) -> tuple[float, float]:
 
 
 def size_window(records: Sequence[SearchRecord]) -> tuple[float, float]:
-    """Range of the size axis in bytes: all trials, F and its tenth, a fifth of a decade on both sides."""
+    """Return the range of the size axis in bytes: all trials, F and its tenth, plus a fifth of a decade."""
     sizes: list[float] = [trial.bytes for record in records for trial in record.trials]
     sizes += [share * record.big_model.bytes for record in records for share in (0.1, 1)]
     sizes = [size for size in sizes if size > 0] or [1]
@@ -60,7 +61,7 @@ def size_window(records: Sequence[SearchRecord]) -> tuple[float, float]:
 
 
 def tap_shares(record: SearchRecord) -> tuple[TapShare, ...]:
-    """Which candidates were teachers how often, most often first; empty where no trial had teachers."""
+    """Return how often each candidate was a teacher, most often first; empty where no trial had teachers."""
     front = {member.trial_id for member in record.front}
     taught = [(trial.trial_id, _weights(trial)) for trial in record.trials]
     every = [weights for _, epochs in taught for weights in epochs]
@@ -94,7 +95,7 @@ def _share(name: str, epochs: Sequence[dict[str, float]]) -> float:
 
 
 def config_lines(config: dict[str, object], limit: int = 24) -> Iterable[str]:
-    """A configuration as short lines ``key = value``, numbers with four significant digits."""
+    """Return a configuration as lines ``key = value``, numbers with four significant digits."""
     for key, value in list(config.items())[:limit]:
         yield f"{key} = {value:.4g}" if isinstance(value, float) else f"{key} = {value}"
     if len(config) > limit:

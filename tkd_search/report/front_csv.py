@@ -1,4 +1,4 @@
-"""``pareto.csv``: the front as a table, one row per member, smallest first."""
+"""Writes ``pareto.csv``: one row per member of the front, smallest first."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,7 +21,7 @@ FIGURES = (
 
 
 def front_frame(records: Sequence[SearchRecord]) -> pd.DataFrame:
-    """The fronts of one or several searches.
+    """Return the fronts of one or several searches as a table.
 
     Returns:
         Columns: ``search`` (only for several), the figures of a FrontMember, ``latency_ms_<batch>``,
@@ -37,7 +37,7 @@ def front_frame(records: Sequence[SearchRecord]) -> pd.DataFrame:
 
 
 def member_row(member: FrontMember) -> dict[str, object]:
-    """One front member as a flat row."""
+    """Return one front member as a flat row."""
     latencies = {f"latency_ms_{size}": value for size, value in sorted(member.latency_ms.items())}
     figures = {name: getattr(member, name) for name in FIGURES}
     return {**figures, **latencies, "path": member.path, **member.config}

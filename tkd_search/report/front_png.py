@@ -1,4 +1,4 @@
-"""``pareto.png``: the front for a page of paper, readable in grey, its labels apart."""
+"""Draws ``pareto.png``: the front for print, readable in grey, with labels that do not overlap."""
 
 import io
 from collections.abc import Sequence
@@ -162,7 +162,7 @@ def _legend(axes: Any) -> None:
 
 
 def _label(axes: Any, records: Sequence[SearchRecord]) -> None:
-    """Name the members of the fronts; those for whose name there is no room stay without one."""
+    """Label the members of the fronts; a member without room for a label gets none."""
     most = MOST_LABELS if len(records) == 1 else 4
     members = [member for record in records for member in some_members(front_by_size(record), most)]
     texts = [label_text(member) for member in members]
@@ -207,7 +207,7 @@ def _obstacles(axes: Any, records: Sequence[SearchRecord], scale: float) -> list
 
 
 def _steps(axes: Any, record: SearchRecord) -> list[Box]:
-    """The front's line as thin boxes: across from each member to the next one's size, then up."""
+    """Return the front's step line as thin boxes: from each member to the next one's size, then up."""
     pixels = [axes.transData.transform((one.bytes, one.val_accuracy)) for one in front_by_size(record)]
     boxes = []
     for (x, y), (then_x, then_y) in pairwise(pixels):
@@ -216,7 +216,7 @@ def _steps(axes: Any, record: SearchRecord) -> list[Box]:
 
 
 def some_members(members: Sequence[FrontMember], most: int = MOST_LABELS) -> list[FrontMember]:
-    """At most ``most`` (≥ 2) members to name: both ends and evenly between."""
+    """Return at most ``most`` (≥ 2) members to label: both ends and evenly between."""
     if len(members) <= most:
         return list(members)
     step = (len(members) - 1) / (most - 1)
@@ -224,5 +224,5 @@ def some_members(members: Sequence[FrontMember], most: int = MOST_LABELS) -> lis
 
 
 def label_text(member: FrontMember) -> str:
-    """``128 kB, 97.8 %``."""
+    """Return a label such as ``128 kB, 97.8 %``."""
     return f"{human_bytes(member.bytes)}, {member.val_accuracy:.1%}".replace("%", " %")

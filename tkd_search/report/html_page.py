@@ -1,4 +1,4 @@
-"""``pareto.html``: the interactive report, one file that needs no network."""
+"""Writes ``pareto.html``: the interactive report in one file that needs no network."""
 
 import html
 from collections.abc import Sequence
@@ -66,7 +66,7 @@ def write_page(records: Sequence[SearchRecord], path: Path, tracking: Path) -> P
 
 
 def render(records: Sequence[SearchRecord], tracking: Path) -> str:
-    """The whole page as text, plotly's code (4.8 MB) included where anything is drawn."""
+    """Return the whole page as text, with plotly's code (4.8 MB) where there is a chart."""
     links = {record.name: trial_links(record, tracking) for record in records}
     title = ", ".join(record.name for record in records)
     body = "".join(
@@ -88,7 +88,7 @@ def render(records: Sequence[SearchRecord], tracking: Path) -> str:
 
 
 def _code(body: str) -> str:
-    """Plotly's code, as its own pages hold it."""
+    """Return plotly's JavaScript."""
     local = "window.PlotlyConfig = {MathJaxConfig: 'local'};"
     return f"<script>{local}</script><script>{get_plotlyjs()}</script>" if "Plotly.newPlot" in body else ""
 
@@ -257,7 +257,7 @@ def _front(record: SearchRecord, links: dict[str, str], *, several: bool) -> str
 
 
 def _no_front(record: SearchRecord, *, several: bool) -> str:
-    """Where the front would be: why there is none."""
+    """Return why there is no front, to stand in its place."""
     title = html.escape(f"The front of {record.name}" if several else "The front")
     if any(trial.state == "complete" for trial in record.trials):
         note = "<p class='note'>The front is chosen when the search ends.</p>"

@@ -1,10 +1,10 @@
-"""What mattered: how much each searched setting says about accuracy at a given size.
+"""Ranks the searched settings by how much they explain of accuracy at a given size.
 
-Every trial is compared with its equals: at the last epoch it reached, among all trials that reached that
-epoch, is it above or below what is usual for its size (a parabola in log bytes), in standard deviations?
-So neither a setting that only makes students larger nor being stopped early earns credit or blame. A
-random forest then predicts that figure from the settings, and a setting's importance is the share of
-its variance that is lost when the setting is shuffled in held-out trials (Breiman 2001).
+Each trial is compared at its last epoch with all trials that reached that epoch: its accuracy minus the usual
+accuracy for its size (a parabola in log bytes), in standard deviations. So a setting that only makes students
+larger explains nothing, and early stopping has no effect. A random forest predicts that figure from the
+settings. A setting's importance is the share of the variance that is lost when the setting is shuffled in
+held-out trials (Breiman 2001).
 """
 
 import math
@@ -25,7 +25,7 @@ _CLIP = 3.0
 
 @dataclass(frozen=True, kw_only=True)
 class Importance:
-    """``share`` of the variance lost without the setting, ± ``error`` (standard error over folds)."""
+    """``share`` of the variance that is lost without the setting, ± ``error`` (standard error over folds)."""
 
     name: str
     share: float
@@ -34,7 +34,7 @@ class Importance:
 
 @dataclass(frozen=True, kw_only=True)
 class Importances:
-    """``explained`` is the forest's held-out R²; near 0 the ranking below it means nothing."""
+    """``explained`` is the forest's held-out R²; near 0 the ranking means nothing."""
 
     explained: float
     ranking: tuple[Importance, ...]
@@ -62,7 +62,7 @@ def importances(record: SearchRecord, *, seed: int = 0) -> Importances | None:
 
 
 def merit(trials: Sequence[TrialRecord]) -> Any:
-    """How far each trial is above what is usual for its size and epoch.
+    """Return how far each trial is above the usual accuracy for its size and epoch.
 
     Returns:
         float64 [trials], in standard deviations of the trials that reached the same epoch, within ±3.
@@ -80,12 +80,12 @@ def merit(trials: Sequence[TrialRecord]) -> Any:
 
 
 def _accuracy_at(trial: TrialRecord, epoch: int) -> float:
-    """Validation accuracy at the last validated epoch up to ``epoch``."""
+    """Return validation accuracy at the last validated epoch up to ``epoch``."""
     return next((e.val_accuracy for e in reversed(trial.epochs) if e.epoch <= epoch), float("nan"))
 
 
 def _above_usual(sizes: Any, accuracy: Any) -> Any:
-    """Accuracy minus a parabola in size (a line or a mean where trials or sizes are few)."""
+    """Return accuracy minus a parabola in size; a line or a mean where trials or sizes are few."""
     kinds = len(np.unique(sizes))
     degree = 0 if kinds < 4 or len(sizes) < 6 else 1 if len(sizes) < 15 else 2
     middle = sizes - sizes.mean()
@@ -94,7 +94,7 @@ def _above_usual(sizes: Any, accuracy: Any) -> Any:
 
 
 def _permute(table: Any, response: Any, seed: int) -> tuple[float, Any]:
-    """Held-out R² and, per fold, the R² lost by shuffling each column: (float, array [folds, columns])."""
+    """Return held-out R² and, per fold, the R² lost by shuffling each column (array [folds, columns])."""
     from sklearn.ensemble import RandomForestRegressor
     from sklearn.model_selection import KFold
 
@@ -110,10 +110,11 @@ def _permute(table: Any, response: Any, seed: int) -> tuple[float, Any]:
 
 
 def _errors_shuffled(forest: Any, table: Any, response: Any, rng: np.random.Generator) -> Any:
-    """Mean squared error with each column shuffled: array [columns].
+    """Return the mean squared error with each column shuffled: array [columns].
 
-    As scikit-learn's ``permutation_importance``, which asks a forest again for every shuffle of every column:
-    five times as long (9 s, not 1.7, for the 24 settings and 26 trials of the digits on slow cores).
+    All shuffles are predicted in one call. scikit-learn's ``permutation_importance`` calls the forest once
+    per shuffle and column, which takes five times as long (9 s instead of 1.7 s for 24 settings and 26
+    trials).
     """
     errors = []
     for column in range(table.shape[1]):
@@ -129,7 +130,7 @@ def _varies(key: str, trials: Sequence[TrialRecord]) -> bool:
 
 
 def _encode(values: Sequence[Any]) -> Any:
-    """Numbers as they are, anything else as the rank of its text; missing (conditional) ones as NaN."""
+    """Return numbers unchanged, other values as the rank of their text, inactive ones as NaN."""
     present = [value for value in values if value is not None]
     if all(isinstance(value, int | float) for value in present):
         return np.array([math.nan if value is None else float(value) for value in values])

@@ -1,4 +1,4 @@
-"""Places for labels such that none covers another, a point, or the frame: a small greedy search."""
+"""Places labels greedily so that none covers another label, a point or the frame."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -13,7 +13,7 @@ class Box(NamedTuple):
     top: float
 
     def overlaps(self, other: "Box") -> bool:
-        """Whether the two share area."""
+        """Return whether the two share area."""
         return (
             self.left < other.right
             and other.left < self.right
@@ -22,7 +22,7 @@ class Box(NamedTuple):
         )
 
     def inside(self, frame: "Box") -> bool:
-        """Whether it lies within ``frame``."""
+        """Return whether it lies within ``frame``."""
         return (
             self.left >= frame.left
             and self.right <= frame.right
@@ -41,13 +41,13 @@ def place_labels(
     frame: Box,
     gaps: Sequence[float] = (7, 14, 24, 38, 56, 80),
 ) -> list[Box | None]:
-    """A box for every label, near its anchor; None for one that has no room.
+    """Return a box for every label near its anchor, None for a label without room.
 
     Args:
         anchors: the labelled points (x, y) in pixels, most important first.
         sizes: width and height of each label's text.
-        obstacles: what must stay uncovered (points, other text).
-        frame: what no label may leave.
+        obstacles: boxes that no label may cover (points, other text).
+        frame: the box that contains every label.
         gaps: distances from the anchor that are tried, nearest first, in eight directions.
     """
     taken = list(obstacles)

@@ -1,4 +1,4 @@
-"""Where a click on a trial leads: its page in the tracking store, where that has pages."""
+"""Links each trial to its page in the tracking store."""
 
 from pathlib import Path
 from urllib.parse import quote
@@ -10,10 +10,10 @@ from tkd_search.tracking.uri import run_url
 
 
 def trial_links(record: SearchRecord, tracking: Path) -> dict[str, str]:
-    """Trial identifier → address; empty where the tracking URI is no http address.
+    """Return trial identifier → URL; empty where the tracking URI is not an http address.
 
-    The writer notes each trial's run in ``tracking/runs.json``; a trial that is not in there yet leads
-    to the experiment's list, filtered to it.
+    The writer notes each trial's run in ``mlflow/runs.json``. A trial that is not in there links to the
+    experiment's list, filtered to that trial.
     """
     uri = record.tracking_uri
     if not uri.startswith(("http://", "https://")) or not record.experiment_id:

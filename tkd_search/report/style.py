@@ -1,4 +1,4 @@
-"""Colours and words that the page and the print share."""
+"""Colours and texts that the page and the picture share."""
 
 from tkd_search.results.markdown import human_bytes, percent
 
@@ -6,7 +6,7 @@ INK = "#1d2733"
 MUTED = "#66727f"
 RULE = "#e4e8ec"
 FAINT = "#b9c1ca"
-# Okabe and Ito's colours: told apart with every kind of colour vision.
+# Okabe and Ito's colours, which every kind of colour vision can tell apart.
 SERIES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
 SYMBOLS = ("circle", "square", "diamond", "triangle-up", "pentagon", "hexagon")
 MARKERS = ("o", "s", "D", "^", "p", "h")
@@ -26,7 +26,7 @@ __all__ = [
 
 
 def size_ticks(low: float, high: float) -> list[float]:
-    """1-2-5 positions of a logarithmic size axis between two sizes in bytes, at most about eight."""
+    """Return about eight 1-2-5 positions of a logarithmic axis between two sizes in bytes."""
     ticks = [step * 10.0**power for power in range(0, 13) for step in (1, 2, 5)]
     shown = [tick for tick in ticks if low <= tick <= high]
     return shown if len(shown) <= 9 else [tick for tick in shown if str(tick)[0] == "1"]

@@ -1,4 +1,4 @@
-"""What a run's event log says of its search: trials, epochs, front, time. A pure fold over events."""
+"""Folds a run's event log into the state of its search: trials, epochs, history, time."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -10,7 +10,7 @@ from tkd_search.results.records import BigModelRecord, EpochRecord, SearchStart,
 from tkd_search.tracking.event_log import Event, all_events, events_file
 
 DRIVER_STARTED = "driver_started"
-"""Kind of the first event of every driver; ``seconds`` is how long it had worked by then."""
+"""Kind of the first event of every driver; ``seconds`` is its working time by then."""
 
 
 @dataclass
@@ -97,7 +97,7 @@ class SearchLog:
 
 
 def read_search_log(run: Path) -> SearchLog:
-    """Return what the event log in a run's folder says; an empty log where there is none."""
+    """Return the search in a run's event log; an empty one where there is no log."""
     return fold_events(all_events(events_file(run)))
 
 

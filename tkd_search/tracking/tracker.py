@@ -63,7 +63,7 @@ class Tracker:
         self._has_big_model = known.big_model is not None
 
     def logged(self) -> SearchLog:
-        """Return what the event log says of the search so far."""
+        """Return the search so far, read from the event log."""
         return read_search_log(self.run)
 
     def driver_started(self, seconds: float) -> None:

@@ -1,4 +1,4 @@
-"""Tracking URIs: the default, relative files made absolute, passwords left out of what is shown."""
+"""Tracking URIs: the default, absolute files, and URIs without their passwords."""
 
 import os
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ DEFAULT_URI = "sqlite:///mlflow.db"
 
 @dataclass(frozen=True, kw_only=True)
 class StoreIds:
-    """Where a tracking store keeps a search; empty strings as long as that is unknown."""
+    """Where a tracking store keeps a search; empty strings while that is unknown."""
 
     tracking_uri: str = ""
     experiment_id: str = ""
@@ -18,19 +18,19 @@ class StoreIds:
 
 
 def absolute_uri(uri: str = "") -> str:
-    """The URI with its file, if it is one, made absolute; '' becomes the environment's or the default."""
+    """Return the URI with its sqlite file made absolute; '' gives the environment's URI or the default."""
     uri = uri or os.environ.get("MLFLOW_TRACKING_URI", "") or DEFAULT_URI
     file = sqlite_file(uri)
     return uri if file is None else f"sqlite:///{file.absolute()}"
 
 
 def sqlite_file(uri: str) -> Path | None:
-    """The file of a sqlite store, None for any other store."""
+    """Return the file of a sqlite store, None for any other store."""
     return Path(uri.removeprefix("sqlite:///")) if uri.startswith("sqlite:///") else None
 
 
 def public_uri(uri: str) -> str:
-    """The URI without user name and password: what summaries and messages may show."""
+    """Return the URI without user name and password, for summaries and messages."""
     parts = urlsplit(uri)
     if "@" not in parts.netloc:
         return uri
@@ -38,19 +38,19 @@ def public_uri(uri: str) -> str:
 
 
 def known_uri(public: str) -> str:
-    """The URI to reach a store by, from the one without login that a summary holds.
+    """Return the URI with login of a store whose URI without login stands in a summary.
 
-    MLFLOW_TRACKING_URI is taken where it names the same store; http servers get user name and password
-    from MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD anyway.
+    This is MLFLOW_TRACKING_URI where it names the same store. For http servers MLflow reads user name and
+    password from MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD.
     """
     given = os.environ.get("MLFLOW_TRACKING_URI", "")
     return given if given and public_uri(given) == public else public
 
 
 def login_to_environment(uri: str) -> str:
-    """Move the user name and password of an http address to where MLflow looks for them.
+    """Move user name and password of an http URI into MLflow's environment variables; return the rest.
 
-    In the address itself they would be part of every error message and log line.
+    In the URI they would be part of every error message and log line.
     """
     parts = urlsplit(uri)
     if parts.scheme in ("http", "https") and parts.username:
@@ -61,13 +61,13 @@ def login_to_environment(uri: str) -> str:
 
 
 def working_folder(uri: str) -> Path:
-    """Where MLflow is to run: beside a sqlite file, so that its ``mlruns`` lie there as well."""
+    """Return MLflow's working folder: that of a sqlite file, so that ``mlruns`` is beside it."""
     file = sqlite_file(uri)
     return Path.cwd() if file is None else file.parent
 
 
 def run_url(uri: str, experiment_id: str, run_id: str) -> str:
-    """The page of a run in MLflow's user interface; '' where the store has none of its own."""
+    """Return the page of a run in MLflow's user interface, '' where the store has no pages."""
     if not uri.startswith(("http://", "https://")) or not run_id:
         return ""
     # Without the last part MLflow 3 opens its menus for chat applications.

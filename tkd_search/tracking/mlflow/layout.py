@@ -1,8 +1,8 @@
 """How a search looks in MLflow, as pure functions: events in, changes to runs out.
 
 One experiment per data set; one parent run per search; one child run per trial. Every name, tag and
-metric is decided here and every timestamp comes from the event, so that writing the same events twice
-changes nothing.
+metric is defined here, and every timestamp comes from the event, so writing the same events twice changes
+nothing.
 """
 
 import json
@@ -131,7 +131,7 @@ def _changes(context: Context, event: Event) -> tuple[RunChange, ...]:
 
 
 def _search_started(context: Context, event: Event) -> RunChange:
-    """Parameters never change in MLflow, so what an extended search changes becomes ``changed.*`` tags."""
+    """Return the search's change; later settings become ``changed.*`` tags, as parameters never change."""
     assert context.search is not None
     assert context.first is not None
     search, first, now = context.search, _params(context.first), _params(context.search)
@@ -180,7 +180,7 @@ def _trial_started(context: Context, event: Event) -> RunChange:
 
 def _size_figures(context: Context, data: Mapping[str, Any]) -> dict[str, float]:
     if not data["bytes"]:
-        return {}  # never built: as the smallest student of all it would lead the runs sorted by size
+        return {}  # never built: a size of 0 would lead the runs sorted by size
     figures = {"bytes": data["bytes"], "parameters": data["parameters"]}
     if context.big_model is not None and context.big_model.bytes:
         figures["ratio"] = data["bytes"] / context.big_model.bytes
@@ -210,34 +210,34 @@ def _trial_ended(event: Event) -> tuple[RunChange, RunChange]:
 
 
 def search_status(status: str) -> RunStatus:
-    """MLflow's word for a search's status."""
+    """Return MLflow's status for a search's status."""
     return _STATUS[status]
 
 
 def metric_name(name: str) -> str:
-    """``name`` with what MLflow refuses in metric names replaced: ``#`` by ``::``, the rest by ``_``."""
+    """Return ``name`` with characters that MLflow refuses replaced: ``#`` by ``::``, others by ``_``."""
     return re.sub(r"[^\w\-. :/]", "_", name.replace("#", "::"))
 
 
 def metric_key(name: str) -> str:
-    """What :func:`metric_name` was given, where that had a candidate's ``#1`` at its end."""
+    """Return the name that :func:`metric_name` was given, where it ended in a candidate's ``#1``."""
     return re.sub(r"::(\d+)$", r"#\1", name)
 
 
 def flat_params(config: Mapping[str, Any]) -> dict[str, str]:
-    """Settings as MLflow parameters: six significant digits, lists as JSON, at most 500 characters."""
+    """Return settings as MLflow parameters: six significant digits, lists as JSON, at most 500 characters."""
     return {metric_name(key): param_text(value) for key, value in config.items()}
 
 
 def param_text(value: Any) -> str:
-    """One value as short text; :func:`param_value` reads it back."""
+    """Return a value as short text; :func:`param_value` reads it back."""
     if isinstance(value, float) and not isinstance(value, bool):
         return f"{value:.6g}"
     return short(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False), 500)
 
 
 def param_value(text: str) -> Any:
-    """What :func:`param_text` wrote: numbers, booleans, lists; otherwise the text itself."""
+    """Return the value that :func:`param_text` wrote: a number, boolean, list, or else the text."""
     try:
         return json.loads(text)
     except ValueError:
@@ -245,7 +245,7 @@ def param_value(text: str) -> Any:
 
 
 def short(text: str, length: int) -> str:
-    """``text`` in one piece of at most ``length`` characters."""
+    """Return ``text`` cut to at most ``length`` characters."""
     return text if len(text) <= length else text[: length - 1] + "…"
 
 

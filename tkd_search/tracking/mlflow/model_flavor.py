@@ -1,4 +1,4 @@
-"""What makes a student's files in MLflow a model: ``MLmodel`` with the flavour python_function."""
+"""Writes ``MLmodel`` with the python_function flavor, which makes a student's files an MLflow model."""
 
 import importlib.metadata
 import warnings
@@ -16,23 +16,23 @@ from tkd_search.results.json_values import finite, to_plain
 from tkd_search.results.records import FrontMember
 
 LOADER = "tkd_search.export.pyfunc"
-# Not tkd_search itself: MLflow would ask the public index for it, where whoever takes the name may answer.
+# Not tkd_search itself: MLflow would install it from the public index, where anyone may take the name.
 _REQUIREMENTS = ("torch", "torchvision", "safetensors")
 _FIGURES = ("bytes", "parameters", "ratio", "val_accuracy", "test_accuracy", "retention")
 
 
 def write_flavour(target: Path, student: Path, member: FrontMember, run_id: str, time: int) -> list[Path]:
-    """Write ``MLmodel`` and what MLflow puts beside it; the same for the same arguments.
+    """Write ``MLmodel`` and the files that MLflow puts beside it; equal arguments give equal files.
 
     Args:
-        target: an empty folder for these files.
+        target: an empty folder.
         student: the folder of the student, described by its ``student.json``.
         member: the student's figures.
         run_id: the MLflow run whose artifacts they join.
-        time: of the model, in milliseconds since 1970.
+        time: the model's time in milliseconds since 1970.
 
     Returns:
-        The files; MLflow loads the student from the folder in which they lie beside its own.
+        The files; MLflow loads the student from the folder that holds them and the student's own files.
 
     Raises:
         UserError: the student's description is missing or damaged.
@@ -45,7 +45,9 @@ def write_flavour(target: Path, student: Path, member: FrontMember, run_id: str,
         utc_time_created=datetime.fromtimestamp(time / 1000, UTC).replace(tzinfo=None),
         model_size_bytes=member.bytes,
     )
-    with warnings.catch_warnings(action="ignore"):  # of no example input: the signature was not guessed
+    with warnings.catch_warnings(
+        action="ignore"
+    ):  # MLflow warns that there is no input example; the signature is given, so none is needed
         mlflow.pyfunc.save_model(
             target,
             loader_module=LOADER,
@@ -58,7 +60,7 @@ def write_flavour(target: Path, student: Path, member: FrontMember, run_id: str,
 
 
 def signature(description: StudentDescription) -> ModelSignature:
-    """Pixels as uint8 [B, H, W, C] in, class probabilities as float32 [B, c] out."""
+    """Return the signature: uint8 [B, H, W, C] pixels in, float32 [B, c] class probabilities out."""
     one = description.preprocessing
     pixels = TensorSpec(np.dtype("uint8"), (-1, one.size, one.size, one.channels))
     chances = TensorSpec(np.dtype("float32"), (-1, len(description.classes)), "probabilities")
@@ -66,7 +68,7 @@ def signature(description: StudentDescription) -> ModelSignature:
 
 
 def metadata(description: StudentDescription, member: FrontMember) -> dict[str, Any]:
-    """What a loaded model knows of its student: figures, class names, the tkd_search that made it."""
+    """Return the model's metadata: figures, class names and the version of tkd_search."""
     made = description.provenance
     plain = {
         "search": made.get("search"),
@@ -82,5 +84,5 @@ def metadata(description: StudentDescription, member: FrontMember) -> dict[str, 
 
 
 def _public_version(name: str) -> str:
-    """The installed version without its local part (``+cpu``), which no index has."""
+    """Return the installed version without its local part (``+cpu``), which no index has."""
     return importlib.metadata.version(name).split("+")[0]

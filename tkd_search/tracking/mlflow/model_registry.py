@@ -1,4 +1,4 @@
-"""A search's registered models: a version for every student of its front, which says when it left it."""
+"""Registers one model version for every student of a front, and marks those that left the front."""
 
 import contextlib
 from typing import Any
@@ -13,10 +13,11 @@ OFF_FRONT = "No longer on the front of its search, which has gone on. "
 
 
 def register(store: MlflowStore, member: FrontMember) -> None:
-    """The member's registered model, ``<search>-<trial>``, with exactly one version from this search."""
+    """Register the member as ``<search>-<trial>``, with exactly one version from this search."""
     name, text = model_name(store, member.trial_id), version_text(member)
     with contextlib.suppress(mlflow.exceptions.MlflowException):
-        # Registered before, by this search or by one of the same name; a store that is down says so below.
+        # The name exists already, from this search or one of the same name. A store that is down raises
+        # below.
         store.client.create_registered_model(name, {TAG_SEARCH: store.search.name})
     versions = _versions(store, name)
     for extra in versions[1:]:
@@ -30,21 +31,21 @@ def register(store: MlflowStore, member: FrontMember) -> None:
 
 
 def retire(store: MlflowStore, trial_id: str) -> None:
-    """Mark what is registered of a trial that is not on the front any more.
+    """Mark the versions of a trial that is not on the front any more.
 
-    It is not deleted: somebody may have given it an alias, or load it by its number.
+    They are not deleted: a user may have given them an alias, or load them by number.
     """
     for version in _versions(store, model_name(store, trial_id)):
         _say(store, version, "false", OFF_FRONT + (version.description or "").removeprefix(OFF_FRONT))
 
 
 def model_name(store: MlflowStore, trial_id: str) -> str:
-    """The registered model of a trial."""
+    """Return the name of a trial's registered model."""
     return f"{store.search.name}-{trial_id}"
 
 
 def version_text(member: FrontMember) -> str:
-    """A version's description."""
+    """Return a version's description."""
     return (
         f"{member.student}: {member.bytes:,} bytes ({member.ratio:.1%} of the big model), test accuracy "
         f"{member.test_accuracy:.2%} ({member.retention:.1%} kept)"
@@ -52,7 +53,7 @@ def version_text(member: FrontMember) -> str:
 
 
 def _versions(store: MlflowStore, name: str) -> list[Any]:
-    """This search's versions of a model, the oldest first."""
+    """Return this search's versions of a model, oldest first."""
     found = [
         version
         for version in store.client.search_model_versions(f"name='{name}'")

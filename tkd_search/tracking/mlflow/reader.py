@@ -1,4 +1,4 @@
-"""A search read back from MLflow, so that its report can be made again wherever the store is reachable."""
+"""Reads a search back from MLflow, so that its report can be made wherever the store is reachable."""
 
 import contextlib
 import math
@@ -45,10 +45,10 @@ _OF_A_TRIAL = ("bytes", "parameters", "ratio", "trial_seconds", "test_accuracy",
 
 
 def read_search(uri: str, parent_run_id: str) -> SearchRecord:
-    """The record of a search from its parent run.
+    """Return the record of a search from its parent run.
 
-    Settings come back with the six digits that MLflow was given. Metric histories are asked for one by
-    one (MLflow has no other way): about 5 ms each, ten for a trial.
+    Settings have the six digits that MLflow was given. Metric histories are read one by one, because MLflow
+    has no other way: about 5 ms each, ten for a trial.
 
     Raises:
         UserError: the store does not answer, or has no such run.
@@ -61,7 +61,7 @@ def read_search(uri: str, parent_run_id: str) -> SearchRecord:
 
 
 def find_search(uri: str, name: str) -> str:
-    """The parent run of the newest search of that name, in any experiment.
+    """Return the parent run of the newest search of that name, in any experiment.
 
     Raises:
         UserError: there is none, or the store does not answer.
@@ -77,7 +77,7 @@ def find_search(uri: str, name: str) -> str:
 
 
 def trial_run(uri: str, parent_run_id: str, trial_id: str) -> str:
-    """The run of one trial of a search.
+    """Return the run of one trial of a search.
 
     Raises:
         UserError: there is none, or the store does not answer.
@@ -92,7 +92,7 @@ def trial_run(uri: str, parent_run_id: str, trial_id: str) -> str:
 
 
 def log_files(uri: str, run_id: str, paths: Sequence[Path], folder: str | None = None) -> None:
-    """Add files to a run's artifacts, over whatever is there.
+    """Add files to a run's artifacts, replacing those of the same name.
 
     Raises:
         UserError: the store does not answer.
@@ -104,14 +104,14 @@ def log_files(uri: str, run_id: str, paths: Sequence[Path], folder: str | None =
 
 @contextlib.contextmanager
 def impatient_client(uri: str, *, make: bool = False) -> Iterator[Any]:
-    """A client that gives up soon, for the length of a ``with`` block.
+    """Return a client with short timeouts, for the length of a ``with`` block.
 
     Args:
         uri: MLflow tracking URI.
-        make: whether a store that is not there yet may be made.
+        make: whether a store that does not exist may be created.
 
     Raises:
-        UserError: whatever goes wrong with the store in the block.
+        UserError: any failure of the store in the block.
     """
     file = sqlite_file(uri)
     if file is not None and not file.exists() and not make:
@@ -176,7 +176,7 @@ def _epochs(client: Any, run: Any) -> tuple[EpochRecord, ...]:
 
 
 def _history(client: Any, run: Any, key: str) -> dict[int, float]:
-    """Step → value of one metric."""
+    """Return step → value of one metric."""
     if key not in run.data.metrics:
         return {}
     return {point.step: point.value for point in client.get_metric_history(run.info.run_id, key)}

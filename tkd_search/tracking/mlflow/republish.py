@@ -1,4 +1,4 @@
-"""Files that a command made again, put where the search's pages in MLflow are; never a reason to fail."""
+"""Uploads files that a command wrote again to the search's runs in MLflow; a failure is only reported."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,7 +13,7 @@ def publish_member(folder: Path, member: FrontMember, files: Sequence[Path]) -> 
     """Add files to a front member's ``model`` folder in MLflow, where its registered version points.
 
     Returns:
-        '' when that worked or the search was not tracked, else what went wrong.
+        '' on success or where the search is not tracked, else the problem.
     """
 
     def publish(uri: str, parent: str) -> None:
@@ -25,7 +25,7 @@ def publish_member(folder: Path, member: FrontMember, files: Sequence[Path]) -> 
 
 
 def publish_report(folder: Path, files: Sequence[Path]) -> str:
-    """Put a report's files over those on the search's page in MLflow; the result is as above."""
+    """Replace the report's files on the search's run in MLflow; the result is as above."""
 
     def publish(uri: str, parent: str) -> None:
         from tkd_search.tracking.mlflow.reader import log_files

@@ -1,4 +1,4 @@
-"""A search's first and last page in MLflow: configuration and versions, then pictures and models."""
+"""Writes a search's artifacts: configuration and versions at its start, report and models at its end."""
 
 import importlib.metadata
 import logging
@@ -26,7 +26,7 @@ REPORT_FILES = ("summary.json", "pareto.csv", "pareto.html", "pareto.png", "reco
 
 
 def write_opening(store: MlflowStore) -> None:
-    """Artifacts that make the search repeatable: its configuration, the versions, the commit."""
+    """Write the artifacts that make the search repeatable: configuration, versions, commit."""
     parent = store.run(PARENT)
     store.text(parent, "config.yaml", store.search.config_yaml)
     store.text(parent, "constraints.txt", installed_versions())
@@ -36,9 +36,9 @@ def write_opening(store: MlflowStore) -> None:
 
 
 def write_ending(store: MlflowStore, event: Event, folder: Path) -> None:
-    """The search's pictures and figures, its front's tags, files and registered models, its status.
+    """Write the report, the front's tags, files and registered models, and the search's status.
 
-    The front of an interrupted search is not registered: it is not tested, and choosing is not over.
+    The front of an interrupted search is not registered, because it may change and is not tested.
     """
     record = event.data["record"]
     front = [from_plain(FrontMember, member) for member in record["front"]]
@@ -56,7 +56,7 @@ def write_ending(store: MlflowStore, event: Event, folder: Path) -> None:
 
 
 def preview(store: MlflowStore, parent: str, picture: Path) -> None:
-    """The picture at half its width for the description, where MLflow does not scale pictures."""
+    """Upload the picture at half its width for the description, where MLflow does not scale pictures."""
     if picture.exists():
         with Image.open(picture) as full, tempfile.TemporaryDirectory() as scratch:
             small = Path(scratch) / PREVIEW_FILE
@@ -78,9 +78,9 @@ def _close(store: MlflowStore, parent: str, event: Event) -> None:
 
 
 def news(store: MlflowStore, run_id: str, figures: Mapping[str, float], time: int) -> list[Metric]:
-    """Those figures that the run does not show already: a search may end more than once.
+    """Return the figures that the run does not have yet, because a search may end more than once.
 
-    A figure that is not known (NaN) hides none that was: an extension that is interrupted tests nothing.
+    An unknown figure (NaN) replaces none: an interrupted extension tests nothing.
     """
     shown = store.client.get_run(run_id).data.metrics
     return [
@@ -91,7 +91,7 @@ def news(store: MlflowStore, run_id: str, figures: Mapping[str, float], time: in
 
 
 def mark_front(store: MlflowStore, members: set[str]) -> list[str]:
-    """Tag ``pareto`` = 'true' on exactly these trials; those that were on the front once, and are not now."""
+    """Tag exactly these trials with ``pareto`` = 'true'; return those that left the front."""
     once = []
     for trial_id, run in store.children().items():
         marked = run.data.tags.get(TAG_PARETO)
@@ -104,7 +104,7 @@ def mark_front(store: MlflowStore, members: set[str]) -> list[str]:
 
 
 def write_member(store: MlflowStore, member: FrontMember, folder: Path, time: int) -> bool:
-    """One front member's test figures and the files that ship; whether there are such files."""
+    """Write one front member's test figures and files; return whether it has files."""
     run_id = store.run(member.trial_id)
     figures = {"test_accuracy": member.test_accuracy, "retention": member.retention}
     figures |= {f"{LATENCY}{size}": value for size, value in member.latency_ms.items()}
@@ -117,25 +117,25 @@ def write_member(store: MlflowStore, member: FrontMember, folder: Path, time: in
 
 
 def _make_model(store: MlflowStore, member: FrontMember, student: Path, time: int) -> None:
-    """Add what makes the files a model of MLflow's; without a description they stay a folder of files."""
+    """Add the files of an MLflow model; without a description the student stays a folder of files."""
     run_id = store.run(member.trial_id)
     with tempfile.TemporaryDirectory() as scratch:
         try:
             made = write_flavour(Path(scratch), student, member, run_id, time)
-        except UserError as error:  # for ever: raising it would keep the rest of the spool from the store
+        except UserError as error:  # permanent: raising it would block every later event
             _log.warning("trial %s is no MLflow model: %s", member.trial_id, error)
             return
         store.files(run_id, made, "model")
 
 
 def installed_versions() -> str:
-    """Every installed distribution as ``name==version``, one a line, as pip's ``-c`` reads it."""
+    """Return every installed distribution as ``name==version``, one a line, in the form of pip's ``-c``."""
     found = {(one.metadata["Name"] or "", one.version) for one in importlib.metadata.distributions()}
     return "".join(f"{name}=={version}\n" for name, version in sorted(found) if name)
 
 
 def git_commit() -> str:
-    """The commit of the code that runs, with ``-dirty`` where files differ; '' outside a checkout."""
+    """Return the commit of the running code, with ``-dirty`` where files differ; '' outside a checkout."""
     command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--abbrev=40", "--dirty"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)

@@ -1,9 +1,9 @@
-"""The layout written to MLflow so that writing anything twice is the same as writing it once.
+"""Writes the layout to MLflow, so that writing something twice equals writing it once.
 
-Runs are found by their tags before they are made, metric points carry the time of their event (MLflow
-stores one point per metric, step, time and value), artifacts are overwritten and model versions are
-found by tag. A request that a struggling server carries out only after we gave up on it may still leave
-a second run behind: :meth:`MlflowStore.reconcile` deletes it.
+Runs are looked up by their tags before they are created. Metric points carry the time of their event (MLflow
+stores one point per metric, step, time and value). Artifacts are overwritten, and model versions are looked
+up by tag. A slow server may carry out a request after its timeout and leave a second run:
+:meth:`MlflowStore.reconcile` deletes it.
 """
 
 import json
@@ -34,7 +34,7 @@ _CHUNKS = {"metrics": 1000, "params": 100, "tags": 100}
 
 
 def is_permanent(error: Exception) -> bool:
-    """Whether a store will refuse the same request for ever: then it is noted and skipped, not retried."""
+    """Return whether a store will always refuse the request: it is then noted and skipped, not retried."""
     code = getattr(error, "error_code", "")
     return isinstance(error, mlflow.exceptions.MlflowException) and code in _PERMANENT
 
@@ -44,10 +44,10 @@ class MlflowStore:
 
     Args:
         uri: tracking URI; the model registry is the same store.
-        search_id: identity of the search, the tag by which its runs are found again.
-        search: what the runs are named after.
+        search_id: the tag by which the search's runs are found.
+        search: gives the runs' names.
         experiment: name of the experiment that holds them.
-        refuse: told of every entry that MLflow will never take.
+        refuse: called with every entry that MLflow will never take.
     """
 
     def __init__(
@@ -59,23 +59,23 @@ class MlflowStore:
         self._runs: dict[str, str] = {}
 
     def forget(self) -> None:
-        """Look everything up again: the store failed, or somebody deleted a run."""
+        """Forget all identifiers, because the store failed or a user deleted a run."""
         self._experiment = ""
         self._runs.clear()
 
     def ids(self) -> StoreIds:
-        """The search's address in the store; makes experiment and parent run where they are missing."""
+        """Return the search's identifiers; create experiment and parent run if missing."""
         parent = self.run(PARENT)
         return StoreIds(
             tracking_uri=public_uri(self.uri), experiment_id=self.experiment(), parent_run_id=parent
         )
 
     def known_runs(self) -> dict[str, str]:
-        """Trial identifier → MLflow run, of the trials met since the store was last forgotten."""
+        """Return trial identifier → MLflow run, of the trials written since :meth:`forget`."""
         return {trial: run for trial, run in self._runs.items() if trial != PARENT}
 
     def experiment(self) -> str:
-        """The data set's experiment: found by name, restored when it was deleted, made when missing."""
+        """Return the experiment, found by name, restored if deleted, created if missing."""
         if not self._experiment:
             found = self.client.get_experiment_by_name(self._name)
             if found is None:
@@ -87,7 +87,7 @@ class MlflowStore:
         return self._experiment
 
     def run(self, trial_id: str, name: str = "", started: int = 0) -> str:
-        """The MLflow run of a trial ('' = the parent): remembered, found by tag, or made."""
+        """Return the MLflow run of a trial ('' = the parent): cached, found by tag, or created."""
         if trial_id not in self._runs:
             parent = "" if trial_id == PARENT else self.run(PARENT)
             found = self._find(trial_id)
@@ -103,7 +103,7 @@ class MlflowStore:
         return str(made.info.run_id)
 
     def _find(self, trial_id: str) -> str:
-        """The run of a trial, '' where there is none; of several the fullest is kept, the rest deleted."""
+        """Return the run of a trial, '' if none; of several, keep the fullest and delete the others."""
         condition = (
             f"tags.`{TAG_KIND}` = 'search'" if trial_id == PARENT else f"tags.`{TAG_TRIAL}` = '{trial_id}'"
         )
@@ -127,12 +127,12 @@ class MlflowStore:
                 return runs
 
     def children(self) -> dict[str, Any]:
-        """Trial identifier → MLflow run, for every trial of the search."""
+        """Return trial identifier → MLflow run, for every trial of the search."""
         runs = self._search(f"tags.`{TAG_KIND}` = 'trial'")
         return {run.data.tags[TAG_TRIAL]: run for run in runs}
 
     def apply(self, change: RunChange) -> None:
-        """Write one run's merged change: one batch, and its status."""
+        """Write one run's change: one batch, and its status."""
         run_id = self.run(change.trial_id, change.name, change.started)
         self.log(
             run_id,
@@ -146,7 +146,7 @@ class MlflowStore:
             self.client.update_run(run_id, status=change.status)
 
     def log(self, run_id: str, **entries: Sequence[Any]) -> None:
-        """One ``log_batch``, or as few as MLflow's limits allow."""
+        """Write metrics, parameters and tags in as few batches as MLflow's limits allow."""
         rounds = max((-(-len(many) // _CHUNKS[kind]) for kind, many in entries.items()), default=0)
         for part in range(rounds):
             some = {
@@ -156,7 +156,7 @@ class MlflowStore:
             self._log_some(run_id, {kind: many for kind, many in some.items() if many})
 
     def _log_some(self, run_id: str, entries: Mapping[str, Sequence[Any]]) -> None:
-        """Write a batch; where MLflow refuses something in it, find that by halving and write the rest."""
+        """Write a batch; where MLflow refuses an entry, find it by halving and write the others."""
         try:
             self.client.log_batch(
                 run_id, synchronous=True, **{key: list(many) for key, many in entries.items()}
@@ -172,7 +172,7 @@ class MlflowStore:
                     self._log_some(run_id, piece)
 
     def dataset(self) -> None:
-        """Note the data set with its digest on the parent run."""
+        """Record the data set with its digest on the parent run."""
         data, digest = self.search, self.search.dataset_digest
         if digest:
             source = json.dumps({"name": data.dataset, "classes": data.classes})
@@ -180,17 +180,17 @@ class MlflowStore:
             self.client.log_inputs(self.run(PARENT), [DatasetInput(entry, [])])
 
     def text(self, run_id: str, name: str, text: str) -> None:
-        """Write a text artifact over whatever is there."""
+        """Write a text artifact, replacing an earlier one."""
         if text:
             self.client.log_text(run_id, text, name)
 
     def files(self, run_id: str, paths: Sequence[Path], folder: str | None = None) -> None:
-        """Write files as artifacts over whatever is there."""
+        """Write files as artifacts, replacing earlier ones."""
         for path in paths:
             self.client.log_artifact(run_id, str(path), folder)
 
     def reconcile(self) -> None:
-        """Leave exactly one run for the parent and each trial (see the module's first words)."""
+        """Delete duplicates, so that the parent and each trial have exactly one run (see the module)."""
         seen: dict[str, int] = {}
         for run in self._search(""):
             trial = run.data.tags.get(TAG_TRIAL, PARENT)

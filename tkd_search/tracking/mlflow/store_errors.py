@@ -1,12 +1,12 @@
-"""Why a tracking store did not do what it was asked for."""
+"""Turns a tracking store's exception into one short reason."""
 
 from collections.abc import Iterator
 
 
 def reason(error: BaseException) -> str:
-    """In few words; of a lost connection what the system said.
+    """Return the reason in few words; for a lost connection, the operating system's message.
 
-    HTTP libraries wrap that in layers of their own, each with the whole request in its message.
+    HTTP libraries wrap that message in several exceptions, each with the whole request in its text.
     """
     for layer in _layers(error):
         if isinstance(layer, ConnectionError | TimeoutError) and layer.args:
@@ -15,7 +15,7 @@ def reason(error: BaseException) -> str:
 
 
 def _layers(error: BaseException) -> Iterator[BaseException]:
-    """An exception and all that it was raised from, or that it carries as ``reason`` or argument."""
+    """Yield an exception, its causes, and exceptions among its arguments."""
     waiting, seen = [error], set()
     while waiting:
         layer = waiting.pop(0)

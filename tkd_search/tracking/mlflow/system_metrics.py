@@ -1,7 +1,7 @@
-"""CPU, memory, disk, network and GPU use of the driver's machine on the search's page (optional).
+"""Logs CPU, memory, disk, network and GPU use of the driver's machine on the search's run (optional).
 
-These come from MLflow's own monitor and go straight to the store: unlike all else they are not spooled, so
-those of a time when the store was down are missing.
+MLflow's own monitor writes them directly to the store, not through the event log, so the values of a time
+when the store was down are missing.
 """
 
 from typing import Any
@@ -10,7 +10,7 @@ INTERVAL_SECONDS = 10.0
 
 
 def start_monitor(uri: str, run_id: str) -> Any:
-    """A monitor that logs ``system/…`` metrics to a run every ten seconds."""
+    """Start a monitor that logs ``system/…`` metrics to a run every ten seconds."""
     from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
     monitor = SystemMetricsMonitor(

@@ -46,10 +46,10 @@ BATCH_EVENTS = 500
 POLL_SECONDS = 0.5
 ORPHAN_SECONDS = 60.0
 _ENVIRONMENT = {
-    # A retry inside MLflow would repeat a create whose answer got lost, without looking first.
+    # A retry inside MLflow would repeat a create whose answer got lost, without looking for its run first.
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
-    # Long, for a request given up on may still be carried out, and its whole batch is sent again: a server on
-    # a busy machine takes a while, and nobody waits for the writer.
+    # Long, because the server may still carry out a request after its timeout, and the whole batch is sent
+    # again. A server on a busy machine is slow, and nothing waits for the writer.
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "60",
     "MLFLOW_ENABLE_ASYNC_LOGGING": "false",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
@@ -115,7 +115,7 @@ class Drain:
         from tkd_search.tracking.mlflow.run_pages import write_ending, write_opening
 
         if context.search is None:
-            return  # the driver's own events come first
+            return  # the first event is the driver's own
         store = self._open(context.search)
         self._set_status(ids=store.ids())
         self._watch_machine()
@@ -236,7 +236,7 @@ def main() -> int:
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(name)s %(levelname)s %(message)s")
     os.environ.update(_ENVIRONMENT)
     with contextlib.suppress(OSError):
-        os.nice(5)  # trials come first
+        os.nice(5)  # trials have priority
     folder, deadline = Path(sys.argv[1]), Deadline()
     uri = login_to_environment(os.environ["TKD_TRACKING_URI"])
     with exclusive(folder, deadline) as alone:
