@@ -1,4 +1,4 @@
-"""What a cluster file may launch and what that costs: arithmetic on small files."""
+"""Cluster files as read, and the largest cluster each allows."""
 
 from pathlib import Path
 
@@ -6,51 +6,49 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tkd_search.cluster.cluster_file import NodeType, read_cluster_file
-from tkd_search.cluster.cluster_limits import (
-    ClusterLimits,
-    launchable_nodes,
-    max_cluster_nodes,
-    max_cluster_resources,
-)
+from tkd_search.cluster.cluster_file import read_cluster_file
+from tkd_search.cluster.cluster_limits import launchable_nodes, max_cluster_nodes, node_hours
 from tkd_search.cluster.idle_shutdown import IdleClock
-from tkd_search.cluster.instance_types import INSTANCES, PRICES_DATE
 from tkd_search.cluster.kubernetes_quantity import parse_quantity
-from tkd_search.cluster.prices import estimate_cost, price
 from tkd_search.errors import UserError
 
 CLUSTERS = Path(__file__).parents[2] / "clusters"
 
 
-def node(name: str, count: int, **resources: float) -> NodeType:
-    return NodeType(name=name, instance="", resources=resources, max_count=count, spot=False)
+CLUSTER_OF_TWO_TYPES = """
+cluster_name: c
+max_workers: 3
+provider: {type: aws, region: us-east-1}
+head_node_type: head
+available_node_types:
+  head: {resources: {CPU: 2}, max_workers: 0}
+  small: {resources: {CPU: 4, GPU: 1}, max_workers: 64}
+  large: {resources: {CPU: 48, GPU: 4}, max_workers: 2}
+"""
 
 
-def test_aws_limits_count_the_head_and_the_workers() -> None:
-    limits = max_cluster_resources(CLUSTERS / "aws.yaml")
-    assert limits is not None
-    assert limits.total("GPU") == 4
-    assert limits.total("CPU") == 2 + 4 * 4
-    assert limits.fits({"CPU": 1, "GPU": 1})
-    assert not limits.fits({"GPU": 2}), "no single worker has two"
-    assert limits.copies({"CPU": 1, "GPU": 0.25}) == 16
-    assert "at most 4 workers" in limits.describe()
+def test_nodes_of_the_largest_aws_cluster() -> None:
+    assert max_cluster_nodes(CLUSTERS / "aws.yaml") == ({"CPU": 2}, *[{"CPU": 4, "GPU": 1}] * 4)
 
 
-def test_kuberay_limits_come_from_the_pods() -> None:
-    limits = max_cluster_resources(CLUSTERS / "kuberay.yaml")
-    assert limits is not None
-    assert limits.total("GPU") == 4
-    assert limits.copies({"CPU": 4}) == 4, "the head offers only two CPUs"
+def test_nodes_of_the_largest_kuberay_cluster_come_from_the_pods() -> None:
+    assert max_cluster_nodes(CLUSTERS / "kuberay.yaml") == ({"CPU": 2}, *[{"CPU": 4, "GPU": 1}] * 4)
 
 
-def test_hosts_of_ones_own_have_to_be_asked_or_described(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_largest_nodes_come_first_within_both_limits(tmp_path: Path) -> None:
+    file = tmp_path / "cluster.yaml"
+    file.write_text(CLUSTER_OF_TWO_TYPES)
+    large, small = {"CPU": 48, "GPU": 4}, {"CPU": 4, "GPU": 1}
+    assert max_cluster_nodes(file) == ({"CPU": 2}, large, large, small)
+    assert node_hours(file, 10) == "1 × head + 2 × large + 1 × small for 10.0 h"
+
+
+def test_local_provider_needs_host_resources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     text = (CLUSTERS / "onprem.yaml").read_text()
-    assert max_cluster_resources(CLUSTERS / "onprem.yaml") is None
     with pytest.raises(UserError, match="host_resources"):
         max_cluster_nodes(CLUSTERS / "onprem.yaml")
+    monkeypatch.setenv("TKD_CLUSTER_FILE", str(CLUSTERS / "onprem.yaml"))
+    assert launchable_nodes() is None
     described = tmp_path / "mine.yaml"
     described.write_text(text.replace("# host_resources", "host_resources"))
     assert max_cluster_nodes(described) == ({"CPU": 16, "GPU": 1}, {"CPU": 16, "GPU": 1})
@@ -60,62 +58,17 @@ def test_hosts_of_ones_own_have_to_be_asked_or_described(
     assert launchable_nodes() is None
 
 
-def test_nodes_of_the_largest_cluster() -> None:
-    nodes = max_cluster_nodes(CLUSTERS / "aws.yaml")
-    assert nodes == ({"CPU": 2}, *[{"CPU": 4, "GPU": 1}] * 4)
-
-
-@given(
-    counts=st.lists(st.tuples(st.integers(0, 5), st.integers(0, 8)), max_size=4),
-    cap=st.integers(0, 10),
+@pytest.mark.parametrize(
+    ("name", "hours", "text"),
+    [
+        ("aws.yaml", 2.34, "1 × m6i.xlarge + 4 × g5.xlarge (spot) for 2.3 h"),
+        ("gcp.yaml", 0.05, "1 × e2-standard-4 + 4 × g2-standard-4 (spot) for 0.05 h"),
+        ("kuberay.yaml", 2, "1 × head + 4 × gpu (spot) for 2.0 h"),
+        ("onprem.yaml", 120, "1 × head + 1 × host for 120.0 h"),
+    ],
 )
-def test_totals_never_exceed_the_cap_and_copies_never_exceed_totals(
-    counts: list[tuple[int, int]], cap: int
-) -> None:
-    workers = tuple(node(f"w{i}", count, CPU=float(cpus)) for i, (count, cpus) in enumerate(counts))
-    limits = ClusterLimits(node("head", 1, CPU=2.0), workers, cap)
-    largest = max((float(cpus) for _, cpus in counts), default=0.0)
-    assert 2 <= limits.total("CPU") <= 2 + cap * largest
-    assert limits.copies({"CPU": 1}) == limits.total("CPU")
-    assert limits.copies({"CPU": 2}) <= limits.total("CPU") / 2
-    assert limits.copies({"CPU": 1, "GPU": 1}) == 0
-
-
-def test_a_bundle_that_asks_nothing_is_refused() -> None:
-    with pytest.raises(ValueError, match="asks nothing"):
-        ClusterLimits(node("head", 1, CPU=2.0), (), 0).copies({"CPU": 0})
-
-
-def test_cost_is_head_plus_spot_workers() -> None:
-    estimate = price(CLUSTERS / "aws.yaml", hours=2, workers=3)
-    assert estimate is not None
-    expected = INSTANCES["m6i.xlarge"].on_demand + 3 * INSTANCES["g5.xlarge"].spot
-    assert estimate.usd_per_hour == pytest.approx(expected)
-    assert estimate.usd == pytest.approx(2 * expected)
-    assert estimate.date == PRICES_DATE
-    assert "spot" in estimate.lines[1]
-
-
-def test_cost_counts_no_more_workers_than_the_file_allows() -> None:
-    most = price(CLUSTERS / "aws.yaml", hours=1, workers=1000)
-    assert most is not None
-    assert most.workers == 4
-
-
-def test_machines_without_a_price_have_no_estimate() -> None:
-    assert price(CLUSTERS / "onprem.yaml", hours=1) is None
-    assert "unknown" in estimate_cost(CLUSTERS / "onprem.yaml", hours=1)[-1]
-    assert price(CLUSTERS / "kuberay.yaml", hours=1) is None
-
-
-@pytest.mark.parametrize("name", ["aws.yaml", "gcp.yaml"])
-def test_the_table_knows_the_machines_of_the_examples(name: str) -> None:
-    assert price(CLUSTERS / name, hours=1) is not None
-    assert PRICES_DATE in estimate_cost(CLUSTERS / name, hours=1)[-1]
-
-
-def test_spot_is_cheaper() -> None:
-    assert all(entry.spot < entry.on_demand for entry in INSTANCES.values())
+def test_node_hours_name_instance_types_and_spot(name: str, hours: float, text: str) -> None:
+    assert node_hours(CLUSTERS / name, hours) == text
 
 
 @pytest.mark.parametrize(

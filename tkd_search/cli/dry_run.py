@@ -114,10 +114,9 @@ def _estimate(config: Config, settings: Settings, slots: int, console: Console, 
         "and validation come on top"
     )
     if cluster is not None:
-        from tkd_search.cluster.prices import estimate_cost
+        from tkd_search.cluster.cluster_limits import node_hours
 
-        for line in estimate_cost(cluster, total / 3600):
-            console.note(line)
+        console.note(f"node-hours of the whole cluster: {node_hours(cluster, total / 3600)}")
 
 
 def _latency(config: Config, data: "DataBundle", end: float) -> float:

@@ -1,5 +1,4 @@
-"""Clusters: reading cluster files, the way in over SSH tunnels and Ray jobs, prices, and what hosts need.
+"""Clusters: cluster files, tunnels, Ray jobs, and the processes and checks that run on cluster hosts.
 
-Nothing here knows the method or the search. ``file``, ``resources``, ``prices``, ``idle`` and ``staging`` are
-pure; ``tunnels``, ``jobs``, ``launch``, ``keeper``, ``aws`` and ``checks`` act.
+Nothing here depends on the method or the search.
 """
