@@ -53,7 +53,7 @@ def test_five_lines_are_marked(name: str) -> None:
 def test_an_unchanged_file_is_refused(name: str) -> None:
     from tkd_search.errors import UserError
 
-    with pytest.raises(UserError, match="changed"):
+    with pytest.raises(UserError, match="placeholder CHANGE-ME"):
         read_cluster_file(CLUSTERS / name).require_filled()
 
 

@@ -72,16 +72,64 @@ def test_node_hours_name_instance_types_and_spot(name: str, hours: float, text: 
 
 
 @pytest.mark.parametrize(
-    ("text", "value"), [("500m", 0.5), ("2", 2), ("16Gi", 16 * 2**30), ("1.5k", 1500), ("0", 0)]
+    ("text", "value"),
+    [
+        ("0", 0), ("2", 2), ("1.5", 1.5), (".5", 0.5), ("+2.", 2), ("1e3", 1000), ("1E-3", 1e-3),
+        ("2e+1", 20), ("100n", 1e-7), ("10u", 1e-5), ("500m", 0.5), ("1.5k", 1500), ("2M", 2e6), ("3G", 3e9),
+        ("4T", 4e12), ("5P", 5e15), ("6E", 6e18), ("1Ki", 2**10), ("1Mi", 2**20), ("16Gi", 2**34),
+        ("1Ti", 2**40), ("1Pi", 2**50), ("1Ei", 2**60),
+    ],
+)  # fmt: skip
+def test_quantity_with_every_kubernetes_suffix(text: str, value: float) -> None:
+    assert parse_quantity(text, "memory") == value
+
+
+@pytest.mark.parametrize("text", ["", "Gi", "2GiB", "x", "1K", "1ki", "1e", "1e3k", "-1", "1 Gi", "nan"])
+def test_text_that_is_no_quantity_is_refused(text: str) -> None:
+    with pytest.raises(UserError, match="Gi") as caught:
+        parse_quantity(text, "c.yaml: limits.memory")
+    assert caught.value.where == "c.yaml: limits.memory"
+    assert repr(text) in caught.value.found
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "key"),
+    [
+        ("nvidia.com/gpu: \"1\"", "nvidia.com/gpu: one",
+         "workerGroupSpecs.0.template.spec.containers.0.resources.requests.nvidia.com/gpu"),
+        ("num-cpus: \"2\"", "num-cpus: two", "headGroupSpec.rayStartParams.num-cpus"),
+    ],
+)  # fmt: skip
+def test_wrong_amount_in_a_manifest_names_file_and_key(tmp_path: Path, old: str, new: str, key: str) -> None:
+    file = tmp_path / "kuberay.yaml"
+    file.write_text((CLUSTERS / "kuberay.yaml").read_text().replace(old, new))
+    with pytest.raises(UserError) as caught:
+        read_cluster_file(file)
+    assert caught.value.where == f"{file}: spec.{key}"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "key"),
+    [
+        ("max_workers: 3", "max_workers: three", "max_workers"),
+        ("max_workers: 64", "max_workers: many", "available_node_types.small.max_workers"),
+        ("CPU: 48", "CPU: all", "available_node_types.large.resources.CPU"),
+    ],
 )
-def test_quantities(text: str, value: float) -> None:
-    assert parse_quantity(text) == value
+def test_wrong_number_in_an_autoscaler_file_names_file_and_key(
+    tmp_path: Path, old: str, new: str, key: str
+) -> None:
+    file = tmp_path / "cluster.yaml"
+    file.write_text(CLUSTER_OF_TWO_TYPES.replace(old, new))
+    with pytest.raises(UserError, match="a number") as caught:
+        read_cluster_file(file)
+    assert caught.value.where == f"{file}: {key}"
 
 
-@pytest.mark.parametrize("text", ["", "Gi", "2GiB", "x"])
-def test_no_quantities(text: str) -> None:
-    with pytest.raises(ValueError, match=r"quantity|convert"):
-        parse_quantity(text)
+def test_memory_in_pebibytes_does_not_stop_the_plan(tmp_path: Path) -> None:
+    file = tmp_path / "kuberay.yaml"
+    file.write_text((CLUSTERS / "kuberay.yaml").read_text().replace("memory: 16Gi", "memory: 1Pi"))
+    assert max_cluster_nodes(file) == max_cluster_nodes(CLUSTERS / "kuberay.yaml")
 
 
 def test_file_errors_name_the_file(tmp_path: Path) -> None:
@@ -89,7 +137,7 @@ def test_file_errors_name_the_file(tmp_path: Path) -> None:
         read_cluster_file(tmp_path / "none.yaml")
     bad = tmp_path / "bad.yaml"
     bad.write_text("a: [1")
-    with pytest.raises(UserError, match="no YAML"):
+    with pytest.raises(UserError, match="invalid YAML"):
         read_cluster_file(bad)
     bad.write_text("a: 1")
     with pytest.raises(UserError, match="neither"):

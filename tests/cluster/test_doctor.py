@@ -153,4 +153,4 @@ def test_the_command_answers_line_by_line(tmp_path: Path) -> None:
 def test_an_unchanged_cluster_file_is_the_first_thing_said() -> None:
     called = call("doctor", "--cluster", Path(__file__).parents[2] / "clusters" / "aws.yaml")
     assert called.code == 1
-    assert "still has to be changed" in called.out
+    assert "placeholder CHANGE-ME" in called.out

@@ -122,6 +122,21 @@ def test_a_tunnel_that_cannot_be_opened_says_why() -> None:
         Tunnel(["sh", "-c", "echo no route for you >&2; exit 255"], [port]).open()
 
 
+_CHATTY_TUNNEL = """
+import socket, sys, time
+sys.stderr.write("x" * 1_000_000)
+sys.stderr.flush()
+with socket.create_server(("127.0.0.1", int(sys.argv[1]))):
+    time.sleep(60)
+"""
+
+
+def test_tunnel_that_fills_a_pipe_with_messages_still_opens() -> None:
+    port = free_port(0)
+    with Tunnel([sys.executable, "-c", _CHATTY_TUNNEL, str(port)], [port], timeout=20) as tunnel:
+        assert tunnel.alive
+
+
 @pytest.fixture
 def echo_port() -> Iterator[int]:
     """A port of this machine that accepts connections."""

@@ -1,32 +1,36 @@
-"""Tunnels from this machine to the pages on a cluster's head: ``ssh -L``, or ``kubectl port-forward``.
+"""Tunnels to the web pages of a cluster's head: ``ssh -L`` or ``kubectl port-forward``.
 
-The commands are built by pure functions; :class:`Tunnel` runs one and ends it.
+Pure functions build the commands; :class:`Tunnel` runs one.
 """
 
 import socket
 import subprocess
+import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 from tkd_search.cluster.cluster_file import ClusterFile
 from tkd_search.errors import UserError
 
+_SHOWN_CHARACTERS = 2000
+
 
 @dataclass(frozen=True)
 class Forward:
-    """A port of this machine's loopback that leads to a port of the head's loopback."""
+    """A port of this machine's loopback, forwarded to a port of the head's loopback."""
 
     local: int
     remote: int
 
 
 def ssh_options(file: ClusterFile) -> list[str]:
-    """Options that every ssh to this cluster's head needs; never asks anything.
+    """Return the options of every ssh command to this cluster's head; ssh never prompts with them.
 
-    The host's key is learnt at the first contact and checked from then on, in a file of the cluster's own,
-    since rented machines reuse addresses.
+    The first connection stores the host key, later ones check it. The keys are in one file for each
+    cluster, because rented machines reuse addresses.
     """
     known = Path("~/.ssh").expanduser() / f"known_hosts_{file.name}"
     options = ["-o", "BatchMode=yes", "-o", "ConnectTimeout=20", "-o", "StrictHostKeyChecking=accept-new"]
@@ -39,35 +43,32 @@ def ssh_options(file: ClusterFile) -> list[str]:
 
 
 def ssh_target(file: ClusterFile, host: str) -> str:
-    """``user@host`` as the cluster file says."""
+    """Return ``user@host`` with the user of the cluster file, or ``host`` where the file names none."""
     return f"{file.ssh_user}@{host}" if file.ssh_user else host
 
 
 def ssh_tunnel_command(file: ClusterFile, host: str, forwards: Sequence[Forward]) -> list[str]:
-    """``ssh -N`` with one ``-L`` per forward; ends where one of them fails or the link is dead."""
-    command = ["ssh", "-N", *ssh_options(file)]
-    command += [
-        "-o",
-        "ExitOnForwardFailure=yes",
-        "-o",
-        "ServerAliveInterval=15",
-        "-o",
-        "ServerAliveCountMax=4",
-    ]
+    """Return ``ssh -N`` with one ``-L`` per forward; it exits if a forward or the connection fails."""
+    command = ["ssh", "-N", *ssh_options(file), "-o", "ExitOnForwardFailure=yes"]
+    command += ["-o", "ServerAliveInterval=15", "-o", "ServerAliveCountMax=4"]
     for forward in forwards:
         command += ["-L", f"127.0.0.1:{forward.local}:127.0.0.1:{forward.remote}"]
     return [*command, ssh_target(file, host)]
 
 
 def kubectl_tunnel_command(file: ClusterFile, pod: str, forwards: Sequence[Forward]) -> list[str]:
-    """``kubectl port-forward`` to the head's pod."""
+    """Return ``kubectl port-forward`` to the head's pod."""
     namespace = ["--namespace", file.namespace] if file.namespace else []
     ports = [f"{forward.local}:{forward.remote}" for forward in forwards]
     return ["kubectl", *namespace, "port-forward", "--address", "127.0.0.1", f"pod/{pod}", *ports]
 
 
 def free_port(preferred: int) -> int:
-    """The preferred port of the loopback where it is free, else some free one."""
+    """Return the preferred port of the loopback if it is free, otherwise another free one.
+
+    Raises:
+        OSError: no port is free.
+    """
     for port in (preferred, 0):
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -80,17 +81,17 @@ def free_port(preferred: int) -> int:
 
 
 class Tunnel:
-    """A running tunnel; a context manager.
+    """Context manager that runs a tunnel command.
 
     Args:
-        command: what opens it and stays.
-        ports: local ports that answer once it stands.
+        command: opens the tunnel and runs until it is terminated.
+        ports: local ports that accept connections once the tunnel is open.
         timeout: seconds to wait for them.
     """
 
     def __init__(self, command: Sequence[str], ports: Sequence[int], timeout: float = 30.0) -> None:
         self.command, self.ports, self.timeout = list(command), list(ports), timeout
-        self._process: subprocess.Popen[str] | None = None
+        self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> "Tunnel":
         self.open()
@@ -101,40 +102,40 @@ class Tunnel:
 
     @property
     def alive(self) -> bool:
-        """Whether the tunnel's process still runs."""
+        """Whether the tunnel's process runs."""
         return self._process is not None and self._process.poll() is None
 
     def open(self) -> None:
-        """Start it and wait until its ports answer.
+        """Start the command, again if necessary, and wait until its ports accept connections.
 
         Raises:
-            UserError: with the words of ssh or kubectl, where it cannot be opened.
+            UserError: the tunnel cannot be opened; shows the end of what ssh or kubectl wrote to stderr.
         """
         self.close()
-        # A session of its own: Ctrl-C is for us, who then say how to come back, not for the tunnel.
-        self._process = subprocess.Popen(
-            self.command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-        )
-        deadline = time.monotonic() + self.timeout
-        while not all(_answers(port) for port in self.ports):
-            if self._process.poll() is not None or time.monotonic() > deadline:
-                self.close()
-                words = self._process.stderr.read().strip() if self._process.stderr else ""
-                raise UserError(
-                    "--cluster",
-                    f"no tunnel to the head: {words or 'it did not answer in time'}",
-                    "a cluster that is up and lets you in",
-                    f"is it up, and your address allowed? Try: {' '.join(self.command)}",
-                )
-            time.sleep(0.1)
+        # A file, not a pipe: nothing reads a pipe while the tunnel runs, and a full one blocks the process.
+        with tempfile.TemporaryFile() as errors:
+            # A session of its own: Ctrl-C detaches from the job and must not end the tunnel first.
+            self._process = subprocess.Popen(
+                self.command,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=errors,
+                start_new_session=True,
+            )
+            deadline = time.monotonic() + self.timeout
+            while not all(_accepts(port) for port in self.ports):
+                if not self.alive or time.monotonic() > deadline:
+                    self.close()
+                    raise UserError(
+                        "--cluster",
+                        f"no tunnel to the head: {_end_of(errors) or f'no answer in {self.timeout:g} s'}",
+                        "a running cluster that accepts connections from your address",
+                        f"check that it runs and that its firewall allows you. Try: {' '.join(self.command)}",
+                    )
+                time.sleep(0.1)
 
     def close(self) -> None:
-        """End it; harmless where it does not run."""
+        """Terminate the command; does nothing if it does not run."""
         if self._process is not None and self._process.poll() is None:
             self._process.terminate()
             try:
@@ -144,9 +145,14 @@ class Tunnel:
                 self._process.wait()
 
 
-def _answers(port: int) -> bool:
+def _accepts(port: int) -> bool:
     try:
         with socket.create_connection(("127.0.0.1", port), timeout=1):
             return True
     except OSError:
         return False
+
+
+def _end_of(file: IO[bytes]) -> str:
+    file.seek(0)
+    return file.read().decode(errors="replace").strip()[-_SHOWN_CHARACTERS:]
