@@ -11,7 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from tkd_search.cluster.mlflow_server import secret, server_command, server_environment, server_settings
+from tkd_search.cluster.mlflow_server import (
+    load_or_create_secret,
+    server_command,
+    server_environment,
+    server_settings,
+)
 
 SCRIPT = Path(__file__).parents[2] / "clusters" / "bootstrap.sh"
 
@@ -104,7 +109,7 @@ def test_mlflow_listens_on_loopback_behind_a_login(tmp_path: Path) -> None:
     assert environment["X"] == "1"
     ini = Path(environment["MLFLOW_AUTH_CONFIG_PATH"])
     assert mode(ini) == 0o600
-    assert secret(tmp_path / "mlflow_password") in ini.read_text()
+    assert load_or_create_secret(tmp_path / "mlflow_password") in ini.read_text()
     assert "default_permission = NO_PERMISSIONS" in ini.read_text()
     command = server_command(*server_settings({"TKD_STORAGE": "s3://b/tkd/"}, tmp_path))
     pairs = dict(itertools.pairwise(command))

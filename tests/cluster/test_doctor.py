@@ -36,8 +36,8 @@ def test_missing_and_old_packages_are_named_with_the_mend() -> None:
     ("names", "version", "driver", "state", "word"),
     [
         (("NVIDIA L4",), "2.13.0", True, "ok", "1 × NVIDIA L4"),
-        ((), "2.13.0+cpu", True, "mind", "CPU build"),
-        ((), "2.13.0", True, "mind", "does not see"),
+        ((), "2.13.0+cpu", True, "warn", "CPU build"),
+        ((), "2.13.0", True, "warn", "does not find"),
         ((), "2.13.0+cpu", False, "ok", "CPU"),
     ],
 )
@@ -58,7 +58,7 @@ def test_a_cluster_wants_a_token(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     check = node_checks.check_token({}, "auto")
     assert check.state == "ok"
     assert "secret" not in check.line()
-    assert node_checks.check_token({"RAY_AUTH_MODE": "disabled"}, "auto").state == "mind"
+    assert node_checks.check_token({"RAY_AUTH_MODE": "disabled"}, "auto").state == "warn"
 
 
 def test_storage_that_can_be_written_and_storage_that_cannot(tmp_path: Path) -> None:
@@ -67,7 +67,7 @@ def test_storage_that_can_be_written_and_storage_that_cannot(tmp_path: Path) -> 
     (tmp_path / "file").touch()
     check = node_checks.check_storage(str(tmp_path / "file" / "below"))
     assert check.state == "wrong"
-    assert check.mend
+    assert check.fix
     assert "ftp" in write_error("ftp://nowhere/x")
 
 
@@ -106,7 +106,7 @@ def tracking() -> Iterator[str]:
 def test_tracking_behind_a_login(tracking: str) -> None:
     refused = node_checks.check_tracking(f"http://{tracking}", {})
     assert refused.state == "wrong", refused.found
-    assert "MLFLOW_TRACKING_PASSWORD" in refused.mend
+    assert "MLFLOW_TRACKING_PASSWORD" in refused.fix
     login = {"MLFLOW_TRACKING_USERNAME": "admin", "MLFLOW_TRACKING_PASSWORD": "pw"}
     assert node_checks.check_tracking(f"http://{tracking}", login).state == "ok"
     inside = node_checks.check_tracking(f"http://admin:pw@{tracking}", {})
@@ -115,7 +115,7 @@ def test_tracking_behind_a_login(tracking: str) -> None:
 
 
 def test_tracking_that_is_down_does_not_stop_a_search() -> None:
-    assert node_checks.check_tracking("http://127.0.0.1:9", {}).state == "mind"
+    assert node_checks.check_tracking("http://127.0.0.1:9", {}).state == "warn"
 
 
 def test_room_for_the_bank(tmp_path: Path) -> None:
@@ -123,8 +123,8 @@ def test_room_for_the_bank(tmp_path: Path) -> None:
     assert disk_free(tmp_path / "not" / "there") == disk_free(tmp_path)
     assert store.state == "ok"
     disk, store = node_checks.check_room(tmp_path, 10**10, 10**15)
-    assert (disk.state, store.state) == ("wrong", "mind")
-    assert "/dev/shm" in store.mend
+    assert (disk.state, store.state) == ("wrong", "warn")
+    assert "/dev/shm" in store.fix
 
 
 def test_nodes_that_differ_or_cannot_write_are_wrong() -> None:
@@ -143,7 +143,7 @@ def test_the_command_answers_line_by_line(tmp_path: Path) -> None:
         "doctor", "--storage", tmp_path, "--tracking", f"sqlite:///{tmp_path}/m.db", "--output", tmp_path
     )
     lines = called.out.splitlines()
-    assert all(line.startswith(("ok", "mind", "WRONG")) for line in lines)
+    assert all(line.startswith(("ok", "warn", "WRONG")) for line in lines)
     assert any("storage" in line for line in lines)
     assert called.code == (1 if any(line.startswith("WRONG") for line in lines) else 0)
     (tmp_path / "file").touch()

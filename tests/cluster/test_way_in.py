@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 
 from tkd_search.cluster import ray_jobs
 from tkd_search.cluster.cluster_file import ClusterFile, NodeType, read_cluster_file
-from tkd_search.cluster.job_package import option, overrides, stage, without_option
+from tkd_search.cluster.job_package import fill_job_folder, option, overrides, without_option
 from tkd_search.cluster.launch import run_on_cluster, runs_folder
 from tkd_search.cluster.ray_jobs import Job
 from tkd_search.cluster.tunnels import Forward, Tunnel, free_port, kubectl_tunnel_command, ssh_tunnel_command
-from tkd_search.cluster.upload import LARGEST_UPLOAD, local_data, remote_folder, send_data
+from tkd_search.cluster.upload import MAX_UPLOAD_BYTES, local_data, remote_folder, send_data
 from tkd_search.errors import UserError
 
 CLUSTERS = Path(__file__).parents[2] / "clusters"
@@ -178,7 +178,7 @@ def test_the_job_takes_code_and_configuration_along_and_nothing_else(tmp_path: P
     mine.write_text("name: mine\n")
     folder = tmp_path / "job"
     folder.mkdir()
-    argv = stage(folder, ["--config", str(mine), "--set", "a=1"])
+    argv = fill_job_folder(folder, ["--config", str(mine), "--set", "a=1"])
     assert option(argv, "--config") == "experiment/mine.yaml"
     assert (folder / "experiment" / "mine.yaml").read_text() == "name: mine\n"
     assert (folder / "tkd_search" / "cluster" / "job_package.py").exists()
@@ -191,19 +191,19 @@ def test_the_big_models_own_file_travels_along(tmp_path: Path) -> None:
     weights.write_bytes(b"f")
     mine.write_text(f"big_model: {{weights: {weights}}}\n")
     folder.mkdir()
-    argv = stage(folder, ["--config", str(mine)])
+    argv = fill_job_folder(folder, ["--config", str(mine)])
     assert overrides(argv)["big_model.weights"] == "weights/f.safetensors"
     assert (folder / "weights" / "f.safetensors").read_bytes() == b"f"
     (tmp_path / "other").mkdir()
     named = ["--config", str(mine), "--set", "big_model.weights=IMAGENET1K_V1"]
-    assert stage(tmp_path / "other", named) == [
+    assert fill_job_folder(tmp_path / "other", named) == [
         *("--set", "big_model.weights=IMAGENET1K_V1", "--config", "experiment/mine.yaml")
     ]
 
 
 def test_a_missing_configuration_is_the_users_to_mend(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no file"):
-        stage(tmp_path, ["--config", "none.yaml"])
+    with pytest.raises(UserError, match="does not exist"):
+        fill_job_folder(tmp_path, ["--config", "none.yaml"])
 
 
 def test_results_are_never_laid_over_a_search_of_this_machine(tmp_path: Path) -> None:
@@ -235,7 +235,7 @@ def test_local_data_is_found_in_the_file_and_the_override_wins(tmp_path: Path) -
 def test_data_that_is_too_large_is_not_sent_and_the_way_out_is_said(tmp_path: Path) -> None:
     big = tmp_path / "big.bin"
     with big.open("wb") as file:
-        file.truncate(LARGEST_UPLOAD + 1)  # a hole: takes no disk
+        file.truncate(MAX_UPLOAD_BYTES + 1)  # a hole: takes no disk
     from tkd_search.cluster.head import SshHead
 
     with pytest.raises(UserError, match="aws s3 sync"):

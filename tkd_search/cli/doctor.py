@@ -26,7 +26,7 @@ Examples:
   python -m tkd_search doctor
   python -m tkd_search doctor --config configs/cifar10.yaml
   python -m tkd_search doctor --cluster clusters/aws.yaml
-Exit code 1 where something is wrong; lines marked `mind` are advice.
+Exit code 1 where something is wrong; lines marked `warn` are advice.
 """
 
 

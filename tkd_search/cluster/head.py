@@ -1,4 +1,4 @@
-"""The way in to a cluster's head: over SSH, or into a Kubernetes pod. One interface for both."""
+"""Access to a cluster's head: over SSH or in a Kubernetes pod, with one interface for both."""
 
 import os
 import shutil
@@ -20,96 +20,96 @@ from tkd_search.errors import UserError
 
 
 class Head(Protocol):
-    """A head that can be reached."""
+    """Interface to a cluster's head."""
 
     def token(self) -> str:
-        """The cluster's Ray token; '' where none is known here."""
+        """Return the cluster's Ray token; '' if this machine has none."""
 
     def tunnel_command(self, forwards: Sequence[Forward]) -> list[str]:
-        """The command that forwards ports of the loopback here to ports of the head's loopback."""
+        """Return the command that forwards local loopback ports to ports of the head's loopback."""
 
     def shell_command(self, script: str) -> list[str]:
-        """The command that runs a shell script on the head."""
+        """Return the command that runs a shell script on the head."""
 
     def fetch(self, remote: str, local: Path) -> bool:
-        """Copy the contents of a folder (in the head's shell syntax) here; False where that failed."""
+        """Copy the results in a folder of the head (shell syntax) to this machine; return success."""
 
 
 class SshHead:
-    """A head behind SSH, as ``ray up`` makes them.
+    """Head that is reached over SSH, as ``ray up`` creates it.
 
     Args:
         file: the cluster file.
-        host: the head's address.
+        host: address of the head.
     """
 
     def __init__(self, file: ClusterFile, host: str) -> None:
         self.file, self.host = file, host
 
     def token(self) -> str:
-        """The token of this machine, which the cluster file's ``file_mounts`` copied to the cluster."""
+        """Return this machine's token, which the cluster file's ``file_mounts`` copies to the cluster."""
         return local_token()
 
     def tunnel_command(self, forwards: Sequence[Forward]) -> list[str]:
-        """``ssh -N -L …``."""
+        """Return ``ssh -N -L …``."""
         return ssh_tunnel_command(self.file, self.host, forwards)
 
     def shell_command(self, script: str) -> list[str]:
-        """``ssh user@host script``."""
+        """Return ``ssh user@host script``."""
         return ["ssh", *ssh_options(self.file), ssh_target(self.file, self.host), script]
 
     def fetch(self, remote: str, local: Path) -> bool:
-        """Stream a tar of the folder: needs nothing on either side that ``ray up`` does not need too."""
+        """Copy the results in a folder through a tar stream, which needs no tool beyond ssh and tar."""
         return _fetch_tar(self.shell_command(_tar_script(remote)), local)
 
     def send(self, local: Path, remote: str) -> None:
         """Copy a file or folder to the head with rsync.
 
         Raises:
-            UserError: with rsync's words where it fails.
+            UserError: rsync fails; shows the last line of its output.
         """
-        _run(self.shell_command(f'mkdir -p "{Path(remote).parent}"'), "the head could not be written to")
+        _run(self.shell_command(f'mkdir -p "{Path(remote).parent}"'), "cannot write to the head")
         shell = " ".join(["ssh", *(_quoted(word) for word in ssh_options(self.file))])
         source = f"{local}/" if local.is_dir() else str(local)
         command = ["rsync", "-a", "-e", shell, source, f"{ssh_target(self.file, self.host)}:{remote}"]
-        _run(command, "the data could not be copied to the head")
+        _run(command, "cannot copy the data to the head")
 
 
 class KubernetesHead:
-    """The head pod of a RayCluster.
+    """Head pod of a RayCluster.
 
     Args:
-        file: the manifest's cluster.
-        pod: name of the head's pod.
+        file: the cluster's manifest.
+        pod: name of the head pod.
     """
 
     def __init__(self, file: ClusterFile, pod: str) -> None:
         self.file, self.pod = file, pod
 
     def token(self) -> str:
-        """The token in the Secret that KubeRay named like the cluster."""
+        """Return the token from the Secret that KubeRay creates with the cluster's name."""
         template = '{{index .data "auth_token" | base64decode}}'
         command = [*_kubectl(self.file), "get", "secret", self.file.name, "-o", f"go-template={template}"]
-        return _run(command, "the cluster's token could not be read").strip()
+        return _run(command, "cannot read the cluster's token").strip()
 
     def tunnel_command(self, forwards: Sequence[Forward]) -> list[str]:
-        """``kubectl port-forward pod/…``."""
+        """Return ``kubectl port-forward pod/…``."""
         return kubectl_tunnel_command(self.file, self.pod, forwards)
 
     def shell_command(self, script: str) -> list[str]:
-        """``kubectl exec pod -- bash -c script``."""
+        """Return ``kubectl exec pod -- bash -c script``."""
         return [*_kubectl(self.file), "exec", self.pod, "-c", "ray-head", "--", "bash", "-c", script]
 
     def fetch(self, remote: str, local: Path) -> bool:
-        """Stream a tar of the folder out of the pod."""
+        """Copy the results in a folder of the pod through a tar stream."""
         return _fetch_tar(self.shell_command(_tar_script(remote)), local)
 
 
 def find_head(file: ClusterFile) -> SshHead | KubernetesHead:
-    """Find the head of a running cluster.
+    """Return the head of a running cluster.
 
     Raises:
-        UserError: where no head runs, with the command that starts one.
+        UserError: no head runs; names the command that starts one.
     """
     start = f"kubectl apply -f {file.path}" if file.provider == "kuberay" else f"ray up {file.path}"
     if file.provider == "kuberay":
@@ -119,12 +119,12 @@ def find_head(file: ClusterFile) -> SshHead | KubernetesHead:
     command = [sys.executable, "-m", "ray.scripts.scripts", "get-head-ip", str(file.path)]
     lines = _run(command, "no head was found", f"start it: {start}").split()
     if not lines:
-        raise UserError("--cluster", "no head was found", "a cluster that is up", f"start it: {start}")
+        raise UserError("--cluster", "no head was found", "a running cluster", f"start it: {start}")
     return SshHead(file, lines[-1])
 
 
 def local_token() -> str:
-    """The Ray token of this machine: ``RAY_AUTH_TOKEN``, ``RAY_AUTH_TOKEN_PATH`` or ``~/.ray/auth_token``."""
+    """Return this machine's token (``RAY_AUTH_TOKEN``, ``RAY_AUTH_TOKEN_PATH``, ``~/.ray/auth_token``)."""
     if os.environ.get("RAY_AUTH_TOKEN"):
         return os.environ["RAY_AUTH_TOKEN"].strip()
     path = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
@@ -136,7 +136,7 @@ def _kubectl(file: ClusterFile) -> list[str]:
 
 
 def _tar_script(remote: str) -> str:
-    # Checkpoints and spools stay: what ships is small.
+    # Checkpoints and logs stay on the head: they are large, and the results do not need them.
     files = "summary.json record.json config.yaml pareto.* students"
     return f'cd "{remote}" && tar -cf - --ignore-failed-read {files} 2> /dev/null'
 
@@ -152,11 +152,11 @@ def _quoted(word: str) -> str:
     return f"'{word}'" if " " in word else word
 
 
-def _run(command: list[str], trouble: str, hint: str = "") -> str:
+def _run(command: list[str], problem: str, hint: str = "") -> str:
     if shutil.which(command[0]) is None:
-        raise UserError("--cluster", f"{trouble}: {command[0]} is not installed", f"{command[0]} on the PATH")
+        raise UserError("--cluster", f"{problem}: {command[0]} is not installed", f"{command[0]} on the PATH")
     done = subprocess.run(command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
     if done.returncode:
-        words = (done.stderr.strip() or done.stdout.strip()).splitlines()
-        raise UserError("--cluster", f"{trouble}: {words[-1] if words else ''}", "a cluster that is up", hint)
+        lines = (done.stderr.strip() or done.stdout.strip()).splitlines()
+        raise UserError("--cluster", f"{problem}: {lines[-1] if lines else ''}", "a running cluster", hint)
     return done.stdout

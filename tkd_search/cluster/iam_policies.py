@@ -1,4 +1,4 @@
-"""What the machines of an AWS cluster may do, as IAM policy documents: the head launches workers, no more."""
+"""IAM policy documents with the rights that the machines of an AWS cluster need."""
 
 from typing import Any
 
@@ -6,29 +6,29 @@ Policy = dict[str, Any]
 
 
 def trust_policy() -> Policy:
-    """Only EC2 machines may take the role."""
+    """Return the policy that allows EC2 instances only to assume a role."""
     return _policy(
         {"Effect": "Allow", "Principal": {"Service": "ec2.amazonaws.com"}, "Action": "sts:AssumeRole"}
     )
 
 
 def worker_policy(bucket: str) -> Policy:
-    """A worker reads and writes the bucket."""
+    """Return the rights of a worker: read and write the bucket."""
     return _policy(*_bucket_statements(bucket))
 
 
 def head_policy(*, bucket: str, account: str, region: str, cluster: str, worker_role: str) -> Policy:
-    """The head reads and writes the bucket, and launches and ends machines of its own cluster.
+    """Return the rights of the head: read and write the bucket, launch and terminate its cluster's instances.
 
     Args:
         bucket: name of the bucket.
-        account: AWS account's number.
+        account: number of the AWS account.
         region: region of the cluster.
-        cluster: ``cluster_name`` of the cluster file; Ray tags every machine with it.
-        worker_role: name of the only role that the head may hand to a machine.
+        cluster: ``cluster_name`` of the cluster file; Ray tags every instance with it.
+        worker_role: name of the only role that the head may assign to an instance.
     """
     ec2 = f"arn:aws:ec2:{region}:{account}"
-    tagged = {"StringEquals": {"aws:ResourceTag/ray-cluster-name": cluster}}
+    own_instances = {"StringEquals": {"aws:ResourceTag/ray-cluster-name": cluster}}
     return _policy(
         *_bucket_statements(bucket),
         {"Effect": "Allow", "Action": ["ec2:Describe*"], "Resource": "*"},
@@ -56,7 +56,7 @@ def head_policy(*, bucket: str, account: str, region: str, cluster: str, worker_
             "Effect": "Allow",
             "Action": ["ec2:TerminateInstances", "ec2:StopInstances", "ec2:StartInstances", "ec2:CreateTags"],
             "Resource": f"{ec2}:instance/*",
-            "Condition": tagged,
+            "Condition": own_instances,
         },
         {
             "Effect": "Allow",

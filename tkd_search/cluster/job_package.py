@@ -1,7 +1,7 @@
-"""What a job takes along: the code, the example configurations, the user's own file and F's, nothing else.
+"""Folder of a Ray job: the code, the example configurations, the user's configuration and F's weights.
 
-A job's folder is copied to every node; sending the user's whole working directory would take data, runs and
-environments with it.
+Ray copies the folder to every node. The user's whole working directory would include data, runs and
+environments.
 """
 
 import shutil
@@ -14,13 +14,13 @@ from tkd_search.errors import UserError
 
 _PACKAGE = Path(__file__).parents[1]
 _CONFIGS = _PACKAGE.parent / "configs"
-MOST_WEIGHTS_BYTES = 400_000_000
-"""Ray refuses a job's folder of more than 500 MiB."""
+MAX_WEIGHTS_BYTES = 400_000_000
+"""Ray refuses a job folder of more than 500 MiB."""
 _IGNORED = shutil.ignore_patterns("__pycache__", "*.pyc")
 
 
 def option(argv: Sequence[str], name: str) -> str | None:
-    """The value of a command-line option written ``--name value`` or ``--name=value``; the last one wins."""
+    """Return the last value of a command-line option, given as ``--name value`` or ``--name=value``."""
     found = None
     for index, word in enumerate(argv):
         if word == name and index + 1 < len(argv):
@@ -31,7 +31,7 @@ def option(argv: Sequence[str], name: str) -> str | None:
 
 
 def without_option(argv: Sequence[str], name: str) -> list[str]:
-    """The command line less every occurrence of an option that takes a value."""
+    """Return the arguments without any occurrence of an option that takes a value."""
     kept: list[str] = []
     skip = False
     for word in argv:
@@ -46,7 +46,7 @@ def without_option(argv: Sequence[str], name: str) -> list[str]:
 
 
 def overrides(argv: Sequence[str]) -> dict[str, str]:
-    """The ``--set key=value`` options as written."""
+    """Return the ``--set key=value`` options, key → unparsed value."""
     pairs: dict[str, str] = {}
     for index, word in enumerate(argv):
         text = argv[index + 1] if word == "--set" and index + 1 < len(argv) else word.removeprefix("--set=")
@@ -56,8 +56,8 @@ def overrides(argv: Sequence[str]) -> dict[str, str]:
     return pairs
 
 
-def written(argv: Sequence[str], section: str, key: str) -> str | None:
-    """What the command line, or else the file of ``--config``, gives to a setting; None if no text."""
+def setting_text(argv: Sequence[str], section: str, key: str) -> str | None:
+    """Return a setting from the command line or the ``--config`` file; None if it is unset or no string."""
     value: object = overrides(argv).get(f"{section}.{key}")
     config = option(argv, "--config")
     if value is None and config is not None and Path(config).is_file():
@@ -67,47 +67,47 @@ def written(argv: Sequence[str], section: str, key: str) -> str | None:
     return value if isinstance(value, str) else None
 
 
-def stage(folder: Path, argv: Sequence[str]) -> list[str]:
-    """Fill an empty folder with what the job needs.
+def fill_job_folder(folder: Path, argv: Sequence[str]) -> list[str]:
+    """Copy the files that the job needs into an empty folder.
 
     Args:
         folder: becomes the job's working directory.
         argv: arguments of ``python -m tkd_search.run``.
 
     Returns:
-        The arguments as they have to read there: ``--config`` and ``big_model.weights`` point at the copies.
+        The arguments for the job, with ``--config`` and ``big_model.weights`` naming the copies.
 
     Raises:
-        UserError: where the file that ``--config`` names is missing, or F's weights are too large to send.
+        UserError: the ``--config`` file is missing, or F's weights exceed ``MAX_WEIGHTS_BYTES``.
     """
     shutil.copytree(_PACKAGE, folder / "tkd_search", ignore=_IGNORED)
     if _CONFIGS.is_dir():
         shutil.copytree(_CONFIGS, folder / "configs", ignore=_IGNORED)
-    argv = [*argv, *_staged_weights(folder, argv)]
+    argv = [*argv, *_copy_weights(folder, argv)]
     config = option(argv, "--config")
     if config is None:
         return argv
     path = Path(config)
     if not path.is_file():
         raise UserError(
-            "--config", f"no file {path}", "an experiment's YAML file, such as configs/digits.yaml"
+            "--config", f"{path}, which does not exist", "a YAML file such as configs/digits.yaml"
         )
     (folder / "experiment").mkdir()
     shutil.copy(path, folder / "experiment" / path.name)
     return [*without_option(argv, "--config"), "--config", f"experiment/{path.name}"]
 
 
-def _staged_weights(folder: Path, argv: Sequence[str]) -> list[str]:
-    """Put F's own file into the job's folder; the option that names the copy."""
-    file = Path(written(argv, "big_model", "weights") or "").expanduser()
+def _copy_weights(folder: Path, argv: Sequence[str]) -> list[str]:
+    """Copy a local ``big_model.weights`` file into the folder; return the option that names the copy."""
+    file = Path(setting_text(argv, "big_model", "weights") or "").expanduser()
     if not file.is_file():
         return []
-    if file.stat().st_size > MOST_WEIGHTS_BYTES:
+    if file.stat().st_size > MAX_WEIGHTS_BYTES:
         raise UserError(
             "big_model.weights",
             f"{file} of {file.stat().st_size / 1e6:.0f} MB",
-            f"at most {MOST_WEIGHTS_BYTES / 1e6:.0f} MB to send along",
-            "put it at one path on every node, and give the command on the head",
+            f"at most {MAX_WEIGHTS_BYTES / 1e6:.0f} MB in a job's folder",
+            "copy it to the same path on every node, and start the run on the head",
         )
     (folder / "weights").mkdir()
     shutil.copy(file, folder / "weights" / file.name)

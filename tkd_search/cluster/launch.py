@@ -1,7 +1,7 @@
-"""``run --cluster FILE``: what a user would otherwise type to run a search on a cluster that is up.
+"""``run --cluster FILE``: runs a search as a Ray job on a running cluster.
 
-Find the head, open the tunnels, submit the run as a Ray job with the code and the token, pass on what it
-writes. Ctrl-C leaves the search running; the same command attaches again.
+Finds the head, opens the tunnels, submits the job with code and token, and prints the job's output. Ctrl-C
+detaches and leaves the search running; the same command attaches again.
 """
 
 import logging
@@ -17,36 +17,36 @@ from typing import Any
 from tkd_search.cluster import ray_jobs
 from tkd_search.cluster.cluster_file import ClusterFile, read_cluster_file
 from tkd_search.cluster.head import KubernetesHead, SshHead, find_head
-from tkd_search.cluster.job_package import option, overrides, stage, without_option
+from tkd_search.cluster.job_package import fill_job_folder, option, overrides, without_option
 from tkd_search.cluster.tunnels import Forward, Tunnel, free_port
 from tkd_search.cluster.upload import local_data, send_data
 from tkd_search.errors import UserError
 
 DASHBOARD_PORT, MLFLOW_PORT = 8265, 5000
-_RUNS = "${TKD_STATE:-$HOME/.tkd}/runs"
-_RECONNECTS = 20
-DETACHED = 130
+_DEFAULT_RUNS_FOLDER = "${TKD_STATE:-$HOME/.tkd}/runs"
+_MAX_RECONNECTS = 20
+DETACHED_EXIT_CODE = 130
 
 
 def run_on_cluster(cluster_file: Path, argv: Sequence[str], name: str) -> int:
-    """Run a search on a cluster and follow it.
+    """Run a search on a cluster and print its output until it ends.
 
     Args:
-        cluster_file: what ``ray up`` or ``kubectl apply`` was given.
-        argv: arguments of ``python -m tkd_search.run`` (``--cluster`` among them or not).
-        name: the run's name; a job of that name that still runs is attached to.
+        cluster_file: the file that was given to ``ray up`` or ``kubectl apply``.
+        argv: arguments of ``python -m tkd_search.run``, with or without ``--cluster``.
+        name: name of the run; if a job of this name runs, the command attaches to it.
 
     Returns:
-        The exit code of the search; 130 where the user detached.
+        The exit code of the search; 130 after Ctrl-C.
 
     Raises:
-        UserError: where the cluster cannot be reached or the request is wrong.
+        UserError: the cluster cannot be reached, or an argument is wrong.
     """
     folder = Path(option(argv, "--output") or "runs") / name
     if (folder / "study.journal").exists():
         raise UserError(
-            "--name", f"{name}, a search of this machine in {folder}", "a name that it has not",
-            "the cluster's results would be laid over it: choose another --name, or another --output",
+            "--name", f"{name}, a search that ran on this machine in {folder}", "an unused name",
+            "the cluster's results would overwrite it: choose another --name or another --output",
         )  # fmt: skip
     file = read_cluster_file(cluster_file)
     file.require_filled()
@@ -59,43 +59,43 @@ def run_on_cluster(cluster_file: Path, argv: Sequence[str], name: str) -> int:
     with Tunnel(head.tunnel_command(forwards), [forwards[0].local]) as tunnel:
         client = open_client(forwards[0].local)
         job_id = _attach_or_submit(client, head, file, argv, name)
-        _say(f"dashboard  http://127.0.0.1:{forwards[0].local}   (this command keeps the tunnels open)")
-        _say(f"MLflow     http://127.0.0.1:{forwards[1].local}   {_mlflow_login(head)}")
+        _print_line(f"dashboard  http://127.0.0.1:{forwards[0].local}   (open while this command runs)")
+        _print_line(f"MLflow     http://127.0.0.1:{forwards[1].local}   {_mlflow_login(head)}")
         try:
             _follow(client, tunnel, job_id)
         except KeyboardInterrupt:
-            _say_detached(file, head, name, job_id, forwards)
-            return DETACHED
+            _print_detached(file, head, name, job_id, forwards)
+            return DETACHED_EXIT_CODE
         return _finish(client, head, job_id, runs_folder(file), folder)
 
 
 def runs_folder(file: ClusterFile) -> str:
-    """Where the head keeps runs, in its shell's syntax: beside the data where all hosts share a folder."""
-    return f"{file.storage}/runs" if file.storage and "://" not in file.storage else _RUNS
+    """Return the head's folder of runs, in shell syntax; below the storage if that is a shared folder."""
+    return f"{file.storage}/runs" if file.storage and "://" not in file.storage else _DEFAULT_RUNS_FOLDER
 
 
 def use_token(head: SshHead | KubernetesHead) -> None:
     """Make Ray's client in this process use the cluster's token.
 
     Raises:
-        UserError: where none is known here.
+        UserError: this machine has no token.
     """
     token = head.token()
     if not token:
         raise UserError(
             "--cluster", "no Ray token on this machine", "the token that the cluster was started with",
-            "ray get-auth-token --generate, then `ray up` again so that the cluster has it too",
+            "run `ray get-auth-token --generate`, then `ray up` again, which copies it to the cluster",
         )  # fmt: skip
-    # Ray's client ignores the token's file unless the mode says so.
+    # Without this mode, Ray's client does not read the token file.
     os.environ["RAY_AUTH_MODE"] = "token"
     os.environ["RAY_AUTH_TOKEN"] = token
 
 
 def open_client(port: int) -> Any:
-    """A ``JobSubmissionClient`` on a dashboard that a tunnel brought to a local port.
+    """Return a ``JobSubmissionClient`` for a dashboard that is tunnelled to a local port.
 
     Raises:
-        UserError: where Ray's dashboard packages are missing, or the dashboard refuses the token.
+        UserError: a package is missing, or the dashboard is unreachable or refuses the token.
     """
     try:
         from ray.job_submission import JobSubmissionClient
@@ -107,10 +107,10 @@ def open_client(port: int) -> Any:
             "--cluster", f"a missing package: {error}", "the extra `cluster`", "./setup.sh --cluster"
         ) from error
     except (ConnectionError, RuntimeError) as error:
-        words = str(error).strip().splitlines()
+        lines = str(error).strip().splitlines()
         raise UserError(
-            "--cluster", f"no answer or a refusal: {words[0] if words else error}", "the cluster's own token",
-            "is ~/.ray/auth_token the one the cluster was started with? `ray up` copies it",
+            "--cluster", f"no answer or a refusal: {lines[0] if lines else error}", "the cluster's own token",
+            "~/.ray/auth_token must be the token that the cluster was started with (`ray up` copies it)",
         ) from error  # fmt: skip
 
 
@@ -120,14 +120,14 @@ def _attach_or_submit(
     known = ray_jobs.list_jobs(client)
     running = ray_jobs.active_job(name, known)
     if running is not None:
-        _say(f"{name} is running as job {running.id}: attached")
+        _print_line(f"attached to job {running.id}, which runs {name}")
         return running.id
     arguments = without_option(without_option(without_option(argv, "--cluster"), "--address"), "--output")
     settings = {"output": runs_folder(file)}
     given = overrides(argv)
     data = local_data(arguments)
     if data is not None and isinstance(head, SshHead):
-        settings["data.path"] = send_data(head, data, _say)
+        settings["data.path"] = send_data(head, data, _print_line)
     if file.storage and "storage" not in given:
         settings["storage"] = file.storage
     if "tracking.uri" not in given:
@@ -136,20 +136,20 @@ def _attach_or_submit(
         arguments += ["--name", name]
     job_id = ray_jobs.next_job_id(name, known)
     with tempfile.TemporaryDirectory(prefix="tkd-job-") as folder:
-        arguments = stage(Path(folder), arguments)
+        arguments = fill_job_folder(Path(folder), arguments)
         client.submit_job(
             entrypoint=ray_jobs.entrypoint(arguments, settings),
             submission_id=job_id,
             runtime_env={"working_dir": folder},
             metadata={"tkd_search": name},
         )
-    _say(f"{name} submitted as job {job_id}")
+    _print_line(f"{name} submitted as job {job_id}")
     return job_id
 
 
 def _follow(client: Any, tunnel: Tunnel, job_id: str) -> None:
-    """Pass on the job's words until it ends, opening the tunnel again where it breaks."""
-    seen, broken = 0, 0
+    """Print the job's output until the job ends; reopen the tunnel after a failure."""
+    seen, failures = 0, 0
     while True:
         try:
             seen = ray_jobs.follow(client, job_id, _write, seen)
@@ -159,13 +159,13 @@ def _follow(client: Any, tunnel: Tunnel, job_id: str) -> None:
         except (ray_jobs.FollowError, OSError, RuntimeError) as error:
             progressed = isinstance(error, ray_jobs.FollowError) and error.seen > seen
             seen = error.seen if isinstance(error, ray_jobs.FollowError) else seen
-            broken = 1 if progressed else broken + 1
-            if broken > _RECONNECTS:
+            failures = 1 if progressed else failures + 1
+            if failures > _MAX_RECONNECTS:
                 raise UserError(
-                    "--cluster", f"the connection to the head broke {broken} times", "a reachable head",
-                    "the search goes on there; the same command attaches again",
+                    "--cluster", f"{failures} failed connections to the head in a row", "a reachable head",
+                    "the search continues there; the same command attaches again",
                 ) from error  # fmt: skip
-            time.sleep(min(30, broken))
+            time.sleep(min(30, failures))
             if not tunnel.alive:
                 with suppress(UserError):
                     tunnel.open()
@@ -175,10 +175,10 @@ def _finish(client: Any, head: SshHead | KubernetesHead, job_id: str, runs: str,
     info = client.get_job_info(job_id)
     status = str(info.status)
     if head.fetch(f"{runs}/{folder.name}", folder):
-        _say(f"results copied to {folder}/")
+        _print_line(f"results copied to {folder}/")
     if status == "SUCCEEDED":
         return 0
-    _say(f"job {job_id}: {status.lower()}. {info.message or ''}".strip())
+    _print_line(f"job {job_id}: {status.lower()}. {info.message or ''}".strip())
     return int(info.driver_exit_code or 1)
 
 
@@ -187,20 +187,20 @@ def _mlflow_login(head: SshHead | KubernetesHead) -> str:
     return f"user admin, password: {' '.join(head.shell_command(script))}"
 
 
-def _say_detached(
+def _print_detached(
     file: ClusterFile,
     head: SshHead | KubernetesHead,
     name: str,
     job_id: str,
     forwards: Sequence[Forward],
 ) -> None:
-    _say(f"\ndetached: {name} goes on on the cluster.")
-    _say(f"  attach again:  python -m tkd_search.run --cluster {file.path} --name {name}")
+    _print_line(f"\ndetached: {name} continues on the cluster.")
+    _print_line(f"  attach again:  python -m tkd_search.run --cluster {file.path} --name {name}")
     if file.provider == "kuberay":
-        _say(f"  stop it:       kubectl exec {getattr(head, 'pod', '')} -- ray job stop {job_id}")
+        _print_line(f"  stop it:       kubectl exec {getattr(head, 'pod', '')} -- ray job stop {job_id}")
     else:
-        _say(f"  stop it:       ray exec {file.path} 'RAY_AUTH_MODE=token ray job stop {job_id}'")
-    _say(f"  its pages:     {' '.join(head.tunnel_command(forwards))}")
+        _print_line(f"  stop it:       ray exec {file.path} 'RAY_AUTH_MODE=token ray job stop {job_id}'")
+    _print_line(f"  open its pages: {' '.join(head.tunnel_command(forwards))}")
 
 
 def _write(text: str) -> None:
@@ -208,5 +208,5 @@ def _write(text: str) -> None:
     sys.stdout.flush()
 
 
-def _say(text: str) -> None:
+def _print_line(text: str) -> None:
     print(text, file=sys.stderr, flush=True)

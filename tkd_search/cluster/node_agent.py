@@ -1,11 +1,11 @@
-"""A small process on every cluster host, beside Ray.
+"""Process on every cluster host, beside Ray.
 
-It keeps MLflow running, tells Ray when the cloud takes a spot machine back, and switches idle machines off.
+The node agent restarts MLflow, drains the node on a preemption notice, and shuts idle machines down.
 
-``python -m tkd_search.cluster.node_agent start head --mlflow --idle-minutes 60`` returns at once; the keeper
-goes on in the background and ends by itself a minute after Ray on this host did (``ray down``), with what
-Ray left behind, unless it has a machine to switch off. ``keeper mlflow`` runs the server in the foreground,
-as a container does.
+``python -m tkd_search.cluster.node_agent start head --mlflow --idle-minutes 60`` starts it in the background
+and returns at once. A minute after Ray has ended on this host (``ray down``) the agent ends Ray's remaining
+processes and itself, unless it has an idle machine to shut down. ``node_agent mlflow`` runs the MLflow server
+in the foreground, for a container.
 """
 
 import fcntl
@@ -35,24 +35,24 @@ _ACTIVE_JOBS = {"PENDING", "RUNNING"}
 
 @click.group()
 def main() -> None:
-    """What runs beside Ray on a cluster's hosts."""
+    """Run the node agent, or the MLflow server, on a cluster host."""
 
 
 @main.command()
 @click.argument("role", type=click.Choice(["head", "worker"]))
 @click.option("--mlflow", is_flag=True, help="Keep an MLflow server running.")
 @click.option(
-    "--idle-minutes", default=0.0, help="Switch the machine off after so long without use; 0: never."
+    "--idle-minutes", default=0.0, help="Shut the machine down after this idle time, in minutes; 0: never."
 )
-@click.option("--spot", type=click.Choice(["aws", "gcp"]), help="Tell Ray when this cloud takes it back.")
+@click.option("--spot", type=click.Choice(["aws", "gcp"]), help="Drain the node on this cloud's notice.")
 def start(role: str, mlflow: bool, idle_minutes: float, spot: str | None) -> None:
-    """Start the keeper in the background, unless one runs already."""
+    """Start the node agent in the background, unless one runs already."""
     folder = state_folder()
     folder.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "tkd_search.cluster.node_agent", "watch", role]
     command += ["--idle-minutes", str(idle_minutes)] + (["--mlflow"] if mlflow else [])
     command += ["--spot", spot] if spot else []
-    with (folder / "keeper.log").open("ab") as log:
+    with (folder / "node_agent.log").open("ab") as log:
         subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, cwd=folder
         )
@@ -64,9 +64,9 @@ def start(role: str, mlflow: bool, idle_minutes: float, spot: str | None) -> Non
 @click.option("--idle-minutes", default=0.0)
 @click.option("--spot")
 def watch(role: str, mlflow: bool, idle_minutes: float, spot: str | None) -> None:
-    """Run the keeper's loop in the foreground."""
+    """Run the node agent in the foreground."""
     folder = state_folder()
-    with (folder / "keeper.lock").open("w") as lock:
+    with (folder / "node_agent.lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -76,7 +76,7 @@ def watch(role: str, mlflow: bool, idle_minutes: float, spot: str | None) -> Non
 
 @main.command("mlflow")
 def mlflow_foreground() -> None:
-    """Become the MLflow server; writes the settings that clients on this host source from ``env``."""
+    """Run the MLflow server in the foreground and write the file ``env`` with the settings of its clients."""
     folder = state_folder()
     folder.mkdir(parents=True, exist_ok=True)
     environment = server_environment(folder, os.environ)
@@ -91,7 +91,7 @@ def mlflow_foreground() -> None:
 
 def _watch(role: str, folder: Path, mlflow: bool, idle_minutes: float, spot: str | None) -> None:
     server = _Server(folder) if mlflow else None
-    told = not spot
+    drained = not spot
     clock, ray_seen = IdleClock(), time.monotonic()
     try:
         while True:
@@ -99,16 +99,16 @@ def _watch(role: str, folder: Path, mlflow: bool, idle_minutes: float, spot: str
             ray_seen = now if alive else ray_seen
             gone = now - ray_seen > _RAY_GONE_SECONDS
             if server is not None and not gone:
-                server.keep()
-            if not told and alive:
-                told = _pass_on_notice(spot or "")
+                server.ensure_running()
+            if not drained and alive:
+                drained = _drain_on_notice(spot or "")
             if gone and not idle_minutes:
-                # `ray down` stops Ray on the head alone; a worker's raylet then ends, its log monitor stays.
+                # `ray down` stops Ray on the head only; a worker's raylet then ends, but not its log monitor.
                 subprocess.run(["ray", "stop", "--force"], capture_output=True, check=False)
                 return
             clock = clock.observe(now, alive and (role == "worker" or _head_busy()))
             if clock.due(now, idle_minutes):
-                print(f"idle for {idle_minutes:g} minutes: switching off", flush=True)
+                print(f"idle for {idle_minutes:g} minutes: shutting down", flush=True)
                 sudo = [] if os.geteuid() == 0 else ["sudo", "-n"]
                 subprocess.run([*sudo, "shutdown", "-h", "now"], check=False)
                 return
@@ -118,27 +118,28 @@ def _watch(role: str, folder: Path, mlflow: bool, idle_minutes: float, spot: str
             server.stop()
 
 
-def _pass_on_notice(cloud: str) -> bool:
-    """Tell Ray where the cloud is about to take this machine back; whether Ray has heard it."""
-    left = seconds_left(cloud)
-    if left is None:
+def _drain_on_notice(cloud: str) -> bool:
+    """Drain the node if there is a preemption notice; return whether Ray accepted the command."""
+    seconds = seconds_left(cloud)
+    if seconds is None:
         return False
-    commands = [drain_command(words, left, cloud) for words in command_lines("raylet")]
+    commands = [drain_command(words, seconds, cloud) for words in command_lines("raylet")]
     codes = [subprocess.run(command, check=False).returncode for command in commands if command is not None]
     return bool(codes) and not any(codes)
 
 
 class _Server:
-    """The MLflow server as a child that is started again when it dies."""
+    """MLflow server as a child process."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.child: subprocess.Popen[bytes] | None = None
 
-    def keep(self) -> None:
+    def ensure_running(self) -> None:
+        """Start the server if it does not run."""
         if self.child is not None and self.child.poll() is None:
             return
-        if self.child is not None:  # its workers outlive it and would hold the port
+        if self.child is not None:  # Its worker processes may still run and occupy the port.
             with suppress(ProcessLookupError):
                 os.killpg(self.child.pid, signal.SIGKILL)
         environment = server_environment(self.folder, os.environ)
@@ -150,7 +151,7 @@ class _Server:
             )  # fmt: skip
 
     def stop(self) -> None:
-        """End the server and its worker processes."""
+        """Terminate the server and its worker processes."""
         if self.child is None:
             return
         for signal_number in (signal.SIGTERM, signal.SIGKILL):
@@ -164,7 +165,7 @@ class _Server:
 
 
 def _ray_alive(role: str) -> bool:
-    """Whether Ray runs on this host: its control store answers on the head, a raylet lives on a worker."""
+    """Return whether Ray runs here: on the head its control store answers, on a worker a raylet exists."""
     if role == "head":
         try:
             with socket.create_connection(("127.0.0.1", 6379), timeout=5):
@@ -175,7 +176,7 @@ def _ray_alive(role: str) -> bool:
 
 
 def command_lines(name: str) -> list[list[str]]:
-    """The command lines of the processes of a name on this host."""
+    """Return the command lines of all processes of this host with a given name."""
     found = []
     for entry in Path("/proc").iterdir():
         with suppress(OSError):
@@ -185,7 +186,7 @@ def command_lines(name: str) -> list[list[str]]:
 
 
 def _head_busy() -> bool:
-    """Whether a job runs or somebody is logged in; a dashboard that does not answer counts as busy."""
+    """Return whether a job runs or a user is logged in; also True if the dashboard does not answer."""
     if shutil.which("who"):
         logged_in = subprocess.run(["who"], capture_output=True, text=True, check=False).stdout.strip()
         if logged_in:
@@ -196,8 +197,8 @@ def _head_busy() -> bool:
         "http://127.0.0.1:8265/api/jobs/", headers={"Authorization": f"Bearer {token}"}
     )
     try:
-        with urllib.request.urlopen(request, timeout=10) as answer:
-            jobs = json.load(answer)
+        with urllib.request.urlopen(request, timeout=10) as response:
+            jobs = json.load(response)
     except (OSError, ValueError):
         return True
     return any(job.get("status") in _ACTIVE_JOBS for job in jobs)

@@ -1,4 +1,4 @@
-"""What ``doctor`` asks of a machine, one answer each with its mend."""
+"""Checks of ``doctor``, each with a suggested fix."""
 
 import importlib.metadata
 import os
@@ -18,35 +18,37 @@ from tkd_search.cluster.head import local_token
 from tkd_search.cluster.node_probe import NodeReport, disk_free
 from tkd_search.storage.object_store import write_error
 
-State = Literal["ok", "mind", "wrong"]
-LEAST_DISK, LEAST_SHARED_MEMORY = 5 * 10**9, 10**9
-"""Bytes below which a search is likely to run out, where its bank is not known."""
+State = Literal["ok", "warn", "wrong"]
+LINE_STARTS = ("ok ", "warn ", "WRONG")
+"""First word of every line that ``Check.line`` returns."""
+MIN_DISK, MIN_SHARED_MEMORY = 5 * 10**9, 10**9
+"""Bytes that a search needs at least, whatever the size of its bank."""
 
 
 @dataclass(frozen=True)
 class Check:
-    """One answer.
+    """Result of one check.
 
     Attributes:
-        name: what was looked at.
-        state: ``ok``; ``mind`` where a search can run all the same; ``wrong`` where it cannot.
+        name: subject of the check.
+        state: ``ok``; ``warn`` for a problem that a search survives; ``wrong`` for one that prevents it.
         found: what was found.
-        mend: what to do; '' where nothing has to be done.
+        fix: what to do; '' if nothing has to be done.
     """
 
     name: str
     state: State
     found: str
-    mend: str = ""
+    fix: str = ""
 
     def line(self) -> str:
-        """The answer in one line."""
-        sign = {"ok": "ok   ", "mind": "mind ", "wrong": "WRONG"}[self.state]
-        return f"{sign}  {self.name:<12} {self.found}" + (f"  → {self.mend}" if self.mend else "")
+        """Return the result as one line of text."""
+        sign = {"ok": "ok   ", "warn": "warn ", "wrong": "WRONG"}[self.state]
+        return f"{sign}  {self.name:<12} {self.found}" + (f"  → {self.fix}" if self.fix else "")
 
 
 def check_versions(requirements: Iterable[str] | None = None) -> Iterator[Check]:
-    """Whether every package that tkd_search needs is there in a version it accepts.
+    """Check that every required package is installed in an accepted version.
 
     Args:
         requirements: as in package metadata; default: those of the installed tkd_search.
@@ -71,47 +73,47 @@ def check_versions(requirements: Iterable[str] | None = None) -> Iterator[Check]
 
 
 def check_gpus(names: Sequence[str], torch_version: str, driver: bool) -> Check:
-    """Whether the GPUs that the machine has are the GPUs that PyTorch sees.
+    """Check that PyTorch finds the machine's GPUs.
 
     Args:
-        names: GPUs that PyTorch sees.
-        torch_version: PyTorch's version, ``+cpu`` at its end for the build without CUDA.
+        names: GPUs that PyTorch finds.
+        torch_version: version of PyTorch, with the suffix ``+cpu`` for the build without CUDA.
         driver: whether NVIDIA's driver lists a GPU.
     """
     if names:
         return Check("GPUs", "ok", f"{len(names)} × {names[0]}")
     if driver and torch_version.endswith("+cpu"):
-        return Check("GPUs", "mind", "a GPU, but PyTorch's CPU build", "pip install torch from PyPI (CUDA)")
+        return Check("GPUs", "warn", "a GPU, but PyTorch's CPU build", "pip install torch from PyPI (CUDA)")
     if driver:
-        return Check("GPUs", "mind", "a GPU that PyTorch does not see", "update NVIDIA's driver: nvidia-smi")
-    return Check("GPUs", "ok", "none; trains on the CPU")
+        fix = "update NVIDIA's driver; nvidia-smi shows its version"
+        return Check("GPUs", "warn", "a GPU that PyTorch does not find", fix)
+    return Check("GPUs", "ok", "none; training uses the CPU")
 
 
 def driver_lists_gpu() -> bool:
-    """Whether NVIDIA's driver is there and lists a GPU."""
+    """Return whether NVIDIA's driver is installed and lists a GPU."""
     return shutil.which("nvidia-smi") is not None and any(Path("/proc/driver/nvidia/gpus").glob("*"))
 
 
 def check_token(environment: Mapping[str, str], address: str) -> Check:
-    """Whether the token that a cluster wants is here.
+    """Check that this machine has the token that a cluster requires.
 
     Args:
         environment: environment variables.
-        address: the Ray address a run would use; ``local`` for a Ray of its own.
+        address: Ray address of the run; ``local`` starts Ray on this machine and needs no token.
     """
     if address == "local":
-        return Check("Ray", "ok", "own Ray on this machine (--address local)")
+        return Check("Ray", "ok", "starts on this machine (--address local)")
     if environment.get("RAY_AUTH_MODE", "token").lower() == "disabled":
-        return Check(
-            "Ray", "mind", "authentication is switched off", "unset RAY_AUTH_MODE: anyone may run code"
-        )
+        fix = "unset RAY_AUTH_MODE; with it, everyone on the network can run code"
+        return Check("Ray", "warn", "authentication is disabled", fix)
     if not local_token():
         return Check("Ray", "wrong", "no token", "ray get-auth-token --generate; `ray up` copies it")
     return Check("Ray", "ok", f"{address}, with a token")
 
 
 def check_storage(storage: str) -> Check:
-    """Whether this machine can write to the storage."""
+    """Check that this machine can write to the storage."""
     error = write_error(storage)
     if error:
         return Check("storage", "wrong", f"{storage}: {error}", "check the address and this machine's rights")
@@ -119,7 +121,7 @@ def check_storage(storage: str) -> Check:
 
 
 def check_tracking(uri: str, environment: Mapping[str, str]) -> Check:
-    """Whether the tracking store answers: an MLflow server's API, or the folder of a sqlite file."""
+    """Check that an MLflow server answers, or that a sqlite file's folder is writable."""
     if uri.startswith("sqlite:///"):
         folder = Path(uri.removeprefix("sqlite:///")).absolute().parent
         if os.access(folder, os.W_OK):
@@ -127,22 +129,22 @@ def check_tracking(uri: str, environment: Mapping[str, str]) -> Check:
         return Check("tracking", "wrong", f"{folder} cannot be written", "--set tracking.uri=… elsewhere")
     if not uri.startswith(("http://", "https://")):
         return Check("tracking", "ok", uri or "none")
-    code, words = _ask(uri, environment)
+    code, answer = _request(uri, environment)
     shown = (
         uri if "@" not in uri else uri.replace(urlsplit(uri).netloc, urlsplit(uri).netloc.rsplit("@", 1)[1])
     )
-    mends = {
+    fixes = {
         401: "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD",
         403: "the server refuses this host name or user: --allowed-hosts of mlflow server",
-        0: "start it, or leave it: results are kept and written when it is back",
+        0: "start the server; until it answers, a search keeps its results and writes them later",
     }
     if code == 200:
         return Check("tracking", "ok", f"{shown} answers")
-    state: State = "mind" if code == 0 else "wrong"
-    return Check("tracking", state, f"{shown}: {words}", mends.get(code, "look at the server's log"))
+    state: State = "warn" if code == 0 else "wrong"
+    return Check("tracking", state, f"{shown}: {answer}", fixes.get(code, "read the server's log"))
 
 
-def _ask(uri: str, environment: Mapping[str, str]) -> tuple[int, str]:
+def _request(uri: str, environment: Mapping[str, str]) -> tuple[int, str]:
     parts = urlsplit(uri)
     user = parts.username or environment.get("MLFLOW_TRACKING_USERNAME", "")
     password = parts.password or environment.get("MLFLOW_TRACKING_PASSWORD", "")
@@ -161,36 +163,36 @@ def _ask(uri: str, environment: Mapping[str, str]) -> tuple[int, str]:
 
 
 def check_room(folder: Path, shared_memory: int, need: int) -> Iterator[Check]:
-    """Whether disk and object store have room.
+    """Check that disk and object store are large enough.
 
     Args:
-        folder: where runs are written.
+        folder: folder of the runs.
         shared_memory: bytes of the object store.
-        need: bytes of the bank; 0 where it is not known.
+        need: bytes of the bank; 0 if unknown.
     """
-    disk, least = disk_free(folder), max(LEAST_DISK, 3 * need)
+    disk, required = disk_free(folder), max(MIN_DISK, 3 * need)
     text = f"{disk / 1e9:.1f} GB free for {folder}"
-    full = disk < least
-    mend = f"free some, or --output elsewhere: {least / 1e9:.0f} GB wanted"
-    yield Check("disk", "wrong" if full else "ok", text, mend if full else "")
-    least = max(LEAST_SHARED_MEMORY, need)
-    small = shared_memory < least
-    mend = f"enlarge /dev/shm to {least / 1e9:.1f} GB; without it Ray uses the disk, slowly"
+    full = disk < required
+    fix = f"free at least {required / 1e9:.0f} GB, or choose another folder with --output"
+    yield Check("disk", "wrong" if full else "ok", text, fix if full else "")
+    required = max(MIN_SHARED_MEMORY, need)
+    small = shared_memory < required
+    fix = f"enlarge /dev/shm to {required / 1e9:.1f} GB; otherwise Ray uses the disk, which is slow"
     yield Check(
-        "object store", "mind" if small else "ok", f"{shared_memory / 1e9:.1f} GB", mend if small else ""
+        "object store", "warn" if small else "ok", f"{shared_memory / 1e9:.1f} GB", fix if small else ""
     )
 
 
 def check_nodes(reports: Sequence[NodeReport], storage: str) -> Iterator[Check]:
-    """What the nodes of a cluster said, and whether they agree."""
+    """Check each node of a cluster, and that all have the same versions of Python and PyTorch."""
     for report in reports:
         gpus = f"{len(report.gpus)} × {report.gpus[0]}" if report.gpus else "no GPU"
         text = f"{report.host}: {gpus}, {report.disk_free / 1e9:.0f} GB free, Python {report.python}"
         if storage and report.storage_error:
-            mend = "give its machine the right to write there, or mount it"
-            yield Check("node", "wrong", f"{text}; {storage}: {report.storage_error}", mend)
-        elif report.disk_free < LEAST_DISK:
-            yield Check("node", "mind", text, f"free some: {LEAST_DISK / 1e9:.0f} GB wanted")
+            fix = "grant its machine write access, or mount the folder there"
+            yield Check("node", "wrong", f"{text}; {storage}: {report.storage_error}", fix)
+        elif report.disk_free < MIN_DISK:
+            yield Check("node", "warn", text, f"free at least {MIN_DISK / 1e9:.0f} GB")
         else:
             yield Check("node", "ok", text + (f", writes {storage}" if storage else ""))
     for name, versions in (
@@ -199,4 +201,4 @@ def check_nodes(reports: Sequence[NodeReport], storage: str) -> Iterator[Check]:
     ):
         if len(versions) > 1:
             found = f"{name} differs between nodes: {', '.join(sorted(versions))}"
-            yield Check("node", "wrong", found, "ray up again: bootstrap.sh installs the pinned environment")
+            yield Check("node", "wrong", found, "run `ray up` again, which installs the pinned environment")

@@ -1,4 +1,4 @@
-"""Looking at one node: can it write to the storage, how much room has it? Sent to every node as a task."""
+"""Measurements of a node for ``doctor``: GPUs, versions, free space, access to the storage."""
 
 import os
 import shutil
@@ -9,14 +9,14 @@ from pathlib import Path
 
 @dataclass(frozen=True, kw_only=True)
 class NodeReport:
-    """What a node said of itself.
+    """Measurements of one node.
 
     Attributes:
-        host: its name.
-        gpus: names of the GPUs that torch sees.
-        disk_free: free bytes where temporary files go.
-        shared_memory: bytes of /dev/shm, Ray's object store; 0 where there is none.
-        storage_error: why the storage cannot be written; '' where it can, or where none was asked for.
+        host: host name.
+        gpus: names of the GPUs that PyTorch finds.
+        disk_free: free bytes on the disk of the runs folder.
+        shared_memory: bytes of /dev/shm, which holds Ray's object store; 0 if there is none.
+        storage_error: reason why the storage cannot be written; '' if it can, or if none was given.
         python: version of the interpreter.
         torch: version of PyTorch.
     """
@@ -31,11 +31,11 @@ class NodeReport:
 
 
 def probe_node(storage: str, folder: str) -> NodeReport:
-    """Look at the node this runs on.
+    """Measure the node on which this function runs.
 
     Args:
-        storage: URI or path to write to; '' for none.
-        folder: folder whose disk is asked for room; where it is missing, the nearest parent.
+        storage: URI or path to test for writing; '' for none.
+        folder: folder whose disk is measured; if it is missing, its nearest existing parent.
     """
     import platform
 
@@ -56,15 +56,15 @@ def probe_node(storage: str, folder: str) -> NodeReport:
 
 
 def disk_free(folder: Path) -> int:
-    """Free bytes on the disk that holds a folder, or would if it were made."""
-    place = folder.absolute()
-    while not place.exists():
-        place = place.parent
-    return shutil.disk_usage(place).free
+    """Return the free bytes on the disk of a folder, or of its nearest existing parent."""
+    existing = folder.absolute()
+    while not existing.exists():
+        existing = existing.parent
+    return shutil.disk_usage(existing).free
 
 
 def probe_all_nodes(storage: str, folder: str) -> list[NodeReport]:
-    """Ask every live node of the cluster that we are connected to.
+    """Measure every live node of the cluster to which Ray is connected.
 
     Raises:
         ray.exceptions.GetTimeoutError: a node does not answer within two minutes.
@@ -74,7 +74,7 @@ def probe_all_nodes(storage: str, folder: str) -> list[NodeReport]:
 
     task = ray.remote(num_cpus=0)(probe_node)
     nodes = [node["NodeID"] for node in ray.nodes() if node["Alive"]]
-    pinned = [NodeAffinitySchedulingStrategy(node, soft=False) for node in nodes]
-    asked = [task.options(scheduling_strategy=one).remote(storage, folder) for one in pinned]
-    reports: list[NodeReport] = ray.get(asked, timeout=120)
+    strategies = [NodeAffinitySchedulingStrategy(node, soft=False) for node in nodes]
+    tasks = [task.options(scheduling_strategy=strategy).remote(storage, folder) for strategy in strategies]
+    reports: list[NodeReport] = ray.get(tasks, timeout=120)
     return sorted(reports, key=lambda report: report.host)

@@ -1,4 +1,4 @@
-"""Runs as Ray jobs: their names, finding one again, following its words."""
+"""Runs as Ray jobs: submission ids, entry points and output."""
 
 import asyncio
 import shlex
@@ -12,14 +12,14 @@ _PREFIX = "tkd-"
 
 @dataclass(frozen=True)
 class Job:
-    """A Ray job of ours: its submission id and status (``PENDING RUNNING STOPPED SUCCEEDED FAILED``)."""
+    """Submission id and status (``PENDING RUNNING STOPPED SUCCEEDED FAILED``) of a Ray job."""
 
     id: str
     status: str
 
 
 def jobs_of(name: str, jobs: Iterable[Job]) -> list[tuple[int, Job]]:
-    """The jobs that ran a name, each with its number, oldest first."""
+    """Return the jobs of a run's name, each with its number, oldest first."""
     found = []
     for job in jobs:
         stem, _, number = job.id.rpartition("-")
@@ -29,72 +29,73 @@ def jobs_of(name: str, jobs: Iterable[Job]) -> list[tuple[int, Job]]:
 
 
 def active_job(name: str, jobs: Iterable[Job]) -> Job | None:
-    """The job that runs a name now, if any."""
+    """Return the job of a run's name that is pending or running, or None."""
     active = [job for _, job in jobs_of(name, jobs) if job.status in ACTIVE]
     return active[-1] if active else None
 
 
 def next_job_id(name: str, jobs: Iterable[Job]) -> str:
-    """A submission id for one more job of a name; Ray never lets one be used twice."""
+    """Return an unused submission id for a run's name; Ray accepts each id once."""
     numbers = [number for number, _ in jobs_of(name, jobs)]
     return f"{_PREFIX}{name}-{max(numbers, default=0) + 1}"
 
 
 def entrypoint(argv: Sequence[str], settings: Mapping[str, str]) -> str:
-    """The job's shell command on the head.
+    """Return the shell command that runs a search on the head.
 
     Args:
-        argv: arguments of ``python -m tkd_search.run``, taken literally.
-        settings: dotted key → value in shell syntax (``$HOME`` is the head's), for keys the user left open.
+        argv: arguments of ``python -m tkd_search.run``, passed on literally.
+        settings: dotted key → value in shell syntax (the head expands ``$HOME``), for keys the user did not
+            set.
     """
     words = ["python", "-m", "tkd_search.run", "--address", "auto", *argv]
     quoted = [shlex.quote(word) for word in words]
     quoted += [f'--set "{key}={value}"' for key, value in settings.items()]
-    return on_head(" ".join(quoted))
+    return with_head_environment(" ".join(quoted))
 
 
-def on_head(command: str) -> str:
-    """The shell command that runs another with the head's environment (tracking, storage, passwords)."""
+def with_head_environment(command: str) -> str:
+    """Return a shell command that runs another with the head's settings (tracking, storage, passwords)."""
     script = f'. "${{TKD_STATE:-$HOME/.tkd}}/env"; exec {command}'
     return f"bash -c {shlex.quote(script)}"
 
 
 def list_jobs(client: Any) -> list[Job]:
-    """All submitted jobs that the cluster knows."""
+    """Return all jobs that were submitted to the cluster."""
     return [Job(j.submission_id, str(j.status)) for j in client.list_jobs() if j.submission_id]
 
 
 def follow(client: Any, job_id: str, write: Callable[[str], None], skip: int = 0) -> int:
-    """Pass on what the job writes until it ends.
+    """Pass a job's output to ``write`` until the job ends.
 
     Args:
         client: a ``JobSubmissionClient``.
         job_id: submission id.
-        write: receives text as it comes.
-        skip: characters that were passed on before a connection broke; the log is sent from its start.
+        write: receives each piece of text.
+        skip: characters that earlier calls have passed on; Ray sends the log from its start each time.
 
     Returns:
-        Characters of the log so far, those skipped among them.
+        Characters of the log so far, including those skipped.
 
     Raises:
-        FollowError: where the connection breaks; its ``seen`` is the ``skip`` of the next call.
+        FollowError: the connection failed; its ``seen`` is the ``skip`` of the next call.
     """
     seen = 0
 
-    async def pump() -> None:
+    async def read_log() -> None:
         nonlocal seen
         async for chunk in client.tail_job_logs(job_id):
-            fresh = chunk[max(0, skip - seen) :]
+            new = chunk[max(0, skip - seen) :]
             seen += len(chunk)
-            if fresh:
-                write(fresh)
+            if new:
+                write(new)
 
     try:
-        asyncio.run(pump())
+        asyncio.run(read_log())
     except (OSError, RuntimeError) as error:
         raise FollowError(max(seen, skip)) from error
     except Exception as error:
-        # aiohttp's errors are not OSErrors, and importing it here would make `run` need it everywhere.
+        # aiohttp's errors are not OSErrors; it is imported only where the extra `cluster` is installed.
         if type(error).__module__.startswith("aiohttp"):
             raise FollowError(max(seen, skip)) from error
         raise
@@ -102,7 +103,7 @@ def follow(client: Any, job_id: str, write: Callable[[str], None], skip: int = 0
 
 
 class FollowError(Exception):
-    """The connection to a job's log broke; ``seen`` characters had been read."""
+    """The connection to a job's log failed after ``seen`` characters."""
 
     def __init__(self, seen: int) -> None:
         super().__init__(f"connection lost after {seen} characters")

@@ -1,24 +1,24 @@
-"""A data set that lies on the user's machine, on its way to a cluster."""
+"""Upload of a small data set from the user's machine to a cluster's head."""
 
 import hashlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from tkd_search.cluster.head import SshHead
-from tkd_search.cluster.job_package import written
+from tkd_search.cluster.job_package import setting_text
 from tkd_search.errors import UserError
 
-LARGEST_UPLOAD = 500_000_000
-"""Bytes that are sent without asking; beyond that the user's line would be the bottleneck of the search."""
+MAX_UPLOAD_BYTES = 500_000_000
+"""Larger data sets are refused: the user's connection would delay the search."""
 
 
 def local_data(argv: Sequence[str]) -> Path | None:
-    """The local file or folder that the run's ``data.path`` names; None where it names none or a remote one.
+    """Return the local file or folder of the run's ``data.path``; None if it is unset, remote or missing.
 
     Args:
-        argv: arguments of ``python -m tkd_search.run``; ``--set data.path=`` beats the file of ``--config``.
+        argv: arguments of ``python -m tkd_search.run``; ``--set data.path=`` overrides the ``--config`` file.
     """
-    value = written(argv, "data", "path")
+    value = setting_text(argv, "data", "path")
     if value is None or "://" in value:
         return None
     path = Path(value).expanduser()
@@ -26,38 +26,43 @@ def local_data(argv: Sequence[str]) -> Path | None:
 
 
 def folder_bytes(path: Path) -> int:
-    """Bytes of a file, or of all files below a folder."""
+    """Return the bytes of a file, or of all files below a folder."""
     if path.is_file():
         return path.stat().st_size
     return sum(entry.stat().st_size for entry in path.rglob("*") if entry.is_file())
 
 
 def remote_folder(path: Path, size: int) -> str:
-    """Where a data set lies on the head, in its shell's syntax; another size of it gets another place."""
+    """Return a data set's folder on the head, relative to the home; another path or size gives another."""
     digest = hashlib.sha256(f"{path.resolve()}:{size}".encode()).hexdigest()[:8]
     return f".tkd/data/{path.name}-{digest}"
 
 
-def send_data(head: SshHead, path: Path, say: Callable[[str], None]) -> str:
-    """Copy a small data set to the head, which shares it with the nodes.
+def send_data(head: SshHead, path: Path, print_line: Callable[[str], None]) -> str:
+    """Copy a small data set to the head, which distributes it to the nodes.
+
+    Args:
+        head: the cluster's head.
+        path: local file or folder.
+        print_line: receives one line about the copy.
 
     Returns:
-        The value of ``data.path`` there, in the head's shell syntax.
+        The value of ``data.path`` on the head, in its shell's syntax.
 
     Raises:
-        UserError: where it is too large to be sent, with what to do instead.
+        UserError: the data set is larger than ``MAX_UPLOAD_BYTES``; says how to copy it to the storage.
     """
     size = folder_bytes(path)
-    if size > LARGEST_UPLOAD:
+    if size > MAX_UPLOAD_BYTES:
         storage = head.file.storage or "s3://your-bucket"
         raise UserError(
             "data.path",
             f"{path}: {size / 1e9:.1f} GB on this machine",
-            f"at most {LARGEST_UPLOAD / 1e9:.1f} GB, or a place that all nodes reach",
+            f"at most {MAX_UPLOAD_BYTES / 1e9:.1f} GB, or a path or URI that all nodes can read",
             f"copy it once, for instance with `aws s3 sync {path} {storage}/data/{path.name}`, "
             f"then --set data.path={storage}/data/{path.name}",
         )
     remote = remote_folder(path, size)
-    say(f"data       {path} ({size / 1e6:.1f} MB) is copied to the head, ~/{remote}")
+    print_line(f"data       copying {path} ({size / 1e6:.1f} MB) to ~/{remote} on the head")
     head.send(path, remote)
     return f"$HOME/{remote}"
