@@ -1,12 +1,12 @@
-# The image of every pod in clusters/kuberay.yaml: head, workers, MLflow and the job's submitter.
+# Image of every pod in clusters/kuberay.yaml: head, workers, MLflow and the job's submitter.
 #
 #   docker build -t REGISTRY/tkd_search:0.1.0 . && docker push REGISTRY/tkd_search:0.1.0
-#   docker build --build-arg TORCH_INDEX=https://download.pytorch.org/whl/cpu ...        without GPUs, half the size
+#   docker build --build-arg TORCH_INDEX=https://download.pytorch.org/whl/cpu ...        CPU only, smaller
 #
-# This file has not been built by the project's tests, which have no container runtime: read it before you rely on it.
+# The project's tests do not build this image (they have no container runtime).
 FROM python:3.12-slim-bookworm
 
-# Ray's autoscaler sidecar and runtime environments use these; wget answers KubeRay's probes.
+# Ray's autoscaler sidecar and runtime environments need these packages; KubeRay's probes use wget.
 RUN apt-get update && apt-get install -y --no-install-recommends wget procps rsync openssh-client libgomp1 \
     && rm -rf /var/lib/apt/lists/*
 
@@ -18,7 +18,7 @@ COPY configs configs
 ENV PIP_EXTRA_INDEX_URL=${TORCH_INDEX} PIP_NO_CACHE_DIR=1
 RUN bash setup.sh --cluster
 
-# KubeRay runs pods of this image as user 1000 with nothing but /tkd and /tmp to write to.
+# clusters/kuberay.yaml runs pods as user 1000, who can write to /tkd and /tmp.
 RUN useradd --create-home --uid 1000 ray && mkdir /tkd && chown ray:ray /tkd
 ENV PATH=/opt/tkd_search/.venv/bin:$PATH RAY_AUTH_MODE=token RAY_USAGE_STATS_ENABLED=0 \
     PYTHONDONTWRITEBYTECODE=1 PIP_EXTRA_INDEX_URL=

@@ -1,29 +1,29 @@
 #!/usr/bin/env bash
-# Makes this host ready for a cluster of tkd_search: token, pinned environment, database and settings.
-#   bash bootstrap.sh head|worker        run by `ray up`; run it again at any time
-# From the environment (or ~/.tkd/settings, which is sourced where it exists):
-#   TKD_VENV=/path      use this environment as it is; default: make ~/tkd_search/.venv, pinned by constraints.txt
-#   TKD_DATABASE=uri    SQLAlchemy URI of MLflow's database; default: a PostgreSQL on the head, sqlite where there is none
+# Prepares this host for a tkd_search cluster: token permissions, pinned environment, database and settings.
+#   bash bootstrap.sh head|worker        `ray up` runs it; it can be run again at any time
+# Environment variables (~/.tkd/settings is sourced if it exists):
+#   TKD_VENV=/path      existing environment to use; default: creates ~/tkd_search/.venv, pinned by constraints.txt
+#   TKD_DATABASE=uri    SQLAlchemy URI of MLflow's database; default: PostgreSQL on the head, or sqlite if that fails
 #   TKD_STORAGE=uri     default: metadata.storage of the cluster file
 set -euo pipefail
 role=${1:-}
-case $role in head|worker) ;; *) sed -n '2,8p' "$0" >&2; exit 2 ;; esac
+case $role in head|worker) ;; *) sed -n '2,7p' "$0" >&2; exit 2 ;; esac
 state=${TKD_STATE:-$HOME/.tkd}
 source_folder=$HOME/tkd_search
 umask 077
 mkdir -p "$state" "$HOME/.ray"
 # shellcheck disable=SC1091
 if [ -f "$state/settings" ]; then . "$state/settings"; fi
-say() { echo "bootstrap.sh: $*" >&2; }
+log() { echo "bootstrap.sh: $*" >&2; }
 as_root() { if [ "$(id -u)" = 0 ]; then "$@"; else sudo -n "$@"; fi; }
 apt_install() {
   as_root env DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=600 -qq update &&
     as_root env DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=600 -qq install -y "$@" > /dev/null
 }
 
-# A head without its token would start open to everyone on the network: refuse.
+# Without a token, Ray would start without authentication.
 if [ ! -s "$HOME/.ray/auth_token" ]; then
-  say "no token in ~/.ray/auth_token. On your own machine: ray get-auth-token --generate, then ray up again"
+  log "no token in ~/.ray/auth_token. On your own machine, run: ray get-auth-token --generate; then ray up again"
   exit 1
 fi
 chmod 700 "$HOME/.ray"
@@ -37,7 +37,7 @@ install_environment() {
   if ! python3 -c 'import ensurepip, sys; sys.exit(sys.version_info < (3, 11))' 2> /dev/null; then
     apt_install python3-venv
   fi
-  # Half the download where there is no GPU: PyTorch's CPU build has the same version with the suffix +cpu.
+  # Without a GPU, install PyTorch's CPU build: the same version with the suffix +cpu, and a much smaller download.
   if ! nvidia-smi > /dev/null 2>&1; then
     export PIP_EXTRA_INDEX_URL=${PIP_EXTRA_INDEX_URL:-https://download.pytorch.org/whl/cpu}
   fi
@@ -48,15 +48,15 @@ if [ -z "${TKD_VENV:-}" ]; then
   install_environment
   TKD_VENV=$source_folder/.venv
 fi
-[ -x "$TKD_VENV/bin/ray" ] || { say "no Ray in $TKD_VENV; unset TKD_VENV to have one installed"; exit 1; }
+[ -x "$TKD_VENV/bin/ray" ] || { log "no Ray in $TKD_VENV; install it there, or unset TKD_VENV"; exit 1; }
 python=$TKD_VENV/bin/python
 
-secret() {  # secret FILE: made once, kept
+secret() {  # secret FILE: prints the secret in a file; creates it if the file is missing or empty
   [ -s "$1" ] || "$python" -c 'import secrets; print(secrets.token_urlsafe(24))' > "$1"
   cat "$1"
 }
 
-# The cluster's database: MLflow's runs, reachable from this host alone. (A study is a journal in its run's folder.)
+# Database of MLflow, reachable from this host only. (Optuna's study is a journal in the run's folder.)
 postgres_uri() {
   local password
   command -v psql > /dev/null && ls /usr/lib/postgresql/*/bin/postgres > /dev/null 2>&1 || apt_install postgresql || return 1
@@ -84,7 +84,7 @@ print((yaml.safe_load(open(sys.argv[1])).get("metadata") or {}).get("storage") o
   fi
   if [ -z "${TKD_DATABASE:-}" ]; then
     TKD_DATABASE=$(postgres_uri) || {
-      say "no PostgreSQL to be had: MLflow uses a sqlite file, fine for one search at a time"
+      log "PostgreSQL cannot be installed or started: MLflow uses a sqlite file, which suits one search at a time"
       TKD_DATABASE=sqlite:///$state/mlflow.db
     }
   fi
@@ -93,7 +93,7 @@ fi
 {
   echo "export PATH=$TKD_VENV/bin:\$PATH RAY_AUTH_MODE=token RAY_USAGE_STATS_ENABLED=0 TKD_STATE=$state"
   echo 'ulimit -n 65536 2> /dev/null || ulimit -n "$(ulimit -Hn)"'
-  # Ray gives its processes 30 seconds to start, too few for a small machine's first imports.
+  # Ray's processes must start within 30 seconds; the first imports on a small machine can take longer. Retry.
   echo 'again() { local i; for i in 1 2 3; do "$@" && return; ray stop --force; done; return 1; }'
   if [ -n "$storage" ]; then echo "export TKD_STORAGE=$storage"; fi
   if [ "$role" = head ]; then
@@ -104,11 +104,11 @@ fi
 } > "$state/env.new"
 mv "$state/env.new" "$state/env"
 
-# Ray's own commands (`ray down`, `ray exec`) find Ray through .bashrc. Whoever logs in on the head (`ray attach`)
-# joins this cluster with a plain command besides; `$-` holds a c in the shells of Ray's commands, which must not.
+# Ray's own commands (`ray down`, `ray exec`) find Ray through .bashrc. In a login on the head (`ray attach`),
+# RAY_ADDRESS makes commands join this cluster. Ray's own commands must not see it; their shells have c in `$-`.
 if ! grep -qsF '# tkd_search' "$HOME/.bashrc"; then
   join=":"
   if [ "$role" = head ]; then join="export RAY_ADDRESS=auto; cd $source_folder"; fi
   echo ". $state/env; case \$- in *c*) ;; *) $join ;; esac  # tkd_search" >> "$HOME/.bashrc"
 fi
-say "$role ready: $("$TKD_VENV/bin/ray" --version)"
+log "$role ready: $("$TKD_VENV/bin/ray" --version)"

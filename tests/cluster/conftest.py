@@ -1,4 +1,4 @@
-"""Fixtures: hosts of our own, and a cluster that a real ``ray up`` made on them."""
+"""Fixtures: hosts in network namespaces, a cluster that ``ray up`` starts on them, and a moto server."""
 
 import os
 import shutil
@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster import hosts as lab
+from tests.cluster.hosts import Hosts, reason_for_skipping
+from tkd_search.cluster.cluster_file import ClusterFile, NodeType
 from tkd_search.cluster.tunnels import free_port
 
 TOP = Path(__file__).parents[2]
@@ -21,20 +22,20 @@ REGION = "us-east-1"
 
 @dataclass
 class Cluster:
-    """A cluster in the making, as its user sees it.
+    """Cluster and the user's machine.
 
     Attributes:
-        hosts: its machines.
-        file: the user's copy of clusters/onprem.yaml, five lines changed.
+        hosts: the cluster's machines.
+        file: copy of clusters/onprem.yaml with its five lines changed.
         laptop: home folder of the user.
     """
 
-    hosts: lab.Hosts
+    hosts: Hosts
     file: Path
     laptop: Path
 
     def environment(self) -> dict[str, str]:
-        """What the user's shell has set."""
+        """Return the environment variables of the user's shell."""
         kept = {k: v for k, v in os.environ.items() if not k.startswith(("RAY_", "MLFLOW_", "TKD_"))}
         path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
         temp = self.laptop / "tmp"
@@ -47,8 +48,8 @@ class Cluster:
             "OMP_NUM_THREADS": "1",
         }
 
-    def type(self, *command: str, seconds: float = 400) -> str:
-        """Type a command on the laptop, in the top folder; its output, asserted to have succeeded."""
+    def run_on_laptop(self, *command: str, seconds: float = 400) -> str:
+        """Run a command as the user, in the top folder; assert success and return its output."""
         done = subprocess.run(
             command, cwd=TOP, env=self.environment(), capture_output=True, text=True,
             timeout=seconds, stdin=subprocess.DEVNULL, check=False,
@@ -57,8 +58,15 @@ class Cluster:
         return done.stdout + done.stderr
 
 
+def cluster_file(**changes: object) -> ClusterFile:
+    """Return a minimal cluster file with some fields changed."""
+    head = NodeType(name="head", instance="", resources={}, max_count=1, spot=False)
+    fields = {"path": Path("c.yaml"), "name": "c", "provider": "local", "head": head, **changes}
+    return ClusterFile(**fields)  # type: ignore[arg-type]
+
+
 def change_five_lines(text: str, storage: Path, head: str, workers: list[str], key: Path) -> str:
-    """clusters/onprem.yaml as a user would change it."""
+    """Return the text of clusters/onprem.yaml with a user's values."""
     changes = {
         "/nfs/CHANGE-ME/tkd": str(storage), "CHANGE-ME-head": head, "CHANGE-ME-worker": ", ".join(workers),
         "CHANGE-ME-user": "root", "~/.ssh/CHANGE-ME": str(key),
@@ -70,20 +78,20 @@ def change_five_lines(text: str, storage: Path, head: str, workers: list[str], k
 
 
 @pytest.fixture(scope="module")
-def lab_hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[lab.Hosts]:
-    """Three hosts, switched on."""
-    reason = lab.missing()
+def started_hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hosts]:
+    """Three running hosts."""
+    reason = reason_for_skipping()
     if reason:
         pytest.skip(reason)
-    with lab.Hosts(tmp_path_factory.mktemp("hosts")) as hosts:
+    with Hosts(tmp_path_factory.mktemp("hosts")) as hosts:
         yield hosts
 
 
 @pytest.fixture(scope="module")
-def cluster(lab_hosts: lab.Hosts, tmp_path_factory: pytest.TempPathFactory) -> Cluster:
-    """Head and one worker, brought up by `ray up`; the third host is listed, but off."""
+def cluster(started_hosts: Hosts, tmp_path_factory: pytest.TempPathFactory) -> Cluster:
+    """Head and one worker, started by `ray up`; the third host is listed, but off."""
     pytest.importorskip("aiohttp_cors", reason="the extra `cluster` is not installed")
-    for host in lab_hosts.hosts:
+    for host in started_hosts.hosts:
         settings = f"TKD_VENV={sys.prefix}\nTKD_DATABASE=sqlite:///$HOME/.tkd/mlflow.db\n"
         (host.home / ".tkd" / "settings").write_text(settings)
     folder = tmp_path_factory.mktemp("user")
@@ -93,23 +101,23 @@ def cluster(lab_hosts: lab.Hosts, tmp_path_factory: pytest.TempPathFactory) -> C
     storage.mkdir()
     file = folder / "onprem.yaml"
     text = (TOP / "clusters" / "onprem.yaml").read_text()
-    head, *workers = [host.address for host in lab_hosts.hosts]
-    file.write_text(change_five_lines(text, storage, head, workers, lab_hosts.key))
-    made = Cluster(lab_hosts, file, laptop)
-    lab_hosts.power_off(2)
-    made.type("ray", "get-auth-token", "--generate")
-    made.type("ray", "up", "--yes", str(file))
-    return made
+    head, *workers = [host.address for host in started_hosts.hosts]
+    file.write_text(change_five_lines(text, storage, head, workers, started_hosts.key))
+    started = Cluster(started_hosts, file, laptop)
+    started_hosts.power_off(2)
+    started.run_on_laptop("ray", "get-auth-token", "--generate")
+    started.run_on_laptop("ray", "up", "--yes", str(file))
+    return started
 
 
 def tail(path: Path, characters: int = 6000) -> str:
-    """The end of a text file, for messages of failed assertions; '' where it is missing."""
+    """Return the end of a text file for assertion messages; '' if it is missing."""
     return path.read_text(errors="replace")[-characters:] if path.exists() else ""
 
 
 @pytest.fixture(scope="module")
 def aws(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A moto server's address, with credentials in the environment that open nothing else."""
+    """Address of a moto server, with test credentials in the environment."""
     pytest.importorskip("boto3")
     pytest.importorskip("flask", reason="moto[server] is not installed")
     server = shutil.which("moto_server", path=str(Path(sys.executable).parent)) or shutil.which("moto_server")

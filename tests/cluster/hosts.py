@@ -1,8 +1,8 @@
-"""Hosts of our own on one machine: network namespaces on a bridge, each with its sshd, home and processes.
+"""Simulated hosts on one machine: network namespaces on a bridge, each with its own sshd, home and processes.
 
 Needs root and Debian's packages iproute2, openssh-server, openssh-client, rsync, util-linux. Addresses are
-10.77.0.0/24, inside the namespaces and on their bridge alone. To the outside a host looks like a machine:
-powering it off kills its init, and everything on it dies at once without a goodbye.
+10.77.0.0/24, which exist in the namespaces and on their bridge only. Powering a host off kills its init, and
+with it all its processes at once, without a signal that they could handle.
 """
 
 import contextlib
@@ -20,18 +20,18 @@ from pathlib import Path
 TOOLS = ("ip", "ssh", "ssh-keygen", "rsync", "unshare", "nsenter", "mount")
 SSHD = "/usr/sbin/sshd"
 BRIDGE = "tkdbr"
-_NET = "10.77.0"
+_SUBNET = "10.77.0"
 _HOME = pwd.getpwuid(0).pw_dir
 
 
-def missing() -> str:
-    """Why hosts cannot be made here; '' where they can."""
+def reason_for_skipping() -> str:
+    """Return why hosts cannot be created on this machine; '' if they can."""
     if os.geteuid() != 0:
-        return "needs root, to make network namespaces"
-    lacking = [tool for tool in TOOLS if shutil.which(tool) is None]
-    lacking += [] if Path(SSHD).exists() else ["sshd"]
-    if lacking:
-        return f"not installed: {', '.join(lacking)} (Debian: iproute2 openssh-server openssh-client rsync)"
+        return "needs root, to create network namespaces"
+    missing = [tool for tool in TOOLS if shutil.which(tool) is None]
+    missing += [] if Path(SSHD).exists() else ["sshd"]
+    if missing:
+        return f"not installed: {', '.join(missing)} (Debian: iproute2 openssh-server openssh-client rsync)"
     if Path(f"/sys/class/net/{BRIDGE}").exists():
         return f"the bridge {BRIDGE} is in use by another run"
     probe = subprocess.run(
@@ -46,9 +46,9 @@ class Host:
 
     Attributes:
         number: from 0.
-        address: its address on the bridge.
-        home: its home folder, as seen from outside.
-        init: process id of its init's parent; 0 while it is off.
+        address: address on the bridge.
+        home: path of its home folder outside its namespace.
+        init: process id of the parent of its init; 0 while it is off.
     """
 
     number: int
@@ -63,21 +63,21 @@ class Host:
 
 
 class Hosts:
-    """A few hosts and the bridge between them; a context manager.
+    """Context manager for several hosts and the bridge between them.
 
     Args:
         folder: an empty folder for keys, homes and logs.
-        count: how many hosts.
+        count: number of hosts.
     """
 
     def __init__(self, folder: Path, count: int = 3) -> None:
         self.folder = folder
-        self.hosts = [Host(i, f"{_NET}.1{i}", folder / f"home{i}") for i in range(count)]
+        self.hosts = [Host(i, f"{_SUBNET}.1{i}", folder / f"home{i}") for i in range(count)]
         self.key = folder / "key"
 
     def __enter__(self) -> "Hosts":
         try:
-            self._network()
+            self._create_network()
             for host in self.hosts:
                 self.power_on(host.number)
         except BaseException:
@@ -88,9 +88,8 @@ class Hosts:
     def __exit__(self, *_: object) -> None:
         for host in self.hosts:
             self.power_off(host.number)
-            _try(
-                "ip", "link", "del", f"tkdv{host.number}"
-            )  # the kernel would take its time with the namespace's
+            # Without this, the kernel deletes the link some time after the namespace.
+            _try("ip", "link", "del", f"tkdv{host.number}")
             _try("ip", "netns", "del", host.name)
         _try("ip", "link", "del", BRIDGE)
 
@@ -111,7 +110,7 @@ class Hosts:
         _wait_for_port(host.address, 22)
 
     def power_off(self, number: int) -> None:
-        """End a host at once: the kernel kills everything in a PID namespace whose init dies."""
+        """End a host at once: the kernel kills all processes of a PID namespace whose init ends."""
         host = self.hosts[number]
         if not host.init:
             return
@@ -125,25 +124,25 @@ class Hosts:
         host.init = 0
 
     def run(self, number: int, script: str) -> str:
-        """Run a shell script on a host, from its console as it were; returns its output."""
+        """Run a shell script on a host and return its output."""
         (init,) = _children(self.hosts[number].init)
         command = ["nsenter", "-t", str(init), "-a", "bash", "-c", script]
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
     def processes(self, number: int) -> list[str]:
-        """Command lines of the processes of a host, less init, sshd and this question itself."""
+        """Return the command lines of a host's processes, without init, sshd and the command used here."""
         if not self.hosts[number].init:
             return []
         lines = self.run(number, "ps -ww -eo pid=,args=").splitlines()
         entries = [line.split(None, 1) for line in lines]
-        ours = ("ps -ww", "bash -c ps", "sshd")
+        ignored = ("ps -ww", "bash -c ps", "sshd")
         return [
             args
             for pid, args in entries
-            if pid != "1" and not args.startswith(ours) and "<defunct>" not in args
+            if pid != "1" and not args.startswith(ignored) and "<defunct>" not in args
         ]
 
-    def _network(self) -> None:
+    def _create_network(self) -> None:
         self.folder.chmod(0o700)
         Path("/run/sshd").mkdir(exist_ok=True)
         for name in ("key", "hostkey"):
@@ -153,7 +152,7 @@ class Hosts:
         shutil.copy(self.folder / "key.pub", self.folder / "authorized_keys")
         (self.folder / "authorized_keys").chmod(0o600)
         _do("ip", "link", "add", BRIDGE, "type", "bridge")
-        _do("ip", "addr", "add", f"{_NET}.254/24", "dev", BRIDGE)
+        _do("ip", "addr", "add", f"{_SUBNET}.254/24", "dev", BRIDGE)
         _do("ip", "link", "set", BRIDGE, "up")
         for host in self.hosts:
             cable = f"tkdv{host.number}"
@@ -163,14 +162,14 @@ class Hosts:
             _do("ip", "-n", host.name, "addr", "add", f"{host.address}/24", "dev", "eth0")
             _do("ip", "-n", host.name, "link", "set", "eth0", "up")
             _do("ip", "-n", host.name, "link", "set", "lo", "up")
-            _do("ip", "-n", host.name, "route", "add", "default", "via", f"{_NET}.254")
+            _do("ip", "-n", host.name, "route", "add", "default", "via", f"{_SUBNET}.254")
             for sub in (".ssh", ".ray", ".tkd"):
                 (host.home / sub).mkdir(parents=True, exist_ok=True)
             (host.home / ".bashrc").touch()
             (self.folder / f"tmp{host.number}").mkdir(exist_ok=True)
 
     def _init_script(self, host: Host) -> str:
-        """Private home, /tmp/ray and /dev/shm; what this interpreter needs below the home stays visible."""
+        """Mount a private home, /tmp/ray and /dev/shm; keep the folders below the home that Python needs."""
         needed = {Path(sys.base_prefix), Path(sys.prefix), Path(__file__).parents[2]}
         keep = [path for path in needed if Path(_HOME) in path.parents]
         lines = ["set -e", f"hostname node{host.number}", "mkdir -p /tmp/ray"]

@@ -1,4 +1,4 @@
-"""Knocking at ports of a host of ours as a stranger without the token would."""
+"""Probe of a host's ports by a client without the token."""
 
 import urllib.error
 import urllib.request
@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import grpc
 
-# A harmless question to each service that Ray's processes offer.
-_QUESTIONS = (
+# One read-only method of each gRPC service of Ray's processes.
+_METHODS = (
     "/ray.rpc.NodeInfoGcsService/GetAllNodeInfo",
     "/ray.rpc.InternalKVGcsService/InternalKVKeys",
     "/ray.rpc.NodeManagerService/GetNodeStats",
@@ -20,13 +20,13 @@ _PAGES = ("/metrics", "/", "/api/version")
 
 
 @dataclass(frozen=True)
-class Door:
-    """A port that listens to other hosts.
+class PortProbe:
+    """Answers of a port that listens beyond loopback.
 
     Attributes:
-        port: its number.
+        port: number of the port.
         process: name of the process that listens.
-        answers: what a stranger was told: gRPC status names and ``HTTP code path``.
+        answers: answers without a token: gRPC status names and ``HTTP code path``.
     """
 
     port: int
@@ -34,21 +34,21 @@ class Door:
     answers: tuple[str, ...]
 
     @property
-    def closed(self) -> bool:
-        """Whether the token was asked for, and nothing was given without it."""
-        given = [a for a in self.answers if a == "OK" or a.startswith("HTTP 2")]
-        asked = [a for a in self.answers if a == "UNAUTHENTICATED" or a.startswith(("HTTP 401", "HTTP 403"))]
-        return bool(asked) and not given
+    def requires_token(self) -> bool:
+        """Whether at least one request was refused as unauthenticated, and none succeeded."""
+        refused = ("UNAUTHENTICATED", "HTTP 401", "HTTP 403")
+        return any(answer.startswith(refused) for answer in self.answers) and not any(
+            answer == "OK" or answer.startswith("HTTP 2") for answer in self.answers
+        )
 
     @property
-    def metrics_alone(self) -> bool:
-        """Whether it gives out Prometheus metrics, and nothing else was seen."""
-        given = [a for a in self.answers if a == "OK" or a.startswith("HTTP 2")]
-        return "HTTP 200 /metrics" in given and "OK" not in given
+    def serves_metrics_only(self) -> bool:
+        """Whether it serves Prometheus metrics, and no gRPC call succeeded."""
+        return "HTTP 200 /metrics" in self.answers and "OK" not in self.answers
 
 
 def open_ports(listing: str) -> list[tuple[int, str]]:
-    """Ports and processes of ``ss -Hltnp`` that listen beyond loopback."""
+    """Return ports and process names that listen beyond loopback, from the output of ``ss -Hltnp``."""
     found = []
     for line in listing.splitlines():
         words = line.split()
@@ -59,12 +59,12 @@ def open_ports(listing: str) -> list[tuple[int, str]]:
     return sorted(set(found))
 
 
-def knock(host: str, port: int, process: str) -> Door:
-    """Ask a port everything, without a token."""
+def probe_port(host: str, port: int, process: str) -> PortProbe:
+    """Send all requests to a port, without a token."""
     answers = [_http(host, port, page) for page in _PAGES]
     with grpc.insecure_channel(f"{host}:{port}") as channel:
-        answers += [_grpc(channel, question) for question in _QUESTIONS]
-    return Door(port, process, tuple(sorted(set(answers))))
+        answers += [_grpc(channel, method) for method in _METHODS]
+    return PortProbe(port, process, tuple(sorted(set(answers))))
 
 
 def _http(host: str, port: int, page: str) -> str:
@@ -77,9 +77,9 @@ def _http(host: str, port: int, page: str) -> str:
         return type(error).__name__
 
 
-def _grpc(channel: grpc.Channel, question: str) -> str:
+def _grpc(channel: grpc.Channel, method: str) -> str:
     try:
-        channel.unary_unary(question)(b"", timeout=3)
+        channel.unary_unary(method)(b"", timeout=3)
         return "OK"
     except grpc.RpcError as error:
         return str(error.code().name)

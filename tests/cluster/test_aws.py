@@ -1,4 +1,4 @@
-"""AWS without AWS: preparation, Ray's bootstrap and the launch of nodes against a moto server."""
+"""Preparation for AWS, Ray's bootstrap and the launch of nodes, against a moto server."""
 
 import json
 from pathlib import Path
@@ -13,14 +13,14 @@ from tkd_search.cluster.iam_policies import head_policy, worker_policy
 from tkd_search.errors import UserError
 
 CLUSTERS = Path(__file__).parents[2] / "clusters"
-OWN = "203.0.113.7/32"
+OWN_ADDRESS = "203.0.113.7/32"
 
 
 def statements(policy: dict[str, Any], action: str) -> list[dict[str, Any]]:
     return [s for s in policy["Statement"] if action in s["Action"]]
 
 
-def test_the_head_may_end_only_its_own_machines() -> None:
+def test_head_policy_terminates_only_instances_of_its_cluster() -> None:
     policy = head_policy(bucket="b", account="1", region=REGION, cluster="c", worker_role="w")
     for action in ("ec2:TerminateInstances", "ec2:StopInstances"):
         for statement in statements(policy, action):
@@ -28,7 +28,7 @@ def test_the_head_may_end_only_its_own_machines() -> None:
     assert [s["Resource"] for s in statements(policy, "iam:PassRole")] == ["arn:aws:iam::1:role/w"]
 
 
-def test_no_policy_is_wide() -> None:
+def test_policies_contain_no_wildcard_rights() -> None:
     head = head_policy(bucket="b", account="1", region=REGION, cluster="c", worker_role="w")
     for policy in (head, worker_policy("b")):
         for statement in policy["Statement"]:
@@ -40,7 +40,7 @@ def test_no_policy_is_wide() -> None:
 
 @pytest.fixture
 def filled(tmp_path: Path) -> Path:
-    """The user's aws.yaml with its lines changed, the security group's left to `prepare`."""
+    """Path of an aws.yaml with a user's values; only the security group is still a placeholder."""
     text = (CLUSTERS / "aws.yaml").read_text()
     text = text.replace("CHANGE-ME-bucket", "my-bucket").replace(
         "~/.ssh/tkd-search.pem", str(tmp_path / "tkd-search.pem")
@@ -51,27 +51,27 @@ def filled(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("source", ["0.0.0.0/0", "1.2.3.4/0", "::/0"])
-def test_the_whole_world_is_refused(filled: Path, source: str) -> None:
+def test_a_source_that_is_too_wide_is_refused(filled: Path, source: str) -> None:
     with pytest.raises(UserError, match="your address range"):
         prepare(filled, source)
 
 
-def test_lines_left_unchanged_are_refused() -> None:
+def test_a_file_with_placeholders_is_refused() -> None:
     with pytest.raises(UserError, match="change this line"):
-        prepare(CLUSTERS / "aws.yaml", OWN)
+        prepare(CLUSTERS / "aws.yaml", OWN_ADDRESS)
 
 
 @pytest.mark.cluster
-def test_prepare_makes_everything_and_can_be_repeated(aws: str, filled: Path) -> None:
+def test_prepare_creates_everything_and_can_be_repeated(aws: str, filled: Path) -> None:
     import boto3
 
-    group = prepare(filled, OWN)
+    group = prepare(filled, OWN_ADDRESS)
     assert group in filled.read_text()
-    assert prepare(filled, "198.51.100.9/32") == group, "a second call finds what is there"
+    assert prepare(filled, "198.51.100.9/32") == group, "a second call reuses the group"
     ec2, s3, iam = (boto3.client(name, region_name=REGION) for name in ("ec2", "s3", "iam"))
     rules = ec2.describe_security_groups(GroupIds=[group])["SecurityGroups"][0]["IpPermissions"]
     allowed = [r["CidrIp"] for rule in rules for r in rule.get("IpRanges", [])]
-    assert allowed == ["198.51.100.9/32"], "the address of before is let in no more"
+    assert allowed == ["198.51.100.9/32"], "the earlier address has no access any more"
     blocked = s3.get_public_access_block(Bucket="my-bucket")["PublicAccessBlockConfiguration"]
     assert all(blocked.values())
     assert s3.get_bucket_encryption(Bucket="my-bucket")["ServerSideEncryptionConfiguration"]["Rules"]
@@ -84,14 +84,13 @@ def test_prepare_makes_everything_and_can_be_repeated(aws: str, filled: Path) ->
 
 
 @pytest.mark.cluster
-def test_nodes_launch_guarded_on_spot_and_on_demand(aws: str, filled: Path) -> None:
-    """Ray's bootstrap and node provider launch head and worker; everything is asserted from the answers."""
+def test_nodes_launch_with_all_protections_on_spot_and_on_demand(aws: str, filled: Path) -> None:
     import boto3
 
     ec2 = boto3.client("ec2", region_name=REGION)
     for pair in ec2.describe_key_pairs()["KeyPairs"]:
         ec2.delete_key_pair(KeyName=pair["KeyName"])
-    group = prepare(filled, OWN)
+    group = prepare(filled, OWN_ADDRESS)
     groups_before = {g["GroupId"] for g in ec2.describe_security_groups()["SecurityGroups"]}
     config, provider = _bootstrapped(filled)
     launched = {name: _launch(provider, config, name) for name in ("head", "gpu-spot")}
@@ -107,10 +106,10 @@ def test_nodes_launch_guarded_on_spot_and_on_demand(aws: str, filled: Path) -> N
         assert "InstanceLifecycle" not in launched["head"]
         assert launched["head"]["IamInstanceProfile"]["Arn"].endswith("/tkd-search-head")
         groups = ec2.describe_security_groups()["SecurityGroups"]
-        assert {g["GroupId"] for g in groups} == groups_before, "Ray made a group of its own"
-        _assert_closed_to_the_world([g for g in groups if g["GroupId"] == group])
+        assert {g["GroupId"] for g in groups} == groups_before, "Ray created no group"
+        _assert_no_public_rule([g for g in groups if g["GroupId"] == group])
         roles = {r["RoleName"] for r in boto3.client("iam").list_roles()["Roles"]}
-        assert "ray-autoscaler-v1" not in roles, "Ray made its wide role"
+        assert "ray-autoscaler-v1" not in roles, "Ray created no role"
     finally:
         for machine in launched.values():
             provider.terminate_node(machine["InstanceId"])
@@ -129,7 +128,7 @@ def _bootstrapped(path: Path) -> tuple[dict[str, Any], Any]:
 
     config = _bootstrap_config(yaml.safe_load(path.read_text()), no_config_cache=True)
     validate_config({key: value for key, value in config.items() if key != "head_node"})
-    assert config["available_node_types"]["gpu-spot"]["resources"]["GPU"] == 1, "asked of EC2, not written"
+    assert config["available_node_types"]["gpu-spot"]["resources"]["GPU"] == 1, "read from EC2"
     return config, _get_node_provider(config["provider"], config["cluster_name"], use_cache=False)
 
 
@@ -151,7 +150,7 @@ def _launch(provider: Any, config: dict[str, Any], name: str) -> dict[str, Any]:
     return answer["Reservations"][0]["Instances"][0]
 
 
-def _assert_closed_to_the_world(groups: list[dict[str, Any]]) -> None:
+def _assert_no_public_rule(groups: list[dict[str, Any]]) -> None:
     text = json.dumps([group["IpPermissions"] for group in groups])
     assert "0.0.0.0/0" not in text
     assert "::/0" not in text

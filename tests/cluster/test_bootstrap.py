@@ -1,4 +1,4 @@
-"""clusters/bootstrap.sh on a home of its own, and the MLflow server it prepares."""
+"""clusters/bootstrap.sh in a temporary home folder, and the command of the MLflow server."""
 
 import itertools
 import os
@@ -30,7 +30,7 @@ def bootstrap(home: Path, role: str = "head", **settings: str) -> "subprocess.Co
 
 @pytest.fixture
 def home(tmp_path: Path) -> Path:
-    """A home folder that `ray up` copied the token to, readable for others as rsync may leave it."""
+    """Home folder with a token that other users can read, as rsync may create it."""
     (tmp_path / ".ray").mkdir()
     token = tmp_path / ".ray" / "auth_token"
     token.write_text("a-token")
@@ -42,24 +42,24 @@ def mode(path: Path) -> int:
     return stat.S_IMODE(path.stat().st_mode)
 
 
-def test_a_head_without_a_token_is_refused(tmp_path: Path) -> None:
+def test_head_without_a_token_is_refused(tmp_path: Path) -> None:
     done = bootstrap(tmp_path)
     assert done.returncode == 1
     assert "get-auth-token" in done.stderr
     assert not (tmp_path / ".tkd" / "env").exists()
 
 
-def test_roles_are_checked(home: Path) -> None:
+def test_unknown_role_is_refused(home: Path) -> None:
     assert bootstrap(home, "heda").returncode == 2
 
 
-def test_an_environment_without_ray_is_refused(home: Path) -> None:
+def test_environment_without_ray_is_refused(home: Path) -> None:
     done = bootstrap(home, "worker", TKD_VENV="/nonesuch")
     assert done.returncode == 1
     assert "no Ray" in done.stderr
 
 
-def test_a_head_is_prepared_and_a_second_time_changes_nothing(home: Path) -> None:
+def test_head_is_prepared_and_a_second_run_changes_nothing(home: Path) -> None:
     (home / "ray_bootstrap_config.yaml").write_text("metadata: {storage: 's3://b/tkd'}\n")
     database = f"sqlite:///{home}/m.db"
     first = bootstrap(home, TKD_DATABASE=database)
@@ -74,38 +74,38 @@ def test_a_head_is_prepared_and_a_second_time_changes_nothing(home: Path) -> Non
         assert mode(home / secret_file) == 0o600, secret_file
 
 
-def test_settings_reach_rays_commands_and_whoever_logs_in(home: Path) -> None:
+def test_settings_apply_to_rays_commands_and_to_logins(home: Path) -> None:
     (home / "tkd_search").mkdir()
     assert bootstrap(home, TKD_DATABASE="sqlite:////m.db").returncode == 0
-    ask = 'echo "$(command -v ray)" "${RAY_ADDRESS:-none}" "$RAY_AUTH_MODE"'
+    show = 'echo "$(command -v ray)" "${RAY_ADDRESS:-none}" "$RAY_AUTH_MODE"'
     environment = {"HOME": str(home), "PATH": "/usr/bin:/bin"}
-    rays = subprocess.run(
-        ["bash", "-c", f"source ~/.bashrc; {ask}"],
+    ray_command = subprocess.run(
+        ["bash", "-c", f"source ~/.bashrc; {show}"],
         env=environment,
         capture_output=True,
         text=True,
         check=True,
     )
-    assert rays.stdout.split() == [f"{sys.prefix}/bin/ray", "none", "token"]
-    user = subprocess.run(
-        ["bash", "--rcfile", str(home / ".bashrc"), "-i"], input=ask, env=environment,
+    assert ray_command.stdout.split() == [f"{sys.prefix}/bin/ray", "none", "token"]
+    login = subprocess.run(
+        ["bash", "--rcfile", str(home / ".bashrc"), "-i"], input=show, env=environment,
         capture_output=True, text=True, check=True,
     )  # fmt: skip
-    assert "auto token" in user.stdout
+    assert "auto token" in login.stdout
 
 
-def test_a_worker_gets_no_password(home: Path) -> None:
+def test_worker_settings_contain_no_password(home: Path) -> None:
     assert bootstrap(home, "worker", TKD_STORAGE="/nfs/tkd").returncode == 0
     environment = (home / ".tkd" / "env").read_text()
     assert "PASSWORD" not in environment
     assert "TKD_STORAGE=/nfs/tkd" in environment
 
 
-def test_mlflow_listens_on_loopback_behind_a_login(tmp_path: Path) -> None:
+def test_mlflow_listens_on_loopback_and_requires_a_login(tmp_path: Path) -> None:
     environment = server_environment(tmp_path, {"X": "1"})
     again = server_environment(tmp_path, {})
     key = "MLFLOW_FLASK_SERVER_SECRET_KEY"
-    assert environment[key] == again[key], "sessions outlive a restart"
+    assert environment[key] == again[key], "sessions stay valid after a restart"
     assert environment["X"] == "1"
     ini = Path(environment["MLFLOW_AUTH_CONFIG_PATH"])
     assert mode(ini) == 0o600
@@ -120,7 +120,7 @@ def test_mlflow_listens_on_loopback_behind_a_login(tmp_path: Path) -> None:
 
 @pytest.fixture
 def postgres() -> Iterator[None]:
-    """PostgreSQL's server as Debian installs it; left as it was found."""
+    """Debian's PostgreSQL server; clusters that were stopped before are stopped again."""
     if os.geteuid() != 0 or shutil.which("pg_lsclusters") is None:
         pytest.skip("needs root and Debian's package postgresql")
     before = subprocess.run(["pg_lsclusters", "-h"], capture_output=True, text=True, check=True).stdout
@@ -133,7 +133,7 @@ def postgres() -> Iterator[None]:
 
 @pytest.mark.cluster
 @pytest.mark.usefixtures("postgres")
-def test_the_heads_database_takes_runs_and_wants_its_password(home: Path) -> None:
+def test_head_creates_the_database_and_it_requires_its_password(home: Path) -> None:
     psycopg2 = pytest.importorskip("psycopg2", reason="psycopg2-binary is not installed")
     for _ in range(2):
         done = bootstrap(home)

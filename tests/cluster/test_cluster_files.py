@@ -1,6 +1,7 @@
-"""The files in clusters/ against Ray's own schema, and what they promise about safety."""
+"""The files in clusters/: valid for Ray, complete, and with the protections that SECURITY.md lists."""
 
 import copy
+import importlib.util
 import re
 import subprocess
 from pathlib import Path
@@ -23,7 +24,7 @@ def documents(name: str) -> list[dict]:
 
 
 @pytest.mark.parametrize("name", AUTOSCALER_FILES)
-def test_ray_accepts_the_file(name: str) -> None:
+def test_file_is_valid_for_ray(name: str) -> None:
     pytest.importorskip("jsonschema")
     from ray.autoscaler._private.util import prepare_config, validate_config
 
@@ -33,7 +34,7 @@ def test_ray_accepts_the_file(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", AUTOSCALER_FILES)
-def test_ray_would_refuse_a_misspelt_file(name: str) -> None:
+def test_misspelt_key_is_invalid_for_ray(name: str) -> None:
     jsonschema = pytest.importorskip("jsonschema")
     from ray.autoscaler._private.util import prepare_config, validate_config
 
@@ -50,7 +51,7 @@ def test_five_lines_are_marked(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", [*AUTOSCALER_FILES, "kuberay.yaml"])
-def test_an_unchanged_file_is_refused(name: str) -> None:
+def test_file_with_placeholders_is_refused(name: str) -> None:
     from tkd_search.errors import UserError
 
     with pytest.raises(UserError, match="placeholder CHANGE-ME"):
@@ -58,14 +59,14 @@ def test_an_unchanged_file_is_refused(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", AUTOSCALER_FILES)
-def test_token_is_copied_demanded_and_pages_stay_on_loopback(name: str) -> None:
+def test_token_is_copied_and_required_and_pages_listen_on_loopback(name: str) -> None:
     config = tree(name)
     assert config["file_mounts"]["~/.ray/auth_token"] == "~/.ray/auth_token"
     head = " ".join(config["head_start_ray_commands"])
     workers = " ".join(config["worker_start_ray_commands"])
     assert "again ray start --head" in head
     assert "again ray start --address" in workers
-    assert "RAY_AUTH_MODE=token" in (CLUSTERS / "bootstrap.sh").read_text(), "what ~/.tkd/env sets"
+    assert "RAY_AUTH_MODE=token" in (CLUSTERS / "bootstrap.sh").read_text(), "the source of ~/.tkd/env"
     assert all(". ~/.tkd/env;" in line for line in config["head_start_ray_commands"])
     assert "--dashboard-host=127.0.0.1" in head
 
@@ -78,25 +79,25 @@ def test_every_mounted_file_exists(name: str) -> None:
             assert (top / local).exists(), f"{remote} is mounted from {local}"
 
 
-def test_aws_nodes_are_guarded() -> None:
+def test_aws_nodes_have_all_protections() -> None:
     config = tree("aws.yaml")
     for node in config["available_node_types"].values():
         machine = node["node_config"]
         assert machine["MetadataOptions"]["HttpTokens"] == "required"
         assert all(disk["Ebs"]["Encrypted"] for disk in machine["BlockDeviceMappings"])
-        assert machine["SecurityGroupIds"], "without it Ray makes a group that is open to the world"
+        assert machine["SecurityGroupIds"], "without it Ray creates a group that is open to every address"
         assert machine["IamInstanceProfile"]["Name"]
     spot = config["available_node_types"]["gpu-spot"]["node_config"]
     assert spot["InstanceMarketOptions"]["MarketType"] == "spot"
     assert "InstanceMarketOptions" not in config["available_node_types"]["head"]["node_config"]
 
 
-def test_gcp_nodes_are_guarded() -> None:
+def test_gcp_nodes_have_all_protections() -> None:
     config = tree("gcp.yaml")
     for node in config["available_node_types"].values():
         machine = node["node_config"]
-        assert machine["serviceAccounts"], "without it the head gets Ray's wide account"
-        assert machine["networkInterfaces"], "without it the default network opens SSH to the world"
+        assert machine["serviceAccounts"], "without it the head gets an account with wide rights"
+        assert machine["networkInterfaces"], "without it the default network allows SSH from every address"
         items = {item["key"]: item["value"] for item in machine["metadata"]["items"]}
         assert items["block-project-ssh-keys"] == "true"
     workers = config["available_node_types"]["gpu-spot"]["node_config"]
@@ -104,7 +105,7 @@ def test_gcp_nodes_are_guarded() -> None:
     assert "scheduling" not in config["available_node_types"]["head"]["node_config"]
 
 
-def test_onprem_uses_the_autoscaler_that_brings_up_all_hosts() -> None:
+def test_onprem_uses_autoscaler_v1() -> None:
     head = " ".join(tree("onprem.yaml")["head_start_ray_commands"])
     assert "RAY_enable_autoscaler_v2=0" in head
 
@@ -116,14 +117,14 @@ def test_workers_scale_from_zero() -> None:
     assert cluster["spec"]["workerGroupSpecs"][0]["minReplicas"] == 0
 
 
-def test_kuberay_is_understood_by_rays_autoscaler() -> None:
+def test_kuberay_cluster_is_valid_for_rays_autoscaler() -> None:
     pytest.importorskip("jsonschema")
     from ray.autoscaler._private.kuberay.autoscaling_config import _derive_autoscaling_config_from_ray_cr
     from ray.autoscaler._private.util import validate_config
 
     cluster = next(d for d in documents("kuberay.yaml") if d["kind"] == "RayCluster")
     cluster = copy.deepcopy(cluster)
-    cluster["metadata"]["namespace"] = "default"  # the API server fills it in
+    cluster["metadata"]["namespace"] = "default"  # set by the API server
     config = _derive_autoscaling_config_from_ray_cr(cluster)
     validate_config(config)
     workers = config["available_node_types"]["gpu"]
@@ -133,8 +134,8 @@ def test_kuberay_is_understood_by_rays_autoscaler() -> None:
     assert config["available_node_types"]["headgroup"]["resources"]["CPU"] == 2
 
 
-# From the reference of ray.io/v1 (KubeRay 1.5): fields these objects may have. No package registry holds the
-# CRD itself, so this is a list by hand, not the operator's schema.
+# Fields of these objects, copied by hand from the reference of ray.io/v1 (KubeRay 1.5): no Python package has
+# the operator's schema (CRD).
 _FIELDS = {
     "RayCluster": {
         "authOptions", "suspend", "managedBy", "autoscalerOptions", "headServiceAnnotations",
@@ -152,14 +153,14 @@ _FIELDS = {
 
 
 @pytest.mark.parametrize("kind", sorted(_FIELDS))
-def test_kuberay_objects_use_known_fields(kind: str) -> None:
+def test_kuberay_objects_have_known_fields_only(kind: str) -> None:
     found = [d for d in documents("kuberay.yaml") if d["kind"] == kind]
     assert len(found) == 1
     assert found[0]["apiVersion"] == "ray.io/v1"
     assert set(found[0]["spec"]) <= _FIELDS[kind]
 
 
-def test_kuberay_demands_the_token_and_drops_privileges() -> None:
+def test_kuberay_requires_the_token_and_drops_privileges() -> None:
     cluster = next(d for d in documents("kuberay.yaml") if d["kind"] == "RayCluster")
     assert cluster["spec"]["authOptions"] == {"mode": "token"}
     groups = [cluster["spec"]["headGroupSpec"], *cluster["spec"]["workerGroupSpecs"]]
@@ -171,6 +172,13 @@ def test_kuberay_demands_the_token_and_drops_privileges() -> None:
             assert {"requests", "limits"} <= set(container["resources"])
 
 
+@pytest.mark.parametrize("file", sorted(CLUSTERS.iterdir()), ids=lambda file: file.name)
+def test_every_module_that_is_run_exists(file: Path) -> None:
+    modules = re.findall(r"-m,? (tkd_search[\w.]*)", file.read_text())
+    assert all(importlib.util.find_spec(module) for module in modules)
+    assert modules or file.suffix == ".sh"
+
+
 @pytest.mark.parametrize("script", ["bootstrap.sh", "gcp-prepare.sh"])
-def test_scripts_parse(script: str) -> None:
+def test_scripts_have_no_syntax_error(script: str) -> None:
     subprocess.run(["bash", "-n", str(CLUSTERS / script)], check=True)

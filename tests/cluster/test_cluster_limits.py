@@ -144,7 +144,7 @@ def test_file_errors_name_the_file(tmp_path: Path) -> None:
         read_cluster_file(bad)
 
 
-def test_what_is_read_of_a_file() -> None:
+def test_fields_of_the_aws_file() -> None:
     file = read_cluster_file(CLUSTERS / "aws.yaml")
     assert (file.name, file.provider, file.region, file.ssh_user) == (
         "tkd-search", "aws", "us-east-1", "ubuntu",
@@ -155,7 +155,7 @@ def test_what_is_read_of_a_file() -> None:
 
 
 @given(st.lists(st.tuples(st.floats(0.1, 600), st.booleans()), min_size=1), st.floats(0.5, 30))
-def test_a_machine_goes_off_only_after_an_unbroken_idle_time(
+def test_shutdown_is_due_only_after_an_uninterrupted_idle_time(
     steps: list[tuple[float, bool]], limit: float
 ) -> None:
     clock, now, last_busy = IdleClock(), 0.0, None

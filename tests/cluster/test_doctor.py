@@ -1,4 +1,4 @@
-"""The doctor's answers: each check on a machine that has the trouble, or on a real server that causes it."""
+"""Checks of ``doctor``, each with the problem that it detects."""
 
 import http.server
 import threading
@@ -21,11 +21,11 @@ def report(**changes: object) -> NodeReport:
     return NodeReport(**fields)  # type: ignore[arg-type]
 
 
-def test_this_machine_has_every_package_in_range() -> None:
+def test_installed_packages_pass() -> None:
     assert {check.state for check in node_checks.check_versions()} == {"ok"}
 
 
-def test_missing_and_old_packages_are_named_with_the_mend() -> None:
+def test_missing_and_old_packages_are_named_with_a_fix() -> None:
     found = list(node_checks.check_versions(["nonesuch>=1", "click>=999", "ray; python_version < '3'"]))
     wrong = [check for check in found if check.state == "wrong"]
     assert [check.found.split()[0] for check in wrong] == ["nonesuch", "click"]
@@ -41,29 +41,29 @@ def test_missing_and_old_packages_are_named_with_the_mend() -> None:
         ((), "2.13.0+cpu", False, "ok", "CPU"),
     ],
 )
-def test_gpus(names: tuple[str, ...], version: str, driver: bool, state: str, word: str) -> None:
+def test_gpu_check(names: tuple[str, ...], version: str, driver: bool, state: str, word: str) -> None:
     check = node_checks.check_gpus(names, version, driver)
     assert check.state == state
     assert word in check.found
 
 
-def test_a_cluster_wants_a_token(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cluster_requires_a_token(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
         monkeypatch.delenv(name, raising=False)
     assert node_checks.check_token({}, "auto").state == "wrong"
     assert node_checks.check_token({}, "local").state == "ok"
     (tmp_path / ".ray").mkdir()
-    (tmp_path / ".ray" / "auth_token").write_text("secret-of-mine")
+    (tmp_path / ".ray" / "auth_token").write_text("my-secret")
     check = node_checks.check_token({}, "auto")
     assert check.state == "ok"
     assert "secret" not in check.line()
     assert node_checks.check_token({"RAY_AUTH_MODE": "disabled"}, "auto").state == "warn"
 
 
-def test_storage_that_can_be_written_and_storage_that_cannot(tmp_path: Path) -> None:
+def test_writable_and_unwritable_storage(tmp_path: Path) -> None:
     assert node_checks.check_storage(str(tmp_path / "new" / "folder")).state == "ok"
-    assert list((tmp_path / "new" / "folder").iterdir()) == [], "nothing is left behind"
+    assert list((tmp_path / "new" / "folder").iterdir()) == [], "the test file is deleted"
     (tmp_path / "file").touch()
     check = node_checks.check_storage(str(tmp_path / "file" / "below"))
     assert check.state == "wrong"
@@ -83,7 +83,7 @@ def test_storage_on_s3(aws: str) -> None:
 
 
 class Answer(http.server.BaseHTTPRequestHandler):
-    """An MLflow server as far as the doctor sees it: one API call behind a login."""
+    """MLflow server with the one API call that the check uses, behind a login."""
 
     def do_GET(self) -> None:
         allowed = self.headers.get("Authorization") == "Basic YWRtaW46cHc="  # admin:pw
@@ -103,22 +103,22 @@ def tracking() -> Iterator[str]:
     server.server_close()
 
 
-def test_tracking_behind_a_login(tracking: str) -> None:
+def test_tracking_server_with_a_login(tracking: str) -> None:
     refused = node_checks.check_tracking(f"http://{tracking}", {})
     assert refused.state == "wrong", refused.found
     assert "MLFLOW_TRACKING_PASSWORD" in refused.fix
     login = {"MLFLOW_TRACKING_USERNAME": "admin", "MLFLOW_TRACKING_PASSWORD": "pw"}
     assert node_checks.check_tracking(f"http://{tracking}", login).state == "ok"
-    inside = node_checks.check_tracking(f"http://admin:pw@{tracking}", {})
-    assert inside.state == "ok"
-    assert "pw" not in inside.line()
+    in_uri = node_checks.check_tracking(f"http://admin:pw@{tracking}", {})
+    assert in_uri.state == "ok"
+    assert "pw" not in in_uri.line()
 
 
-def test_tracking_that_is_down_does_not_stop_a_search() -> None:
+def test_unreachable_tracking_server_is_a_warning() -> None:
     assert node_checks.check_tracking("http://127.0.0.1:9", {}).state == "warn"
 
 
-def test_room_for_the_bank(tmp_path: Path) -> None:
+def test_disk_and_object_store_must_hold_the_bank(tmp_path: Path) -> None:
     disk, store = node_checks.check_room(tmp_path / "not" / "there", 10**10, 0)
     assert disk_free(tmp_path / "not" / "there") == disk_free(tmp_path)
     assert store.state == "ok"
@@ -127,7 +127,7 @@ def test_room_for_the_bank(tmp_path: Path) -> None:
     assert "/dev/shm" in store.fix
 
 
-def test_nodes_that_differ_or_cannot_write_are_wrong() -> None:
+def test_nodes_with_different_versions_or_without_write_access_are_wrong() -> None:
     fine = list(node_checks.check_nodes([report(), report(host="b", gpus=("L4",))], "s3://b"))
     assert {check.state for check in fine} == {"ok"}
     broken = list(node_checks.check_nodes([report(), report(host="b", storage_error="403")], "s3://b"))
@@ -135,10 +135,10 @@ def test_nodes_that_differ_or_cannot_write_are_wrong() -> None:
     mixed = list(node_checks.check_nodes([report(), report(python="3.11.4"), report(torch="2.12.0")], ""))
     assert sum(check.state == "wrong" for check in mixed) == 2
     cuda = list(node_checks.check_nodes([report(torch="2.13.0+cpu"), report(torch="2.13.0+cu128")], ""))
-    assert {check.state for check in cuda} == {"ok"}, "a CPU head beside GPU workers is as it should be"
+    assert {check.state for check in cuda} == {"ok"}, "a CPU head with GPU workers is correct"
 
 
-def test_the_command_answers_line_by_line(tmp_path: Path) -> None:
+def test_command_prints_one_line_for_each_check(tmp_path: Path) -> None:
     called = call(
         "doctor", "--storage", tmp_path, "--tracking", f"sqlite:///{tmp_path}/m.db", "--output", tmp_path
     )
@@ -150,7 +150,7 @@ def test_the_command_answers_line_by_line(tmp_path: Path) -> None:
     assert call("doctor", "--storage", tmp_path / "file" / "x").code == 1
 
 
-def test_an_unchanged_cluster_file_is_the_first_thing_said() -> None:
+def test_command_refuses_a_cluster_file_with_placeholders() -> None:
     called = call("doctor", "--cluster", Path(__file__).parents[2] / "clusters" / "aws.yaml")
     assert called.code == 1
     assert "placeholder CHANGE-ME" in called.out

@@ -1,4 +1,4 @@
-"""A real `ray up clusters/onprem.yaml` on hosts of our own, and what may be seen and done from outside."""
+"""`ray up clusters/onprem.yaml` on simulated hosts: a search, access without the token, `ray down`."""
 
 import contextlib
 import json
@@ -36,16 +36,16 @@ _NODES = """
 import ray, socket
 ray.init(address="auto", log_to_driver=False)
 @ray.remote(num_cpus=2)
-class Whole:
+class WholeNode:
     def host(self):
         return socket.gethostname()
-wholes = [Whole.remote() for _ in range(2)]
-print("hosts", sorted(ray.get([whole.host.remote() for whole in wholes])))
+actors = [WholeNode.remote() for _ in range(2)]
+print("hosts", sorted(ray.get([actor.host.remote() for actor in actors])))
 """
 
 
 def submit(cluster: Cluster, entrypoint: str) -> str:
-    return cluster.type(sys.executable, "-c", _SUBMIT, str(cluster.file), entrypoint)
+    return cluster.run_on_laptop(sys.executable, "-c", _SUBMIT, str(cluster.file), entrypoint)
 
 
 def wait_until(condition, what: str, seconds: float = 180) -> None:
@@ -59,7 +59,7 @@ def raylets(cluster: Cluster, number: int) -> list[str]:
     return [p for p in cluster.hosts.processes(number) if "/raylet/raylet" in p]
 
 
-def test_a_job_runs_on_head_and_worker(cluster: Cluster) -> None:
+def test_job_runs_on_head_and_worker(cluster: Cluster) -> None:
     wait_until(lambda: raylets(cluster, 1), "the worker's raylet")
     script = cluster.file.parent / "nodes.py"
     script.write_text(_NODES)
@@ -68,7 +68,7 @@ def test_a_job_runs_on_head_and_worker(cluster: Cluster) -> None:
     assert "status SUCCEEDED" in output
 
 
-def test_pages_do_not_listen_outside(cluster: Cluster) -> None:
+def test_pages_listen_on_loopback_only(cluster: Cluster) -> None:
     for port in (8265, 5000):
         with (
             pytest.raises(ConnectionRefusedError),
@@ -77,54 +77,54 @@ def test_pages_do_not_listen_outside(cluster: Cluster) -> None:
             pass
 
 
-def test_whoever_lacks_the_token_is_refused(cluster: Cluster) -> None:
-    script = f"import ray; ray.init(address='{cluster.hosts[0].address}:6379'); print('in')"
+def test_driver_without_the_token_is_refused(cluster: Cluster) -> None:
+    script = f"import ray; ray.init(address='{cluster.hosts[0].address}:6379'); print('connected')"
     environment = {**cluster.environment(), "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0" * 64}
     done = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, env=environment, timeout=200,
         check=False,
     )  # fmt: skip
-    assert "in" not in done.stdout.split()
+    assert "connected" not in done.stdout.split()
     assert done.returncode != 0
 
 
-# Processes whose ports answer strangers, each with its reason in SECURITY.md.
-NAMED = {"sshd"}
-# Ray's monitor is named after the interpreter: python, python3 or python3.11, as the environment was made.
+# Processes with ports that answer without the token; SECURITY.md lists them.
+LISTED = {"sshd"}
+# Ray's monitor and dashboard have the interpreter's name: python, python3 or python3.11, by environment.
 METRICS = ("python", "ray::DashboardA")
 RENDEZVOUS = {"ray::RayTrainWo"}
 
 
-def unguarded(cluster: Cluster, number: int, named: set[str]) -> list[object]:
-    """Ports of a host that give strangers something, and are neither named nor metrics."""
-    from tests.cluster.ports import knock, open_ports
+def unprotected(cluster: Cluster, number: int, listed: set[str]) -> list[object]:
+    """Return the ports of a host that answer without the token and are neither listed nor metrics."""
+    from tests.cluster.ports import open_ports, probe_port
 
     listening = open_ports(cluster.hosts.run(number, "ss -Hltnp"))
-    doors = [knock(cluster.hosts[number].address, *entry) for entry in listening]
-    print(*doors, sep="\n")
+    probes = [probe_port(cluster.hosts[number].address, *entry) for entry in listening]
+    print(*probes, sep="\n")
     return [
-        door
-        for door in doors
-        if not door.closed
-        and door.process not in named
-        and not (door.metrics_alone and door.process.startswith(METRICS))
+        probe
+        for probe in probes
+        if not probe.requires_token
+        and probe.process not in listed
+        and not (probe.serves_metrics_only and probe.process.startswith(METRICS))
     ]
 
 
-def test_every_other_port_asks_for_the_token(cluster: Cluster) -> None:
+def test_every_other_port_requires_the_token(cluster: Cluster) -> None:
     pytest.importorskip("grpc", reason="grpcio is not installed: pip install grpcio")
     for number in (0, 1):
-        assert not unguarded(cluster, number, NAMED), f"host {number}"
+        assert not unprotected(cluster, number, LISTED), f"host {number}"
 
 
-def test_mlflow_wants_its_password(cluster: Cluster) -> None:
+def test_mlflow_requires_its_password(cluster: Cluster) -> None:
     ask = "curl -s -o /dev/null -w '%{http_code}' http://127.0.0.1:5000/api/2.0/mlflow/experiments/search?max_results=1"
     wait_until(lambda: "401" in _output(cluster, ask), "MLflow to answer")
     assert "200" in _output(cluster, f'. ~/.tkd/env; {ask} -u "admin:$MLFLOW_TRACKING_PASSWORD"')
     assert oct((cluster.hosts[0].home / ".tkd" / "mlflow_password").stat().st_mode)[-3:] == "600"
 
 
-def test_mlflow_comes_back_when_it_is_killed(cluster: Cluster) -> None:
+def test_killed_mlflow_server_is_restarted(cluster: Cluster) -> None:
     find = "pgrep -o -f 'mlflow server'"
     before = cluster.hosts.run(0, find).strip()
     cluster.hosts.run(0, f"kill -9 {before}")
@@ -140,8 +140,9 @@ def _output(cluster: Cluster, script: str) -> str:
         return str(error.stdout)
 
 
-def test_the_doctor_examines_every_node(cluster: Cluster) -> None:
-    output = cluster.type(sys.executable, "-m", "tkd_search", "doctor", "--cluster", str(cluster.file))
+def test_doctor_checks_every_node(cluster: Cluster) -> None:
+    doctor = [sys.executable, "-m", "tkd_search", "doctor", "--cluster", str(cluster.file)]
+    output = cluster.run_on_laptop(*doctor)
     assert "WRONG" not in output
     for host in ("node0", "node1"):
         assert any(host in line and "writes" in line for line in output.splitlines()), output
@@ -165,7 +166,7 @@ def command(cluster: Cluster) -> list[str]:
 
 
 def ended_trials(cluster: Cluster) -> int:
-    """Trials that the study knows to have ended, read from its journal on the shared folder."""
+    """Return the number of ended trials, from the study's journal in the shared folder."""
     text = "".join(
         path.read_text(errors="replace")
         for path in (cluster.file.parent / "nfs").rglob("*study*")
@@ -174,7 +175,7 @@ def ended_trials(cluster: Cluster) -> int:
     return text.count('"op_code": 6') or text.count('"op_code":6')
 
 
-def test_a_search_outlives_a_host_and_uses_another(cluster: Cluster) -> None:
+def test_search_survives_a_lost_host_and_uses_an_added_one(cluster: Cluster) -> None:
     log = cluster.file.parent / "search.log"
     with log.open("w") as out:
         run = subprocess.Popen(
@@ -184,7 +185,7 @@ def test_a_search_outlives_a_host_and_uses_another(cluster: Cluster) -> None:
     try:
         wait_until(lambda: run.poll() is not None or ended_trials(cluster) >= 1, "a first trial", 500)
         assert run.poll() is None, tail(log)
-        assert not unguarded(cluster, 0, NAMED | RENDEZVOUS)
+        assert not unprotected(cluster, 0, LISTED | RENDEZVOUS)
         cluster.hosts.power_on(2)
         cluster.hosts.power_off(1)
         wait_until(lambda: raylets(cluster, 2), "the added worker's raylet")
@@ -218,12 +219,12 @@ def test_mlflow_has_every_trial_once(cluster: Cluster) -> None:
     assert f"runs {count} distinct {count}" in _output(cluster, f". ~/.tkd/env; python {script}")
 
 
-def test_the_same_command_again_shows_the_finished_front(cluster: Cluster) -> None:
-    assert "tkd-on-hosts-2" in cluster.type(*command(cluster))
+def test_same_command_shows_the_finished_front(cluster: Cluster) -> None:
+    assert "tkd-on-hosts-2" in cluster.run_on_laptop(*command(cluster))
 
 
-def test_down_leaves_nothing_running(cluster: Cluster) -> None:
-    cluster.type("ray", "down", "--yes", str(cluster.file))
+def test_ray_down_ends_every_process(cluster: Cluster) -> None:
+    cluster.run_on_laptop("ray", "down", "--yes", str(cluster.file))
     for number in range(3):
         with contextlib.suppress(AssertionError):
             wait_until(lambda n=number: not cluster.hosts.processes(n), f"host {number}", seconds=240)

@@ -1,4 +1,4 @@
-"""Searches whose data, bank, checkpoints and results lie on S3: a real search against moto's S3 server."""
+"""Searches with data, bank, checkpoints and results on S3: a real search against moto's S3 server."""
 
 import json
 import os
@@ -26,7 +26,7 @@ SMALL = [
 
 @pytest.fixture(scope="module")
 def s3(aws: str) -> str:
-    """A place in a bucket of moto's, which names its server itself."""
+    """URI of a folder in a bucket of moto; the URI contains the server's address."""
     import boto3
 
     boto3.client("s3").create_bucket(Bucket=BUCKET)
@@ -40,7 +40,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def keys(prefix: str = "") -> dict[str, tuple[int, str]]:
-    """Objects in the bucket: size and time of writing."""
+    """Return the bucket's objects: key → size and time of writing."""
     import boto3
 
     pages = boto3.client("s3").get_paginator("list_objects_v2").paginate(Bucket=BUCKET, Prefix=prefix)
@@ -57,7 +57,7 @@ def run(folder: Path, *arguments: str) -> tuple[int, str]:
     return done.returncode, done.stdout
 
 
-def test_files_folders_and_trees_on_s3(s3: str, cache: Path, tmp_path: Path) -> None:
+def test_files_and_folders_on_s3(s3: str, cache: Path, tmp_path: Path) -> None:
     place = storage.below(s3, "parts", "bank-1")
     assert not remote_folders.is_whole(place)
     with remote_folders.filling(place) as folder:
@@ -75,15 +75,15 @@ def test_files_folders_and_trees_on_s3(s3: str, cache: Path, tmp_path: Path) -> 
     assert remote_folders.origin(tree / "bank-1") == (storage.below(s3, "parts"), "bank-1")
 
 
-def test_a_bucket_that_is_not_there_is_refused_before_anything_starts(s3: str, tmp_path: Path) -> None:
-    code, output = run(tmp_path, f"--set=storage={s3.replace(BUCKET, 'nobodys')}")
+def test_missing_bucket_is_refused_before_anything_starts(s3: str, tmp_path: Path) -> None:
+    code, output = run(tmp_path, f"--set=storage={s3.replace(BUCKET, 'missing')}")
     assert code == 2, output
     assert "Traceback" not in output
     assert "doctor --storage" in output
     assert not list(tmp_path.rglob("*.journal"))
 
 
-def test_a_search_on_s3_and_its_extension_elsewhere_on_the_same_bank(
+def test_search_on_s3_is_extended_on_another_machine_with_the_same_bank(
     s3: str, cache: Path, tmp_path: Path
 ) -> None:
     code, output = run(tmp_path, *SMALL, f"--set=storage={s3}", "--name", "first")
@@ -102,14 +102,14 @@ def test_a_search_on_s3_and_its_extension_elsewhere_on_the_same_bank(
     shared = {key: value for key, value in stored.items() if key.startswith("tkd/cache/")}
     assert sum("/bank-" in key and key.endswith("bank.safetensors") for key in shared) == 1
 
-    # Another machine: neither runs nor cache. It finds the finished search, and can extend it.
+    # Without runs and cache, as on another machine, the command extends the finished search.
     for folder in (tmp_path / "runs", cache):
         shutil.rmtree(folder)
     code, output = run(tmp_path, *SMALL, f"--set=storage={s3}", "--name", "first", "--set=search.trials=4")
     assert code == 0, output
     extended = json.loads((tmp_path / "runs" / "first" / "summary.json").read_text())
     assert extended["trials"]["total"] == 4
-    assert keys("tkd/cache/") == shared, "F and bank were found, not made"
+    assert keys("tkd/cache/") == shared, "F and bank were reused"
     assert json.loads(read(s3, "first", "summary.json")) == extended
 
 
@@ -119,7 +119,7 @@ def read(s3: str, name: str, file: str) -> bytes:
     return content
 
 
-def test_a_data_set_on_s3_is_read_by_each_node_for_itself(s3: str, cache: Path, tmp_path: Path) -> None:
+def test_each_node_reads_a_data_set_from_s3(s3: str, cache: Path, tmp_path: Path) -> None:
     import torch
 
     from tests.data.writers import write_image_folder
@@ -133,7 +133,7 @@ def test_a_data_set_on_s3_is_read_by_each_node_for_itself(s3: str, cache: Path, 
     where, third = storage.below(s3, "data"), (0.5, 0.5, 0.5)
     held = load_data(DataSettings(name="imagefolder", path=where))
     assert held.digest == load_data(DataSettings(name="imagefolder", path=str(photos))).digest
-    # At 1,600 pixels a side they do not fit in memory, and are read from files whenever they are needed.
+    # At 1,600 pixels a side the images exceed the memory budget and are read from files when needed.
     streamed = load_data(
         DataSettings(name="imagefolder", path=where, size=1600, memory_budget_mb=16, mean=third, std=third)
     )

@@ -50,7 +50,7 @@ def send_data(head: SshHead, path: Path, print_line: Callable[[str], None]) -> s
         The value of ``data.path`` on the head, in its shell's syntax.
 
     Raises:
-        UserError: the data set is larger than ``MAX_UPLOAD_BYTES``; says how to copy it to the storage.
+        UserError: the data set is larger than ``MAX_UPLOAD_BYTES``; names a command that copies it.
     """
     size = folder_bytes(path)
     if size > MAX_UPLOAD_BYTES:

@@ -1,4 +1,4 @@
-"""Notices of preemption, asked of metadata services that answer as the clouds document it."""
+"""Preemption notices, read from metadata services that answer as the clouds document."""
 
 import datetime
 import http.server
@@ -14,7 +14,7 @@ RAYLET = ["/x/raylet", "--node_id=ab12", "--gcs-address=10.0.0.1:6379", "--label
 
 
 class Metadata(http.server.ThreadingHTTPServer):
-    """Both clouds' services; ``notice`` is what AWS would say, None for nothing."""
+    """Metadata services of both clouds; ``notice`` is AWS's notice, None for none."""
 
     notice: str | None = None
 
@@ -23,21 +23,21 @@ class Answer(http.server.BaseHTTPRequestHandler):
     server: Metadata
 
     def do_PUT(self) -> None:
-        self._say(200 if self.headers.get("X-aws-ec2-metadata-token-ttl-seconds") else 400, "a-token")
+        self._send(200 if self.headers.get("X-aws-ec2-metadata-token-ttl-seconds") else 400, "a-token")
 
     def do_GET(self) -> None:
         notice = self.server.notice
         if self.path.endswith("/spot/instance-action"):
             if self.headers.get("X-aws-ec2-metadata-token") != "a-token":
-                self._say(401, "")
+                self._send(401, "")
             else:
-                self._say(404 if notice is None else 200, notice or "")
+                self._send(404 if notice is None else 200, notice or "")
         elif self.headers.get("Metadata-Flavor") == "Google":
-            self._say(200, "FALSE" if notice is None else "TRUE")
+            self._send(200, "FALSE" if notice is None else "TRUE")
         else:
-            self._say(403, "")
+            self._send(403, "")
 
-    def _say(self, status: int, text: str) -> None:
+    def _send(self, status: int, text: str) -> None:
         self.send_response(status)
         self.end_headers()
         self.wfile.write(text.encode())
@@ -56,15 +56,15 @@ def metadata() -> Iterator[Metadata]:
 
 
 @pytest.mark.parametrize("cloud", ["aws", "gcp"])
-def test_no_notice_and_no_answer_are_no_end(metadata: Metadata, cloud: str) -> None:
+def test_no_notice_and_no_answer_give_none(metadata: Metadata, cloud: str) -> None:
     assert seconds_left(cloud, f"http://127.0.0.1:{metadata.server_port}") is None
     assert seconds_left(cloud, "http://127.0.0.1:9") is None
 
 
-def test_a_notice_says_how_long(metadata: Metadata) -> None:
+def test_notice_gives_the_seconds_left(metadata: Metadata) -> None:
     base = f"http://127.0.0.1:{metadata.server_port}"
-    at = datetime.datetime.now(datetime.UTC) + datetime.timedelta(hours=2)
-    metadata.notice = json.dumps({"action": "terminate", "time": at.strftime("%Y-%m-%dT%H:%M:%SZ")})
+    end = datetime.datetime.now(datetime.UTC) + datetime.timedelta(hours=2)
+    metadata.notice = json.dumps({"action": "terminate", "time": end.strftime("%Y-%m-%dT%H:%M:%SZ")})
     left = seconds_left("aws", base)
     assert left is not None
     assert 3600 < left <= 7200
@@ -75,7 +75,7 @@ def test_a_notice_says_how_long(metadata: Metadata) -> None:
     assert seconds_left("aws", base) is None
 
 
-def test_ray_is_told_the_node_the_reason_and_the_deadline() -> None:
+def test_drain_command_names_node_address_and_deadline() -> None:
     command = drain_command(RAYLET, 99.7, "aws")
     assert command is not None
     assert command[command.index("--node-id") + 1] == "ab12"

@@ -1,4 +1,4 @@
-"""Machines that are announced to go, vanish or join, on a real Ray of several nodes on this machine."""
+"""Preempted, lost and added nodes, on a Ray cluster of several nodes on this machine."""
 
 import json
 import os
@@ -26,7 +26,7 @@ def wait_until(condition: Callable[[], Any], what: str, seconds: float = 120) ->
 
 @pytest.fixture
 def cluster(tmp_path: Path) -> Iterator[Any]:
-    """A head without cores for trials; nodes are the test's to add."""
+    """A head without CPUs for trials; each test adds its nodes."""
     from tkd_search.engine.ray_session import quiet_environment
 
     quiet_environment()
@@ -46,8 +46,8 @@ def driver(cluster: Any) -> Iterator[None]:
     ray.shutdown()
 
 
-def announce(cluster: Any, node_id: str, seconds: float) -> None:
-    """What the keeper on a node makes of a cloud's notice: Ray drains the node."""
+def drain(node_id: str, seconds: float) -> None:
+    """Drain a node as the node agent does after a cloud's notice."""
     from tkd_search.cluster.node_agent import command_lines
     from tkd_search.cluster.spot_notice import drain_command
 
@@ -57,7 +57,7 @@ def announce(cluster: Any, node_id: str, seconds: float) -> None:
 
 
 class Tuning:
-    """A pool and one trial on it, driven step by step as Tune would."""
+    """A pool and one trial on it, run step by step as Tune does."""
 
     def __init__(self, folder: Path, slots: int, limit: int) -> None:
         from tkd_search.config.search_settings import ResourceSettings
@@ -75,7 +75,7 @@ class Tuning:
         self._opened.__exit__(*error)
 
     def up(self) -> dict[str, str]:
-        """Slot → node, of the groups that are up and stay."""
+        """Return slot → node of the worker groups that run and are not retiring."""
         import ray
 
         overview = ray.get(self.queue.overview.remote())
@@ -100,20 +100,20 @@ class Tuning:
 
 
 @pytest.mark.exhaustive
-def test_a_trial_leaves_a_machine_that_is_announced_to_go(cluster: Any, driver: None, tmp_path: Path) -> None:
+def test_trial_moves_away_from_a_draining_node(cluster: Any, driver: None, tmp_path: Path) -> None:
     nodes = [cluster.add_node(num_cpus=1) for _ in range(2)]
     with Tuning(tmp_path, slots=2, limit=2) as tuning:
         wait_until(lambda: len(tuning.up()) == 2, "two groups")
         trial = tuning.trial(seconds=12, epochs=6)
         assert trial.train()["epoch"] == 1
         first = tuning.node_of_trial()
-        announce(cluster, first, seconds=60)
+        drain(first, seconds=60)
         seen = [1]
         while seen[-1] < 6:
             result = trial.train()
             assert not result["failed"]
             seen.append(result["epoch"])
-        assert seen == [1, 2, 3, 4, 5, 6], "no epoch twice, none left out"
+        assert seen == [1, 2, 3, 4, 5, 6], "each epoch once"
         assert result["done"]
         wait_until(
             lambda: set(tuning.up().values()) == {n.node_id for n in nodes} - {first}, "the slot's end"
@@ -121,7 +121,7 @@ def test_a_trial_leaves_a_machine_that_is_announced_to_go(cluster: Any, driver: 
         assert tuning.pool.failures == []
 
 
-def test_a_trial_outlives_a_machine_that_vanishes_and_one_that_joins_is_used(
+def test_trial_survives_a_lost_node_and_an_added_node_is_used(
     cluster: Any, driver: None, tmp_path: Path
 ) -> None:
     node = cluster.add_node(num_cpus=1)
@@ -130,14 +130,14 @@ def test_a_trial_outlives_a_machine_that_vanishes_and_one_that_joins_is_used(
         assert trial.train()["epoch"] == 1
         assert tuning.node_of_trial() == node.node_id
         other = cluster.add_node(num_cpus=1)
-        wait_until(lambda: other.node_id in tuning.up().values(), "a slot on the machine that joined")
+        wait_until(lambda: other.node_id in tuning.up().values(), "a slot on the added node")
         assert tuning.pool.room() >= 1
         cluster.remove_node(node, allow_graceful=False)
         results = [trial.train() for _ in range(3)]
         assert [result["epoch"] for result in results] == [2, 3, 4]
         assert not any(result["failed"] for result in results)
-        wait_until(lambda: set(tuning.up().values()) == {other.node_id}, "the machine's end to be noticed")
-        wait_until(lambda: tuning.pool.room() == 1, "the slot of the machine that vanished to be gone")
+        wait_until(lambda: set(tuning.up().values()) == {other.node_id}, "the lost node's slot to end")
+        wait_until(lambda: tuning.pool.room() == 1, "room for one slot")
 
 
 _OTHER_SEARCH = """
@@ -156,7 +156,7 @@ with open_pool(ResourceSettings(), 2, Path(sys.argv[2]), runner=toy) as (_, pool
 
 
 @pytest.mark.exhaustive
-def test_a_slot_is_yielded_at_a_trials_end_and_comes_back(cluster: Any, driver: None, tmp_path: Path) -> None:
+def test_slot_is_yielded_to_another_search_and_taken_back(cluster: Any, driver: None, tmp_path: Path) -> None:
     cluster.add_node(num_cpus=2)
     with Tuning(tmp_path, slots=2, limit=2) as tuning:
         wait_until(lambda: len(tuning.up()) == 2, "two groups")
@@ -172,7 +172,7 @@ def test_a_slot_is_yielded_at_a_trials_end_and_comes_back(cluster: Any, driver: 
             assert other.stdout.readline().strip() == "up 1", "one slot each"
             assert len(tuning.up()) == 1
             other.communicate("end\n", timeout=60)
-            wait_until(lambda: len(tuning.up()) == 2, "the slot to come back")
+            wait_until(lambda: len(tuning.up()) == 2, "the slot to be taken back")
         finally:
             other.kill()
 
@@ -188,7 +188,7 @@ SMALL = {
 }  # fmt: skip
 
 
-def test_a_search_whose_machine_is_preempted_has_no_failed_trial(cluster: Any, tmp_path: Path) -> None:
+def test_search_with_a_preempted_node_has_no_failed_trial(cluster: Any, tmp_path: Path) -> None:
     nodes = [cluster.add_node(num_cpus=1) for _ in range(2)]
     settings = [f"--set={key}={value}" for key, value in {**SMALL, "storage": tmp_path / "shared"}.items()]
     with (tmp_path / "log").open("w") as log:
@@ -205,8 +205,8 @@ def test_a_search_whose_machine_is_preempted_has_no_failed_trial(cluster: Any, t
             "a few epochs", 400,
         )  # fmt: skip
         assert run.poll() is None, (tmp_path / "log").read_text()
-        announce(cluster, nodes[0].node_id, seconds=30)
-        time.sleep(20)  # the notice of a cloud, then its word is kept
+        drain(nodes[0].node_id, seconds=30)
+        time.sleep(20)  # the time between a cloud's notice and the end of the machine
         cluster.remove_node(nodes[0], allow_graceful=False)
         assert run.wait(timeout=400) == 0, (tmp_path / "log").read_text()
     finally:
@@ -218,4 +218,4 @@ def test_a_search_whose_machine_is_preempted_has_no_failed_trial(cluster: Any, t
     assert summary["trials"] == {"total": 4, "completed": 4, "stopped_early": 0, "failed": 0}
     assert summary["epochs"]["spent"] == 4 * 6, "no epoch is counted twice"
     cache = [place.name for place in (tmp_path / "shared" / "cache").glob("bank-*")]
-    assert len(cache) == 1, f"the bank, which both machines made, and nothing of its parts: {cache}"
+    assert len(cache) == 1, f"one bank, assembled from the parts of both nodes: {cache}"
