@@ -75,6 +75,13 @@ class MethodSettings:
     distil_back: Literal["generators", "big_model"] = setting(
         "generators", doc="what ρ updates; big_model also updates F and bypasses the bank", searchable=False
     )
+    big_model_lr: float = setting(
+        1e-4,
+        gt=0,
+        le=1,
+        when={**_TKD, "distil_back": ("big_model",)},
+        doc="peak learning rate of the copy of F that learns",
+    )
 
     r: float = setting(0.1, ge=0, when=_TKD, doc="weight of the gradient reward R; ≤ 0.5 is safe [r]")
     alpha: float = setting(1.0, gt=0, when=_TKD, doc="length of the look-ahead step on θ, twice [α]")

@@ -354,10 +354,19 @@ def test_distil_back_into_the_big_model_updates_a_copy_and_resumes() -> None:
     assert again.run_epoch().losses == made.run_epoch().losses  # type: ignore[union-attr]
 
 
+def test_the_big_model_keeps_its_accuracy_when_it_is_distilled_back_into() -> None:
+    """The generators' learning rate does not apply to the copy of F."""
+    made = live(MethodSettings(distil_back="big_model", generator_lr=0.1), trained_big_model())
+    before = evaluate(trained_big_model(), held_out())
+    made.run_epoch()
+    after = evaluate(made._source.models[0], held_out())  # type: ignore[union-attr]
+    assert after > before - 0.02
+
+
 def test_distil_back_pulls_the_big_model_to_the_student() -> None:
     def agreement(rho: float) -> float:
         made = live(
-            replace(MethodSettings(), distil_back="big_model", rho=rho, generator_lr=1e-2), TinyBig().eval()
+            replace(MethodSettings(), distil_back="big_model", rho=rho, big_model_lr=1e-2), TinyBig().eval()
         )
         made.run_epoch()
         source = made._source.models[0]  # type: ignore[union-attr]

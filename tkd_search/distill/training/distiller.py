@@ -117,9 +117,8 @@ class Distiller:
         of_big_models = list(self._source.parameters()) if self._source is not None else []
         return Learners(
             [*self.student.parameters(), *self.objective.student_parameters()],
-            [of_teachers, of_big_models],
+            [(of_teachers, self.method.generator_lr), (of_big_models, self.method.big_model_lr)],
             self.train,
-            others_lr=self.method.generator_lr,
             total=self._total_steps,
             reduction=self._group,
             device=self.device,

@@ -24,9 +24,9 @@ class Learners:
 
     Args:
         student: the student's parameters and its adapters'.
-        others: further groups (generators, big models), by AdamW at a one-cycle rate; may be empty.
+        others: further groups (generators, big models) with their peak learning rates, trained by AdamW at a
+            one-cycle rate; groups may be empty.
         train: the student's optimiser.
-        others_lr: peak rate of the others.
         total: steps of the full budget.
         reduction: averages gradients over workers.
         device: decides whether gradients are scaled (fp16 on GPUs).
@@ -35,20 +35,20 @@ class Learners:
     def __init__(
         self,
         student: Iterable[nn.Parameter],
-        others: Sequence[Sequence[nn.Parameter]],
+        others: Sequence[tuple[Sequence[nn.Parameter], float]],
         train: TrainSettings,
         *,
-        others_lr: float,
         total: int,
         reduction: Reduction,
         device: torch.device,
     ) -> None:
         self._flat = FlatParameters([p for p in student if p.requires_grad])
-        others = [group for group in others if group]
-        self._train, self._others_lr, self._total, self._reduction = train, others_lr, total, reduction
-        self._parameters = [self._flat.whole, *(p for group in others for p in group)]
+        others = [(group, peak) for group, peak in others if group]
+        self._train, self._total, self._reduction = train, total, reduction
+        self._parameters = [self._flat.whole, *(p for group, _ in others for p in group)]
         self._student = student_optimizer([self._flat.whole], train, total)
-        self._others = [adamw(group, others_lr, GENERATOR_WEIGHT_DECAY) for group in others]
+        self._others = [adamw(group, peak, GENERATOR_WEIGHT_DECAY) for group, peak in others]
+        self._peaks = [peak for _, peak in others]
         half = train.precision == "fp16" and device.type == "cuda"
         self._scaler = torch.amp.GradScaler(device.type) if half else None
 
@@ -75,8 +75,8 @@ class Learners:
         schedule = self._train.schedule
         if schedule != "schedule_free":
             set_rate(self._student, self._train.lr * rate(schedule, step, self._total))
-        for optimizer in self._others:
-            set_rate(optimizer, self._others_lr * rate("one_cycle", step, self._total))
+        for optimizer, peak in zip(self._others, self._peaks, strict=True):
+            set_rate(optimizer, peak * rate("one_cycle", step, self._total))
 
     def _zero_gradients(self) -> None:
         self._flat.zero_grad()
