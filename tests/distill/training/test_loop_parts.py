@@ -10,10 +10,12 @@ from hypothesis import strategies as st
 from torch import nn
 
 from tests.distill.nets import TinyStudent, digit_views
-from tkd_search.distill import Diverged
+from tkd_search.distill import Diverged, TrainSettings
 from tkd_search.distill.training.batch_order import batches, sample, steps_per_epoch
 from tkd_search.distill.training.epoch_stats import Means
-from tkd_search.distill.training.flat_parameters import FlatParameters
+from tkd_search.distill.training.flat_parameters import FlatParameters, SeparateParameters, store
+from tkd_search.distill.training.learners import Learners
+from tkd_search.distill.training.reduction import SingleProcess
 from tkd_search.distill.training.schedule import rate
 from tkd_search.seeds import child_seed
 
@@ -25,7 +27,7 @@ def network() -> nn.Module:
 
 def test_flat_parameters_keep_values_formats_and_gradients() -> None:
     plain, flat = network(), network()
-    made = FlatParameters(list(flat.parameters()))
+    made = FlatParameters([list(flat.parameters())])
     images = torch.randn(8, 1, 8, 8)
     for model in (plain, flat):
         model(images).logits.square().sum().backward()
@@ -49,8 +51,8 @@ def test_one_flat_parameter_is_optimised_like_many(kind: str) -> None:
         return made
 
     plain, flat = network(), network()
-    whole = FlatParameters(list(flat.parameters()))
-    steps = (optimizer(list(plain.parameters())), optimizer([whole.whole]))
+    whole = FlatParameters([list(flat.parameters())])
+    steps = (optimizer(list(plain.parameters())), optimizer(whole.groups[0]))
     for i in range(4):
         images = torch.randn(8, 1, 8, 8, generator=torch.Generator().manual_seed(i))
         plain.zero_grad()
@@ -64,11 +66,39 @@ def test_one_flat_parameter_is_optimised_like_many(kind: str) -> None:
 
 def test_a_copy_of_a_flat_network_is_its_own() -> None:
     flat = network()
-    FlatParameters(list(flat.parameters()))
+    FlatParameters([list(flat.parameters())])
     before = copy.deepcopy(flat)
     with torch.no_grad():
         next(flat.parameters()).add_(1)
     assert not torch.equal(next(before.parameters()), next(flat.parameters()))
+
+
+def test_the_gradients_of_all_groups_are_one_buffer() -> None:
+    first, second = network(), network()
+    made = store([list(first.parameters()), list(second.parameters())])
+    images = torch.randn(8, 1, 8, 8)
+    sum(model(images).logits.square().sum() for model in (first, second)).backward()
+    (buffer,) = made.gradients()
+    start, end = buffer.data_ptr(), buffer.data_ptr() + buffer.nbytes
+    for parameter in [*first.parameters(), *second.parameters()]:
+        assert start <= parameter.grad.data_ptr() < end
+    assert [len(group) for group in made.groups] == [1, 1]
+
+
+@pytest.mark.parametrize("schedule", ["constant", "schedule_free"])
+def test_parameters_of_several_types_are_kept_separate_and_learn(schedule: str) -> None:
+    parameters = [nn.Parameter(torch.ones(3)), nn.Parameter(torch.ones(2, dtype=torch.float64))]
+    assert isinstance(store([parameters]), SeparateParameters)
+    train = TrainSettings(lr=0.1, weight_decay=0.0, schedule=schedule)
+    learners = Learners(
+        parameters, [], train, total=50, reduction=SingleProcess(), device=torch.device("cpu")
+    )
+    for step in range(50):
+        learners.update([parameter.square().sum() for parameter in parameters], step)
+    for parameter, value in zip(parameters, learners.averaged(), strict=True):
+        assert value.shape == parameter.shape
+        assert value.dtype == parameter.dtype
+        assert value.abs().max() < 0.5
 
 
 @given(

@@ -12,6 +12,7 @@ from torch import nn
 from tests.distill.nets import TinyStudent, digit_bank, digit_views
 from tkd_search.distill import Distiller, MethodSettings, TrainSettings
 from tkd_search.distill.losses.similarity import cka
+from tkd_search.distill.training.flat_parameters import store
 from tkd_search.distill.training.reduction import Reduction, SingleProcess, reduction_for
 from tkd_search.distill.training.sync_batchnorm import (
     AllReduceBatchNorm,
@@ -79,7 +80,10 @@ def _parts(rank: int, group: Reduction) -> dict[str, Any]:
     local = x[rank] * weight
     value = cka(group.gather(local), target) + group.mean(local.mean()).exp()
     value.backward()
-    group.average_gradients([weight])
+    assert weight.grad is not None
+    group.average_gradients([weight.grad])
+    strided = torch.full((2, 4), float(rank))[:, ::2]
+    group.average_gradients([strided])
     shared = torch.full((2,), float(rank))
     group.share([shared])
     norm = synchronised(nn.Sequential(nn.BatchNorm1d(3, momentum=0.3)))
@@ -91,9 +95,19 @@ def _parts(rank: int, group: Reduction) -> dict[str, Any]:
         "value": value.detach(),
         "gradient": weight.grad,
         "shared": shared,
+        "strided": strided,
+        "operations": _operations_of_averaging(group),
         "input_gradient": statistics.grad,
         "norm": desynchronised(norm).state_dict(),
     }
+
+
+def _operations_of_averaging(group: Reduction) -> list[str]:
+    """Names of the operations that average the gradients of two groups of parameters."""
+    storage = store([list(TinyStudent().parameters()), list(TinyStudent(4).parameters())])
+    with torch.profiler.profile() as profile:
+        group.average_gradients(storage.gradients())
+    return [event.name for event in profile.events()]
 
 
 @pytest.fixture(scope="module")
@@ -135,6 +149,16 @@ def test_global_quantities_and_their_gradients_are_exact(ranks: list[dict[str, A
         torch.testing.assert_close(rank["parts"]["value"], value.detach())
         torch.testing.assert_close(rank["parts"]["gradient"], weight.grad)
         assert rank["parts"]["shared"].tolist() == [0, 0]
+        assert rank["parts"]["strided"].tolist() == [[0.5, 0.5], [0.5, 0.5]]
+
+
+def test_gradients_of_all_groups_are_averaged_by_one_collective_without_a_copy(
+    ranks: list[dict[str, Any]],
+) -> None:
+    for rank in ranks:
+        operations = rank["parts"]["operations"]
+        assert operations.count("c10d::allreduce_") == 1
+        assert not {"aten::cat", "aten::clone"} & set(operations)
 
 
 def test_batch_normalisation_over_workers_is_that_of_the_whole_batch(ranks: list[dict[str, Any]]) -> None:

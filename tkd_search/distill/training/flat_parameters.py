@@ -1,63 +1,131 @@
-"""Many parameters as one: an optimiser's step over 160 small tensors costs more than the arithmetic.
+"""Storage of learning parameters in one buffer.
 
-A MobileNetV2 has 158 parameters; schedule-free AdamW launches eight kernels for each. Laid end to end in
-one buffer they are one parameter, and averaging gradients over workers is one collective without copies.
+A MobileNetV2 has 158 parameters, and schedule-free AdamW launches eight kernels for each: an optimiser step
+over that many small tensors costs more than its arithmetic. In one buffer the parameters of an optimiser are
+one tensor, and the gradients of all optimisers are averaged over workers by one collective, in place.
 """
 
 from collections.abc import Iterator, Sequence
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
-_ALIGNED = 16
+_ALIGNMENT = 16
 """Elements to which every parameter is aligned: 64 bytes in float32, a cache line and a vector register."""
+
+Groups = Sequence[Sequence[nn.Parameter]]
+
+
+class ParameterStorage(Protocol):
+    """How groups of parameters are stored for their optimisers.
+
+    Attributes:
+        groups: the parameters to give to each group's optimiser.
+    """
+
+    groups: list[list[nn.Parameter]]
+
+    def gradients(self) -> list[Tensor]:
+        """Return all gradients of all groups, to be averaged over workers in place."""
+        ...
+
+    def zero_grad(self) -> None:
+        """Reset the gradients of all groups."""
+        ...
+
+    def unpack(self, values: Sequence[Tensor], group: int) -> list[Tensor]:
+        """Return one value per original parameter from one value per parameter in ``groups[group]``."""
+        ...
+
+
+def store(groups: Groups) -> ParameterStorage:
+    """Return flat storage where types and devices allow it, separate storage otherwise."""
+    return FlatParameters(groups) if can_be_flat(groups) else SeparateParameters(groups)
+
+
+def can_be_flat(groups: Groups) -> bool:
+    """Return whether all parameters have one type and one device, and there is at least one."""
+    return len({(p.dtype, p.device) for group in groups for p in group}) == 1
 
 
 class FlatParameters:
-    """Parameters and their gradients as views of two buffers.
+    """Parameters and gradients as views of two buffers; each group is one parameter for its optimiser.
 
     Args:
-        parameters: of one type on one device; each one's data and gradient are replaced by views, with its
-            memory format kept. Gradients must be zeroed in place from now on, never set to None. A
-            parameter that gets no gradient still feels weight decay.
-
-    Attributes:
-        whole: the one parameter for an optimiser.
+        groups: parameters of one type on one device (see ``can_be_flat``). The data and gradient of each are
+            replaced by views that keep its memory format. Gradients must be zeroed in place, never set to
+            None. Weight decay also applies to a parameter that gets no gradient.
     """
 
-    def __init__(self, parameters: Sequence[nn.Parameter]) -> None:
-        self._parameters = list(parameters)
-        first = self._parameters[0]
-        self._starts, end = [], 0
-        for parameter in self._parameters:
-            self._starts.append(end)
-            end += -(-parameter.numel() // _ALIGNED) * _ALIGNED
-        self.whole = nn.Parameter(torch.zeros(end, dtype=first.dtype, device=first.device))
-        self.whole.grad = torch.zeros_like(self.whole)
-        for parameter, view, grad in zip(
-            self._parameters, self.views(self.whole.detach()), self.views(self.whole.grad), strict=True
-        ):
-            view.copy_(parameter.detach())
-            parameter.data, parameter.grad = view, grad
+    def __init__(self, groups: Groups) -> None:
+        self._members = [list(group) for group in groups]
+        sizes = [sum(map(_aligned_size, group)) for group in self._members]
+        first = next(parameter for group in self._members for parameter in group)
+        values = torch.zeros(sum(sizes), dtype=first.dtype, device=first.device)
+        self._gradients = torch.zeros_like(values)
+        self.groups = []
+        parts = zip(self._members, values.split(sizes), self._gradients.split(sizes), strict=True)
+        for members, data, gradient in parts:
+            whole = nn.Parameter(data)
+            whole.grad = gradient
+            self.groups.append([whole])
+            views = zip(members, _views(data, members), _views(gradient, members), strict=True)
+            for parameter, view, grad in views:
+                view.copy_(parameter.detach())
+                parameter.data, parameter.grad = view, grad
 
-    def views(self, buffer: Tensor) -> Iterator[Tensor]:
-        """A buffer like ``whole`` cut into tensors of the parameters' shapes and strides."""
-        for parameter, start in zip(self._parameters, self._starts, strict=True):
-            yield buffer.as_strided(parameter.shape, _dense_strides(parameter), start)
+    def gradients(self) -> list[Tensor]:
+        """Return the one buffer of all gradients."""
+        return [self._gradients]
 
     def zero_grad(self) -> None:
         """Set all gradients to zero, in place."""
-        if self.whole.grad is not None:
-            self.whole.grad.zero_()
+        self._gradients.zero_()
+
+    def unpack(self, values: Sequence[Tensor], group: int) -> list[Tensor]:
+        """Return views of a buffer like ``groups[group][0]`` in the parameters' shapes and strides."""
+        return list(_views(values[0], self._members[group]))
 
 
-def can_be_flat(parameters: Sequence[nn.Parameter]) -> bool:
-    """Whether parameters have one type and one device, and there are any."""
-    return len({(p.dtype, p.device) for p in parameters}) == 1
+class SeparateParameters:
+    """Parameters as they are, for groups of several types or devices.
+
+    Args:
+        groups: the parameters of each optimiser.
+    """
+
+    def __init__(self, groups: Groups) -> None:
+        self.groups = [list(group) for group in groups]
+
+    def gradients(self) -> list[Tensor]:
+        """Return the gradient of every parameter that has one."""
+        return [p.grad for group in self.groups for p in group if p.grad is not None]
+
+    def zero_grad(self) -> None:
+        """Set all gradients to None."""
+        for group in self.groups:
+            for parameter in group:
+                parameter.grad = None
+
+    def unpack(self, values: Sequence[Tensor], group: int) -> list[Tensor]:
+        """Return the values unchanged."""
+        return list(values)
+
+
+def _aligned_size(parameter: nn.Parameter) -> int:
+    return -(-parameter.numel() // _ALIGNMENT) * _ALIGNMENT
+
+
+def _views(buffer: Tensor, parameters: Sequence[nn.Parameter]) -> Iterator[Tensor]:
+    """Cut a buffer into tensors of the parameters' shapes and strides."""
+    parts = buffer.split([_aligned_size(parameter) for parameter in parameters])
+    for parameter, part in zip(parameters, parts, strict=True):
+        yield part.as_strided(parameter.shape, _dense_strides(parameter))
 
 
 def _dense_strides(tensor: Tensor) -> tuple[int, ...]:
-    """Strides of a tensor without holes, in its own order of axes."""
+    """Return the strides of a tensor without holes, in its own order of axes."""
     if tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last):
         _, channels, height, width = tensor.shape
         return (channels * height * width, 1, channels * width, channels)

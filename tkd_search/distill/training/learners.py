@@ -1,4 +1,4 @@
-"""Everything that learns in one training, and its optimisers: student and adapters, teachers, big models."""
+"""The learning parameters of one training and their optimisers: student, generators, big models."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from tkd_search.distill.method_settings import TrainSettings
-from tkd_search.distill.training.flat_parameters import FlatParameters
+from tkd_search.distill.training.flat_parameters import store
 from tkd_search.distill.training.reduction import Reduction
 from tkd_search.distill.training.schedule import (
     GENERATOR_WEIGHT_DECAY,
@@ -20,10 +20,10 @@ from tkd_search.distill.training.schedule import (
 
 
 class Learners:
-    """Parameters in groups, an optimiser each, one backward pass for all.
+    """Groups of parameters with one optimiser each, updated by one backward pass.
 
     Args:
-        student: the student's parameters and its adapters'.
+        student: the parameters of the student and its adapters.
         others: further groups (generators, big models) with their peak learning rates, trained by AdamW at a
             one-cycle rate; groups may be empty.
         train: the student's optimiser.
@@ -42,13 +42,17 @@ class Learners:
         reduction: Reduction,
         device: torch.device,
     ) -> None:
-        self._flat = FlatParameters([p for p in student if p.requires_grad])
         others = [(group, peak) for group, peak in others if group]
+        learning = [p for p in student if p.requires_grad]
+        self._storage = store([learning, *(group for group, _ in others)])
         self._train, self._total, self._reduction = train, total, reduction
-        self._parameters = [self._flat.whole, *(p for group, _ in others for p in group)]
-        self._student = student_optimizer([self._flat.whole], train, total)
-        self._others = [adamw(group, peak, GENERATOR_WEIGHT_DECAY) for group, peak in others]
+        of_student, *of_others = self._storage.groups
+        self._student = student_optimizer(of_student, train, total)
         self._peaks = [peak for _, peak in others]
+        self._others = [
+            adamw(group, peak, GENERATOR_WEIGHT_DECAY)
+            for group, peak in zip(of_others, self._peaks, strict=True)
+        ]
         half = train.precision == "fp16" and device.type == "cuda"
         self._scaler = torch.amp.GradScaler(device.type) if half else None
 
@@ -57,11 +61,11 @@ class Learners:
         return [self._student, *self._others]
 
     def update(self, terms: Iterable[Tensor], step: int) -> None:
-        """One step of every optimiser down the sum of terms; learners share no gradients."""
-        self._zero_gradients()
+        """Take one step of every optimiser on the sum of the terms; no parameter is in two groups."""
+        self._storage.zero_grad()
         total = torch.stack(list(terms)).sum()
         (self._scaler.scale(total) if self._scaler else total).backward()
-        self._reduction.average_gradients(self._parameters)
+        self._reduction.average_gradients(self._storage.gradients())
         self._set_rates(step)
         for optimizer in self._optimizers:
             if self._scaler:
@@ -78,22 +82,22 @@ class Learners:
         for optimizer, peak in zip(self._others, self._peaks, strict=True):
             set_rate(optimizer, peak * rate("one_cycle", step, self._total))
 
-    def _zero_gradients(self) -> None:
-        self._flat.zero_grad()
-        for optimizer in self._others:
-            optimizer.zero_grad(set_to_none=True)
-
     def averaged(self) -> list[Tensor]:
-        """Values of the student's learning parameters to evaluate and ship, in their order."""
-        return list(self._flat.views(averaged(self._student, self._flat.whole)))
+        """Return the values of the student's learning parameters to evaluate and ship, in their order."""
+        stored = self._storage.groups[0]
+        return self._storage.unpack([averaged(self._student, p) for p in stored], 0)
 
     def state_dict(self) -> dict[str, Any]:
-        """State of all optimisers; tensors are not copied."""
+        """Return the state of all optimisers; tensors are not copied."""
         scaler = self._scaler.state_dict() if self._scaler else None
         return {"optimizers": [o.state_dict() for o in self._optimizers], "scaler": scaler}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore ``state_dict``; ValueError where groups differ."""
+        """Restore ``state_dict``.
+
+        Raises:
+            ValueError: the groups differ.
+        """
         for optimizer, saved in zip(self._optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(copied(saved))
         if self._scaler and state["scaler"] is not None:
@@ -101,7 +105,7 @@ class Learners:
 
 
 def copied(value: Any) -> Any:
-    """A deep copy of nested dictionaries and lists, with detached tensors."""
+    """Return a deep copy of nested dictionaries and lists, with detached tensors."""
     if isinstance(value, Tensor):
         return value.detach().clone()
     if isinstance(value, dict):

@@ -1,4 +1,4 @@
-"""What several workers must agree on, so that W of them equal one worker at the same global batch.
+"""Quantities that several workers compute together, so that W workers equal one at the same global batch.
 
 J_k, its gradient, CKA and batch statistics are not means over samples. They are computed from global
 quantities on every rank; parameter gradients are averaged over ranks afterwards. Under that averaging a
@@ -15,42 +15,45 @@ from torch import Tensor
 
 
 class Reduction(Protocol):
-    """The ranks of one trial."""
+    """Collective operations over the ranks of one trial."""
 
     rank: int
     size: int
 
     def mean(self, local: Tensor) -> Tensor:
-        """Mean over ranks of equally many rows' means, differentiable (see the module)."""
+        """Return the mean over ranks of means over equally many rows, differentiable (see the module)."""
         ...
 
     def gather(self, rows: Tensor) -> Tensor:
-        """All ranks' rows [B, …] → [W·B, …] in rank order, differentiable in this rank's (see the module)."""
+        """Return all ranks' rows [B, …] → [W·B, …] in rank order.
+
+        The result is differentiable in this rank's rows (see the module).
+        """
         ...
 
-    def average_gradients(self, parameters: Iterable[Tensor]) -> None:
-        """Replace every gradient by its mean over ranks."""
+    def average_gradients(self, gradients: Iterable[Tensor]) -> None:
+        """Replace every gradient by its mean over ranks, in place."""
         ...
 
     def share(self, tensors: Iterable[Tensor]) -> None:
-        """Overwrite tensors in place with rank 0's."""
+        """Overwrite tensors in place with those of rank 0."""
         ...
 
 
 class SingleProcess:
-    """One worker: nothing to agree on."""
+    """The reduction of one worker: every operation returns its input."""
 
     rank, size = 0, 1
 
     def mean(self, local: Tensor) -> Tensor:
-        """The value itself."""
+        """Return the value itself."""
         return local
 
     def gather(self, rows: Tensor) -> Tensor:
-        """The rows themselves."""
+        """Return the rows themselves."""
         return rows
 
-    def average_gradients(self, parameters: Iterable[Tensor]) -> None:
+    def average_gradients(self, gradients: Iterable[Tensor]) -> None:
         """Do nothing."""
 
     def share(self, tensors: Iterable[Tensor]) -> None:
@@ -58,7 +61,7 @@ class SingleProcess:
 
 
 class AllReduce:
-    """The ranks of a ``torch.distributed`` process group.
+    """The reduction over a ``torch.distributed`` process group.
 
     Args:
         group: the group; None for the default one.
@@ -74,28 +77,25 @@ class AllReduce:
 
     def mean(self, local: Tensor) -> Tensor:
         """See ``Reduction``."""
-        everyone = self._sum(local.detach().clone()) / self.size
-        return local + (everyone - local.detach())
+        over_ranks = self._sum(local.detach().clone()) / self.size
+        return local + (over_ranks - local.detach())
 
     def gather(self, rows: Tensor) -> Tensor:
         """See ``Reduction``."""
-        mine = rows.detach().contiguous()
-        parts = [torch.empty_like(mine) for _ in range(self.size)]
-        dist.all_gather(parts, mine, group=self._group)
+        own = rows.detach().contiguous()
+        parts = [torch.empty_like(own) for _ in range(self.size)]
+        dist.all_gather(parts, own, group=self._group)
         if rows.requires_grad:
-            parts[self.rank] = self.size * rows - (self.size - 1) * mine
+            parts[self.rank] = self.size * rows - (self.size - 1) * own
         return torch.cat(parts)
 
-    def average_gradients(self, parameters: Iterable[Tensor]) -> None:
-        """See ``Reduction``; one collective over all gradients laid end to end."""
-        grads = [p.grad for p in parameters if p.grad is not None]
-        if not grads:
-            return
-        flat = self._sum(torch.cat([g.reshape(-1) for g in grads])) / self.size
-        start = 0
-        for grad in grads:
-            grad.copy_(flat[start : start + grad.numel()].view(grad.shape))
-            start += grad.numel()
+    def average_gradients(self, gradients: Iterable[Tensor]) -> None:
+        """See ``Reduction``; one collective per gradient, without a copy where the gradient is contiguous."""
+        for gradient in gradients:
+            whole = gradient.contiguous()
+            self._sum(whole).div_(self.size)
+            if whole is not gradient:
+                gradient.copy_(whole)
 
     def share(self, tensors: Iterable[Tensor]) -> None:
         """See ``Reduction``."""
@@ -107,5 +107,5 @@ class AllReduce:
 
 
 def reduction_for(workers: int, group: dist.ProcessGroup | None = None) -> Reduction:
-    """The reduction of so many workers; more than one need an initialised process group."""
+    """Return the reduction over this many workers; more than one need an initialised process group."""
     return SingleProcess() if workers == 1 else AllReduce(group)
