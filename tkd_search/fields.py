@@ -1,7 +1,7 @@
-"""How a setting is declared: default, documentation and legal range beside the thing it configures.
+"""Declaration of settings: each field of a settings dataclass has a default, a text and an allowed range.
 
-Every package keeps its settings as plain frozen dataclasses, so that the method needs neither pydantic
-nor YAML. ``config.py`` reads the same declarations to build the typed tree that users write.
+Every package keeps its settings as plain frozen dataclasses, so the method needs neither pydantic nor YAML.
+``tkd_search.config`` reads the same declarations to build the typed tree of a YAML file.
 """
 
 import dataclasses
@@ -26,19 +26,19 @@ def setting(
     """Declare one field of a settings dataclass.
 
     Args:
-        default: value where the user says nothing; a field without one is required.
-        doc: one sentence with unit and meaning, shown by ``--help`` texts and errors.
-        ge: least legal value. gt, le, lt: likewise.
+        default: value where the user gives none; a field without a default is required.
+        doc: one sentence with unit and meaning, shown in the documentation of settings.
+        ge: smallest allowed value.
         gt: exclusive lower bound.
-        le: greatest legal value.
+        le: largest allowed value.
         lt: exclusive upper bound.
-        searchable: whether a distribution may stand here in place of a value.
-        when: sibling field → the values under which this field matters; a searched field is suggested
+        searchable: whether a distribution may replace the value.
+        when: sibling field → the values under which this field has an effect; a searched field is suggested
             only then. Several entries must all hold.
         default_factory: for mutable defaults.
 
     Returns:
-        A ``dataclasses.field`` whose metadata holds what was declared here.
+        A ``dataclasses.field`` whose metadata holds this declaration.
     """
     bounds = {"ge": ge, "gt": gt, "le": le, "lt": lt}
     metadata = {
@@ -52,7 +52,7 @@ def setting(
     return dataclasses.field(default=default, metadata=metadata)
 
 
-_HOLDS: dict[str, tuple[str, Callable[[float, float], bool]]] = {
+_BOUNDS: dict[str, tuple[str, Callable[[float, float], bool]]] = {
     "ge": ("≥", lambda value, bound: value >= bound),
     "gt": (">", lambda value, bound: value > bound),
     "le": ("≤", lambda value, bound: value <= bound),
@@ -61,20 +61,23 @@ _HOLDS: dict[str, tuple[str, Callable[[float, float], bool]]] = {
 
 
 def bounds_text(metadata: Any) -> str:
-    """The legal range in words, such as ``≥ 0, ≤ 1``; empty where there is none."""
-    return ", ".join(f"{sign} {metadata[name]:g}" for name, (sign, _) in _HOLDS.items() if name in metadata)
+    """Return the allowed range as text, such as ``≥ 0, ≤ 1``; empty where there is none."""
+    return ", ".join(f"{sign} {metadata[name]:g}" for name, (sign, _) in _BOUNDS.items() if name in metadata)
 
 
 def check_bounds(settings: Any) -> None:
-    """Raise ValueError where a numeric field of a settings dataclass lies outside its declared range.
+    """Check that every numeric field of a settings dataclass lies in its declared range.
 
-    Meant for ``__post_init__``; the message names the field, its value and the legal range.
+    Meant for ``__post_init__``.
+
+    Raises:
+        ValueError: a field is out of range; the message names field, value and allowed range.
     """
     for field in dataclasses.fields(settings):
         value = getattr(settings, field.name)
         if isinstance(value, bool) or not isinstance(value, int | float):
             continue
-        for name, (_, holds) in _HOLDS.items():
+        for name, (_, holds) in _BOUNDS.items():
             if name in field.metadata and not holds(value, field.metadata[name]):
                 allowed = bounds_text(field.metadata)
                 raise ValueError(f"{type(settings).__name__}.{field.name} = {value!r}; allowed: {allowed}")

@@ -1,4 +1,4 @@
-"""Tiny networks, data and banks of their own, so that the method's tests need no other package."""
+"""Small networks, data and banks for tests of the method, which need no other package of the project."""
 
 from functools import lru_cache
 
@@ -40,7 +40,7 @@ class TinyStudent(nn.Module):
 
 
 class TinyBig(nn.Module):
-    """An AlexNet in small, with in-place activations and dropout, as torchvision's has."""
+    """A small AlexNet with in-place activations and dropout, as in torchvision."""
 
     def __init__(self, classes: int = 10, channels: int = 1) -> None:
         super().__init__()
@@ -61,7 +61,7 @@ class TinyBig(nn.Module):
 
 
 class DigitViews:
-    """Digits shifted by a pixel or not: deterministic views."""
+    """Digits in deterministic views: odd views are shifted by one pixel."""
 
     def __init__(self, images: Tensor, labels: Tensor, views: int = 2) -> None:
         self.images, self.labels, self.views = images, labels, views
@@ -94,7 +94,7 @@ def held_out(number: int = 400) -> list[tuple[Tensor, Tensor]]:
 
 @lru_cache(maxsize=2)
 def trained_big_model(epochs: int = 6) -> TinyBig:
-    """A TinyBig that knows the digits it was trained on."""
+    """Return a TinyBig that is trained on the first 1,000 digits."""
     torch.manual_seed(0)
     model, views = TinyBig(), digit_views(1000, 1)
     optimizer = torch.optim.Adam(model.parameters(), 3e-3)

@@ -1,6 +1,7 @@
-"""The same method on a GPU: what a CPU computes, up to rounding; skipped where there is none.
+"""The method on a GPU gives the results of a CPU, up to rounding; skipped without a GPU.
 
-The suite hides GPUs from all other tests: CUDA_VISIBLE_DEVICES=0 pytest -n 0 tests/distill/test_gpu.py
+The suite hides GPUs from all other tests. To run this file:
+CUDA_VISIBLE_DEVICES=0 pytest -n 0 tests/distill/test_gpu.py
 """
 
 import io
@@ -23,7 +24,7 @@ pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 
 @pytest.fixture(autouse=True)
 def exact_products() -> Iterator[None]:
-    """Float32 products in float32, not in TF32."""
+    """Compute float32 products in float32, not in TF32, and deterministically."""
     before = torch.backends.cudnn.allow_tf32, torch.backends.cudnn.deterministic
     torch.backends.cudnn.allow_tf32, torch.backends.cudnn.deterministic = False, True
     yield
@@ -31,7 +32,7 @@ def exact_products() -> Iterator[None]:
 
 
 class OnDevice:
-    """Digits whose batches are made on the GPU, as a search's are."""
+    """Digits whose batches are on the GPU, as in a search."""
 
     def __init__(self, device: str, views: int = 2) -> None:
         self._views, self._device = digit_views(300, max(views, 1)), device
@@ -68,7 +69,7 @@ def made(
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_every_method_says_what_it_says_on_a_cpu(name: str) -> None:
+def test_every_method_gives_the_losses_of_a_cpu(name: str) -> None:
     here, there = (made(METHODS[name], device).run_epoch() for device in ("cpu", "cuda"))
     assert there.losses == pytest.approx(here.losses, rel=2e-2, abs=2e-2)
     assert [tap for tap, _ in there.teachers] == [tap for tap, _ in here.teachers]
@@ -87,7 +88,7 @@ def test_every_method_resumes(name: str) -> None:
 
 
 @pytest.mark.parametrize("method", [FULL, MethodSettings(distil_back="big_model"), MethodSettings(name="kd")])
-def test_live_big_models(method: MethodSettings) -> None:
+def test_live_big_models_give_the_losses_of_a_cpu(method: MethodSettings) -> None:
     here, there = (made(method, device, live=True).run_epoch() for device in ("cpu", "cuda"))
     trained_big_model().cpu()
     assert there.losses == pytest.approx(here.losses, rel=2e-2, abs=2e-2)
@@ -102,7 +103,7 @@ def test_precisions_learn(precision: str) -> None:
     assert evaluate(training.eval_student(), [(images.cuda(), labels)]) > 0.7
 
 
-def test_a_compiled_student_with_stages_learns_the_same() -> None:
+def test_a_compiled_student_with_stages_has_the_same_losses() -> None:
     plain, compiled = (made(FULL, "cuda", compile=c, student=mobilenet()).run_epoch() for c in (False, True))
     assert compiled.losses == pytest.approx(plain.losses, rel=2e-2, abs=2e-2)
 
@@ -112,7 +113,7 @@ def mobilenet() -> torch.nn.Module:
     return build_student(StudentSettings(width=0.25), classes=10, channels=1, size=8)
 
 
-def test_the_bank_is_that_of_a_cpu() -> None:
+def test_the_bank_equals_that_of_a_cpu() -> None:
     here, there = (
         compute_bank([trained_big_model()], OnDevice(device), BankSettings(width=32, grid=4), device=device)
         for device in ("cpu", "cuda")
@@ -125,7 +126,7 @@ def test_the_bank_is_that_of_a_cpu() -> None:
 
 
 @pytest.mark.parametrize("augment", ["none", "shift", "crop_flip"])
-def test_views_are_pixel_for_pixel_those_of_a_cpu(augment: str) -> None:
+def test_views_equal_those_of_a_cpu_in_every_pixel(augment: str) -> None:
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (64, 3, 32, 32), dtype=torch.uint8, generator=generator)
     split = Split(images, torch.zeros(64, dtype=torch.int64))

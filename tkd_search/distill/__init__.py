@@ -1,7 +1,7 @@
-"""The method: distillation through generated, selected teachers, in plain PyTorch.
+"""Distillation from generated and selected teachers, in plain PyTorch.
 
-Nothing here knows Ray, Optuna, MLflow, pydantic or the file system. Start at ``trainer.Distiller``; the
-equations are in docs/method.md.
+This package needs neither Ray, Optuna, MLflow, pydantic nor the file system. Its entry point is
+:class:`~tkd_search.distill.training.distiller.Distiller`; the equations are in docs/method.md.
 """
 
 from tkd_search.distill.diverged import Diverged

@@ -1,4 +1,4 @@
-"""What the method asks of a student and of the data, as types alone.
+"""Types of the student and of the data that the method needs.
 
 Shape letters used throughout the package: B rows of a batch, c classes, M taps, n candidates, K selected
 teachers, P banked width of a tap, d penultimate width of the student, q parameters of an activation,
@@ -13,11 +13,11 @@ from torch import Tensor
 
 
 class StudentOutput(NamedTuple):
-    """What a student says about a batch.
+    """Output of a student for a batch.
 
     ``logits`` z [B, c]; ``features`` h [B, d], the penultimate features; ``maps`` [B, d, H', W'], whose
-    mean over places is h, or None where the network has none. ``stages``, where the trainer reads them,
-    are the maps [B, d_j, H_j, W_j] at the ends of its stages.
+    mean over positions is h, or None where the network has none. ``stages`` are the maps
+    [B, d_j, H_j, W_j] at the ends of its stages, empty where the trainer does not read them.
     """
 
     logits: Tensor
@@ -28,47 +28,52 @@ class StudentOutput(NamedTuple):
 
 @runtime_checkable
 class StudentLike(Protocol):
-    """A network that can be distilled into; a ``torch.nn.Module`` with two things more."""
+    """A ``torch.nn.Module`` that can be trained as a student."""
 
     feature_width: int
     """Width d of the penultimate features."""
 
     def __call__(self, images: Tensor) -> StudentOutput:
-        """Logits, features and maps of normalised images [B, C, H, W]."""
+        """Return logits, features and maps of normalised images [B, C, H, W]."""
         ...
 
     def classify(self, features: Tensor) -> Tensor:
-        """The last layer alone: features [..., d] → logits [..., c]."""
+        """Apply the last layer alone: features [..., d] → logits [..., c]."""
         ...
 
 
 class ViewSource(Protocol):
-    """Training images in deterministic views: the same (index, view) is the same image, always."""
+    """Training images in deterministic views: equal (index, view) always give the same image."""
 
     labels: Tensor
     """int64 [N]."""
     views: int
-    """Number of fixed views A ≥ 1; 0 where views are drawn freely and ids are arbitrary seeds ≥ 0."""
+    """Number of fixed views A ≥ 1; 0 where views are drawn freely: view ids are then arbitrary seeds ≥ 0."""
 
     def __len__(self) -> int:
-        """Number of training images N."""
+        """Return the number of training images N."""
         ...
 
     def batch(self, index: Tensor, view: Tensor) -> Tensor:
-        """Normalised float32 images [B, C, H, W] for ``index`` [B] in [0, N) and ``view`` [B]."""
+        """Return normalised float32 images [B, C, H, W] for ``index`` [B] in [0, N) and ``view`` [B]."""
         ...
 
 
 StopSignal = Callable[[], bool]
+"""Returns True where a training must stop."""
 
 
 def never() -> bool:
-    """The stop signal that never stops."""
+    """Return False: the stop signal that never stops a training."""
     return False
 
 
 def logits_of(output: object) -> Tensor:
-    """The logits [B, c] in whatever a classifier returned: a tensor, a StudentOutput or a tuple."""
+    """Return the logits [B, c] in the output of a classifier: a tensor, a StudentOutput or a tuple.
+
+    Raises:
+        TypeError: the output has none of these types.
+    """
     if isinstance(output, Tensor):
         return output
     if hasattr(output, "logits"):
@@ -79,5 +84,5 @@ def logits_of(output: object) -> Tensor:
 
 
 def channels_last(images: Tensor) -> Tensor:
-    """Images [B, C, H, W] in the memory format in which convolutions are fastest; others unchanged."""
+    """Return images [B, C, H, W] in the memory format in which convolutions are fastest, others unchanged."""
     return images.contiguous(memory_format=torch.channels_last) if images.dim() == 4 else images

@@ -1,6 +1,6 @@
 """Settings of the method, of training and of the bank.
 
-Symbols in brackets are those of docs/method.md.
+Symbols in brackets are from docs/method.md.
 """
 
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ _SOFT: dict[str, tuple[str, ...]] = {"name": ("tkd", "kd", "dkd", "dist", "hint"
 
 @dataclass(frozen=True, kw_only=True)
 class MethodSettings:
-    """Everything that decides the student's objective L_D and its generated teachers."""
+    """Settings of the student's objective L_D and of its generated teachers."""
 
     name: MethodName = setting("tkd", doc="distillation method; all run in the same loop")
     lam: float = setting(0.9, ge=0, le=1, when=_SOFT, doc="weight of distillation against labels [λ]")
@@ -34,7 +34,7 @@ class MethodSettings:
     big_model_term: Literal["kl", "dist"] = setting(
         "kl",
         when=_TKD,
-        doc="how the big model's own logits teach: KL (Hinton) or DIST (Pearson correlations)",
+        doc="loss on the big model's logits: KL (Hinton) or DIST (Pearson correlations)",
     )
 
     k: int = setting(3, ge=1, when=_TKD, doc="number of candidates selected as teachers [K]")
@@ -42,7 +42,7 @@ class MethodSettings:
         2, ge=1, le=8, when=_TKD, doc="channel masks per tap: all channels, then fixed random halves"
     )
     selection: SelectionName = setting(
-        "heuristic", when=_TKD, doc="how teachers are selected; the others are controls"
+        "heuristic", when=_TKD, doc="selection of teachers; all but heuristic are controls"
     )
     omega_probe: float = setting(
         1.0, ge=0, le=1, when=_HEURISTIC, doc="weight of −CE(û, label) in the heuristic [ω]"
@@ -65,7 +65,7 @@ class MethodSettings:
         1.0, ge=-4, le=4, when=_TKD, doc="initial activation parameter; |θ0| ≤ 2 is safe [θ0]"
     )
     theta_frozen: bool = setting(False, when=_TKD, doc="keep θ at θ0 (the article's default activation)")
-    generator_lr: float = setting(3e-3, gt=0, le=1, when=_TKD, doc="learning rate of the generators")
+    generator_lr: float = setting(3e-3, gt=0, le=1, when=_TKD, doc="peak learning rate of the generators")
     generator_kd: float = setting(
         0.7, ge=0, le=1, when=_TKD, doc="share of the big model's logits in L_gen [a_g]"
     )
@@ -73,7 +73,9 @@ class MethodSettings:
         0.1, ge=0, when=_TKD, doc="weight of distilling back: teachers pulled to the student [ρ]"
     )
     distil_back: Literal["generators", "big_model"] = setting(
-        "generators", doc="what ρ updates; big_model also updates F and bypasses the bank", searchable=False
+        "generators",
+        doc="networks that ρ updates; big_model also updates a copy of F and bypasses the bank",
+        searchable=False,
     )
     big_model_lr: float = setting(
         1e-4,
@@ -84,23 +86,23 @@ class MethodSettings:
     )
 
     r: float = setting(0.1, ge=0, when=_TKD, doc="weight of the gradient reward R; ≤ 0.5 is safe [r]")
-    alpha: float = setting(1.0, gt=0, when=_TKD, doc="length of the look-ahead step on θ, twice [α]")
+    alpha: float = setting(1.0, gt=0, when=_TKD, doc="twice the length of the look-ahead step on θ [α]")
     bound: BoundName = setting("lookahead", when=_TKD, doc="bound of the gradient reward [𝓑]")
     beta: float = setting(0.5, ge=0, when=_TKD, doc="weight of the feature reward L_R; ≤ 1 is safe [β]")
     feature_reward: FeatureRewardName = setting("cka", when=_TKD, doc="kind of L_R")
 
     local: float = setting(
-        0.0, ge=0, when=_TKD, doc="weight of local generated teachers; 4 in the sketch, 0 = off [ζ]"
+        0.0, ge=0, when=_TKD, doc="weight of local generated teachers; 0 = off, a usual value is 4 [ζ]"
     )
     local_temperature: float = setting(2.0, gt=0, when=_TKD, doc="temperature of local teachers [τ_l]")
     local_feature: float = setting(
-        0.0, ge=0, when=_TKD, doc="weight of the feature reward at every place; 0 = off [η]"
+        0.0, ge=0, when=_TKD, doc="weight of the feature reward at every spatial cell; 0 = off [η]"
     )
     stage_feature: float = setting(
         0.0, ge=0, when=_TKD, doc="weight of the feature reward at every stage of the student; 0 = off [ξ]"
     )
     relation: float = setting(
-        0.0, ge=0, when=_TKD, doc="weight of the relation term; 0.5 in the sketch, 0 = off"
+        0.0, ge=0, when=_TKD, doc="weight of the relation term; 0 = off, a usual value is 0.5 [κ]"
     )
     relation_temperature: float = setting(0.1, gt=0, when=_TKD, doc="temperature of the relation term")
 
@@ -120,13 +122,13 @@ class MethodSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainSettings:
-    """The optimiser's few knobs and the budget of one training."""
+    """Settings of the optimiser and the budget of one training."""
 
     epochs: int = setting(27, ge=1, doc="full budget of one student, in epochs", searchable=False)
     validate_every: int = setting(
         1,
         ge=1,
-        doc="epochs between validations; rungs and the last epoch are validated always",
+        doc="epochs between validations; rungs and the last epoch are always validated",
         searchable=False,
     )
     batch_size: int = setting(128, ge=2, doc="global batch size (over all workers of a trial)")
@@ -135,7 +137,7 @@ class TrainSettings:
     label_smoothing: float = setting(0.0, ge=0, lt=1, doc="label smoothing of the cross-entropy term")
     schedule: ScheduleName = setting("schedule_free", doc="learning-rate schedule")
     precision: Literal["fp32", "bf16", "fp16"] = setting("fp32", doc="autocast precision", searchable=False)
-    compile: bool = setting(False, doc="torch.compile the student (pays on GPUs only)", searchable=False)
+    compile: bool = setting(False, doc="torch.compile the student (faster on GPUs only)", searchable=False)
 
     def __post_init__(self) -> None:
         check_bounds(self)
@@ -143,7 +145,7 @@ class TrainSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class BankSettings:
-    """The bank: what is kept of F for every view of every training image."""
+    """Settings of the bank: the features of F kept for every view of every training image."""
 
     taps: tuple[str, ...] = setting(
         ("auto",),

@@ -1,4 +1,4 @@
-"""The bank holds what the frozen big models say, in the form the equations give it."""
+"""The bank holds the output of frozen big models, standardised and projected by the equations."""
 
 import json
 
@@ -10,8 +10,8 @@ from tests.distill.nets import DigitViews, TinyBig, digit_bank, digit_views, tra
 from tkd_search.distill.features import bank_builder
 from tkd_search.distill.features.bank import Bank, join_banks
 from tkd_search.distill.features.bank_builder import BankBuilder, Survey, compute_bank, merge_surveys
+from tkd_search.distill.features.ensemble_reader import mean_logits
 from tkd_search.distill.features.projection import fit_projection
-from tkd_search.distill.features.readers import mean_logits
 from tkd_search.distill.features.signal_source import BankSource, LiveSource
 from tkd_search.distill.features.tap_statistics import moments
 from tkd_search.distill.method_settings import BankSettings
@@ -41,7 +41,7 @@ def test_rows_are_standardised_pooled_features_and_logits() -> None:
     torch.testing.assert_close(bank.logits.float(), logits, rtol=2e-3, atol=2e-2)
 
 
-def test_wide_taps_keep_their_principal_directions_at_unit_mean_variance() -> None:
+def test_wide_taps_are_projected_on_principal_directions_of_unit_mean_variance() -> None:
     bank = digit_bank()
     wide = bank.features[:, 2].double()
     assert float(wide.var()) == pytest.approx(1, abs=0.05)
@@ -65,7 +65,7 @@ def test_projection_explains_as_much_as_the_exact_directions(channels: int) -> N
     assert float((u @ directions).square().sum() / best) > 0.999
 
 
-def test_the_same_inputs_give_the_same_bank_whatever_the_batches() -> None:
+def test_the_bank_does_not_depend_on_the_batch_size() -> None:
     views, settings = digit_views(150), BankSettings(width=24, grid=2)
     a = compute_bank([trained_big_model()], views, settings, batch_size=64)
     b = compute_bank([trained_big_model()], views, settings, batch_size=64)
@@ -75,7 +75,7 @@ def test_the_same_inputs_give_the_same_bank_whatever_the_batches() -> None:
         torch.testing.assert_close(tensor, c.tensors()[name], rtol=1e-2, atol=1e-2, msg=name)
 
 
-def test_two_passes_where_features_do_not_fit_equal_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_passes_equal_one(monkeypatch: pytest.MonkeyPatch) -> None:
     views, settings = digit_views(150), BankSettings(width=24, grid=2)
     one = compute_bank([trained_big_model()], views, settings, batch_size=40)
     for budget in (0, 200_000):
@@ -85,12 +85,12 @@ def test_two_passes_where_features_do_not_fit_equal_one(monkeypatch: pytest.Monk
             assert torch.equal(tensor, two.tensors()[name]), name
 
 
-def test_f_is_frozen_in_eval_mode_and_given_back_as_it_was() -> None:
+def test_f_runs_in_eval_mode_and_is_not_changed() -> None:
     model = TinyBig().train()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     a = compute_bank([model], digit_views(60), BankSettings(width=16))
     b = compute_bank([model], digit_views(60), BankSettings(width=16))
-    assert torch.equal(a.logits, b.logits), "dropout was live"
+    assert torch.equal(a.logits, b.logits), "dropout must be off"
     assert model.training
     for name, value in model.state_dict().items():
         assert torch.equal(value, before[name]), name
@@ -107,7 +107,7 @@ def test_cells_average_to_the_pooled_features() -> None:
     )
 
 
-def test_a_bank_survives_its_tensors_and_json() -> None:
+def test_a_bank_is_restored_from_its_tensors_and_json() -> None:
     for bank in (digit_bank(grid=4), digit_bank()):
         again = Bank.from_tensors(bank.tensors(), json.loads(json.dumps(bank.meta())))
         assert again.taps == bank.taps
@@ -127,11 +127,11 @@ def test_rows_are_numbered_view_by_view() -> None:
     assert bank.rows(view, index).tolist() == [7, 307, 550]
     source = BankSource(bank, features=True, cells=False, device=CPU)
     with torch.no_grad():
-        said = trained_big_model()(views.batch(index, view))
-    torch.testing.assert_close(source.read(view, index, torch.empty(0)).logits, said, rtol=2e-3, atol=2e-2)
+        logits = trained_big_model()(views.batch(index, view))
+    torch.testing.assert_close(source.read(view, index, torch.empty(0)).logits, logits, rtol=2e-3, atol=2e-2)
 
 
-def test_live_signals_are_those_of_the_bank() -> None:
+def test_live_signals_equal_those_of_the_bank() -> None:
     bank, views = digit_bank(grid=4), digit_views()
     index, view = torch.arange(20), torch.ones(20, dtype=torch.long)
     images = views.batch(index, view)
@@ -145,7 +145,7 @@ def test_live_signals_are_those_of_the_bank() -> None:
         torch.testing.assert_close(a.float(), b, rtol=1e-2, atol=2e-2)
 
 
-def test_several_big_models_are_one_list_of_taps() -> None:
+def test_several_big_models_give_one_list_of_taps() -> None:
     torch.manual_seed(1)
     other, views = TinyBig().eval(), digit_views(80)
     bank = compute_bank([trained_big_model(), other], views, BankSettings(width=16))
@@ -161,12 +161,12 @@ def test_several_big_models_are_one_list_of_taps() -> None:
     torch.testing.assert_close(bank.logits.float().softmax(1), mean, rtol=1e-2, atol=1e-2)
 
 
-def test_the_logits_of_one_model_stay_logits() -> None:
+def test_the_logits_of_one_model_are_unchanged() -> None:
     z = torch.randn(3, 4)
     assert mean_logits([z]) is z
 
 
-def test_freely_drawn_views_make_a_form_without_rows() -> None:
+def test_freely_drawn_views_give_a_bank_without_rows() -> None:
     views = digit_views(100, views=0)
     bank = compute_bank([trained_big_model()], views, BankSettings(width=16, grid=2))
     assert bank.features.shape == (0, 4, 16)
@@ -177,20 +177,20 @@ def test_freely_drawn_views_make_a_form_without_rows() -> None:
 
 
 def test_progress_reaches_all_rows() -> None:
-    told: list[tuple[int, int]] = []
+    calls: list[tuple[int, int]] = []
     compute_bank(
         [trained_big_model()],
         digit_views(50),
         BankSettings(width=8),
         batch_size=30,
-        progress=lambda done, total: told.append((done, total)),
+        progress=lambda done, total: calls.append((done, total)),
     )
-    assert told[-1] == (100, 100)
-    assert [done for done, _ in told] == sorted(done for done, _ in told)
+    assert calls[-1] == (100, 100)
+    assert [done for done, _ in calls] == sorted(done for done, _ in calls)
 
 
 def test_huge_features_do_not_overflow_half_precision() -> None:
-    class Loud(nn.Module):
+    class LargeLogits(nn.Module):
         def __init__(self) -> None:
             super().__init__()
             self.layer = nn.Linear(64, 10)
@@ -198,13 +198,13 @@ def test_huge_features_do_not_overflow_half_precision() -> None:
         def forward(self, x: Tensor) -> Tensor:
             return self.layer(x.flatten(1)) * 1e6
 
-    bank = compute_bank([Loud()], digit_views(30, 1), BankSettings(taps=("layer",), width=16))
+    bank = compute_bank([LargeLogits()], digit_views(30, 1), BankSettings(taps=("layer",), width=16))
     assert all(t.isfinite().all() for t in (bank.features, bank.logits))
 
 
 @pytest.mark.parametrize("parts", [2, 3, 7])
 @pytest.mark.parametrize("views", [0, 2])
-def test_parts_with_a_survey_in_common_are_the_bank_of_one(parts: int, views: int) -> None:
+def test_parts_with_a_common_survey_join_to_the_whole_bank(parts: int, views: int) -> None:
     data, settings = digit_views(150, views), BankSettings(width=24, grid=2)
     whole = compute_bank([trained_big_model()], data, settings)
 
@@ -221,7 +221,7 @@ def test_parts_with_a_survey_in_common_are_the_bank_of_one(parts: int, views: in
             made.append(of_part.bank(merge_surveys(surveys)))
     joined = join_banks(made)
     assert joined.meta()["taps"] == whole.meta()["taps"]
-    # Some CPUs convolve batches of another size with another rounding.
+    # On some CPUs the rounding of a convolution depends on the batch size.
     assert joined.fisher == pytest.approx(whole.fisher, rel=1e-6)
     for name, tensor in whole.tensors().items():
         torch.testing.assert_close(joined.tensors()[name], tensor, rtol=1e-2, atol=1e-2, msg=name)

@@ -1,4 +1,4 @@
-"""Streaming statistics equal one pass in float64, however the rows are split."""
+"""Streaming statistics equal one pass in float64 for every split of the rows."""
 
 from itertools import pairwise
 
@@ -44,7 +44,7 @@ def test_any_split_equals_one_pass(seed: int, rows: int, cuts: list[int], offset
 
 @given(seed=st.integers(0, 1000), order=st.permutations(range(5)))
 @settings(max_examples=20, deadline=None)
-def test_workers_may_merge_in_any_order(seed: int, order: list[int]) -> None:
+def test_the_order_of_merging_does_not_matter(seed: int, order: list[int]) -> None:
     x, labels = rows_and_labels(seed, 50, 3, 100.0)
     parts = [moments(x[i::5], labels[i::5], CLASSES) for i in range(5)]
     same(merge_all(parts[i] for i in order), moments(x, labels, CLASSES), 1e-6)
@@ -66,14 +66,14 @@ def test_class_means() -> None:
         torch.testing.assert_close(mean, x[labels == label].double().mean(0))
 
 
-def test_fisher_ratio_tells_separated_classes_from_mixed_ones() -> None:
+def test_fisher_ratio_is_larger_for_separated_classes() -> None:
     x, labels = rows_and_labels(5, 600, 4, 0.0)
     mixed = fisher_ratio(moments(x, labels, CLASSES))
     apart = fisher_ratio(moments(x + 5 * labels[:, None], labels, CLASSES))
     assert mixed < 0.05 < 1 < apart
 
 
-def test_fisher_ratio_ignores_the_scale_of_channels_and_dead_ones() -> None:
+def test_fisher_ratio_ignores_scale_and_constant_channels() -> None:
     x, labels = rows_and_labels(5, 200, 3, 0.0)
     x = x + labels[:, None]
     scaled = torch.cat([x * torch.tensor([1.0, 100.0, 0.01]), torch.ones(200, 1)], 1)

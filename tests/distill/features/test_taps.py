@@ -1,11 +1,11 @@
-"""Taps of torchvision's families and of networks of one's own."""
+"""Taps of torchvision's families and of other networks."""
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from tests.distill.nets import TinyBig, TinyStudent
-from tkd_search.distill.features.feature_stages import places
+from tkd_search.distill.features.feature_stages import map_positions
 from tkd_search.distill.features.taps import Tap, TapReader, as_map, find_taps, find_taps_of_all
 from tkd_search.errors import UserError
 from tkd_search.models.torchvision_compat import torchvision
@@ -41,18 +41,18 @@ def test_auto_finds_the_ends_of_stages(name: str) -> None:
     assert all(tap.channels >= 3 for tap in taps)
 
 
-def test_tokens_are_pooled_over_tokens_and_have_no_places() -> None:
+def test_tokens_are_averaged_and_have_no_map() -> None:
     model = torchvision.models.VisionTransformer(32, 16, 2, 2, 24, 48, num_classes=5).eval()
     taps = find_taps(model, ("encoder.layers.*layer_1",), torch.zeros(1, 3, 32, 32))
     assert taps[0] == Tap("encoder.layers.encoder_layer_1", 24)
-    seen: list[Tensor] = []
-    model.encoder.layers[1].register_forward_hook(lambda m, a, out: seen.append(out))
+    outputs: list[Tensor] = []
+    model.encoder.layers[1].register_forward_hook(lambda m, a, out: outputs.append(out))
     with TapReader(model, taps) as reader:
         _, features, _ = reader(torch.randn(3, 3, 32, 32))
-    torch.testing.assert_close(features[0], seen[0].mean(1))
+    torch.testing.assert_close(features[0], outputs[0].mean(1))
 
 
-def test_features_are_what_the_module_returned_before_later_in_place_changes() -> None:
+def test_features_do_not_change_with_later_in_place_operations() -> None:
     model = TinyBig().eval()
     taps = find_taps(model, ("features.0", "features.1"), torch.zeros(1, 1, 8, 8))
     images = torch.randn(4, 1, 8, 8)
@@ -73,7 +73,7 @@ def test_a_closed_reader_leaves_no_hooks() -> None:
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_finding_taps_restores_the_mode_and_disturbs_nothing(training: bool) -> None:
+def test_finding_taps_restores_the_mode_and_changes_no_state(training: bool) -> None:
     model = TinyBig().train(training)
     state = torch.random.get_rng_state()
     statistics = model.features[4].running_mean.clone()
@@ -83,7 +83,7 @@ def test_finding_taps_restores_the_mode_and_disturbs_nothing(training: bool) -> 
     assert torch.equal(torch.random.get_rng_state(), state)
 
 
-def test_a_wrapped_network_is_seen_through() -> None:
+def test_taps_of_a_wrapped_network_are_found_with_and_without_prefix() -> None:
     class Wrapper(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -103,13 +103,13 @@ def test_auto_on_a_network_that_returns_its_maps_too() -> None:
     assert names == ["body.2", "body.5", "logits"]
 
 
-def test_an_unknown_name_says_what_there_is() -> None:
+def test_an_unknown_name_is_refused_with_known_names() -> None:
     with pytest.raises(UserError, match=r"features\.1") as caught:
         find_taps(TinyBig(), ("layer9.*",), torch.zeros(1, 1, 8, 8))
     assert caught.value.where == "bank.taps"
 
 
-def test_channels_last_activations_are_turned() -> None:
+def test_channels_last_activations_are_permuted() -> None:
     assert as_map(torch.zeros(2, 7, 7, 24)).shape == (2, 24, 7, 7)  # type: ignore[union-attr]
     assert as_map(torch.zeros(2, 24, 7, 7)).shape == (2, 24, 7, 7)  # type: ignore[union-attr]
     assert as_map((torch.zeros(2, 5), None)).shape == (2, 5)  # type: ignore[union-attr]
@@ -117,7 +117,7 @@ def test_channels_last_activations_are_turned() -> None:
     assert as_map(torch.zeros(2, 3, dtype=torch.long)) is None
 
 
-def test_a_pattern_need_match_only_one_of_several_models() -> None:
+def test_a_pattern_may_match_one_of_several_models() -> None:
     models, example = [TinyBig(), TinyStudent()], torch.zeros(1, 1, 8, 8)
     taps = find_taps_of_all(models, ("features.5", "body.2"), example)
     assert [tap.label for tap in taps] == ["features.5", "logits", "1:body.2", "1:logits"]
@@ -125,6 +125,6 @@ def test_a_pattern_need_match_only_one_of_several_models() -> None:
         find_taps_of_all(models, ("features.5", "head.*.nothing"), example)
 
 
-def test_one_row_or_column_is_no_map() -> None:
+def test_maps_of_one_row_or_column_have_no_positions() -> None:
     shapes = ((2, 3, 4, 5), (2, 3, 1, 7), (2, 3, 7, 1), (2, 3))
-    assert [places(shape) for shape in shapes] == [20, 0, 0, 0]
+    assert [map_positions(shape) for shape in shapes] == [20, 0, 0, 0]

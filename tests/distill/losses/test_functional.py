@@ -19,13 +19,13 @@ def logits() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     )
 
 
-def test_kl_is_hintons(logits: tuple[torch.Tensor, ...]) -> None:
+def test_kl_equals_hintons_formula(logits: tuple[torch.Tensor, ...]) -> None:
     a, z, _ = logits
     expected = F.kl_div((z / TAU).log_softmax(1), (a / TAU).softmax(1), reduction="batchmean") * TAU**2
     torch.testing.assert_close(functional.kl(a, z, TAU).mean(), expected)
 
 
-def test_dkd_with_the_teachers_own_weight_is_kl(logits: tuple[torch.Tensor, ...]) -> None:
+def test_dkd_with_beta_of_the_teacher_equals_kl(logits: tuple[torch.Tensor, ...]) -> None:
     """KL = target KL + (1 − p_target)·non-target KL (Zhao et al. 2022, equation 5), on one target class."""
     a, z, labels = logits
     a = a[:1].expand(8, 5)
@@ -36,10 +36,10 @@ def test_dkd_with_the_teachers_own_weight_is_kl(logits: tuple[torch.Tensor, ...]
     )
 
 
-@pytest.mark.parametrize("sure", [(500, 1), (1, 500), (-500, 500)])
-def test_dkd_stays_finite_where_somebody_is_certain(sure: tuple[float, float]) -> None:
+@pytest.mark.parametrize("scales", [(500, 1), (1, 500), (-500, 500)])
+def test_dkd_is_finite_for_certain_teachers_and_students(scales: tuple[float, float]) -> None:
     labels = torch.tensor([0, 2])
-    a, z = (scale * F.one_hot(labels, 3).float() for scale in sure)
+    a, z = (scale * F.one_hot(labels, 3).float() for scale in scales)
     z.requires_grad_(True)
     loss = functional.dkd(a, z, labels, TAU, 2.0)
     loss.backward()
@@ -48,7 +48,7 @@ def test_dkd_stays_finite_where_somebody_is_certain(sure: tuple[float, float]) -
     assert z.grad.isfinite().all()
 
 
-def test_dist_is_blind_to_scaled_probabilities_and_least_for_equals(logits: tuple[torch.Tensor, ...]) -> None:
+def test_dist_is_zero_for_equal_probabilities(logits: tuple[torch.Tensor, ...]) -> None:
     a, z, _ = logits
     assert float(functional.dist(a, a, TAU)) == pytest.approx(0, abs=1e-9)
     assert float(functional.dist(a, a + 3.0, TAU)) == pytest.approx(0, abs=1e-9)
@@ -56,7 +56,7 @@ def test_dist_is_blind_to_scaled_probabilities_and_least_for_equals(logits: tupl
     assert functional.dist(a[:1], z[:1], TAU).isfinite()
 
 
-def test_dist_can_be_learnt_from_a_student_that_says_the_same_of_all_classes(
+def test_dist_has_a_bounded_gradient_for_equal_probabilities_of_all_classes(
     logits: tuple[torch.Tensor, ...],
 ) -> None:
     a, _, _ = logits
@@ -66,7 +66,7 @@ def test_dist_can_be_learnt_from_a_student_that_says_the_same_of_all_classes(
     assert 0 < float(z.grad.abs().max()) < 1e4
 
 
-def test_dist_is_pearsons_distance_over_classes_and_over_rows(logits: tuple[torch.Tensor, ...]) -> None:
+def test_dist_equals_pearsons_distance_over_classes_and_over_rows(logits: tuple[torch.Tensor, ...]) -> None:
     def distance(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
         pairs = zip(a, b, strict=True)
         return torch.stack([1 - torch.corrcoef(torch.stack(pair))[0, 1] for pair in pairs]).mean()
@@ -77,7 +77,7 @@ def test_dist_is_pearsons_distance_over_classes_and_over_rows(logits: tuple[torc
     torch.testing.assert_close(functional.dist(a[:1], z[:1], TAU), 2 * TAU * distance(p[:1], q[:1]))
 
 
-def test_relation_is_the_divergence_of_softmaxes_of_cosines(logits: tuple[torch.Tensor, ...]) -> None:
+def test_relation_equals_the_kl_of_softmaxes_of_cosines(logits: tuple[torch.Tensor, ...]) -> None:
     a, z, _ = (t[:3] for t in logits)
     near, found = ((functional._others_cosines(t) / 0.1).log_softmax(1) for t in (a, z))
     expected = F.kl_div(found, near, reduction="batchmean", log_target=True)
@@ -93,7 +93,7 @@ def test_relation_ignores_shift_scale_rotation_and_itself(logits: tuple[torch.Te
     torch.testing.assert_close(functional.relation(a, z, 0.1), functional.relation(a.flip(0), z.flip(0), 0.1))
 
 
-def test_relation_leaves_a_row_itself_out() -> None:
+def test_relation_excludes_a_rows_cosine_with_itself() -> None:
     features = torch.randn(4, 3, dtype=torch.float64)
     unit = F.normalize(features - features.mean(0), dim=1)
     cosines = unit @ unit.T
@@ -106,12 +106,12 @@ def test_similarity_preserving_compares_relations_only(logits: tuple[torch.Tenso
     rotation = torch.linalg.qr(torch.randn(5, 5, dtype=torch.float64)).Q
     assert float(functional.similarity_preserving(a, 4 * a @ rotation)) == pytest.approx(0, abs=1e-12)
     assert float(functional.similarity_preserving(a, z)) > 0
-    # Four rows that are all alike in one network, and in the other have nothing in common.
-    alike, apart = torch.ones(4, 2), torch.eye(4)
-    assert float(functional.similarity_preserving(alike, apart)) == pytest.approx(1.0)
+    # Four rows that are equal in one network and orthogonal in the other.
+    equal, orthogonal = torch.ones(4, 2), torch.eye(4)
+    assert float(functional.similarity_preserving(equal, orthogonal)) == pytest.approx(1.0)
 
 
-def test_attention_transfer_looks_at_places_only() -> None:
+def test_attention_transfer_depends_on_positions_only() -> None:
     maps = torch.rand(4, 6, 9, dtype=torch.float64)
     assert float(functional.attention_transfer(maps, 5 * maps.flip(1))) == pytest.approx(0, abs=1e-12)
     assert float(functional.attention_transfer(maps, maps.flip(2))) > 0

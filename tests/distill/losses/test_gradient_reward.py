@@ -1,4 +1,4 @@
-"""The gradient reward: closed form against autograd in double precision, and what its bounds promise."""
+"""The gradient reward: its closed form equals autograd in double precision; properties of its bounds."""
 
 import math
 
@@ -31,7 +31,7 @@ def generators(activation: str) -> Generators:
 
 
 def agreement(gens: Generators, features: Tensor, logits: Tensor) -> Tensor:
-    """J_k written out."""
+    """Return J_k."""
     p = (gens(features, standardised(logits)).logits / TAU).log_softmax(-1)
     q = (logits / TAU).log_softmax(-1)
     return TAU**2 * (p.exp() * (p - q)).sum(-1).mean(1)
@@ -60,7 +60,7 @@ def test_closed_form_is_the_gradient_of_j(activation: str) -> None:
     torch.testing.assert_close(found, exact, rtol=1e-9, atol=1e-12)
 
 
-def test_its_own_gradient_in_the_student_is_that_of_double_backward() -> None:
+def test_its_gradient_in_the_student_equals_double_backward() -> None:
     gens = generators("swish")
     features = torch.randn(ROWS, 2, 6, dtype=torch.float64)
     logits = torch.randn(ROWS, CLASSES, dtype=torch.float64, requires_grad=True)
@@ -83,7 +83,7 @@ def test_length_is_differentiable_at_zero() -> None:
 
 @pytest.mark.parametrize("name", BOUNDS)
 @given(step=st.floats(0, 1e6), loss=st.floats(0, 100))
-def test_every_bound_is_no_more_than_the_step_and_not_negative(name: str, step: float, loss: float) -> None:
+def test_every_bound_lies_between_zero_and_the_step(name: str, step: float, loss: float) -> None:
     x, j = torch.tensor([step], dtype=torch.float64), torch.tensor([loss], dtype=torch.float64)
     value = float(BOUNDS[name](x, j))
     assert -1e-12 <= value <= step * (1 + 1e-9)
@@ -101,7 +101,7 @@ def test_small_steps_are_rewarded_in_full(name: str) -> None:
     torch.testing.assert_close(BOUNDS[name](x, j), x, rtol=1e-4, atol=0)
 
 
-def test_large_steps_are_rewarded_by_what_can_be_gained() -> None:
+def test_large_steps_are_bounded_by_the_loss() -> None:
     far, j = torch.tensor([1e6], dtype=torch.float64), torch.tensor([2.0], dtype=torch.float64)
     found = {name: float(BOUNDS[name](far, j)) for name in BOUNDS}
     assert found == pytest.approx({"raw": 1e6, "lookahead": 2.0, "tanh": 0.1}, rel=1e-5)

@@ -1,4 +1,4 @@
-"""Terms of the objective written out: labels and F mixed, and the baselines that look at features."""
+"""Terms of the objective: the mixture of labels and F, and the baselines on features."""
 
 from dataclasses import replace
 
@@ -14,7 +14,7 @@ from tkd_search.distill.losses import functional
 from tkd_search.distill.losses.objective import (
     Batch,
     Context,
-    FromFeatures,
+    FeatureDistillation,
     LabelsOnly,
     mixed_terms,
     pooled_cells,
@@ -41,7 +41,7 @@ def batch() -> Batch:
 
 
 def signals_of(batch: Batch) -> Signals:
-    """What F says of the batch, cells included."""
+    """Return the signals of the batch."""
     assert batch.signals is not None
     return batch.signals
 
@@ -53,7 +53,7 @@ def tap_before_logits(batch: Batch) -> Tensor:
 
 
 def feature_term(batch: Batch, name: str) -> Tensor:
-    return FromFeatures(MethodSettings(name=name, hint_weight=3.0), context()).terms(batch)["feature"]
+    return FeatureDistillation(MethodSettings(name=name, hint_weight=3.0), context()).terms(batch)["feature"]
 
 
 @pytest.mark.parametrize("kind", ["kl", "dist", "dkd"])
@@ -74,13 +74,13 @@ def test_labels_and_f_are_mixed_by_lambda_and_gamma(batch: Batch, kind: str) -> 
 def test_terms_without_weight_are_absent(batch: Batch) -> None:
     assert set(mixed_terms(MethodSettings(lam=1.0), context(), batch, 0.0)) == {"big_model"}
     assert set(mixed_terms(MethodSettings(lam=0.5), context(), batch, 1.0)) == {"labels"}
-    without = FromFeatures(MethodSettings(name="sp", hint_weight=0.0), context()).terms(batch)
+    without = FeatureDistillation(MethodSettings(name="sp", hint_weight=0.0), context()).terms(batch)
     assert set(without) == {"labels", "big_model"}
 
 
-def test_hint_regresses_the_tap_before_the_logits_through_its_adapter(batch: Batch) -> None:
+def test_hint_predicts_the_tap_before_the_logits_through_its_adapter(batch: Batch) -> None:
     settings = MethodSettings(name="hint", hint_weight=3.0)
-    made = FromFeatures(settings, context())
+    made = FeatureDistillation(settings, context())
     assert [p is made.adapter for p in made.student_parameters()] == [True]
     target = tap_before_logits(batch)
     expected = 3 * F.mse_loss(F.linear(batch.output.features, made.adapter), target)
@@ -93,7 +93,7 @@ def test_sp_compares_rows_at_the_tap_before_the_logits(batch: Batch) -> None:
     torch.testing.assert_close(feature_term(batch, "sp"), expected)
 
 
-def test_at_compares_places_at_the_deepest_map(batch: Batch) -> None:
+def test_at_compares_attention_at_the_deepest_map(batch: Batch) -> None:
     cells, maps = signals_of(batch).cells, batch.output.maps
     assert cells is not None
     assert maps is not None
@@ -101,8 +101,8 @@ def test_at_compares_places_at_the_deepest_map(batch: Batch) -> None:
         cells[:, DEEPEST_MAP].float().transpose(1, 2), maps.flatten(2)
     )
     torch.testing.assert_close(feature_term(batch, "at"), expected)
-    blind = batch._replace(output=batch.output._replace(maps=None))
-    assert feature_term(blind, "at") == 0
+    without_maps = batch._replace(output=batch.output._replace(maps=None))
+    assert feature_term(without_maps, "at") == 0
 
 
 def test_plain_training_is_smoothed_cross_entropy(batch: Batch) -> None:
@@ -115,7 +115,7 @@ def test_the_deepest_taps_are_the_last_map_and_the_last_before_the_logits() -> N
     assert (found.deepest_spatial_tap(), found.tap_before_logits()) == (DEEPEST_MAP, BEFORE_LOGITS)
     bank = found.bank
     assert bank is not None
-    flat = replace(found, bank=replace(bank, taps=tuple(replace(tap, places=0) for tap in bank.taps)))
+    flat = replace(found, bank=replace(bank, taps=tuple(replace(tap, positions=0) for tap in bank.taps)))
     assert flat.deepest_spatial_tap() == BEFORE_LOGITS
 
 

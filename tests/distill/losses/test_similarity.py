@@ -1,4 +1,4 @@
-"""Conformance of the feature rewards L_R, and what makes the unbiased CKA worth its name."""
+"""Conformance of the feature rewards L_R, and properties of the unbiased CKA."""
 
 import pytest
 import torch
@@ -43,12 +43,12 @@ class TestConformance:
         )
 
     @pytest.mark.parametrize("rows", [4, 5, 12])
-    def test_gradients_are_right_also_for_a_partial_batch(self, kind: str, rows: int) -> None:
+    def test_gradients_are_right_for_all_batch_sizes(self, kind: str, rows: int) -> None:
         student, targets = pair(kind, rows)
         student.requires_grad_(True)
         assert torch.autograd.gradcheck(lambda s: FEATURE_REWARDS[kind](s, targets), student)
 
-    def test_the_same_features_cost_nothing(self, kind: str) -> None:
+    def test_equal_features_have_loss_zero(self, kind: str) -> None:
         _, targets = pair(kind)
         student = targets[0] if kind not in ADAPTED else targets
         assert float(FEATURE_REWARDS[kind](student, targets)[0]) == pytest.approx(0, abs=1e-6)
@@ -70,13 +70,13 @@ def test_known_values_of_the_adapted_kinds() -> None:
     assert float(FEATURE_REWARDS["mse"](predicted, targets)) == pytest.approx((4 + 25 + 4) / 4)
 
 
-def test_relations_are_compared_at_a_tenth() -> None:
+def test_the_relation_reward_has_temperature_a_tenth() -> None:
     student, targets = pair("relation")
     expected = torch.stack([relation(target, student, 0.1) for target in targets])
     torch.testing.assert_close(FEATURE_REWARDS["relation"](student, targets), expected)
 
 
-def test_independent_features_read_as_unlike_whatever_their_width() -> None:
+def test_cka_of_independent_features_is_zero_for_all_widths() -> None:
     generator = torch.Generator().manual_seed(0)
     values = [
         float(cka(torch.randn(128, 64, generator=generator), torch.randn(128, 96, generator=generator)))
@@ -85,8 +85,8 @@ def test_independent_features_read_as_unlike_whatever_their_width() -> None:
     assert abs(sum(values) / 20) < 0.03
 
 
-def test_unbiased_hsic_written_out() -> None:
-    """Song et al. (2012), equation 5, term by term."""
+def test_cka_equals_the_formula_of_the_unbiased_hsic() -> None:
+    """The formula is equation 5 of Song et al. (2012)."""
     generator = torch.Generator().manual_seed(1)
     x, y = torch.randn(9, 4, generator=generator).double(), torch.randn(9, 7, generator=generator).double()
 

@@ -1,4 +1,4 @@
-"""The feature reward at every stage: who teaches whom, and what of the student feels it."""
+"""The feature reward at every stage: pairs of stages and taps, values and gradients."""
 
 import copy
 
@@ -43,33 +43,33 @@ def made(seed=0, batch=5, width=8):
 
 
 class TestPairs:
-    def test_the_deepest_tap_with_as_many_places(self):
+    def test_a_stage_gets_the_deepest_tap_with_as_many_positions(self):
         assert stage_teachers(STAGES, TAPS) == ((0, 0), (1, 2))
 
     def test_every_big_model_teaches_every_stage(self):
-        second = [Tap(tap.name, tap.channels, tap.places, 1) for tap in TAPS]
+        second = [Tap(tap.name, tap.channels, tap.positions, 1) for tap in TAPS]
         assert stage_teachers(STAGES, [*TAPS, *second]) == ((0, 0), (0, 5), (1, 2), (1, 7))
 
-    def test_stages_finer_than_all_maps_have_the_finest(self):
+    def test_a_stage_larger_than_all_maps_gets_the_largest(self):
         assert stage_teachers([Tap("a", 4, 1024)], TAPS) == ((0, 0),)
 
     def test_a_big_model_without_maps_teaches_no_stage(self):
         assert stage_teachers(STAGES, [Tap("tokens", 8), Tap("logits", 3)]) == ()
 
     @given(st.lists(st.integers(0, 1024), min_size=1, max_size=6), st.lists(st.integers(2, 1024), max_size=5))
-    def test_deeper_stages_never_have_finer_teachers(self, of_taps, of_stages):
-        taps = [Tap(str(i), 1, places) for i, places in enumerate(of_taps)]
-        stages = [Tap(str(i), 1, places) for i, places in enumerate(sorted(of_stages, reverse=True))]
-        places = [taps[i].places for _, i in stage_teachers(stages, taps)]
-        assert places == sorted(places, reverse=True)
-        assert len(places) == (len(stages) if any(tap.spatial for tap in taps) else 0)
+    def test_smaller_stages_never_have_larger_teachers(self, of_taps, of_stages):
+        taps = [Tap(str(i), 1, size) for i, size in enumerate(of_taps)]
+        stages = [Tap(str(i), 1, size) for i, size in enumerate(sorted(of_stages, reverse=True))]
+        positions = [taps[i].positions for _, i in stage_teachers(stages, taps)]
+        assert positions == sorted(positions, reverse=True)
+        assert len(positions) == (len(stages) if any(tap.spatial for tap in taps) else 0)
 
 
 class TestReward:
-    def test_nothing_for_features_that_an_adapter_can_make(self):
+    def test_features_that_an_adapter_reproduces_have_loss_zero(self):
         _, _, cells, generators = made()
         reward = StageReward(STAGES[1:], TAPS, width=8, grid=GRID, generator=torch.Generator().manual_seed(0))
-        # The stage's teacher is the tap 'three'; a student that has six of its eight channels.
+        # The teacher of the stage is the tap 'three'; the student has six of its eight channels.
         target = generators.activated(cells[None, :, 2], torch.tensor([2]))[0].detach()
         cells[..., 6:] = 0
         with torch.no_grad():
@@ -78,32 +78,32 @@ class TestReward:
         assert reward(maps, cells, generators).item() == pytest.approx(0, abs=1e-5)
         assert reward([-maps[0]], cells, generators).item() == pytest.approx(2, abs=1e-5)
 
-    def test_rows_in_another_order_change_nothing(self):
+    def test_the_order_of_rows_does_not_matter(self):
         reward, maps, cells, generators = made()
         order = torch.tensor([3, 1, 4, 0, 2])
         moved = reward([m[order] for m in maps], cells[order], generators)
         torch.testing.assert_close(moved, reward(maps, cells, generators))
 
-    def test_teachers_are_constants_and_every_stage_feels_its_own(self):
+    def test_gradients_reach_every_stage_but_no_generator(self):
         reward, maps, cells, generators = made()
         maps = [m.requires_grad_() for m in maps]
         reward(maps, cells, generators).backward()
         assert all(m.grad.abs().sum() > 0 for m in maps)
         assert all(p.grad is None for p in generators.parameters())
 
-    def test_scale_of_the_student_is_free(self):
+    def test_the_scale_of_the_student_does_not_matter(self):
         reward, maps, cells, generators = made()
         scaled = reward([3 * m for m in maps], cells, generators)
         torch.testing.assert_close(scaled, reward(maps, cells, generators), rtol=1e-4, atol=1e-5)
 
 
 class TestReader:
-    def test_the_last_of_every_size(self):
+    def test_stages_are_the_last_maps_of_every_size(self):
         student = TinyStudent()
         student.body.append(nn.Conv2d(16, 12, 1))
         student.head, student.feature_width = nn.Linear(12, 10), 12
         reader = StageReader(student, torch.zeros(1, 1, 8, 8))
-        assert [(s.channels, s.places) for s in reader.stages] == [(8, 64), (12, 16)]
+        assert [(s.channels, s.positions) for s in reader.stages] == [(8, 64), (12, 16)]
 
     @pytest.mark.parametrize(
         ("name", "expected"),
@@ -122,7 +122,7 @@ class TestReader:
         found = reader(lambda: student(torch.zeros(2, 3, 32, 32)))
         assert [(m.shape[1], m.shape[2] * m.shape[3]) for m in found.stages] == expected
 
-    def test_it_gives_each_pass_its_own_maps(self):
+    def test_each_pass_returns_its_own_maps(self):
         student = TinyStudent()
         reader = StageReader(student, torch.zeros(1, 1, 8, 8))
         read = reader(lambda: student(torch.zeros(3, 1, 8, 8)))
@@ -130,17 +130,17 @@ class TestReader:
         with pytest.raises(KeyError):
             reader(lambda: copy.deepcopy(student)(torch.zeros(3, 1, 8, 8)))
 
-    def test_outside_of_it_nothing_is_kept(self):
+    def test_no_maps_are_captured_outside_the_reader(self):
         student = TinyStudent()
         reader = StageReader(student, torch.zeros(1, 1, 8, 8))
         kept = student(torch.zeros(3, 1, 8, 8))
-        copy.deepcopy(student)  # maps with gradients could not be copied
+        copy.deepcopy(student)  # a captured map with a gradient cannot be copied
         with pytest.raises(KeyError):
             reader(lambda: kept)
 
 
-def test_a_big_model_without_maps_leaves_the_term_out():
-    """Classifier taps alone: there are no cells to keep, whatever the grid."""
+def test_spatial_terms_are_absent_for_a_big_model_without_maps():
+    """A bank of classifier taps alone has no cells, for any grid."""
     bank = compute_bank(
         [trained_big_model()], digit_views(300), BankSettings(taps=("classifier.2",), width=32, grid=4)
     )
@@ -156,12 +156,12 @@ def test_a_big_model_without_maps_leaves_the_term_out():
     assert not {"stage_feature", "local", "local_feature"} & set(trainer.run_epoch().losses)
 
 
-def test_a_training_with_it_reports_its_term_and_learns():
+def test_the_stage_term_is_reported_and_falls():
     trainer = distiller(MethodSettings(stage_feature=3.0, beta=0.0), grid=4)
     first, _, last = (trainer.run_epoch() for _ in range(3))
     assert last.losses["stage_feature"] < 0.8 * first.losses["stage_feature"]
 
 
-def test_it_needs_cells():
+def test_a_bank_without_cells_is_refused():
     with pytest.raises(ValueError, match=r"method.stage_feature > 0 needs cells of spatial taps"):
         distiller(MethodSettings(stage_feature=1.0))

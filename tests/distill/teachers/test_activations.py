@@ -1,4 +1,4 @@
-"""Conformance of parametric activations: inherit by adding a kind to ACTIVATIONS."""
+"""Conformance of parametric activations; covers every entry of ACTIVATIONS."""
 
 import pytest
 import torch
@@ -40,7 +40,7 @@ class TestConformance:
 
     def test_autograd_agrees_with_the_slope(self, name: str) -> None:
         if name in CONTROLS:
-            pytest.skip("controls are blind to their parameter")
+            pytest.skip("controls do not depend on their parameter")
         kind = ACTIVATIONS[name]
         y, theta = problem(kind, 1.0)
         theta.requires_grad_(True)
@@ -50,7 +50,7 @@ class TestConformance:
         torch.testing.assert_close(theta.grad, expected)
 
     @pytest.mark.parametrize("theta0", STARTS)
-    def test_finite_with_finite_gradients_far_out(self, name: str, theta0: float) -> None:
+    def test_values_and_gradients_are_finite_at_large_inputs(self, name: str, theta0: float) -> None:
         kind = ACTIVATIONS[name]
         y = torch.tensor([-60.0, -1.0, 0.0, 1.0, 60.0]).view(1, 1, 5).requires_grad_(True)
         theta = torch.tensor(kind.start(theta0))[None].requires_grad_(True)
@@ -61,7 +61,7 @@ class TestConformance:
         assert y.grad is not None
         assert y.grad.isfinite().all()
 
-    def test_candidates_do_not_see_each_other(self, name: str) -> None:
+    def test_candidates_are_independent(self, name: str) -> None:
         kind = ACTIVATIONS[name]
         y, theta = problem(kind, 1.0)
         order = torch.tensor([2, 0, 1])
@@ -83,7 +83,7 @@ def test_published_values() -> None:
     assert at_one("rational", -2.0, (0.0, 1.0, 0.2, 0.5)) == pytest.approx((-2 + 0.8) / 2)
 
 
-def test_starts() -> None:
+def test_initial_parameters() -> None:
     assert ACTIVATIONS["prelu"].start(2.0) == (0.5,)
     assert ACTIVATIONS["rational"].start(2.0) == pytest.approx((0.0, 2.0, 0.4, 0.5))
     assert ACTIVATIONS["swish"].start(1.0) == (1.0,)

@@ -1,4 +1,4 @@
-"""Conformance of selection criteria, and the selection itself."""
+"""Conformance of selection criteria, and selection of teachers."""
 
 from dataclasses import replace
 
@@ -76,9 +76,9 @@ class TestConformance:
         )
         torch.testing.assert_close(CRITERIA[name](shuffled), CRITERIA[name](at), rtol=1e-4, atol=1e-4)
 
-    def test_degenerate_candidates_stay_finite(self, name: str) -> None:
+    def test_degenerate_candidates_have_finite_values(self, name: str) -> None:
         at = snapshot()
-        dead = replace(
+        degenerate = replace(
             at,
             features=torch.zeros_like(at.features),
             slopes=torch.zeros_like(at.slopes),
@@ -86,13 +86,13 @@ class TestConformance:
             head_norm=torch.zeros(N),
             fisher=torch.zeros(N),
         )
-        assert CRITERIA[name](dead).isfinite().all()
+        assert CRITERIA[name](degenerate).isfinite().all()
 
-    def test_has_its_weight_among_the_settings(self, name: str) -> None:
+    def test_the_settings_have_its_weight(self, name: str) -> None:
         assert hasattr(MethodSettings(), f"omega_{name}")
 
 
-def test_norms_and_variance_ratios_count_by_their_logarithm() -> None:
+def test_weight_norm_and_fisher_are_logarithms() -> None:
     at = replace(
         snapshot(),
         score_norm=torch.full((N,), 2.0),
@@ -103,8 +103,8 @@ def test_norms_and_variance_ratios_count_by_their_logarithm() -> None:
     torch.testing.assert_close(CRITERIA["fisher"](at), torch.full((N,), 5.0).log())
 
 
-def test_the_gradient_criterion_is_the_length_of_the_gradient_of_j() -> None:
-    """J as a function of θ, with teachers that move along their slopes."""
+def test_the_gradient_criterion_equals_the_norm_of_the_gradient_of_j() -> None:
+    """J is a function of θ through teachers that change by their slopes."""
     at = snapshot()
     theta = torch.zeros(N, 1, requires_grad=True)
     moved = at.teachers + (at.slopes @ theta[:, :, None]) * at.score_head[:, None]
@@ -113,18 +113,18 @@ def test_the_gradient_criterion_is_the_length_of_the_gradient_of_j() -> None:
     torch.testing.assert_close(CRITERIA["gradient"](at), exact.norm(dim=1).log(), rtol=1e-4, atol=1e-4)
 
 
-def test_probe_prefers_the_candidate_that_knows() -> None:
+def test_probe_is_largest_for_the_candidate_that_predicts_the_labels() -> None:
     at = snapshot()
     teachers = at.teachers.clone()
     teachers[4] = 5 * torch.nn.functional.one_hot(at.labels, CLASSES)
     assert int(CRITERIA["probe"](replace(at, teachers=teachers)).argmax()) == 4
 
 
-def test_alignment_is_read_from_four_rows_on() -> None:
+def test_alignment_is_zero_with_fewer_than_four_rows() -> None:
     assert [bool(CRITERIA["alignment"](snapshot(rows)).any()) for rows in (3, 4)] == [False, True]
 
 
-def test_alignment_prefers_what_the_student_sees() -> None:
+def test_alignment_is_largest_for_the_students_own_features() -> None:
     at = snapshot(64)
     features = at.features.clone()
     features[2] = at.hidden[:, :WIDTH]
@@ -136,7 +136,7 @@ def chosen(at: Snapshot, taps: int = 3, seed: int = 0, **settings: object):  # t
     return select(MethodSettings(**settings), at, taps=taps, generator=generator)  # type: ignore[arg-type]
 
 
-def test_the_heuristic_is_the_weighted_sum_of_z_scores() -> None:
+def test_the_heuristic_ranks_by_the_weighted_sum_of_z_scores() -> None:
     at = snapshot()
     omega = {"probe": 1.0, "fisher": 0.5}
     score = (z_scored(CRITERIA["probe"](at)) + 0.5 * z_scored(CRITERIA["fisher"](at))) / 1.5
@@ -196,5 +196,5 @@ def test_edge_cases_of_scores() -> None:
     assert nan[0] == nan[1] < nan[2]
     assert top(torch.tensor([1.0, 2.0, 2.0]), 2).tolist() == [1, 2]
     assert omega_of(MethodSettings(omega_probe=0.0)) == {"weight_norm": 0.25, "fisher": 0.25}
-    silent = {"omega_probe": 0.0, "omega_weight_norm": 0.0, "omega_fisher": 0.0}
-    assert chosen(snapshot(), k=2, **silent).candidates.tolist() == [0, 1]
+    no_weights = {"omega_probe": 0.0, "omega_weight_norm": 0.0, "omega_fisher": 0.0}
+    assert chosen(snapshot(), k=2, **no_weights).candidates.tolist() == [0, 1]

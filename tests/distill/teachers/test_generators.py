@@ -1,4 +1,4 @@
-"""Generated teachers: the stacked computation equals the equations, candidate by candidate."""
+"""Generated teachers: the stacked computation equals the equations for every candidate."""
 
 import pytest
 import torch
@@ -37,7 +37,7 @@ def inputs(rows: int = ROWS) -> tuple[Tensor, Tensor]:
     return features, standardised(torch.randn(rows, CLASSES, generator=generator, dtype=torch.float64))
 
 
-def test_a_whole_number_is_a_start_like_any_other() -> None:
+def test_an_integer_theta0_gives_float_parameters() -> None:
     for activation in ACTIVATIONS:
         made = Generators(
             WIDTHS, CLASSES, width=WIDTH, masks=1, activation=activation, theta0=1, theta_frozen=False,
@@ -62,11 +62,11 @@ def test_stacked_equals_the_equations(activation: str) -> None:
 
 
 @pytest.mark.parametrize("rows", [1, 2, ROWS])
-def test_a_subset_in_any_order_is_the_same_as_all(rows: int) -> None:
+def test_a_subset_in_any_order_equals_the_rows_of_all(rows: int) -> None:
     gens, (features, zbar) = made_of(), inputs(rows)
     chosen = torch.tensor([4, 0, 3])
-    everyone, some = gens(features, zbar, slopes=True), gens(features, zbar, chosen, slopes=True)
-    for whole, part in zip(everyone, some, strict=True):
+    full, subset = gens(features, zbar, slopes=True), gens(features, zbar, chosen, slopes=True)
+    for whole, part in zip(full, subset, strict=True):
         torch.testing.assert_close(whole[chosen], part)
 
 
@@ -111,7 +111,7 @@ def test_half_precision_features_are_read_as_float() -> None:
     )
 
 
-def test_masks_are_whole_first_then_halves_of_the_real_channels() -> None:
+def test_masks_are_all_real_channels_then_halves_of_them() -> None:
     masks = channel_masks(WIDTHS, 3, WIDTH, torch.Generator().manual_seed(0))
     assert masks.sum(1).tolist() == [5, 8, 3, 2, 4, 1, 2, 4, 1]
     for k, mask in enumerate(masks):
@@ -120,7 +120,7 @@ def test_masks_are_whole_first_then_halves_of_the_real_channels() -> None:
     assert torch.equal(masks, again)
 
 
-def test_masked_channels_have_no_say() -> None:
+def test_masked_channels_do_not_change_the_output() -> None:
     gens, (features, zbar) = made_of("rational"), inputs()
     changed = features + 10 * (1 - gens.mask[:3])[None]
     torch.testing.assert_close(gens(features, zbar).logits[:3], gens(changed, zbar).logits[:3])
@@ -138,7 +138,7 @@ def test_standardised_logits_have_mean_zero_and_root_mean_square_one() -> None:
     torch.testing.assert_close(found, torch.tensor([[1.0, -1.0, -1.0, 1.0], [0.0] * 4]) / 1.001)
 
 
-def test_a_teacher_starts_as_a_faint_student_that_its_tap_and_its_score_disturb() -> None:
+def test_initial_heads_are_a_scaled_identity_plus_noise() -> None:
     gens = Generators(
         [500], 200, width=500, masks=1, activation="swish", theta0=1.0, theta_frozen=False,
         generator=torch.Generator().manual_seed(0),
@@ -150,7 +150,7 @@ def test_a_teacher_starts_as_a_faint_student_that_its_tap_and_its_score_disturb(
     assert not gens.bias.any()
 
 
-def test_names_and_count() -> None:
+def test_names_and_count_of_candidates() -> None:
     taps = [Tap("a", 5, 16), Tap("b", 8, 4), Tap("logits", 3, 0, 1)]
     assert candidate_names(taps, 2) == ("a", "b", "1:logits", "a#1", "b#1", "1:logits#1")
     assert candidate_count(taps, 2) == len(candidate_names(taps, 2)) == made_of().count

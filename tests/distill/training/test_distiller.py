@@ -1,4 +1,4 @@
-"""The training loop: special cases are exact, a resume is exact, and nothing outside is disturbed."""
+"""The training loop: special cases and resumes are exact, and evaluation changes nothing."""
 
 import io
 import math
@@ -58,14 +58,14 @@ def after(method: MethodSettings, epochs: int = 1, **train: object) -> dict[str,
     return weights(made)
 
 
-def test_without_lambda_and_beta_it_is_plain_training() -> None:
+def test_lambda_and_beta_zero_is_plain_training() -> None:
     plain = after(MethodSettings(name="ce"))
     assert same_weights(after(MethodSettings(lam=0.0, beta=0.0, gamma=0.5, local=3.0)), plain)
     assert same_weights(after(MethodSettings(name="kd", lam=0.0)), plain)
     assert not same_weights(after(MethodSettings(name="kd")), plain)
 
 
-def test_without_gamma_and_beta_it_is_hintons_kd() -> None:
+def test_gamma_and_beta_zero_is_hintons_kd() -> None:
     hinton = after(MethodSettings(name="kd", lam=0.8, tau=3.0))
     special = MethodSettings(
         lam=0.8, tau=3.0, gamma=0.0, beta=0.0, relation=0.0, local=0.0, local_feature=0.0, stage_feature=0.0
@@ -74,8 +74,8 @@ def test_without_gamma_and_beta_it_is_hintons_kd() -> None:
     assert not same_weights(after(replace(special, gamma=0.3, warmup=0.0)), hinton)
 
 
-def test_hintons_kd_is_what_the_paper_says() -> None:
-    """The reported terms of the first batch equal the formula written out."""
+def test_kd_loss_equals_the_papers_formula() -> None:
+    """The reported terms of the first batch equal the formula."""
     method = MethodSettings(name="kd", lam=0.6, tau=2.0)
     made = distiller(method, number=50, batch_size=50)
     views, bank = digit_views(50), digit_bank(50)
@@ -157,7 +157,7 @@ def test_dropout_resumes_exactly_and_leaves_the_global_random_state_alone() -> N
     assert same_weights(weights(whole), weights(resumed))
 
 
-def test_the_seed_decides() -> None:
+def test_equal_seeds_give_equal_weights() -> None:
     a, b, c = (distiller(FULL, grid=4, seed=seed) for seed in (1, 1, 2))
     for made in (a, b, c):
         made.run_epoch()
@@ -165,14 +165,14 @@ def test_the_seed_decides() -> None:
     assert not same_weights(weights(a), weights(c))
 
 
-def test_looking_does_not_disturb_the_training() -> None:
-    quiet, watched = distiller(FULL, grid=4), distiller(FULL, grid=4)
+def test_evaluation_and_state_dict_do_not_change_the_training() -> None:
+    plain, evaluated = distiller(FULL, grid=4), distiller(FULL, grid=4)
     for _ in range(2):
-        quiet.run_epoch()
-        watched.run_epoch()
-        evaluate(watched.eval_student(), held_out())
-        watched.state_dict()
-    assert same_weights(weights(quiet), weights(watched))
+        plain.run_epoch()
+        evaluated.run_epoch()
+        evaluate(evaluated.eval_student(), held_out())
+        evaluated.state_dict()
+    assert same_weights(weights(plain), weights(evaluated))
 
 
 def test_evaluated_weights_are_the_schedule_free_average_with_their_own_statistics() -> None:
@@ -191,7 +191,7 @@ def test_evaluated_weights_are_the_schedule_free_average_with_their_own_statisti
     assert not any(module.training for module in found.modules())
 
 
-def test_every_image_counts_alike_in_the_statistics_that_are_shipped() -> None:
+def test_recalibrated_statistics_weight_every_image_alike() -> None:
     made = distiller(MethodSettings(name="ce"), number=514, epochs=1)
     made.run_epoch()
     convolution, normalisation = list(made.eval_student().modules())[2:4]
@@ -201,23 +201,23 @@ def test_every_image_counts_alike_in_the_statistics_that_are_shipped() -> None:
     torch.testing.assert_close(normalisation.running_mean, expected, rtol=1e-4, atol=1e-5)
 
 
-def test_it_stops_in_mid_epoch_and_a_reload_makes_it_whole() -> None:
-    made, asked = distiller(FULL, grid=4), []
+def test_a_stop_in_mid_epoch_is_undone_by_load_state_dict() -> None:
+    made, calls = distiller(FULL, grid=4), []
 
     def third_time() -> bool:
-        asked.append(1)
-        return len(asked) == 3
+        calls.append(1)
+        return len(calls) == 3
 
     state = made.state_dict()
     assert made.run_epoch(third_time) is None
     assert made.epoch == 0
-    assert len(asked) == 3
+    assert len(calls) == 3
     made.load_state_dict(state)
     made.run_epoch()
     assert same_weights(weights(made), after(FULL))
 
 
-def test_a_loss_that_is_not_finite_is_an_error() -> None:
+def test_a_non_finite_loss_raises_diverged() -> None:
     made = distiller(MethodSettings(name="ce"), lr=1e-2)
     with torch.no_grad():
         made.student.head.weight.fill_(float("nan"))  # type: ignore[union-attr, operator]
@@ -225,7 +225,7 @@ def test_a_loss_that_is_not_finite_is_an_error() -> None:
         made.run_epoch()
 
 
-def test_every_image_is_seen_once_an_epoch_in_batches_of_one_size() -> None:
+def test_every_image_occurs_once_an_epoch_in_batches_of_one_size() -> None:
     made = distiller(MethodSettings(name="ce"), number=300, batch_size=64)
     batches = [index for index, _ in made._batches()]
     assert len(batches) == made.steps_per_epoch == 5
@@ -246,7 +246,7 @@ def test_three_images_are_enough() -> None:
     assert "feature" not in stats.losses, "the unbiased HSIC needs 4 rows"
 
 
-def test_teachers_are_told_by_name_and_weight() -> None:
+def test_epoch_statistics_name_and_weight_the_teachers() -> None:
     stats = distiller(MethodSettings(k=3, masks=2)).run_epoch()
     assert stats is not None
     assert len(stats.teachers) == 3
@@ -257,7 +257,7 @@ def test_teachers_are_told_by_name_and_weight() -> None:
     assert all(name.removesuffix("#1") in names for name, _ in stats.teachers)
 
 
-def test_teachers_learn_and_the_student_feels_every_term() -> None:
+def test_teachers_learn_and_every_term_is_reported() -> None:
     made = distiller(replace(FULL, warmup=0.0), grid=4, epochs=6)
     first = made.run_epoch()
     for _ in range(4):
@@ -281,7 +281,7 @@ def test_teachers_learn_and_the_student_feels_every_term() -> None:
     assert last.losses["gradient"] < 0 <= last.losses["total"]
 
 
-def test_distilling_back_pulls_teachers_to_the_student() -> None:
+def test_distilling_back_reduces_the_distance_of_teachers_and_student() -> None:
     def disagreement(rho: float) -> float:
         made = distiller(MethodSettings(rho=rho, r=0.0, warmup=0.0, beta=0.0), epochs=6)
         for _ in range(6):
@@ -295,28 +295,28 @@ def test_distilling_back_pulls_teachers_to_the_student() -> None:
 def live(method: MethodSettings, big: nn.Module, views: int = 2, bank: bool = True) -> Distiller:
     torch.manual_seed(0)
     data = digit_views(200, views)
-    form = compute_bank([trained_big_model()], data, BankSettings(width=32, grid=4)) if bank else None
+    template = compute_bank([trained_big_model()], data, BankSettings(width=32, grid=4)) if bank else None
     settings = TrainSettings(epochs=2, batch_size=64, lr=1e-2)
     return Distiller(
-        TinyStudent(), data, method, settings, seed=0, bank=form, big_models=[big], class_count=10
+        TinyStudent(), data, method, settings, seed=0, bank=template, big_models=[big], class_count=10
     )
 
 
 @pytest.mark.parametrize("method", [MethodSettings(name="kd"), FULL, MethodSettings(name="at")])
 @pytest.mark.parametrize("bank", [True, False])
-def test_freely_drawn_views_run_f_live(method: MethodSettings, bank: bool) -> None:
+def test_freely_drawn_views_train_with_f_run_live(method: MethodSettings, bank: bool) -> None:
     stats = live(method, trained_big_model(), 0, bank).run_epoch()
     assert stats is not None
     assert math.isfinite(stats.losses["total"])
 
 
-def test_a_big_model_run_live_is_left_as_it_was() -> None:
+def test_a_live_big_model_keeps_no_hooks() -> None:
     big = TinyBig().eval()
     live(MethodSettings(name="tkd"), big, 0, True).run_epoch()
     assert not any(module._forward_hooks for module in big.modules())
 
 
-def test_live_f_and_its_bank_teach_alike() -> None:
+def test_live_f_and_its_bank_give_the_same_loss() -> None:
     from_bank = distiller(MethodSettings(name="kd"), number=200, epochs=2)
     torch.manual_seed(0)
     without = Distiller(
@@ -348,7 +348,7 @@ def test_distil_back_into_the_big_model_updates_a_copy_and_resumes() -> None:
         name for name, value in state["big_models"].items() if not torch.equal(value, before[name[2:]])
     ]
     assert any("weight" in name for name in changed)
-    assert not any("running" in name for name in changed), "batch statistics are frozen"
+    assert not any("running" in name for name in changed), "batch statistics must not change"
     again = live(method, original)
     again.load_state_dict(state)
     assert again.run_epoch().losses == made.run_epoch().losses  # type: ignore[union-attr]
@@ -363,7 +363,7 @@ def test_the_big_model_keeps_its_accuracy_when_it_is_distilled_back_into() -> No
     assert after > before - 0.02
 
 
-def test_distil_back_pulls_the_big_model_to_the_student() -> None:
+def test_distil_back_reduces_the_distance_of_big_model_and_student() -> None:
     def agreement(rho: float) -> float:
         made = live(
             replace(MethodSettings(), distil_back="big_model", rho=rho, big_model_lr=1e-2), TinyBig().eval()
@@ -379,22 +379,22 @@ def test_distil_back_pulls_the_big_model_to_the_student() -> None:
 
 
 @pytest.mark.parametrize(
-    ("method", "grid", "told"),
+    ("method", "grid", "message"),
     [
         (MethodSettings(name="at"), 0, "bank.grid"),
         (MethodSettings(local=1.0), 0, "bank.grid"),
     ],
 )
-def test_missing_cells_are_told(method: MethodSettings, grid: int, told: str) -> None:
-    with pytest.raises(ValueError, match=told):
+def test_missing_cells_are_refused(method: MethodSettings, grid: int, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         distiller(method, grid=grid)
 
 
-def test_missing_or_foreign_banks_are_told() -> None:
+def test_missing_or_mismatched_banks_are_refused() -> None:
     settings = TrainSettings(epochs=1)
     with pytest.raises(ValueError, match="big_models"):
         Distiller(TinyStudent(), digit_views(), MethodSettings(), settings, seed=0, class_count=10)
-    with pytest.raises(ValueError, match="the bank holds"):
+    with pytest.raises(ValueError, match="the bank has"):
         Distiller(
             TinyStudent(),
             digit_views(200),
@@ -415,7 +415,7 @@ def test_plain_training_needs_no_bank_and_trains_a_big_model() -> None:
 
 
 @pytest.mark.parametrize("method", [MethodSettings(name="dist"), MethodSettings(big_model_term="dist")])
-def test_a_last_layer_that_starts_at_zero_learns_from_correlations(method: MethodSettings) -> None:
+def test_a_last_layer_initialised_to_zero_learns_from_dist(method: MethodSettings) -> None:
     torch.manual_seed(0)
     student = TinyStudent()
     nn.init.zeros_(student.head.weight)
@@ -457,10 +457,10 @@ def test_selection_is_renewed_every_so_many_epochs() -> None:
     made = distiller(MethodSettings(selection="random", reselect_every=0.5, k=2), epochs=8)
     objective = made.objective
     assert isinstance(objective, GeneratedTeachers)
-    seen = []
+    selected = []
     for _ in range(8):
         made.run_epoch()
-        seen.append(objective.teachers())
-    assert len(set(seen[1:4])) == 1
-    assert len(set(seen[4:])) == 1
-    assert len(set(seen)) == 3, "at the start, after the first epoch, at half time"
+        selected.append(objective.teachers())
+    assert len(set(selected[1:4])) == 1
+    assert len(set(selected[4:])) == 1
+    assert len(set(selected)) == 3, "before the first epoch, after it, and after half of the epochs"

@@ -1,4 +1,4 @@
-"""Parts of the loop on their own: flat parameters, order of images, schedules, figures of an epoch."""
+"""Parts of the training loop: parameter storage, order of images, schedules, statistics of an epoch."""
 
 import copy
 import math
@@ -64,7 +64,7 @@ def test_one_flat_parameter_is_optimised_like_many(kind: str) -> None:
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
 
 
-def test_a_copy_of_a_flat_network_is_its_own() -> None:
+def test_a_copy_of_a_flat_network_has_its_own_memory() -> None:
     flat = network()
     FlatParameters([list(flat.parameters())])
     before = copy.deepcopy(flat)
@@ -107,7 +107,9 @@ def test_parameters_of_several_types_are_kept_separate_and_learn(schedule: str) 
     workers=st.integers(1, 3),
     epoch=st.integers(0, 3),
 )
-def test_every_image_comes_once_an_epoch(images: int, batch_size: int, workers: int, epoch: int) -> None:
+def test_every_image_occurs_once_an_epoch_over_all_workers(
+    images: int, batch_size: int, workers: int, epoch: int
+) -> None:
     views = digit_views(images, 4)
     steps = steps_per_epoch(images, batch_size)
     parts = [
@@ -123,7 +125,7 @@ def test_every_image_comes_once_an_epoch(images: int, batch_size: int, workers: 
     assert all(0 <= v < 4 for part in parts for _, view in part for v in view.tolist())
 
 
-def test_epochs_differ_and_repeat() -> None:
+def test_the_order_depends_on_epoch_and_seed() -> None:
     views = digit_views(50)
 
     def order(epoch: int, seed: int = 0) -> list[int]:
@@ -134,7 +136,7 @@ def test_epochs_differ_and_repeat() -> None:
     assert order(0) != order(0, seed=1)
 
 
-def test_freely_drawn_views_have_seeds_for_ids() -> None:
+def test_freely_drawn_views_have_seeds_as_ids() -> None:
     _, view = sample(digit_views(50, views=0), 50, seed=0, name="x")
     assert len(set(view.tolist())) == 50
     assert int(view.min()) >= 0
@@ -156,10 +158,10 @@ def test_rates_stay_above_zero_and_reach_their_peak(schedule: str, total: int) -
         assert max(rates) == pytest.approx(1)
 
 
-def test_one_cycle_is_torchs() -> None:
+def test_one_cycle_equals_torchs_schedule() -> None:
     parameter = nn.Parameter(torch.zeros(1))
     optimizer = torch.optim.AdamW([parameter], lr=1.0)
-    # torch counts its last phase one step shorter; the curves agree but for that.
+    # The last phase of torch's schedule is one step shorter, hence the tolerance.
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1.0, total_steps=1001, pct_start=0.2)
     for step in range(1000):
         assert rate("one_cycle", step, 1000) == pytest.approx(optimizer.param_groups[0]["lr"], abs=6e-3)
@@ -167,7 +169,7 @@ def test_one_cycle_is_torchs() -> None:
         schedule.step()
 
 
-def test_seeds_are_children_of_their_path() -> None:
+def test_child_seeds_differ_by_path_and_repeat() -> None:
     assert child_seed(0, "a", 1) == child_seed(0, "a", 1)
     assert (
         len({child_seed(0), child_seed(1), child_seed(0, "a"), child_seed(0, "b"), child_seed(0, "a", 1)})
@@ -176,7 +178,7 @@ def test_seeds_are_children_of_their_path() -> None:
     assert 0 <= child_seed(123, "x") < 2**63
 
 
-def test_means_count_every_term_by_itself_and_leave_teachers_out_of_the_total() -> None:
+def test_means_are_per_term_and_the_total_excludes_teacher_terms() -> None:
     means = Means()
     means.add({"labels": torch.tensor(1.0), "generators": torch.tensor(9.0)})
     means.add({"labels": torch.tensor(3.0), "feature": torch.tensor(4.0), "generators": torch.tensor(9.0)})

@@ -1,4 +1,4 @@
-"""Two workers at half the batch each train like one at the whole batch: two processes over gloo."""
+"""Two workers (processes over gloo) with half the batch each train like one with the whole batch."""
 
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from tkd_search.distill.training.flat_parameters import store
 from tkd_search.distill.training.reduction import Reduction, SingleProcess, reduction_for
 from tkd_search.distill.training.sync_batchnorm import (
     AllReduceBatchNorm,
-    by_torch,
+    converted_by_torch,
     desynchronised,
     synchronised,
 )
@@ -44,7 +44,7 @@ METHODS = {
 
 
 def trained(name: str, group: Reduction) -> tuple[dict[str, torch.Tensor], dict[str, float], Any]:
-    """Weights to ship, losses and teachers after two epochs of five batches of 48."""
+    """Return the weights to ship, losses and teachers after two epochs of five batches of 48."""
     torch.manual_seed(0)
     made = Distiller(
         TinyStudent(),
@@ -62,7 +62,7 @@ def trained(name: str, group: Reduction) -> tuple[dict[str, torch.Tensor], dict[
     return made.eval_student().state_dict(), stats.losses, stats.teachers
 
 
-def _in_a_group(rank: int, folder: str) -> None:
+def _run_rank(rank: int, folder: str) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
     group = reduction_for(2)
@@ -73,7 +73,7 @@ def _in_a_group(rank: int, folder: str) -> None:
 
 
 def _parts(rank: int, group: Reduction) -> dict[str, Any]:
-    """Values and averaged gradients of quantities that are not means over samples."""
+    """Return values and averaged gradients of quantities that are not means over samples."""
     generator = torch.Generator().manual_seed(0)
     x, target = torch.randn(2, 6, 3, generator=generator), torch.randn(12, 4, generator=generator)
     weight = nn.Parameter(torch.ones(3))
@@ -114,7 +114,7 @@ def _operations_of_averaging(group: Reduction) -> list[str]:
 def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     digit_bank(ROWS, grid=4)
     folder: Path = tmp_path_factory.mktemp("ranks")
-    mp.spawn(_in_a_group, args=(str(folder),), nprocs=2)
+    mp.spawn(_run_rank, args=(str(folder),), nprocs=2)
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
 
 
@@ -125,9 +125,9 @@ def test_two_workers_train_like_one(ranks: list[dict[str, Any]], name: str) -> N
         weights, _, chosen = rank[name]
         assert [t[0] for t in chosen] == [t[0] for t in teachers]
         for key, value in alone.items():
-            # Ten steps of 5e-3 move a weight by up to 5e-2; AdamW magnifies rounding of small gradients.
+            # Ten steps of 5e-3 change a weight by up to 5e-2; AdamW magnifies rounding of small gradients.
             torch.testing.assert_close(
-                weights[key], value, rtol=2e-3, atol=1e-3, msg=lambda told, key=key: f"{name} {key}: {told}"
+                weights[key], value, rtol=2e-3, atol=1e-3, msg=lambda text, key=key: f"{name} {key}: {text}"
             )
     for term, value in losses.items():
         mean = sum(rank[name][1][term] for rank in ranks) / 2
@@ -161,7 +161,7 @@ def test_gradients_of_all_groups_are_averaged_by_one_collective_without_a_copy(
         assert not {"aten::cat", "aten::clone"} & set(operations)
 
 
-def test_batch_normalisation_over_workers_is_that_of_the_whole_batch(ranks: list[dict[str, Any]]) -> None:
+def test_batch_normalisation_over_workers_equals_that_of_the_whole_batch(ranks: list[dict[str, Any]]) -> None:
     generator = torch.Generator().manual_seed(0)
     x = nn.Parameter(torch.randn(2, 6, 3, generator=generator).flatten(0, 1))
     norm = nn.Sequential(nn.BatchNorm1d(3, momentum=0.3))
@@ -177,7 +177,7 @@ def test_batch_normalisation_over_workers_is_that_of_the_whole_batch(ranks: list
             torch.testing.assert_close(parts["norm"][name], value)
 
 
-def test_batch_normalisation_over_workers_takes_half_precision(ranks: list[dict[str, Any]]) -> None:
+def test_batch_normalisation_over_workers_supports_half_precision(ranks: list[dict[str, Any]]) -> None:
     x = torch.randn(2, 6, 3, generator=torch.Generator().manual_seed(0))
     whole = nn.BatchNorm1d(3)(x.flatten(0, 1)).view_as(x)
     for rank in range(2):
@@ -187,17 +187,17 @@ def test_batch_normalisation_over_workers_takes_half_precision(ranks: list[dict[
 
 
 @pytest.mark.parametrize("kind", [nn.BatchNorm1d, nn.BatchNorm2d])
-def test_torchs_own_synchronisation_remembers_the_kind_and_who_listens(kind: type[nn.Module]) -> None:
-    heard: list[int] = []
+def test_conversion_by_torch_keeps_hooks_and_the_original_type(kind: type[nn.Module]) -> None:
+    calls: list[int] = []
     plain = nn.Sequential(kind(3)).eval()
-    plain[0].register_forward_hook(lambda *_: heard.append(1))
-    made = desynchronised(by_torch(plain))
+    plain[0].register_forward_hook(lambda *_: calls.append(1))
+    made = desynchronised(converted_by_torch(plain))
     assert type(made[0]) is kind  # type: ignore[index]
     made(torch.randn(4, 3, *[2] * (0 if kind is nn.BatchNorm1d else 2)))
-    assert heard == [1]
+    assert calls == [1]
 
 
-def test_one_worker_has_nothing_to_agree_on() -> None:
+def test_the_reduction_of_one_worker_returns_its_inputs() -> None:
     alone = reduction_for(1)
     x = torch.randn(3)
     assert (alone.rank, alone.size) == (0, 1)
@@ -205,7 +205,7 @@ def test_one_worker_has_nothing_to_agree_on() -> None:
     assert alone.gather(x) is x
 
 
-def test_restoring_gives_plain_layers_with_the_same_tensors() -> None:
+def test_desynchronised_layers_are_ordinary_and_share_their_tensors() -> None:
     norm = AllReduceBatchNorm(3)
     norm.original = nn.BatchNorm2d
     made = desynchronised(nn.Sequential(nn.Conv2d(1, 3, 1), norm).eval())

@@ -1,8 +1,8 @@
-"""The bank: what the big models say about every view of every training image, computed once.
+"""The bank: features and logits of the big models for every view of every training image, computed once.
 
-Steps 1 and 2 of the article: F's features are its taps' pooled activations, standardised by their
-statistics over the whole training set (docs/method.md, equations 1 and 2). How it is made:
-:mod:`tkd_search.distill.features.bank_builder`.
+Steps 1 and 2 of the article: F's features are the pooled activations of its taps, standardised by their
+statistics over the whole training set (docs/method.md, equations 1 and 2).
+:mod:`tkd_search.distill.features.bank_builder` computes the bank.
 """
 
 from collections.abc import Sequence
@@ -21,13 +21,13 @@ class Bank:
     """Pooled tap features and logits of the big models, for A fixed views of N training images.
 
     Rows are ordered view by view: row = view·N + index, R = A·N of them. A bank for freely drawn views
-    (``views`` 0) has no rows, only what a live big model's features need to be brought into its form.
+    (``views`` 0) has no rows, only the taps and projections that a live big model's features need.
     """
 
     features: Tensor
     """Y, fp16 [R, M, P]."""
     logits: Tensor
-    """a, fp16 [R, c]; several big models: log of their mean probability."""
+    """a, fp16 [R, c]; for several big models the log of their mean probability."""
     labels: Tensor
     """int64 [N]."""
     views: int
@@ -35,20 +35,20 @@ class Bank:
     taps: tuple[Tap, ...]
     projections: tuple[Projection, ...]
     fisher: tuple[float, ...]
-    """Between over within-class variance per tap."""
+    """Ratio of between-class to within-class variance per tap."""
     grid: int = 0
-    """Cells per side; 0 where none are kept."""
+    """Cells per side; 0 where no cells are kept."""
     cells: Tensor | None = None
     """fp16 [R, M_s, G², P], or None."""
 
     @property
     def width(self) -> int:
-        """P."""
+        """Width P of a row."""
         return self.projections[0].width
 
     @property
     def widths(self) -> list[int]:
-        """Real channels per tap, min(C_i, P)."""
+        """Number of channels per tap that are not padding, min(C_i, P)."""
         return [projection.real for projection in self.projections]
 
     @property
@@ -58,20 +58,20 @@ class Bank:
 
     @property
     def cell_taps(self) -> tuple[int, ...]:
-        """Positions among ``taps`` of those with cells, in the order of ``cells``."""
+        """Positions in ``taps`` of the taps with cells, in the order of ``cells``."""
         return tuple(i for i, tap in enumerate(self.taps) if tap.spatial) if self.grid else ()
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the rows."""
+        """Size of the rows in bytes."""
         return sum(t.nbytes for t in (self.features, self.logits, self.cells) if t is not None)
 
     def rows(self, view: Tensor, index: Tensor) -> Tensor:
-        """Row numbers [B] of views [B] of images [B]."""
+        """Return the row numbers [B] of views [B] of images [B]."""
         return view * len(self.labels) + index
 
     def to(self, device: torch.device | str) -> "Bank":
-        """The same bank with its rows on another device."""
+        """Return the same bank on another device; its labels stay where they are."""
         return replace(
             self,
             features=self.features.to(device),
@@ -81,7 +81,7 @@ class Bank:
         )
 
     def tensors(self) -> dict[str, Tensor]:
-        """All tensors by name, for storing; the rest is ``meta``."""
+        """Return all tensors by name, for storage; ``meta`` returns the rest."""
         named = {"features": self.features, "logits": self.logits, "labels": self.labels}
         if self.cells is not None:
             named["cells"] = self.cells
@@ -93,21 +93,21 @@ class Bank:
         return named
 
     def meta(self) -> dict[str, Any]:
-        """Everything but the tensors, as JSON values."""
+        """Return everything but the tensors, as JSON values."""
         return {
             "views": self.views,
             "width": self.width,
             "grid": self.grid,
             "fisher": list(self.fisher),
-            "taps": [[tap.name, tap.channels, tap.places, tap.model] for tap in self.taps],
+            "taps": [[tap.name, tap.channels, tap.positions, tap.model] for tap in self.taps],
         }
 
     @classmethod
     def from_tensors(cls, tensors: dict[str, Tensor], meta: dict[str, Any]) -> "Bank":
-        """The inverse of ``tensors`` and ``meta``; tensors may be memory-mapped.
+        """Build the bank from the results of ``tensors`` and ``meta``; tensors may be memory-mapped.
 
         Raises:
-            KeyError: something is missing.
+            KeyError: a tensor or a value is missing.
         """
         projections = tuple(
             Projection(
@@ -132,7 +132,7 @@ class Bank:
 
 
 def join_banks(parts: Sequence[Bank]) -> Bank:
-    """One bank from parts that hold successive rows, made with the same projections."""
+    """Return one bank from parts that hold successive rows and have the same projections."""
     cells = [part.cells for part in parts if part.cells is not None]
     return replace(
         parts[0],

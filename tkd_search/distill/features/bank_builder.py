@@ -1,8 +1,8 @@
-"""How a bank is made: frozen big models run over every view of every training image, in parts if need be.
+"""Computes a bank: runs frozen big models over every view of every training image, in parts if needed.
 
-Two steps: a *survey* of the taps (statistics, and a sample for principal directions), then the rows. Workers
-that each take a part of the rows merge their surveys between the two and get, rounding aside, the bank that
-one would have made.
+There are two steps: a *survey* of the taps (statistics, and a sample for principal directions), then the
+rows. Several workers each survey a part of the rows, merge their surveys and compute their rows. The joined
+result equals, up to rounding, the bank that one worker computes.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -13,13 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from tkd_search.distill.features.bank import Bank
+from tkd_search.distill.features.ensemble_reader import EnsembleReader, Reading
 from tkd_search.distill.features.projection import fit_projection, project_all, project_cells
-from tkd_search.distill.features.readers import Readers, Reading
 from tkd_search.distill.features.tap_statistics import Moments, fisher_ratio, merge, moments
 from tkd_search.distill.features.taps import find_taps_of_all
 from tkd_search.distill.interfaces import ViewSource, channels_last
 from tkd_search.distill.method_settings import BankSettings
-from tkd_search.distill.random_streams import child_generator
+from tkd_search.seeds import child_generator
 
 Progress = Callable[[int, int], None]
 _SAMPLE = 8192
@@ -29,19 +29,19 @@ _HALF_MAX = 60000.0
 
 @dataclass(frozen=True)
 class Survey:
-    """What some rows say of every tap.
+    """Statistics and sampled features of every tap over some rows.
 
     Attributes:
-        stats: per tap, over these rows.
-        samples: per tap the features [S_p, C_i] of those rows that belong to the evenly spread sample of at
-            most 8,192 of all rows.
+        stats: statistics per tap.
+        samples: per tap the features [S_p, C_i] of those rows that are in the sample: at most 8,192 of all
+            rows, evenly spread.
     """
 
     stats: tuple[Moments, ...]
     samples: tuple[Tensor, ...]
 
     def tensors(self) -> dict[str, Tensor]:
-        """All of it by name, for storing."""
+        """Return all values as tensors by name, for storage."""
         named = {f"{i}.sample": sample.contiguous() for i, sample in enumerate(self.samples)}
         for i, stats in enumerate(self.stats):
             named[f"{i}.count"] = torch.tensor(stats.count)
@@ -50,7 +50,7 @@ class Survey:
 
     @classmethod
     def from_tensors(cls, tensors: dict[str, Tensor]) -> "Survey":
-        """The inverse of ``tensors``."""
+        """Build the survey from the result of ``tensors``."""
         taps = range(sum(name.endswith(".sample") for name in tensors))
         stats = [
             Moments(int(tensors[f"{i}.count"]), *(tensors[f"{i}.{name}"] for name in _OF_MOMENTS))
@@ -63,7 +63,7 @@ _OF_MOMENTS = tuple(field.name for field in fields(Moments) if field.name != "co
 
 
 def merge_surveys(parts: Sequence[Survey]) -> Survey:
-    """The survey of the union of parts, given in the order of their rows."""
+    """Return the survey of the union of the parts, which must be in the order of their rows."""
     merged = parts[0]
     for part in parts[1:]:
         merged = Survey(
@@ -82,7 +82,7 @@ def compute_bank(
     batch_size: int = 256,
     progress: Progress | None = None,
 ) -> Bank:
-    """The whole bank, made by one process; for arguments and errors see :class:`BankBuilder`."""
+    """Compute the whole bank in one process; for arguments and errors see :class:`BankBuilder`."""
     with BankBuilder(
         models, views, settings, device=device, batch_size=batch_size, progress=progress
     ) as builder:
@@ -90,29 +90,32 @@ def compute_bank(
 
 
 def bank_rows(views: ViewSource) -> int:
-    """How many rows the big models run over: every view of every image; one draw of each where free."""
+    """Return the number of rows: every view of every image, or one draw per image where views are free."""
     return max(views.views, 1) * len(views)
 
 
 class BankBuilder:
-    """Runs frozen big models over a part of the rows; a context manager, as long as hooks are in the models.
+    """Runs frozen big models over a part of the rows.
+
+    Use as a context manager: hooks are in the models while it is open.
 
     Args:
-        models: F, or several; moved to ``device``, run in eval mode, their mode restored.
+        models: F, or several; moved to ``device`` and run in eval mode; their mode is restored.
         views: the training images. With ``views.views`` 0 (freely drawn) only statistics and projections
             are made, over one draw per image, and no rows are kept.
-        settings: which taps, their width and grid.
-        device: where the models run; the bank is in main memory.
+        settings: taps, width and grid.
+        device: the device of the models; the bank is in main memory.
         batch_size: rows per forward pass.
         progress: called with (rows done, rows of this part).
-        part: (number, of how many): which of the rows, in equal successive parts.
+        part: (number, count): the rows of this part, where all rows are split into ``count`` equal successive
+            parts.
 
-    The models run once where all rows are one part and their raw features fit into 1 GiB, else twice (survey,
-    then rows).
+    The models run once where there is one part and its raw features fit into 1 GiB, else twice (for the
+    survey and for the rows).
 
     Raises:
         ValueError: the part has no rows.
-        UserError: a tap pattern matches nothing.
+        UserError: a tap pattern matches no module.
     """
 
     def __init__(
@@ -136,10 +139,10 @@ class BankBuilder:
             model.eval().to(device)
         example = views.batch(torch.zeros(1, dtype=torch.long), torch.zeros(1, dtype=torch.long))
         self._taps = find_taps_of_all(models, settings.taps, example.to(device))
-        self._readers = Readers(models, self._taps, settings.grid)
-        # A worker with a part makes survey and rows in two jobs: nothing to keep in between.
+        self._reader = EnsembleReader(models, self._taps, settings.grid)
+        # A worker with a part computes survey and rows in two jobs and cannot keep features between them.
         keep = _KEEP_BYTES if count == 1 else 0
-        self._readings = _Pass(self._readers, views, rows, device, batch_size, progress, keep)
+        self._readings = _ReadingPass(self._reader, views, rows, device, batch_size, progress, keep)
 
     def __enter__(self) -> "BankBuilder":
         return self
@@ -147,13 +150,13 @@ class BankBuilder:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._readers.close()
+        self._reader.close()
         for model, mode in zip(self._models, self._modes, strict=True):
             model.train(mode)
 
     @torch.no_grad()
     def survey(self) -> Survey:
-        """The survey of this part's rows."""
+        """Return the survey of this part's rows."""
         labels = self._views.labels.cpu()
         stride = -(-bank_rows(self._views) // _SAMPLE)
         stats: list[Moments] | None = None
@@ -169,10 +172,10 @@ class BankBuilder:
 
     @torch.no_grad()
     def bank(self, survey: Survey) -> Bank:
-        """The bank with the rows of this part.
+        """Return the bank with the rows of this part.
 
         Args:
-            survey: of all rows.
+            survey: the survey of all rows.
         """
         bank = self._empty(survey)
         if not self._views.views:
@@ -208,12 +211,15 @@ class BankBuilder:
         )
 
 
-class _Pass:
-    """Batches of (row numbers, reading) in order; what was read is kept for another pass while it fits."""
+class _ReadingPass:
+    """Iterates over batches of (row numbers, reading) in order.
+
+    Readings are kept for another pass while they fit into ``keep_bytes``.
+    """
 
     def __init__(
         self,
-        readers: Readers,
+        reader: EnsembleReader,
         views: ViewSource,
         rows: range,
         device: str | torch.device,
@@ -221,7 +227,7 @@ class _Pass:
         progress: Progress | None,
         keep_bytes: int,
     ) -> None:
-        self._readers, self._views, self._device, self._size = readers, views, device, batch_size
+        self._reader, self._views, self._device, self._size = reader, views, device, batch_size
         self._keep_bytes = keep_bytes
         self._progress = progress or (lambda done, total: None)
         self._kept: list[tuple[Tensor, Reading]] = []
@@ -234,7 +240,7 @@ class _Pass:
         for start in self.rows[sum(len(row) for row, _ in self._kept) :: self._size]:
             row = torch.arange(start, min(start + self._size, self.rows.stop))
             images = self._views.batch(row % len(self._views), row // len(self._views))
-            reading = self._readers(channels_last(images.to(self._device))).cpu()
+            reading = self._reader(channels_last(images.to(self._device))).cpu()
             kept_bytes += reading.nbytes
             keep = keep and kept_bytes <= self._keep_bytes
             if keep:

@@ -1,8 +1,8 @@
-"""Where the stages of a network end, told from its modules and the shapes of their outputs alone.
+"""Stages of a network, found from its modules and the shapes of their outputs alone.
 
-Written for plain chains (AlexNet, VGG: every convolution or linear layer is a stage and ends behind its
-activation) and for networks of blocks (ResNet, EfficientNet, ConvNeXt, ViT: consecutive blocks with
-outputs of one shape are a stage).
+In plain chains (AlexNet, VGG) every convolution or linear layer is a stage and ends after its activation. In
+networks of blocks (ResNet, EfficientNet, ConvNeXt, ViT) consecutive blocks with outputs of one shape are a
+stage.
 """
 
 from collections.abc import Mapping
@@ -18,12 +18,12 @@ _SKIPPED = (
 )  # fmt: skip
 _LAYERS = (nn.Conv1d, nn.Conv2d, nn.Linear)
 _CONTAINERS = (nn.Sequential, nn.ModuleList)
-_FEWEST = 4
+_MIN_STAGES = 4
 
 
 @dataclass(frozen=True)
 class _Unit:
-    """A block, or a layer with the normalisation and activation behind it; ``name`` is where it ends."""
+    """A block, or a layer with the normalisation and activation after it; ``name`` is its last module."""
 
     name: str
     shape: tuple[int, ...]
@@ -35,7 +35,7 @@ def _is_leaf(module: nn.Module) -> bool:
 
 
 def _repeats_blocks(module: nn.Module) -> bool:
-    """Whether a list inside holds two or more blocks of one class: then the module is no block itself."""
+    """Return whether a container inside holds two blocks of one class; such a module is no block itself."""
     for inner in module.modules():
         if isinstance(inner, _CONTAINERS):
             kinds = [type(m) for m in inner if not _is_leaf(m) and not isinstance(m, _CONTAINERS)]
@@ -45,7 +45,7 @@ def _repeats_blocks(module: nn.Module) -> bool:
 
 
 def _units(module: nn.Module, prefix: str, found: dict[str, nn.Module], root: bool) -> None:
-    """Collect blocks and leaves, by name, descending through wrappers and containers."""
+    """Collect blocks and leaves by name, descending through wrappers and containers."""
     children = [(f"{prefix}{name}", child) for name, child in module.named_children()]
     with_weights = [name for name, child in children if next(child.parameters(), None) is not None]
     for name, child in children:
@@ -59,7 +59,7 @@ def _units(module: nn.Module, prefix: str, found: dict[str, nn.Module], root: bo
 
 
 def _chain(model: nn.Module, shapes: Shapes) -> list[_Unit]:
-    """Units in order of execution; what follows a layer without weights of its own moves the unit's end."""
+    """Return the units in order of execution; modules without weights belong to the layer before them."""
     modules: dict[str, nn.Module] = {}
     _units(model, "", modules, True)
     chain: list[_Unit] = []
@@ -75,7 +75,7 @@ def _chain(model: nn.Module, shapes: Shapes) -> list[_Unit]:
 
 
 def _merged(chain: list[_Unit], plain_too: bool) -> list[_Unit]:
-    """The last of every run of units of one shape; runs of plain layers are kept unless ``plain_too``."""
+    """Return the last of every run of units of one shape; merge plain layers only if ``plain_too``."""
     ends: list[_Unit] = []
     for unit in chain:
         same = bool(ends) and ends[-1].shape == unit.shape
@@ -87,46 +87,47 @@ def _merged(chain: list[_Unit], plain_too: bool) -> list[_Unit]:
 
 
 def _thinned(units: list[_Unit], number: int) -> list[_Unit]:
-    """So many units, evenly spread; the last is kept."""
+    """Return ``number`` units, evenly spread; the last is kept."""
     return [units[(i + 1) * len(units) // number - 1] for i in range(number)]
 
 
-def places(shape: tuple[int, ...]) -> int:
-    """H·W of a map [B, C, H, W] that has more than one row and column, else 0."""
+def map_positions(shape: tuple[int, ...]) -> int:
+    """Return H·W of a map [B, C, H, W] with more than one row and column, else 0."""
     return shape[2] * shape[3] if len(shape) == 4 and min(shape[2:]) > 1 else 0
 
 
 def map_ends(model: nn.Module, shapes: Shapes) -> list[str]:
-    """Names of the modules that end with the last map of every size, in order of execution.
+    """Return the names of the modules that output the last map of every size, in order of execution.
 
     Args:
         model: the network.
         shapes: output shape per module name, in order of execution; maps are [B, C, H, W] with H, W > 1.
     """
-    maps = [unit for unit in _chain(model, shapes) if places(unit.shape)]
+    maps = [unit for unit in _chain(model, shapes) if map_positions(unit.shape)]
     last = {unit.shape[2:]: unit.name for unit in maps}
     return [unit.name for unit in maps if last[unit.shape[2:]] == unit.name]
 
 
-def stage_ends(model: nn.Module, shapes: Shapes, *, most: int) -> list[str]:
-    """Names of the modules at which the stages of a network end, at most ``most`` of them.
+def stage_ends(model: nn.Module, shapes: Shapes, *, limit: int) -> list[str]:
+    """Return the names of the modules at which the stages of a network end, at most ``limit`` of them.
 
     Args:
         model: the network.
         shapes: output shape per module name, in order of execution.
-        most: largest number wanted; more are first merged by shape, then thinned evenly (the last stays).
-            Fewer than four (ViT: all blocks have one shape) become four of the units, evenly spread.
+        limit: maximum number of stages. If there are more, they are merged by shape, then thinned evenly; the
+            last is kept. If there are fewer than four (ViT: all blocks have one shape), four of the units,
+            evenly spread, are returned.
 
-    The classifying layer is left out: its output is the logits, a tap of its own.
+    The last layer is left out: its output is the logits, a tap of their own.
     """
     chain = _chain(model, shapes)
     if chain and len(chain[-1].shape) == 2:
         chain = chain[:-1]
     ends = _merged(chain, plain_too=False)
-    if len(ends) > most:
+    if len(ends) > limit:
         ends = _merged(chain, plain_too=True)
-    if len(ends) > most:
-        ends = _thinned(ends, most)
-    if len(ends) < _FEWEST:
-        ends = _thinned(chain, min(_FEWEST, most, len(chain)))
+    if len(ends) > limit:
+        ends = _thinned(ends, limit)
+    if len(ends) < _MIN_STAGES:
+        ends = _thinned(chain, min(_MIN_STAGES, limit, len(chain)))
     return [unit.name for unit in ends]

@@ -1,4 +1,4 @@
-"""From what the taps read to what the bank holds: standardise, and keep the P principal directions."""
+"""Projection of tap features into the bank: standardisation and the top P principal directions."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,12 +10,12 @@ from torch import Tensor
 from tkd_search.distill.features.tap_statistics import Moments
 
 _EXACT_UP_TO = 1024
-_FLOOR = 1e-3
+_SCALE_OFFSET = 1e-3
 
 
 @dataclass(frozen=True)
 class Projection:
-    """One tap's way into the bank: y = ((ℓ − μ)/(σ + 1e-3))·Q, padded with zeros to P channels.
+    """The projection of one tap: y = ((ℓ − μ)/(σ + 1e-3))·Q, padded with zeros to P channels.
 
     ``mean`` and ``scale`` (σ + 1e-3) are [C]; ``basis`` Q is [C, P], or None where C ≤ P (Q = identity).
     """
@@ -31,29 +31,29 @@ class Projection:
         return self.width if self.basis is not None else len(self.mean)
 
     def __call__(self, features: Tensor) -> Tensor:
-        """Features [..., C] → y [..., P]."""
+        """Project features [..., C] → y [..., P]."""
         u = (features - self.mean) / self.scale
         return F.pad(u, (0, self.width - u.shape[-1])) if self.basis is None else u @ self.basis
 
     def to(self, device: torch.device | str) -> "Projection":
-        """The same on another device."""
+        """Return the same projection on another device."""
         basis = None if self.basis is None else self.basis.to(device)
         return Projection(self.mean.to(device), self.scale.to(device), basis, self.width)
 
 
 def fit_projection(sample: Tensor, stats: Moments, width: int, generator: torch.Generator) -> Projection:
-    """The projection of one tap.
+    """Fit the projection of one tap.
 
     Args:
-        sample: features [S, C] from which the principal directions are taken; unused where C ≤ P.
+        sample: features [S, C] from which the principal directions are computed; unused where C ≤ P.
         stats: μ and σ over all rows.
         width: P.
-        generator: for the random sketch with which more than 1,024 channels are decomposed.
+        generator: draws the start of the randomised decomposition of more than 1,024 channels.
 
-    Directions are scaled together so that y has unit mean variance over the sample; each one's sign is
-    fixed (largest entry positive), so that the same features always give the same bank.
+    One factor scales all directions so that y has unit mean variance over the sample. The largest entry of
+    each direction is positive, so equal features always give an equal bank.
     """
-    mean, scale = stats.mean.float(), stats.variance.sqrt().float() + _FLOOR
+    mean, scale = stats.mean.float(), stats.variance.sqrt().float() + _SCALE_OFFSET
     if len(mean) <= width:
         return Projection(mean, scale, None, width)
     u = (sample.float() - mean) / scale
@@ -64,7 +64,7 @@ def fit_projection(sample: Tensor, stats: Moments, width: int, generator: torch.
 
 
 def _principal_directions(u: Tensor, width: int, generator: torch.Generator) -> Tensor:
-    """Top directions [C, width] of rows u [S, C]; padded with zeros where S < width."""
+    """Return the top directions [C, width] of rows u [S, C], padded with zeros where S < width."""
     channels = u.shape[1]
     if channels <= _EXACT_UP_TO:
         _, vectors = torch.linalg.eigh((u.T @ u).double())
@@ -78,11 +78,11 @@ def _principal_directions(u: Tensor, width: int, generator: torch.Generator) -> 
 
 
 def project_all(projections: Sequence[Projection], features: Sequence[Tensor]) -> Tensor:
-    """Features per tap ([B, C_i] each) → y [B, M, P]."""
+    """Project features per tap ([B, C_i] each) → y [B, M, P]."""
     return torch.stack([project(f) for project, f in zip(projections, features, strict=True)], 1)
 
 
 def project_cells(projections: Sequence[Projection], cells: Sequence[Tensor]) -> Tensor:
-    """Cells per spatial tap ([B, C_i, G²] each) → [B, M_s, G², P], standardised by the pooled statistics."""
+    """Project cells per spatial tap ([B, C_i, G²] each) → [B, M_s, G², P] by the pooled statistics."""
     done = [project(c.transpose(1, 2)) for project, c in zip(projections, cells, strict=True)]
     return torch.stack(done, 1)

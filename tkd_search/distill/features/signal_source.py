@@ -1,4 +1,4 @@
-"""Where a batch's signals of the big models come from: rows of the bank, or the models run live."""
+"""Sources of a batch's signals from the big models: rows of the bank, or the models run live."""
 
 import copy
 from collections.abc import Iterator, Sequence
@@ -10,18 +10,18 @@ import torch
 from torch import Tensor, nn
 
 from tkd_search.distill.features.bank import Bank
+from tkd_search.distill.features.ensemble_reader import EnsembleReader
 from tkd_search.distill.features.projection import project_all, project_cells
-from tkd_search.distill.features.readers import Readers
 from tkd_search.distill.losses import functional
 from tkd_search.distill.method_settings import MethodSettings
 
 
 @dataclass(frozen=True)
 class Signals:
-    """What the big models say about one batch.
+    """Output of the big models for one batch.
 
     ``logits`` a, float32 [B, c]; ``features`` Y, fp16 or float32 [B, M, P]; ``cells`` [B, M_s, G², P].
-    Features and cells are None where nobody asked for them.
+    Features and cells are None where they are not wanted.
     """
 
     logits: Tensor
@@ -29,27 +29,27 @@ class Signals:
     cells: Tensor | None = None
 
     def detached(self) -> "Signals":
-        """The same as constants."""
+        """Return the same signals with detached logits; features and cells are always constants."""
         return Signals(self.logits.detach(), self.features, self.cells)
 
 
 class SignalSource:
-    """Anything that tells what the big models say; most of them do not learn."""
+    """Base class of sources; its big models do not learn."""
 
     def read(self, view: Tensor, index: Tensor, images: Tensor) -> Signals:
-        """Signals for views [B] of images [B]; ``images`` [B, C, H, W] are those very views."""
+        """Return the signals for views [B] of images [B]; ``images`` [B, C, H, W] are these views."""
         raise NotImplementedError
 
     def losses(self, signals: Signals, labels: Tensor, student: Tensor) -> dict[str, Tensor]:
-        """What the big models themselves learn from: nothing."""
+        """Return the losses from which the big models learn: none."""
         return {}
 
     def parameters(self) -> Iterator[nn.Parameter]:
-        """Parameters of big models that learn: none."""
+        """Return the parameters of big models that learn: none."""
         return iter(())
 
     def state_dict(self) -> dict[str, Any]:
-        """State of big models that learn: none."""
+        """Return the state of big models that learn: none."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -57,20 +57,20 @@ class SignalSource:
 
 
 class BankSource(SignalSource):
-    """Signals looked up in a bank.
+    """Reads signals from the rows of a bank.
 
     Args:
-        bank: with rows.
+        bank: a bank with rows.
         features: whether tap features are wanted.
         cells: whether cells are wanted.
-        device: where signals are needed.
+        device: the device of the signals.
     """
 
     def __init__(self, bank: Bank, *, features: bool, cells: bool, device: torch.device) -> None:
         self._bank, self._features, self._cells, self._device = bank, features, cells, device
 
     def read(self, view: Tensor, index: Tensor, images: Tensor) -> Signals:
-        """Rows of the bank; ``images`` is not looked at."""
+        """Return rows of the bank; ``images`` is not used."""
         bank = self._bank
         row = bank.rows(view, index).to(bank.logits.device)
         features = bank.features[row].to(self._device) if self._features else None
@@ -80,11 +80,11 @@ class BankSource(SignalSource):
 
 
 class LiveSource(SignalSource):
-    """Signals from the big models run on the batch at hand, in eval mode and without gradients.
+    """Runs the big models on the current batch, in eval mode and without gradients.
 
     Args:
         models: the big models, on the device of the images.
-        form: a bank (with or without rows) whose taps and projections the features take; None where
+        template: a bank, with or without rows, whose taps and projections define the features; None where
             only logits are wanted.
         features: whether tap features are wanted.
         cells: whether cells are wanted.
@@ -93,23 +93,25 @@ class LiveSource(SignalSource):
     _learning = False
 
     def __init__(
-        self, models: Sequence[nn.Module], form: Bank | None, *, features: bool, cells: bool
+        self, models: Sequence[nn.Module], template: Bank | None, *, features: bool, cells: bool
     ) -> None:
         self.models = nn.ModuleList(models)
-        self._projections = form.projections if form is not None else ()
-        grid = form.grid if form is not None and cells else 0
-        self._spatial = [self._projections[i] for i in form.cell_taps] if form is not None and grid else []
+        self._projections = template.projections if template is not None else ()
+        grid = template.grid if template is not None and cells else 0
+        self._spatial = (
+            [self._projections[i] for i in template.cell_taps] if template is not None and grid else []
+        )
         self._features = features
-        taps = form.taps if form is not None and (features or cells) else ()
+        taps = template.taps if template is not None and (features or cells) else ()
         self._taps, self._grid = taps, grid
 
     def read(self, view: Tensor, index: Tensor, images: Tensor) -> Signals:
-        """Run the models on ``images``."""
+        """Return the output of the models for ``images``."""
         self.models.eval()
-        # Hooks for this pass alone: trials share the models.
-        readers = Readers(self.models, self._taps, self._grid)
-        with torch.set_grad_enabled(self._learning), closing(readers):
-            reading = readers(images)
+        # Hooks stay for this pass only, because trials share the models.
+        reader = EnsembleReader(self.models, self._taps, self._grid)
+        with torch.set_grad_enabled(self._learning), closing(reader):
+            reading = reader(images)
         with torch.no_grad():
             features = project_all(self._projections, reading.features) if self._features else None
             cells = project_cells(self._spatial, reading.cells) if self._spatial else None
@@ -117,10 +119,10 @@ class LiveSource(SignalSource):
 
 
 class LearningSource(LiveSource):
-    """Big models that learn beside the student (``distil_back: big_model``), in copies of their own.
+    """Copies of the big models that learn together with the student (``distil_back: big_model``).
 
     They run in eval mode (dropout off, batch statistics frozen) and learn from the labels and, weighted
-    ρ, from the student. Their features change, so the bank's rows are not used; its projections are.
+    ρ, from the student. Their features change, so the projections of the bank are used but not its rows.
     """
 
     _learning = True
@@ -128,31 +130,31 @@ class LearningSource(LiveSource):
     def __init__(
         self,
         models: Sequence[nn.Module],
-        form: Bank | None,
+        template: Bank | None,
         method: MethodSettings,
         *,
         features: bool,
         cells: bool,
     ) -> None:
         copies = [copy.deepcopy(model).requires_grad_(True) for model in models]
-        super().__init__(copies, form, features=features, cells=cells)
+        super().__init__(copies, template, features=features, cells=cells)
         self._rho, self._tau = method.rho, method.tau
 
     def losses(self, signals: Signals, labels: Tensor, student: Tensor) -> dict[str, Tensor]:
-        """CE(a, label) + ρ·τ²·KL(p_F ‖ q), q constant: what distils back into F."""
+        """Return the loss CE(a, label) + ρ·τ²·KL(p_F ‖ q) of F, with q constant."""
         loss = functional.label_loss(signals.logits, labels, 0.0)
         if self._rho > 0:
             loss = loss + self._rho * functional.kl(signals.logits, student, self._tau).mean()
         return {"distil_back": loss}
 
     def parameters(self) -> Iterator[nn.Parameter]:
-        """All parameters of the copies."""
+        """Return all parameters of the copies."""
         return self.models.parameters()
 
     def state_dict(self) -> dict[str, Any]:
-        """State of the copies."""
+        """Return the state of the copies."""
         return self.models.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore the copies."""
+        """Restore the state of the copies."""
         self.models.load_state_dict(state)

@@ -1,7 +1,7 @@
 """Streaming per-channel statistics of features, merged exactly (Chan, Golub, LeVeque 1979).
 
-Any split of the rows into batches and workers gives the same mean, variance and class means as one
-pass in float64, up to rounding.
+Any split of the rows into batches and workers gives, up to rounding, the mean, variance and class means of
+one pass in float64.
 """
 
 from collections.abc import Iterable
@@ -32,7 +32,7 @@ class Moments:
 
 
 def moments(rows: Tensor, labels: Tensor, classes: int) -> Moments:
-    """The statistics of one batch: ``rows`` [B, C] of any floating type, ``labels`` int64 [B]."""
+    """Return the statistics of one batch: ``rows`` [B, C] of any floating type, ``labels`` int64 [B]."""
     x = rows.double()
     mean = x.mean(0) if len(x) else x.new_zeros(x.shape[1])
     class_sum = x.new_zeros(classes, x.shape[1]).index_add_(0, labels, x)
@@ -41,7 +41,7 @@ def moments(rows: Tensor, labels: Tensor, classes: int) -> Moments:
 
 
 def merge(a: Moments, b: Moments) -> Moments:
-    """The statistics of the union of two disjoint sets of rows (Chan's formula)."""
+    """Return the statistics of the union of two disjoint sets of rows (Chan's formula)."""
     count = a.count + b.count
     if count == 0:
         return a
@@ -57,17 +57,17 @@ def merge_all(parts: Iterable[Moments]) -> Moments:
 
 
 def fisher_ratio(stats: Moments) -> float:
-    """Between-class over within-class variance, both summed over standardised channels; ≥ 0.
+    """Return between-class over within-class variance, both summed over standardised channels; ≥ 0.
 
-    Channels are divided by their total variance first, so that a loud channel counts no more than a
-    quiet one. 0 where every channel is constant.
+    Every channel is first divided by its total variance, so that all channels count alike. The ratio is 0
+    where every channel is constant.
     """
-    seen = stats.class_count > 0
-    weight = (stats.class_count[seen] / max(stats.count, 1))[:, None]
-    means = stats.class_sum[seen] / stats.class_count[seen][:, None]
+    present = stats.class_count > 0
+    weight = (stats.class_count[present] / max(stats.count, 1))[:, None]
+    means = stats.class_sum[present] / stats.class_count[present][:, None]
     between = (weight * (means - stats.mean).square()).sum(0)
-    alive = stats.variance > 1e-12
-    if not bool(alive.any()):
+    varying = stats.variance > 1e-12
+    if not bool(varying.any()):
         return 0.0
-    share = (between[alive] / stats.variance[alive]).clamp(0, 1)
+    share = (between[varying] / stats.variance[varying]).clamp(0, 1)
     return float(share.sum() / (1 - share).sum().clamp_min(1e-9))

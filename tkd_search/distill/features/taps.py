@@ -1,4 +1,4 @@
-"""Taps: named places in a big model whose activations are read, found by pattern or by themselves."""
+"""Taps: named modules of a big model whose activations are read, chosen by pattern or automatically."""
 
 import re
 from collections.abc import Sequence
@@ -9,40 +9,44 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tkd_search.distill.features.feature_stages import map_ends, places, stage_ends
+from tkd_search.distill.features.feature_stages import map_ends, map_positions, stage_ends
 from tkd_search.distill.interfaces import logits_of
 from tkd_search.errors import UserError
 
 LOGITS = "logits"
 """Name of the tap on the model's output."""
-MOST_AUTO_TAPS = 16
+MAX_AUTO_TAPS = 16
+"""Maximum number of taps that ``auto`` chooses, the logits included."""
 
 
 @dataclass(frozen=True)
 class Tap:
-    """One tap: its module's dotted name, channels C_i, places of its map (0: no map), and which big model."""
+    """One tap.
+
+    ``name``: dotted name of its module. ``channels``: C_i. ``positions``: H·W of its map, 0 where it has
+    none. ``model``: position of its big model.
+    """
 
     name: str
     channels: int
-    places: int = 0
+    positions: int = 0
     model: int = 0
 
     @property
     def spatial(self) -> bool:
-        """Whether it has a map of more than one place."""
-        return self.places > 1
+        """Whether the tap has a map of more than one position."""
+        return self.positions > 1
 
     @property
     def label(self) -> str:
-        """A name that is unique over several big models: ``layer3.1`` or ``1:layer3.1``."""
+        """Name that is unique over several big models: ``layer3.1`` or ``1:layer3.1``."""
         return f"{self.model}:{self.name}" if self.model else self.name
 
 
 def as_map(output: object) -> Tensor | None:
-    """The activation in a module's output as [B, C], [B, T, C] or [B, C, H, W]; None where there is none.
+    """Return the activation in a module's output as [B, C], [B, T, C] or [B, C, H, W], or None.
 
-    A 4-D activation whose first two inner sizes agree and whose last two do not is taken as [B, H, W, C]
-    (Swin) and turned.
+    A 4-D activation with sizes [B, n, n, m], m ≠ n, is taken as [B, H, W, C] (Swin) and permuted.
     """
     if isinstance(output, tuple | list) and output:
         output = output[0]
@@ -54,31 +58,32 @@ def as_map(output: object) -> Tensor | None:
 
 
 def pooled(activation: Tensor) -> Tensor:
-    """[B, C]: the mean over places [B, C, H, W] or tokens [B, T, C]; vectors as they are."""
+    """Return the mean [B, C] over positions [B, C, H, W] or tokens [B, T, C]; vectors are unchanged."""
     if activation.dim() == 4:
         return activation.mean((2, 3))
     return activation.mean(1) if activation.dim() == 3 else activation
 
 
 def cells(activation: Tensor, grid: int) -> Tensor:
-    """[B, C, grid²]: a map [B, C, H, W] averaged within the cells of a grid."""
+    """Return a map [B, C, H, W] averaged in the cells of a grid → [B, C, grid²]."""
     return F.adaptive_avg_pool2d(activation, grid).flatten(2)
 
 
 class TapReader:
-    """Reads taps while a model runs; hooks pool at once, so later in-place changes do no harm.
+    """Reads taps while a model runs.
+
+    The hooks pool activations at once, so later in-place operations do not change them. They stay registered
+    until ``close`` or the end of the context manager.
 
     Args:
-        model: the big model; must be in the mode it shall run in.
+        model: the big model, in the mode in which it is to run.
         taps: taps of this model; ``logits`` is its output.
-        grid: cells per side to read of spatial taps; 0 for none.
-
-    Use as a context manager or call ``close``: hooks stay registered until then.
+        grid: cells per side of spatial taps; 0 for no cells.
     """
 
     def __init__(self, model: nn.Module, taps: Sequence[Tap], grid: int = 0) -> None:
         self._model, self._taps, self._grid = model, tuple(taps), grid
-        self._seen: dict[str, tuple[Tensor, Tensor | None]] = {}
+        self._activations: dict[str, tuple[Tensor, Tensor | None]] = {}
         modules = dict(model.named_modules())
         self._handles = [
             modules[tap.name].register_forward_hook(self._hook(tap)) for tap in taps if tap.name != LOGITS
@@ -89,7 +94,7 @@ class TapReader:
             activation = as_map(output)
             if activation is not None:
                 of_cells = cells(activation, self._grid) if self._grid and tap.spatial else None
-                self._seen[tap.name] = pooled(activation), of_cells
+                self._activations[tap.name] = pooled(activation), of_cells
 
         return read
 
@@ -100,11 +105,11 @@ class TapReader:
             Logits [B, c]; per tap its pooled feature [B, C_i]; per spatial tap its cells [B, C_i, G²]
             (empty where ``grid`` is 0). All float32.
         """
-        self._seen.clear()
+        self._activations.clear()
         logits = logits_of(self._model(images)).float()
-        self._seen[LOGITS] = logits, None
-        found = [self._seen[tap.name] for tap in self._taps]
-        self._seen = {}
+        self._activations[LOGITS] = logits, None
+        found = [self._activations[tap.name] for tap in self._taps]
+        self._activations = {}
         return (
             logits,
             [feature.float() for feature, _ in found],
@@ -112,7 +117,7 @@ class TapReader:
         )
 
     def close(self) -> None:
-        """Take the hooks out of the model."""
+        """Remove the hooks from the model."""
         for handle in self._handles:
             handle.remove()
 
@@ -125,7 +130,7 @@ class TapReader:
 
 @torch.no_grad()
 def _shapes(model: nn.Module, example: Tensor) -> dict[str, tuple[int, ...]]:
-    """Output shapes of all modules that return an activation, by name, in order of execution."""
+    """Return the output shapes of all modules with an activation, by name, in order of execution."""
     found: dict[str, tuple[int, ...]] = {}
 
     def hook(name: str):  # type: ignore[no-untyped-def]
@@ -150,18 +155,18 @@ def _shapes(model: nn.Module, example: Tensor) -> dict[str, tuple[int, ...]]:
 
 
 def _matches(name: str, pattern: str) -> bool:
-    """A pattern may name modules of the network inside a wrapper's ``model`` without that prefix."""
+    """Return whether a pattern matches a module name, with or without a wrapper's prefix."""
     return fnmatchcase(name, pattern) or fnmatchcase(re.sub(r"^(model|module)\.", "", name), pattern)
 
 
 def find_taps(model: nn.Module, patterns: Sequence[str], example: Tensor) -> tuple[Tap, ...]:
-    """The taps of a model, in order of execution; the logits are always the last.
+    """Return the taps of a model, in order of execution; the logits are always the last.
 
     Args:
-        model: any classifier; run once in eval mode, its mode is restored.
+        model: any classifier; it runs once in eval mode, then its mode is restored.
         patterns: module names or fnmatch patterns; ``auto`` stands for the ends of stages, thinned evenly
-            to 16 with the logits.
-        example: images [B, C, H, W] to run, B ≥ 1.
+            to 16 including the logits.
+        example: images [B, C, H, W] for the run, B ≥ 1.
 
     Raises:
         UserError: a pattern matches no module that returns an activation.
@@ -170,7 +175,10 @@ def find_taps(model: nn.Module, patterns: Sequence[str], example: Tensor) -> tup
 
 
 def find_maps(model: nn.Module, example: Tensor) -> tuple[Tap, ...]:
-    """The last map of every size with more than one place, in order of execution; arguments as for taps."""
+    """Return the last map of every size with more than one position, in order of execution.
+
+    Arguments as for ``find_taps``.
+    """
     shapes = _shapes(model, example)
     return tuple(_tap(name, shapes[name]) for name in map_ends(model, shapes))
 
@@ -178,7 +186,7 @@ def find_maps(model: nn.Module, example: Tensor) -> tuple[Tap, ...]:
 def find_taps_of_all(
     models: Sequence[nn.Module], patterns: Sequence[str], example: Tensor
 ) -> tuple[Tap, ...]:
-    """The taps of several big models, model by model; see ``find_taps``.
+    """Return the taps of several big models, model by model; see ``find_taps``.
 
     Raises:
         UserError: a pattern matches no module of any model.
@@ -189,7 +197,7 @@ def find_taps_of_all(
         if pattern != "auto" and not any(_matches(name, pattern) for name in names):
             near = ", ".join(names[:12])
             raise UserError(
-                "bank.taps", repr(pattern), f"names or patterns of modules, or auto; such as {near}"
+                "bank.taps", repr(pattern), f"auto, or names or patterns of modules, such as {near}"
             )
     return tuple(
         tap
@@ -201,14 +209,14 @@ def find_taps_of_all(
 def _chosen(
     model: nn.Module, shapes: dict[str, tuple[int, ...]], patterns: Sequence[str], index: int
 ) -> list[Tap]:
-    """The taps of one model among its modules' output shapes."""
+    """Return the taps of one model that the patterns choose from its modules' output shapes."""
     inner = {name: shape for name, shape in shapes.items() if name != LOGITS}
     chosen = {name for name in inner if any(_matches(name, pattern) for pattern in patterns)}
     if "auto" in patterns:
-        chosen |= set(stage_ends(model, inner, most=MOST_AUTO_TAPS - 1))
+        chosen |= set(stage_ends(model, inner, limit=MAX_AUTO_TAPS - 1))
     taps = [_tap(name, shape, index) for name, shape in inner.items() if name in chosen]
     return [*taps, Tap(LOGITS, shapes[LOGITS][1], 0, index)]
 
 
 def _tap(name: str, shape: tuple[int, ...], index: int = 0) -> Tap:
-    return Tap(name, shape[-1] if len(shape) == 3 else shape[1], places(shape), index)
+    return Tap(name, shape[-1] if len(shape) == 3 else shape[1], map_positions(shape), index)

@@ -1,7 +1,7 @@
-"""The student's objective L_D, term by term, for the method and for every baseline.
+"""The student's objective L_D, as named terms, for the method and for every baseline.
 
-An objective turns one batch into named, weighted terms whose sum the student minimises. Constants (the
-big models' signals, the teachers) are detached here and nowhere else (docs/method.md, equation 9).
+An objective computes from one batch named, weighted terms whose sum the student minimises. The signals of the
+big models and the generated teachers are constants in these terms (docs/method.md, equation 9).
 """
 
 from collections.abc import Iterator
@@ -23,15 +23,15 @@ _T = TypeVar("_T")
 Terms = dict[str, Tensor]
 
 
-def present(value: _T | None) -> _T:
-    """A value that must be there by now; AssertionError tells of a mistake in this package."""
+def required(value: _T | None) -> _T:
+    """Return a value that is never None here; an AssertionError is a mistake in this package."""
     assert value is not None
     return value
 
 
 @dataclass(frozen=True)
 class Needs:
-    """What an objective reads of the big models."""
+    """Signals of the big models that an objective reads."""
 
     logits: bool = False
     features: bool = False
@@ -39,15 +39,15 @@ class Needs:
 
     @property
     def anything(self) -> bool:
-        """Whether big models or their bank are needed at all."""
+        """Whether the objective needs the big models or their bank."""
         return self.logits or self.features or self.cells
 
 
 class Batch(NamedTuple):
-    """One batch as an objective sees it.
+    """Input of an objective for one batch.
 
-    ``labels`` [B]; the student's ``output``; the big models' ``signals`` (None where not needed);
-    ``progress``, the share of training done, in [0, 1); ``step``, batches done so far.
+    ``labels`` [B]; ``output`` of the student; ``signals`` of the big models (None where not needed);
+    ``progress``, the completed share of the training, in [0, 1); ``step``, the number of completed batches.
     """
 
     labels: Tensor
@@ -58,26 +58,26 @@ class Batch(NamedTuple):
 
 
 class Objective(Protocol):
-    """What a student is trained for."""
+    """Computes the terms that a student minimises."""
 
     needs: Needs
 
     def terms(self, batch: Batch) -> Terms:
-        """Weighted terms, scalars; their sum is the student's loss."""
+        """Return the weighted terms as scalars; their sum is the student's loss."""
         ...
 
     def student_parameters(self) -> Iterator[nn.Parameter]:
-        """Parameters beside the student's that minimise the same loss (adapters)."""
+        """Return parameters outside the student that minimise the same loss (adapters)."""
         ...
 
 
 @dataclass(frozen=True)
 class Context:
-    """What objectives are built from besides settings.
+    """Everything that objectives are built from, besides settings.
 
-    ``bank`` and ``student`` tell shapes; ``reduction`` the other workers; ``generator`` draws initial
-    weights; ``smoothing`` is the label smoothing of the cross-entropy; ``stages`` are the student's, where
-    they are read.
+    ``bank`` and ``student`` define shapes; ``reduction`` connects the workers; ``generator`` draws initial
+    weights; ``smoothing`` is the label smoothing of the cross-entropy; ``stages`` are the stages of the
+    student, empty where they are not read.
     """
 
     student: StudentLike
@@ -88,19 +88,19 @@ class Context:
     stages: tuple[Tap, ...] = ()
 
     def tap_before_logits(self) -> int:
-        """Position of the deepest tap that is not the logits; the logits where there is no other."""
-        return max((i for i, tap in enumerate(present(self.bank).taps) if tap.name != "logits"), default=0)
+        """Return the position of the deepest tap before the logits, or 0 where there is no such tap."""
+        return max((i for i, tap in enumerate(required(self.bank).taps) if tap.name != "logits"), default=0)
 
     def deepest_spatial_tap(self) -> int:
-        """Position of the deepest tap with places; the one before the logits where none has."""
-        spatial = [i for i, tap in enumerate(present(self.bank).taps) if tap.spatial]
+        """Return the position of the deepest tap with a map, or ``tap_before_logits`` without maps."""
+        spatial = [i for i, tap in enumerate(required(self.bank).taps) if tap.spatial]
         return spatial[-1] if spatial else self.tap_before_logits()
 
 
 def mixed_terms(
     settings: MethodSettings, context: Context, batch: Batch, gamma: float, kind: str = "kl"
 ) -> Terms:
-    """(1 − λ)·CE and λ·(1 − γ_t)·D(p_F, q), D by ``kind``: kl, dist or dkd; absent where weighted 0."""
+    """Return (1 − λ)·CE and λ·(1 − γ_t)·D(p_F, q) with D = ``kind`` (kl, dist, dkd); omit zero weights."""
     terms: Terms = {}
     z, lam, tau = batch.output.logits, settings.lam, settings.tau
     if lam < 1:
@@ -121,7 +121,7 @@ def mixed_terms(
 
 
 class LabelsOnly(nn.Module):
-    """Plain training: cross-entropy with the labels, the baseline ``ce``."""
+    """Cross-entropy with the labels: plain training, the baseline ``ce``."""
 
     needs = Needs()
 
@@ -135,11 +135,11 @@ class LabelsOnly(nn.Module):
         return {"labels": functional.label_loss(batch.output.logits, batch.labels, smoothing)}
 
     def student_parameters(self) -> Iterator[nn.Parameter]:
-        """None."""
+        """Return no parameters."""
         return iter(())
 
 
-class FromLogits(nn.Module):
+class LogitDistillation(nn.Module):
     """Labels and F's logits: the baselines ``kd``, ``dkd``, ``dist``."""
 
     def __init__(self, settings: MethodSettings, context: Context) -> None:
@@ -153,16 +153,16 @@ class FromLogits(nn.Module):
         return mixed_terms(self._settings, self._context, batch, 0.0, self._kind)
 
     def student_parameters(self) -> Iterator[nn.Parameter]:
-        """None."""
+        """Return no parameters."""
         return iter(())
 
 
-class FromFeatures(nn.Module):
+class FeatureDistillation(nn.Module):
     """Hinton's KD at λ plus one feature term: the baselines ``hint``, ``at``, ``sp``.
 
-    ``hint`` regresses the deepest tap before the logits through a linear adapter; ``sp`` compares
-    relations between rows at that tap; ``at`` compares where energy sits at the deepest spatial tap,
-    from the bank's cells (standardised and projected; the paper squares raw activations).
+    ``hint`` predicts the deepest tap before the logits through a linear adapter. ``sp`` compares relations
+    between rows at that tap. ``at`` compares attention maps at the deepest spatial tap, computed from the
+    bank's cells (standardised and projected; the paper squares raw activations).
 
     Raises:
         ValueError: ``at`` without cells in the bank.
@@ -191,36 +191,34 @@ class FromFeatures(nn.Module):
         return terms
 
     def _feature(self, batch: Batch) -> Tensor:
-        signals, h = present(batch.signals), batch.output.features
+        signals, h = required(batch.signals), batch.output.features
         if self._settings.name == "at":
             if batch.output.maps is None:
                 return h.new_zeros(())
-            places, of_f = student_cells(batch.output.maps, self._grid)
-            return functional.attention_transfer(
-                pooled_cells(present(signals.cells)[:, -1].to(h.dtype).transpose(1, 2), self._grid, of_f),
-                places,
-            )
-        target = present(signals.features)[:, self._tap].to(h.dtype)
+            of_student, side = student_cells(batch.output.maps, self._grid)
+            of_f = required(signals.cells)[:, -1].to(h.dtype).transpose(1, 2)
+            return functional.attention_transfer(pooled_cells(of_f, self._grid, side), of_student)
+        target = required(signals.features)[:, self._tap].to(h.dtype)
         if self._settings.name == "hint":
             return functional.hint(h @ self.adapter.T, target, self._real)
         gather = self._context.reduction.gather
         return functional.similarity_preserving(gather(target), gather(h))
 
     def student_parameters(self) -> Iterator[nn.Parameter]:
-        """The adapter of ``hint``."""
+        """Return the adapter of ``hint``; no parameters for ``at`` and ``sp``."""
         return (p for p in self.parameters() if p.requires_grad)
 
 
 def student_cells(maps: Tensor, grid: int) -> tuple[Tensor, int]:
-    """The student's maps [B, d, H', W'] averaged in g×g cells → ([B, d, g²], g), g = min(grid, H', W')."""
+    """Average the student's maps [B, d, H', W'] in g×g cells → ([B, d, g²], g), g = min(grid, H', W')."""
     g = min(grid, *maps.shape[-2:])
     return nn.functional.adaptive_avg_pool2d(maps, g).flatten(2), g
 
 
-def pooled_cells(values: Tensor, grid: int, wanted: int) -> Tensor:
-    """Values [..., D, G²] on a grid averaged onto a coarser one → [..., D, wanted²]."""
-    if grid == wanted:
+def pooled_cells(values: Tensor, grid: int, side: int) -> Tensor:
+    """Average values [..., D, grid²] onto a coarser grid → [..., D, side²], side ≤ grid."""
+    if grid == side:
         return values
     square = values.reshape(-1, 1, grid, grid)
-    pooled = nn.functional.adaptive_avg_pool2d(square, wanted)
-    return pooled.reshape(*values.shape[:-1], wanted * wanted)
+    pooled = nn.functional.adaptive_avg_pool2d(square, side)
+    return pooled.reshape(*values.shape[:-1], side * side)

@@ -1,6 +1,6 @@
-"""How alike two sets of features of the same rows are: the kinds of the feature reward L_R.
+"""Kinds of the feature reward L_R: dissimilarity of two sets of features of the same rows.
 
-Every kind is a loss: 0 where the student's features say what the teacher's do.
+Every kind is a loss that is 0 where the student's features match the teacher's.
 """
 
 from collections.abc import Callable
@@ -12,12 +12,12 @@ from torch import Tensor
 from tkd_search.distill.losses.functional import relation
 
 RELATION_TEMPERATURE = 0.1
-FEWEST_ROWS = 4
-"""The unbiased HSIC is undefined on fewer rows; the feature reward is then skipped."""
+MIN_ROWS = 4
+"""Minimum number of rows of the unbiased HSIC; with fewer rows the feature reward is skipped."""
 
 
 def centred_gram(features: Tensor) -> Tensor:
-    """U-centred Gram matrices [..., B, B] of features [..., B, D], B ≥ 4 (Székely and Rizzo 2014).
+    """Return U-centred Gram matrices [..., B, B] of features [..., B, D], B ≥ 4 (Székely and Rizzo 2014).
 
     ⟨Ũ(x), Ũ(y)⟩ / (B(B − 3)) is the unbiased HSIC of Song et al. (2012), equation 5.
     """
@@ -30,10 +30,10 @@ def centred_gram(features: Tensor) -> Tensor:
 
 
 def cka(a: Tensor, b: Tensor) -> Tensor:
-    """Linear CKA (Kornblith et al. 2019) of [..., B, D] and [..., B, E] by the unbiased HSIC.
+    """Return linear CKA (Kornblith et al. 2019) of [..., B, D] and [..., B, E] by the unbiased HSIC.
 
-    About 0 for independent features whatever D and E (the plain estimator reads .38 for 64 and 96 of them
-    at 128 rows), 1 for equal ones; may fall a little below 0.
+    CKA is 1 for equal features and about 0 for independent ones, for all D and E; it may be slightly
+    negative. (The biased estimator gives .38 for independent features with D = 64, E = 96, B = 128.)
     """
     x, y = centred_gram(a), centred_gram(b)
     norms = x.square().sum((-1, -2)) * y.square().sum((-1, -2))
@@ -41,22 +41,22 @@ def cka(a: Tensor, b: Tensor) -> Tensor:
 
 
 def cka_loss(student: Tensor, targets: Tensor) -> Tensor:
-    """1 − CKA: student features h [B, d] against targets [K, B, P] → [K]."""
+    """Return 1 − CKA of student features h [B, d] and targets [K, B, P] → [K]."""
     return 1 - cka(student, targets)
 
 
 def cos_loss(predicted: Tensor, targets: Tensor) -> Tensor:
-    """1 − mean cosine of predictions [K, B, P] and targets [K, B, P] → [K]."""
+    """Return 1 − mean cosine of predictions [K, B, P] and targets [K, B, P] → [K]."""
     return 1 - F.cosine_similarity(predicted, targets, dim=-1).mean(-1)
 
 
 def mse_loss(predicted: Tensor, targets: Tensor) -> Tensor:
-    """Mean squared difference of predictions [K, B, P] and targets [K, B, P] → [K]."""
+    """Return the mean squared difference of predictions [K, B, P] and targets [K, B, P] → [K]."""
     return (predicted - targets).square().mean((-1, -2))
 
 
 def relation_loss(student: Tensor, targets: Tensor) -> Tensor:
-    """Relations between rows: student features h [B, d] against targets [K, B, P] → [K]; see ``relation``."""
+    """Return the ``relation`` loss of student features h [B, d] and targets [K, B, P] → [K]."""
     return torch.stack([relation(target, student, RELATION_TEMPERATURE) for target in targets])
 
 
@@ -66,5 +66,6 @@ FEATURE_REWARDS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "mse": mse_loss,
     "relation": relation_loss,
 }
-"""Kinds of L_R by name, [K] each; ``cos`` and ``mse`` need the student's features adapted to P channels."""
+"""Kinds of L_R by name, each returning [K]."""
 ADAPTED = frozenset({"cos", "mse"})
+"""Kinds whose first argument is the student's features adapted to P channels."""

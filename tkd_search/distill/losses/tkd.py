@@ -1,4 +1,4 @@
-"""TKD's objective: teachers generated from selected taps, their gradient reward, feature reward and more."""
+"""The objective of TKD: generated teachers, gradient reward, feature rewards and relation term."""
 
 from collections.abc import Iterator
 
@@ -9,9 +9,13 @@ from tkd_search.distill.features.signal_source import Signals
 from tkd_search.distill.interfaces import StudentOutput
 from tkd_search.distill.losses import functional
 from tkd_search.distill.losses.gradient_reward import BOUNDS, gradient_length, theta_gradient
-from tkd_search.distill.losses.objective import Batch, Context, Needs, Terms, mixed_terms, present
-from tkd_search.distill.losses.similarity import ADAPTED, FEATURE_REWARDS, FEWEST_ROWS
-from tkd_search.distill.losses.spatial_losses import common_places, local_feature_loss, local_teacher_loss
+from tkd_search.distill.losses.objective import Batch, Context, Needs, Terms, mixed_terms, required
+from tkd_search.distill.losses.similarity import ADAPTED, FEATURE_REWARDS, MIN_ROWS
+from tkd_search.distill.losses.spatial_losses import (
+    cells_on_common_grid,
+    local_feature_loss,
+    local_teacher_loss,
+)
 from tkd_search.distill.losses.stage_reward import StageReward
 from tkd_search.distill.method_settings import MethodSettings
 from tkd_search.distill.teachers.criteria import Snapshot
@@ -24,12 +28,12 @@ from tkd_search.distill.teachers.generators import (
 )
 from tkd_search.distill.teachers.selection import Selection, select
 
-ALL_EVERY = 4
-"""All candidates learn every so many steps, the selected ones at every step."""
+ALL_CANDIDATES_EVERY = 4
+"""Interval in steps at which all candidates learn; the selected ones learn at every step."""
 
 
 def tkd_needs(s: MethodSettings) -> Needs:
-    """What TKD reads of the big models under these settings."""
+    """Return which signals of the big models TKD reads under these settings."""
     mixing = s.lam > 0 and s.gamma > 0
     cells = (mixing and s.local > 0) or s.local_feature > 0 or s.stage_feature > 0
     features = mixing or cells or s.beta > 0 or s.relation > 0
@@ -37,12 +41,12 @@ def tkd_needs(s: MethodSettings) -> Needs:
 
 
 class GeneratedTeachers(nn.Module):
-    """The method's objective (docs/method.md, equation 9) and the loss of its generators (equation 5).
+    """The objective of TKD (docs/method.md, equation 9) and the loss of its generators (equation 5).
 
-    λ = β = 0 (and η = ξ = κ = 0) is plain training; γ = β = 0 (and η = ξ = κ = 0) is Hinton's KD exactly.
+    With η = ξ = κ = 0, λ = β = 0 is exactly plain training and γ = β = 0 is exactly Hinton's KD.
 
     Raises:
-        ValueError: terms need a bank that is not there, or cells that it does not hold.
+        ValueError: a term needs a bank and there is none, or cells that the bank does not have.
     """
 
     def __init__(self, settings: MethodSettings, context: Context) -> None:
@@ -98,14 +102,14 @@ class GeneratedTeachers(nn.Module):
             )
 
     def student_parameters(self) -> Iterator[nn.Parameter]:
-        """The adapters of the feature rewards, where they have any."""
+        """Yield the adapters of the feature rewards."""
         if self.adapters is not None:
             yield self.adapters
         if self.stages is not None:
             yield from self.stages.parameters()
 
     def teachers(self) -> tuple[tuple[str, float], ...]:
-        """Names and weights of the selected teachers, most wanted first; empty before a selection."""
+        """Return names and weights of the selected teachers, best first; empty before a selection."""
         if self.selection is None:
             return ()
         chosen = self.selection.candidates.tolist()
@@ -114,7 +118,7 @@ class GeneratedTeachers(nn.Module):
         )
 
     def agreements(self) -> tuple[tuple[str, float], ...]:
-        """Names of the teachers and their CKA with the student when they were selected."""
+        """Return names of the teachers and their CKA with the student at the time of selection."""
         if self.selection is None:
             return ()
         chosen = self.selection.candidates.tolist()
@@ -125,19 +129,19 @@ class GeneratedTeachers(nn.Module):
     def reselect(
         self, output: StudentOutput, signals: Signals, labels: Tensor, generator: torch.Generator
     ) -> None:
-        """Select teachers anew from what the student as it is says about a sample of training rows."""
+        """Select teachers anew from the student's output for a sample of training rows."""
         if self.generators is None or self._context.bank is None or signals.features is None:
             return
         gens, z = self.generators, output.logits.float()
-        made = gens(signals.features, standardised(z), slopes=True)
+        generated = gens(signals.features, standardised(z), slopes=True)
         score_norm, head_norm = parameter_norms(gens)
         snapshot = Snapshot(
             labels=labels,
             logits=z,
             hidden=output.features.float(),
-            teachers=made.logits,
-            features=made.features,
-            slopes=made.slopes,
+            teachers=generated.logits,
+            features=generated.features,
+            slopes=generated.slopes,
             score_head=gens.score_head(torch.arange(gens.count, device=z.device)),
             score_norm=score_norm,
             head_norm=head_norm,
@@ -148,20 +152,23 @@ class GeneratedTeachers(nn.Module):
         self.restore(select(self._settings, snapshot, taps=taps, generator=generator).to(z.device))
 
     def restore(self, selection: Selection) -> None:
-        """Take a selection as it is (rank 0's, or a checkpoint's)."""
+        """Use a given selection (from rank 0 or from a checkpoint)."""
         self.selection = selection
-        taps = (selection.candidates % (present(self.generators).count // self._settings.masks)).tolist()
+        taps = (selection.candidates % (required(self.generators).count // self._settings.masks)).tolist()
         spatial = [j for j, tap in enumerate(taps) if tap in self._cell_of]
         device = selection.candidates.device
         self._spatial = torch.tensor(spatial, dtype=torch.long, device=device)
         self._cells = torch.tensor([self._cell_of[taps[j]] for j in spatial], dtype=torch.long, device=device)
 
     def ramp(self, progress: float) -> float:
-        """γ_t/γ in [0, 1]: rises linearly over the warm-up."""
+        """Return γ_t/γ in [0, 1], which rises linearly over the warm-up."""
         return min(1.0, progress / self._settings.warmup) if self._settings.warmup > 0 else 1.0
 
     def terms(self, batch: Batch) -> Terms:
-        """The student's terms; with generators also ``generators``, L_gen, which the student cannot feel."""
+        """Return the student's terms and, where there are generators, their loss L_gen as ``generators``.
+
+        L_gen has no gradient in the student.
+        """
         s = self._settings
         gamma = s.gamma * self.ramp(batch.progress)
         terms = mixed_terms(s, self._context, batch, gamma, s.big_model_term)
@@ -172,39 +179,39 @@ class GeneratedTeachers(nn.Module):
         return terms
 
     def _generated_terms(self, batch: Batch, gamma: float, gens: Generators, chosen: Selection) -> Terms:
-        s, features = self._settings, present(present(batch.signals).features)
-        everyone = batch.step % ALL_EVERY == 0
-        wanted = None if everyone else chosen.candidates
+        s, features = self._settings, required(required(batch.signals).features)
+        all_learn = batch.step % ALL_CANDIDATES_EVERY == 0
+        candidates = None if all_learn else chosen.candidates
         rewarded = s.r > 0 and s.lam * gamma > 0
         zbar = standardised(batch.output.logits)
-        made = gens(features, zbar, wanted, slopes=rewarded)
-        log_p = (made.logits / s.tau).log_softmax(-1)
+        generated = gens(features, zbar, candidates, slopes=rewarded)
+        log_p = (generated.logits / s.tau).log_softmax(-1)
         log_q = (batch.output.logits / s.tau).log_softmax(-1)
-        terms = {"generators": self._generator_loss(batch, made, log_p, log_q.detach())}
-        if everyone:
-            made = Generated(*(None if part is None else part[chosen.candidates] for part in made))  # type: ignore[arg-type]
+        terms = {"generators": self._generator_loss(batch, generated, log_p, log_q.detach())}
+        if all_learn:
+            generated = Generated(*(None if part is None else part[chosen.candidates] for part in generated))  # type: ignore[arg-type]
             log_p = log_p[chosen.candidates]
-        made = Generated(*(None if part is None else part.detach() for part in made))  # type: ignore[arg-type]
+        generated = Generated(*(None if part is None else part.detach() for part in generated))  # type: ignore[arg-type]
         if s.lam * gamma > 0:
-            terms.update(self._agreement(s.lam * gamma, gens, chosen, made, log_p.detach(), log_q))
+            terms.update(self._agreement(s.lam * gamma, gens, chosen, generated, log_p.detach(), log_q))
         if self.needs.cells and len(self._spatial):
-            terms.update(self._at_places(s.lam * gamma, batch, gens, chosen, made))
+            terms.update(self._spatial_terms(s.lam * gamma, batch, gens, chosen, generated))
         if self.stages is not None and self.stages.pairs:
-            cells = present(present(batch.signals).cells)
+            cells = required(required(batch.signals).cells)
             terms["stage_feature"] = s.stage_feature * self.stages(batch.output.stages, cells, gens)
         rows = len(batch.labels) * self._context.reduction.size
-        if s.beta > 0 and rows >= FEWEST_ROWS:
-            reward = self._feature_reward(batch.output.features, made.features, gens, chosen)
+        if s.beta > 0 and rows >= MIN_ROWS:
+            reward = self._feature_reward(batch.output.features, generated.features, gens, chosen)
             terms["feature"] = s.beta * (chosen.weights @ reward)
         return terms
 
-    def _generator_loss(self, batch: Batch, made: Generated, log_p: Tensor, log_q: Tensor) -> Tensor:
-        """L_gen (equation 5): labels, the big model's logits, and the student's (distilling back, ρ)."""
+    def _generator_loss(self, batch: Batch, generated: Generated, log_p: Tensor, log_q: Tensor) -> Tensor:
+        """Return L_gen (equation 5): labels, the big model's logits and, weighted ρ, the student's logits."""
         s = self._settings
         square, p = s.tau * s.tau, log_p.exp()
-        loss = (1 - s.generator_kd) * functional.generator_losses(made.logits, batch.labels).mean()
+        loss = (1 - s.generator_kd) * functional.generator_losses(generated.logits, batch.labels).mean()
         if s.generator_kd > 0:
-            log_f = (present(batch.signals).logits / s.tau).log_softmax(-1)
+            log_f = (required(batch.signals).logits / s.tau).log_softmax(-1)
             per_row = (log_f.exp() * (log_f - log_p)).sum(-1)
             loss = loss + s.generator_kd * square * per_row.mean()
         if s.rho > 0:
@@ -216,59 +223,59 @@ class GeneratedTeachers(nn.Module):
         weight: float,
         gens: Generators,
         chosen: Selection,
-        made: Generated,
+        generated: Generated,
         log_p: Tensor,
         log_q: Tensor,
     ) -> Terms:
-        """λγ_t·Σ w_k J_k and, below zero, the gradient reward R (equations 7 and 8)."""
+        """Return λγ_t·Σ w_k J_k and the negated gradient reward −R (equations 7 and 8)."""
         s, w, reduction = self._settings, chosen.weights, self._context.reduction
         j = s.tau * s.tau * (log_p.exp() * (log_p - log_q)).sum(-1).mean(1)
         terms = {"generated": weight * (w @ j)}
-        if made.slopes is not None:
+        if generated.slopes is not None:
             head = gens.score_head(chosen.candidates).detach()
-            slope = reduction.mean(theta_gradient(log_p, log_q, head, made.slopes, s.tau))
+            slope = reduction.mean(theta_gradient(log_p, log_q, head, generated.slopes, s.tau))
             gain = BOUNDS[s.bound](s.alpha / 2 * gradient_length(slope), reduction.mean(j))
             terms["gradient"] = -s.r * weight * (w @ gain)
         return terms
 
     def _feature_reward(self, hidden: Tensor, targets: Tensor, gens: Generators, chosen: Selection) -> Tensor:
-        """L_R(h, φ(y_k)) per teacher [K]."""
+        """Return L_R(h, φ(y_k)) per teacher [K]."""
         kind, reduction = self._settings.feature_reward, self._context.reduction
         if kind not in ADAPTED:
             targets = reduction.gather(targets.transpose(0, 1)).transpose(0, 1)
             return FEATURE_REWARDS[kind](reduction.gather(hidden), targets)
-        adapters = present(self.adapters)[gens.tap[chosen.candidates]]
+        adapters = required(self.adapters)[gens.tap[chosen.candidates]]
         predicted = torch.matmul(hidden, adapters.transpose(1, 2)) * gens.mask[chosen.candidates][:, None]
         return FEATURE_REWARDS[kind](predicted, targets)
 
-    def _at_places(
-        self, weight: float, batch: Batch, gens: Generators, chosen: Selection, made: Generated
+    def _spatial_terms(
+        self, weight: float, batch: Batch, gens: Generators, chosen: Selection, generated: Generated
     ) -> Terms:
-        """Local teachers and the local feature reward (equations 10 and 11), over selected spatial taps."""
+        """Return the terms of local teachers and local features (equations 10 and 11) of spatial taps."""
         s, terms = self._settings, Terms()
-        cells = present(present(batch.signals).cells).index_select(1, self._cells)
-        places = common_places(batch.output.maps, cells, present(self._context.bank).grid)
-        if places is None:
+        cells = required(required(batch.signals).cells).index_select(1, self._cells)
+        common = cells_on_common_grid(batch.output.maps, cells, required(self._context.bank).grid)
+        if common is None:
             return terms
         candidates = chosen.candidates[self._spatial]
         w = chosen.weights[self._spatial]
         w = w / w.sum()
         if weight * s.local > 0:
-            z = self._context.student.classify(places.hidden)
+            z = self._context.student.classify(common.hidden)
             head = gens.feature_head(candidates).detach()
             loss = local_teacher_loss(
-                z, made.logits[self._spatial], places.features, head, s.local_temperature
+                z, generated.logits[self._spatial], common.features, head, s.local_temperature
             )
             terms["local"] = weight * s.local * (w @ loss)
         if s.local_feature > 0:
             mask = gens.mask[candidates]
-            targets = gens.activated(places.features, candidates).detach()
-            adapters = present(self.adapters)[gens.tap[candidates]]
-            loss = local_feature_loss(places.hidden, targets, adapters, mask)
+            targets = gens.activated(common.features, candidates).detach()
+            adapters = required(self.adapters)[gens.tap[candidates]]
+            loss = local_feature_loss(common.hidden, targets, adapters, mask)
             terms["local_feature"] = s.local_feature * (w @ loss)
         return terms
 
     def _relation(self, batch: Batch) -> Tensor:
         gather, h = self._context.reduction.gather, batch.output.features
-        tap = present(present(batch.signals).features)[:, self._relation_tap].to(h.dtype)
+        tap = required(required(batch.signals).features)[:, self._relation_tap].to(h.dtype)
         return functional.relation(gather(tap), gather(h), self._settings.relation_temperature)

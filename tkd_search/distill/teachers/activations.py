@@ -1,8 +1,8 @@
-"""Parametric activations φ_θ of the generated teachers, with their slopes in θ in closed form.
+"""Parametric activations φ_θ of the generated teachers, with their derivatives in θ in closed form.
 
-Every kind maps features y [K, B, P] and parameters θ [K, q] to φ [K, B, P]; ``slope`` is ∂φ/∂θ
-[K, B, P, q], needed without double backward by the gradient reward (docs/method.md, equation 7).
-New kinds join ``ACTIVATIONS`` and inherit the conformance suite in tests/distill.
+Every kind maps features y [K, B, P] and parameters θ [K, q] to φ [K, B, P]. ``slope`` is ∂φ/∂θ [K, B, P, q];
+with it the gradient reward (docs/method.md, equation 7) needs no double backward. A new kind is an entry of
+``ACTIVATIONS``; the conformance suite in tests/distill then tests it.
 """
 
 import math
@@ -20,7 +20,8 @@ _LOG2 = math.log(2)
 class Activation:
     """One kind of activation.
 
-    ``value(y, θ)`` and ``slope(y, θ)`` as above; ``start(θ0)`` are the initial parameters (length q).
+    ``value(y, θ)`` and ``slope(y, θ)`` are as in the module's docstring; ``start(θ0)`` returns the initial
+    parameters (length q).
     """
 
     value: Callable[[Tensor, Tensor], Tensor]
@@ -33,21 +34,21 @@ class Activation:
         return len(self.start(1.0))
 
 
-def _at(theta: Tensor, i: int) -> Tensor:
+def _component(theta: Tensor, i: int) -> Tensor:
     return theta[:, i, None, None]
 
 
 def _swish(y: Tensor, theta: Tensor) -> Tensor:
-    return y * torch.sigmoid(_at(theta, 0) * y)
+    return y * torch.sigmoid(_component(theta, 0) * y)
 
 
 def _swish_slope(y: Tensor, theta: Tensor) -> Tensor:
-    gate = torch.sigmoid(_at(theta, 0) * y)
+    gate = torch.sigmoid(_component(theta, 0) * y)
     return (y * y * gate * (1 - gate))[..., None]
 
 
 def _prelu(y: Tensor, theta: Tensor) -> Tensor:
-    return F.relu(y) - _at(theta, 0) * F.relu(-y)
+    return F.relu(y) - _component(theta, 0) * F.relu(-y)
 
 
 def _prelu_slope(y: Tensor, theta: Tensor) -> Tensor:
@@ -55,18 +56,18 @@ def _prelu_slope(y: Tensor, theta: Tensor) -> Tensor:
 
 
 def _softplus(y: Tensor, theta: Tensor) -> Tensor:
-    b = F.softplus(_at(theta, 0)) + 0.1
+    b = F.softplus(_component(theta, 0)) + 0.1
     return (F.softplus(b * y) - _LOG2) / b
 
 
 def _softplus_slope(y: Tensor, theta: Tensor) -> Tensor:
-    b = F.softplus(_at(theta, 0)) + 0.1
+    b = F.softplus(_component(theta, 0)) + 0.1
     by_b = (y * torch.sigmoid(b * y) - (F.softplus(b * y) - _LOG2) / b) / b
-    return (by_b * torch.sigmoid(_at(theta, 0)))[..., None]
+    return (by_b * torch.sigmoid(_component(theta, 0)))[..., None]
 
 
 def _pelu_ab(theta: Tensor) -> tuple[Tensor, Tensor]:
-    return F.softplus(_at(theta, 0)) + 0.05, F.softplus(_at(theta, 1)) + 0.05
+    return F.softplus(_component(theta, 0)) + 0.05, F.softplus(_component(theta, 1)) + 0.05
 
 
 def _pelu(y: Tensor, theta: Tensor) -> Tensor:
@@ -79,17 +80,19 @@ def _pelu_slope(y: Tensor, theta: Tensor) -> Tensor:
     up, down = F.relu(y), F.relu(-y)
     by_a = up / b + torch.expm1(-down / b)
     by_b = (a / b.square()) * (down * torch.exp(-down / b) - up)
-    return torch.stack([by_a * torch.sigmoid(_at(theta, 0)), by_b * torch.sigmoid(_at(theta, 1))], -1)
+    return torch.stack(
+        [by_a * torch.sigmoid(_component(theta, 0)), by_b * torch.sigmoid(_component(theta, 1))], -1
+    )
 
 
 def _rational(y: Tensor, theta: Tensor) -> Tensor:
-    top = _at(theta, 0) + (_at(theta, 1) + _at(theta, 2) * y) * y
-    return top / (1 + (_at(theta, 3) * y).abs())
+    top = _component(theta, 0) + (_component(theta, 1) + _component(theta, 2) * y) * y
+    return top / (1 + (_component(theta, 3) * y).abs())
 
 
 def _rational_slope(y: Tensor, theta: Tensor) -> Tensor:
-    bottom = 1 + (_at(theta, 3) * y).abs()
-    by_bottom = -_rational(y, theta) / bottom * y.abs() * torch.sign(_at(theta, 3))
+    bottom = 1 + (_component(theta, 3) * y).abs()
+    by_bottom = -_rational(y, theta) / bottom * y.abs() * torch.sign(_component(theta, 3))
     return torch.stack([1 / bottom, y / bottom, y * y / bottom, by_bottom], -1)
 
 
@@ -114,4 +117,4 @@ ACTIVATIONS: dict[str, Activation] = {
     "identity": Activation(_identity, _no_slope, lambda t: (t,)),
     "relu": Activation(_relu, _no_slope, lambda t: (t,)),
 }
-"""Kinds by name; ``identity`` and ``relu`` are controls, blind to θ."""
+"""Kinds by name; ``identity`` and ``relu`` are controls that do not depend on θ."""

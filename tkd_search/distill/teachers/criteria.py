@@ -1,8 +1,8 @@
 """Named criteria of the selection heuristic: one number per candidate, larger is better.
 
-A criterion sees a ``Snapshot`` of all n candidates on a fixed sample of training rows and returns [n].
-New ones join ``CRITERIA`` and inherit the conformance suite in tests/distill; their weight ω is a field
-``omega_<name>`` of ``MethodSettings``.
+A criterion maps a ``Snapshot`` of all n candidates on a fixed sample of training rows to values [n]. A new
+criterion is an entry of ``CRITERIA`` and a field ``omega_<name>`` of ``MethodSettings``, its weight ω; the
+conformance suite in tests/distill then tests it.
 """
 
 from collections.abc import Callable
@@ -12,14 +12,14 @@ from torch import Tensor
 
 from tkd_search.distill.losses.functional import generator_losses
 from tkd_search.distill.losses.gradient_reward import gradient_length, theta_gradient
-from tkd_search.distill.losses.similarity import FEWEST_ROWS, cka
+from tkd_search.distill.losses.similarity import MIN_ROWS, cka
 
-_FLOOR = 1e-8
+_MIN_VALUE = 1e-8
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """What criteria may look at: n candidates on S sampled rows, all constants.
+    """Input of the criteria: n candidates on S sampled rows, all constants.
 
     ``labels`` [S]; the student's ``logits`` z [S, c] and ``hidden`` h [S, d]; the candidates'
     ``teachers`` û [n, S, c], ``features`` φ(y)⊙m [n, S, P], ``slopes`` ∂ℓ̂/∂θ [n, S, q],
@@ -40,33 +40,35 @@ class Snapshot:
     tau: float
 
 
-def probe(at: Snapshot) -> Tensor:
-    """−CE(û, label), mean over rows: how well a candidate knows the classes."""
-    return -generator_losses(at.teachers, at.labels).mean(1)
+def probe(snapshot: Snapshot) -> Tensor:
+    """Return −CE(û, label), mean over rows: a candidate's fit to the labels."""
+    return -generator_losses(snapshot.teachers, snapshot.labels).mean(1)
 
 
-def weight_norm(at: Snapshot) -> Tensor:
-    """log‖W‖ + log‖H‖ per √dim: how much a candidate's heads have made of its tap."""
-    return at.score_norm.clamp_min(_FLOOR).log() + at.head_norm.clamp_min(_FLOOR).log()
+def weight_norm(snapshot: Snapshot) -> Tensor:
+    """Return log‖W‖ + log‖H‖ per √dim: the size of a candidate's learned weights on its tap."""
+    return snapshot.score_norm.clamp_min(_MIN_VALUE).log() + snapshot.head_norm.clamp_min(_MIN_VALUE).log()
 
 
-def fisher(at: Snapshot) -> Tensor:
-    """Log of between over within-class variance of the tap, from the bank's statistics."""
-    return at.fisher.clamp_min(_FLOOR).log()
+def fisher(snapshot: Snapshot) -> Tensor:
+    """Return the log of between over within-class variance of the tap, from the bank's statistics."""
+    return snapshot.fisher.clamp_min(_MIN_VALUE).log()
 
 
-def alignment(at: Snapshot) -> Tensor:
-    """CKA(h, φ(y)): how near a candidate is to what the student already sees; 0 under 4 rows."""
-    if len(at.hidden) < FEWEST_ROWS:
-        return at.fisher.new_zeros(len(at.fisher))
-    return cka(at.hidden, at.features)
+def alignment(snapshot: Snapshot) -> Tensor:
+    """Return CKA(h, φ(y)), the similarity of student and candidate features; 0 with fewer than 4 rows."""
+    if len(snapshot.hidden) < MIN_ROWS:
+        return snapshot.fisher.new_zeros(len(snapshot.fisher))
+    return cka(snapshot.hidden, snapshot.features)
 
 
-def gradient(at: Snapshot) -> Tensor:
-    """log|∇_θ J|: how much a step on the candidate's activation would change its agreement."""
-    log_p = (at.teachers / at.tau).log_softmax(-1)
-    log_q = (at.logits / at.tau).log_softmax(-1)
-    return gradient_length(theta_gradient(log_p, log_q, at.score_head, at.slopes, at.tau)).log()
+def gradient(snapshot: Snapshot) -> Tensor:
+    """Return log|∇_θ J|: the sensitivity of a candidate's J to its activation parameters."""
+    log_p = (snapshot.teachers / snapshot.tau).log_softmax(-1)
+    log_q = (snapshot.logits / snapshot.tau).log_softmax(-1)
+    return gradient_length(
+        theta_gradient(log_p, log_q, snapshot.score_head, snapshot.slopes, snapshot.tau)
+    ).log()
 
 
 CRITERIA: dict[str, Callable[[Snapshot], Tensor]] = {

@@ -1,7 +1,7 @@
-"""Generated teachers: class logits made from one tap's features, their score and the student's output.
+"""Generated teachers: class logits computed from one tap's features, their score and the student's output.
 
-Step 4 of the article (docs/method.md, equations 3 to 5). All candidates live in stacked parameters, so
-that any subset is one batched matrix product.
+Step 4 of the article (docs/method.md, equations 3 to 5). The parameters of all candidates are stacked, so any
+subset is computed by one batched matrix product.
 """
 
 from collections.abc import Sequence
@@ -15,10 +15,10 @@ from tkd_search.distill.teachers.activations import ACTIVATIONS
 
 
 class Generated(NamedTuple):
-    """What k candidates make of a batch.
+    """Output of k candidates for a batch.
 
     ``logits`` û [k, B, c]; ``scores`` ℓ̂ [k, B]; ``features`` φ(y)⊙m [k, B, P]; ``slopes`` ∂ℓ̂/∂θ
-    [k, B, q], or None where they were not asked for.
+    [k, B, q], or None where they were not requested.
     """
 
     logits: Tensor
@@ -28,32 +28,32 @@ class Generated(NamedTuple):
 
 
 def standardised(logits: Tensor) -> Tensor:
-    """z̄ = (z − mean)/(rms + 1e-3) over classes [B, c], always detached."""
+    """Return z̄ = (z − mean)/(rms + 1e-3) over classes [B, c], always detached."""
     z = logits.detach()
     z = z - z.mean(1, keepdim=True)
     return z / (z.square().mean(1, keepdim=True).sqrt() + 1e-3)
 
 
 def candidate_count(taps: Sequence[Tap], masks: int) -> int:
-    """Number of candidates: taps × masks."""
+    """Return the number of candidates: taps × masks."""
     return len(taps) * masks
 
 
 def candidate_names(taps: Sequence[Tap], masks: int) -> tuple[str, ...]:
-    """Names by position: the tap's label, with ``#j`` behind it for its j-th random half."""
+    """Return names by position: the tap's label, followed by ``#j`` for its j-th random half."""
     return tuple(tap.label + (f"#{j}" if j else "") for j in range(masks) for tap in taps)
 
 
 def channel_masks(widths: Sequence[int], masks: int, width: int, generator: torch.Generator) -> Tensor:
-    """Masks m [masks·M, P] of zeros and ones: all real channels first, then fixed random halves of them."""
-    made = torch.zeros(masks * len(widths), width)
-    for k in range(len(made)):
+    """Return masks m [masks·M, P] of zeros and ones: first all real channels, then random halves of them."""
+    mask = torch.zeros(masks * len(widths), width)
+    for k in range(len(mask)):
         real = widths[k % len(widths)]
         chosen = torch.arange(real)
         if k >= len(widths):
             chosen = torch.randperm(real, generator=generator)[: max(1, real // 2)]
-        made[k, chosen] = 1
-    return made
+        mask[k, chosen] = 1
+    return mask
 
 
 class Generators(nn.Module):
@@ -66,7 +66,7 @@ class Generators(nn.Module):
         masks: channel masks per tap.
         activation: name in ``ACTIVATIONS``.
         theta0: initial activation parameter.
-        theta_frozen: keep θ where it starts.
+        theta_frozen: keep θ at its initial value.
         generator: source of randomness for masks and initial weights.
     """
 
@@ -100,22 +100,22 @@ class Generators(nn.Module):
         self.bias = nn.Parameter(torch.zeros(n, 1, classes))
 
     def _initial_head(self, generator: torch.Generator) -> Tensor:
-        """H [n, P + 1 + c, c] for [y; ℓ̂; z̄]: small from y, a little from ℓ̂, near the student from z̄."""
+        """Return H [n, P + 1 + c, c]: N(0, 0.1²) for y, N(0, 0.3²) for ℓ̂, 0.1·identity for z̄."""
         n, c = self.count, self.classes
         of_features = 0.1 * torch.randn(n, self.width, c, generator=generator)
         of_score = 0.3 * torch.randn(n, 1, c, generator=generator)
         return torch.cat([of_features, of_score, 0.1 * torch.eye(c).repeat(n, 1, 1)], 1)
 
     def feature_head(self, candidates: Tensor) -> Tensor:
-        """H^y: the part of H that reads y ⊙ m, [k, P, c], masked."""
+        """Return H^y [k, P, c], the masked part of H that multiplies y ⊙ m."""
         return self.head[candidates, : self.width] * self.mask[candidates, :, None]
 
     def score_head(self, candidates: Tensor) -> Tensor:
-        """The part of H that reads the score, [k, c]: ∂û/∂ℓ̂."""
+        """Return ∂û/∂ℓ̂ [k, c], the part of H that multiplies the score."""
         return self.head[candidates, self.width]
 
     def activated(self, features: Tensor, candidates: Tensor) -> Tensor:
-        """φ_θk(y ⊙ m_k) ⊙ m_k of features y [k, ..., P], each row for its own of the candidates [k]."""
+        """Return φ_θk(y_k ⊙ m_k) ⊙ m_k of features y [k, ..., P] for the candidates [k]."""
         mask = self.mask[candidates][:, None]
         y = features.flatten(1, -2) * mask
         return (self.activation.value(y, self.theta[candidates]) * mask).reshape(features.shape)
@@ -123,37 +123,39 @@ class Generators(nn.Module):
     def forward(
         self, features: Tensor, zbar: Tensor, candidates: Tensor | None = None, *, slopes: bool = False
     ) -> Generated:
-        """Generate teachers.
+        """Compute the teachers' logits.
 
         Args:
             features: Y [B, M, P], of any floating type.
             zbar: z̄ [B, c] (see ``standardised``).
             candidates: int64 [k]; None for all.
-            slopes: also ∂ℓ̂/∂θ, without gradients.
+            slopes: whether to return ∂ℓ̂/∂θ too, without gradients.
         """
         tap, mask, scale = self.tap, self.mask, self.score_scale
-        learnt: tuple[Tensor, ...] = (self.theta, self.score_weight, self.head, self.bias)
+        learned: tuple[Tensor, ...] = (self.theta, self.score_weight, self.head, self.bias)
         if candidates is not None:
             tap, mask, scale = tap[candidates], mask[candidates], scale[candidates]
-            learnt = tuple(p.index_select(0, candidates) for p in learnt)
-        theta, score_weight, head, bias = learnt
+            learned = tuple(p.index_select(0, candidates) for p in learned)
+        theta, score_weight, head, bias = learned
         mask = mask[:, None]
         y = features.transpose(0, 1).index_select(0, tap).to(zbar.dtype) * mask
         phi = self.activation.value(y, theta) * mask
-        read = torch.matmul(zbar, score_weight)
-        scores = torch.linalg.vecdot(read, phi) * scale[:, None]
+        projected = torch.matmul(zbar, score_weight)
+        scores = torch.linalg.vecdot(projected, phi) * scale[:, None]
         stacked = torch.cat([y, scores[..., None], zbar.expand(len(y), -1, -1)], 2)
-        made = torch.baddbmm(bias, stacked, head)
-        return Generated(made, scores, phi, self._slopes(y, theta, read, mask, scale) if slopes else None)
+        logits = torch.baddbmm(bias, stacked, head)
+        return Generated(
+            logits, scores, phi, self._slopes(y, theta, projected, mask, scale) if slopes else None
+        )
 
     @torch.no_grad()
-    def _slopes(self, y: Tensor, theta: Tensor, read: Tensor, mask: Tensor, scale: Tensor) -> Tensor:
+    def _slopes(self, y: Tensor, theta: Tensor, projected: Tensor, mask: Tensor, scale: Tensor) -> Tensor:
         slope = self.activation.slope(y, theta)
-        return torch.einsum("kbp,kbpq->kbq", read * mask, slope) * scale[:, None, None]
+        return torch.einsum("kbp,kbpq->kbq", projected * mask, slope) * scale[:, None, None]
 
 
 def parameter_norms(generators: Generators) -> tuple[Tensor, Tensor]:
-    """‖W_k ⊙ m_k‖ and ‖H^y_k ⊙ m_k‖ per √dim, [n] each."""
+    """Return ‖W_k ⊙ m_k‖ and ‖H^y_k ⊙ m_k‖ per √dim, [n] each."""
     mask = generators.mask
     size = (mask.sum(1) * generators.classes).sqrt()
     score = (generators.score_weight * mask[:, None]).flatten(1).norm(dim=1)

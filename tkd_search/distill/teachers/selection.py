@@ -1,7 +1,4 @@
-"""Which candidates become teachers, and with what weight: the weight-based heuristic and its controls.
-
-Pure functions from criteria to frozen selections (docs/method.md, equation 6).
-"""
+"""Selection and weighting of teachers by the heuristic or its controls (docs/method.md, equation 6)."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,9 +12,10 @@ from tkd_search.distill.teachers.criteria import CRITERIA, Snapshot
 
 @dataclass(frozen=True)
 class Selection:
-    """The teachers: ``candidates`` int64 [K], most wanted first; ``weights`` [K] sum to 1.
+    """The selected teachers.
 
-    ``agreement`` [K] is CKA(h, φ(y_k)) on the sample they were chosen on: what the student saw of each.
+    ``candidates`` int64 [K], best first; ``weights`` [K] sum to 1; ``agreement`` [K] is CKA(h, φ(y_k)) on the
+    sample of the selection.
     """
 
     candidates: Tensor
@@ -25,12 +23,16 @@ class Selection:
     agreement: Tensor
 
     def to(self, device: torch.device) -> "Selection":
-        """The same on another device."""
+        """Return the same selection on another device."""
         return Selection(*(part.to(device) for part in (self.candidates, self.weights, self.agreement)))
 
 
 def z_scored(values: Tensor) -> Tensor:
-    """Values [n] with mean 0 and deviation 1; zeros where all are equal or n = 1; NaN counts as the least."""
+    """Scale values [n] to mean 0 and deviation 1.
+
+    The result is zero where all values are equal or n = 1. NaN and infinite values count as the smallest
+    finite value.
+    """
     values = values.double()
     finite = values.isfinite()
     worst = values[finite].min() if bool(finite.any()) else values.new_zeros(())
@@ -39,7 +41,7 @@ def z_scored(values: Tensor) -> Tensor:
 
 
 def weighted_score(criteria: Mapping[str, Tensor], omega: Mapping[str, float]) -> Tensor:
-    """s_k = Σ ω_c·z-scored criterion_c(k) / Σ|ω_c| over ``omega``'s names; zeros where no ω is set."""
+    """Return s_k = Σ ω_c·zscore_k(criterion_c) / Σ|ω_c| over the names in ``omega``; zeros if empty."""
     total = sum(abs(w) for w in omega.values())
     size = len(next(iter(criteria.values())))
     score = torch.zeros(size, dtype=torch.float64)
@@ -50,18 +52,18 @@ def weighted_score(criteria: Mapping[str, Tensor], omega: Mapping[str, float]) -
 
 
 def omega_of(settings: MethodSettings) -> dict[str, float]:
-    """ω by criterion, those that are not zero."""
+    """Return the weights ω by criterion, without zeros."""
     omega = {name: float(getattr(settings, f"omega_{name}")) for name in CRITERIA}
     return {name: weight for name, weight in omega.items() if weight}
 
 
 def top(score: Tensor, k: int) -> Tensor:
-    """The k best positions of score [n], best first, ties by position; k is clipped to n."""
+    """Return the k best positions of score [n], best first, ties by position; k is clipped to n."""
     return score.argsort(descending=True, stable=True)[: min(k, len(score))]
 
 
 def depth_order(taps: int, masks: int) -> Tensor:
-    """All candidates, the deepest tap first, whole taps before halves: a score for ``last_k``."""
+    """Return a score per candidate for ``last_k``: deeper taps are higher, whole taps are above halves."""
     candidate = torch.arange(taps * masks)
     return (candidate % taps - taps * (candidate // taps)).double()
 
@@ -69,16 +71,16 @@ def depth_order(taps: int, masks: int) -> Tensor:
 def select(
     settings: MethodSettings, snapshot: Snapshot, *, taps: int, generator: torch.Generator
 ) -> Selection:
-    """Choose the teachers.
+    """Select the teachers.
+
+    ``heuristic`` weights candidates by softmax(s/T); ``uniform`` selects the same candidates with equal
+    weights; ``random`` draws them; ``last_k`` selects the deepest taps; ``all`` selects every candidate.
 
     Args:
         settings: ``selection``, ``k`` (clipped to the number of candidates), ω and T.
-        snapshot: of all candidates.
-        taps: M.
-        generator: randomness of the control ``random``.
-
-    ``heuristic`` weighs by softmax(s/T); ``uniform`` takes the same candidates with equal weights;
-    ``random`` draws anew each time; ``last_k`` takes the deepest taps; ``all`` takes every candidate.
+        snapshot: the snapshot of all candidates.
+        taps: the number of taps M.
+        generator: the source of randomness of ``random``.
     """
     n = len(snapshot.fisher)
     kind = settings.selection

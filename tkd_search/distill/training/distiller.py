@@ -1,4 +1,4 @@
-"""The training loop: one student, one method, one budget, resumable to the bit after any epoch."""
+"""The training loop of one student: resumable bit for bit after any epoch."""
 
 import contextlib
 import copy
@@ -19,12 +19,11 @@ from tkd_search.distill.interfaces import (
     channels_last,
     never,
 )
-from tkd_search.distill.losses.methods import build_objective, signal_source
+from tkd_search.distill.losses.build_objective import build_objective, signal_source
 from tkd_search.distill.losses.objective import Batch, Context
 from tkd_search.distill.losses.stage_reward import StageReader
 from tkd_search.distill.losses.tkd import GeneratedTeachers
 from tkd_search.distill.method_settings import MethodSettings, TrainSettings
-from tkd_search.distill.random_streams import child_generator
 from tkd_search.distill.teachers.selection import Selection
 from tkd_search.distill.training.batch_order import batches, sample, steps_per_epoch
 from tkd_search.distill.training.epoch_stats import EpochStats, Means
@@ -32,7 +31,7 @@ from tkd_search.distill.training.evaluation import recalibrate, release
 from tkd_search.distill.training.learners import Learners, copied
 from tkd_search.distill.training.reduction import Reduction, SingleProcess
 from tkd_search.distill.training.sync_batchnorm import desynchronised, synchronised
-from tkd_search.seeds import child_seed
+from tkd_search.seeds import child_generator, child_seed
 
 _SAMPLE_ROWS = 512
 _CALIBRATION_ROWS = 512
@@ -45,19 +44,22 @@ class Distiller:
     Args:
         student: the network to train, in place; moved to ``device``.
         views: the training images.
-        method: what it is trained for; ``ce`` needs neither bank nor big models, and so trains F itself.
+        method: the objective; ``ce`` needs neither bank nor big models, so it also trains F itself.
         train: optimiser and budget.
-        seed: root of all randomness of this training but the student's initial weights.
-        bank: of the same views; needed by every method but ``ce`` unless ``big_models`` are given.
-        big_models: run live where there is no bank or views are drawn freely (``views.views`` 0), and
-            where ``method.distil_back`` is ``big_model``: then F is trained too, in a copy, from labels
-            and, weighted ρ, from the student, and the bank is bypassed, because it would be out of date.
+        seed: root seed of all randomness of this training except the student's initial weights.
+        bank: the bank of the same views; every method but ``ce`` needs it unless ``big_models`` are given.
+        big_models: models to run live where there is no bank or views are drawn freely (``views.views`` 0),
+            and where ``method.distil_back`` is ``big_model``. In the last case a copy of F learns too, from
+            labels and, weighted ρ, from the student; the bank is not read, because its rows would be out of
+            date.
         device: torch device.
-        group: the other workers of this training; None for one worker. Batches are split evenly.
-        class_count: c, for checks.
+        group: the reduction over the workers of this training, which share each batch evenly; None for one
+            worker.
+        class_count: number of classes c, checked against the bank.
 
     Raises:
-        ValueError: the method needs a bank, cells or big models that are not there.
+        ValueError: the method needs a bank, cells or big models that are missing, or the bank does not fit
+            the views.
     """
 
     def __init__(
@@ -81,15 +83,15 @@ class Distiller:
             seed,
             views,
         )
-        _check(views, bank, class_count)
-        bank = _near(bank, self.device)
+        _check_data(views, bank, class_count)
+        bank = _on_device_if_it_fits(bank, self.device)
         network = cast(nn.Module, student).to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.student: nn.Module = synchronised(network) if self._group.size > 1 else network
         generator = child_generator(seed, "initial")
-        self._source, form = signal_source(method, views, bank, big_models, self.device)
+        self._source, template = signal_source(method, views, bank, big_models, self.device)
         self._stages = self._stage_reader()
         stages = self._stages.stages if self._stages else ()
-        context = Context(student, form, self._group, generator, train.label_smoothing, stages)
+        context = Context(student, template, self._group, generator, train.label_smoothing, stages)
         self.objective = build_objective(method, context).to(self.device)
         self._group.share([*self.student.state_dict().values(), *self.objective.state_dict().values()])
         self._labels = views.labels.to(self.device)
@@ -98,7 +100,7 @@ class Distiller:
 
     @property
     def steps_per_epoch(self) -> int:
-        """Batches per epoch: the fewest of equal size that are no larger than ``batch_size``."""
+        """Number of batches per epoch: the smallest with equal batches of at most ``batch_size``."""
         return steps_per_epoch(len(self._views), self.train.batch_size)
 
     @property
@@ -128,18 +130,18 @@ class Distiller:
         """Train one epoch.
 
         Args:
-            should_stop: polled before each batch; must answer alike on all workers.
+            should_stop: called before each batch; must return the same value on all workers.
 
         Returns:
-            The epoch's figures, or None where it was told to stop: the student is then in mid-epoch, and
-            only ``load_state_dict`` makes this trainer whole again.
+            The statistics of the epoch, or None after a stop. After a stop the student is in mid-epoch;
+            training can only continue from a ``load_state_dict``.
 
         Raises:
-            Diverged: the loss is not finite (noticed within 32 batches).
+            Diverged: the loss is not finite (checked every 32 batches and at the end of the epoch).
         """
         started, means = time.perf_counter(), Means()
         self.student.train()
-        with self._private_randomness():
+        with self._own_random_state():
             if self._selection_due():
                 self._reselect()
             for index, view in self._batches():
@@ -158,8 +160,8 @@ class Distiller:
         return EpochStats(self.epoch, losses, teachers, seconds, agreements)
 
     @contextlib.contextmanager
-    def _private_randomness(self) -> Iterator[None]:
-        """Dropout and the like draw from this epoch's own seed; the global random state is left alone."""
+    def _own_random_state(self) -> Iterator[None]:
+        """Seed the global random state for this epoch (dropout) and restore it afterwards."""
         devices = [self.device] if self.device.type == "cuda" else []
         with torch.random.fork_rng(devices=devices):
             torch.manual_seed(child_seed(self._seed, "epoch", self.epoch, self._group.rank))
@@ -197,19 +199,19 @@ class Distiller:
             return cast(StudentOutput, self._forward(images))
         kind = torch.bfloat16 if self.train.precision == "bf16" else torch.float16
         with torch.autocast(self.device.type, kind):
-            made = self._forward(images)
-        maps = None if made.maps is None else made.maps.float()
-        return StudentOutput(made.logits.float(), made.features.float(), maps)
+            output = self._forward(images)
+        maps = None if output.maps is None else output.maps.float()
+        return StudentOutput(output.logits.float(), output.features.float(), maps)
 
     def _selection_due(self) -> bool:
         every = max(1, round(self.method.reselect_every * self.train.epochs))
-        # Once more after the first epoch: at the very start the heads know nothing, and probe is noise.
+        # A second selection follows the first epoch: criteria of untrained heads are noise.
         due = self.epoch % every == 0 or self.epoch == 1
         return due and isinstance(self.objective, GeneratedTeachers)
 
     @torch.no_grad()
     def _reselect(self) -> None:
-        """Select teachers on a fixed sample of training rows, with the student as it is; rank 0's choice."""
+        """Select teachers on a fixed sample of training rows; all workers use the selection of rank 0."""
         objective = self.objective
         if not isinstance(objective, GeneratedTeachers) or objective.generators is None:
             return
@@ -229,29 +231,29 @@ class Distiller:
 
     @torch.no_grad()
     def eval_student(self) -> nn.Module:
-        """A copy of the student to evaluate and ship: plain batch normalisation, eval mode, no gradients.
+        """Return a copy of the student to evaluate and ship: in eval mode, without gradients.
 
-        With the schedule-free optimiser its weights are the averaged ones, and batch statistics are taken
-        anew for them from training images (512, or 1,024 once the budget is spent). The training itself is
-        not touched; any rank may call it alone.
+        Batch normalisations are ordinary ones. With the schedule-free optimiser its weights are the averaged
+        ones, and batch statistics are computed for them from training images (512, or 1,024 after the last
+        epoch). The training is not affected, and one rank may call this alone.
         """
-        made = desynchronised(copy.deepcopy(self.student)).eval()
-        learning = [p for p in made.parameters() if p.requires_grad]
-        release(made)
+        student = desynchronised(copy.deepcopy(self.student)).eval()
+        learning = [p for p in student.parameters() if p.requires_grad]
+        release(student)
         if self.train.schedule != "schedule_free" or self.step == 0:
-            return made
-        for theirs, average in zip(learning, self._learners.averaged(), strict=False):
-            theirs.copy_(average)
+            return student
+        for parameter, average in zip(learning, self._learners.averaged(), strict=False):
+            parameter.copy_(average)
         rows = _CALIBRATION_ROWS * (2 if self.epoch >= self.train.epochs else 1)
         index, view = sample(self._views, rows, seed=self._seed, name="calibration")
-        # Equal parts: every one counts the same, however many rows it has.
+        # Parts are equal because recalibration weights every batch alike, whatever its number of rows.
         parts = -(-len(index) // _CALIBRATION_ROWS)
         split = zip(index.tensor_split(parts), view.tensor_split(parts), strict=True)
-        recalibrate(made, (self._views.batch(i, v).to(self.device) for i, v in split))
-        return made
+        recalibrate(student, (self._views.batch(i, v).to(self.device) for i, v in split))
+        return student
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything an exact resume after a whole epoch needs: tensors and plain values, copied."""
+        """Return copied tensors and plain values for an exact resume after a complete epoch."""
         chosen = getattr(self.objective, "selection", None)
         state: dict[str, Any] = {
             "epoch": self.epoch,
@@ -265,10 +267,11 @@ class Distiller:
         return cast(dict[str, Any], copied(state))
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on where ``state_dict`` was taken, in a trainer built with the same arguments.
+        """Restore a ``state_dict`` of a trainer that was built with the same arguments.
 
         Raises:
-            RuntimeError: names or shapes differ. ValueError: the optimisers do.
+            RuntimeError: names or shapes differ.
+            ValueError: the optimisers differ.
         """
         self.student.load_state_dict(state["student"])
         self.objective.load_state_dict(state["objective"])
@@ -280,7 +283,7 @@ class Distiller:
         self.epoch, self.step = state["epoch"], state["step"]
 
 
-def _check(views: ViewSource, bank: Bank | None, class_count: int) -> None:
+def _check_data(views: ViewSource, bank: Bank | None, class_count: int) -> None:
     if len(views) < 2:
         raise ValueError(f"a student needs at least 2 training images; found {len(views)}")
     if bank is None:
@@ -288,11 +291,11 @@ def _check(views: ViewSource, bank: Bank | None, class_count: int) -> None:
     found = (bank.views, len(bank.labels), bank.classes)
     wanted = (views.views, len(views), class_count)
     if found != wanted:
-        raise ValueError(f"the bank holds (views, images, classes) {found}, the data {wanted}")
+        raise ValueError(f"the bank has (views, images, classes) {found}, the data {wanted}")
 
 
-def _near(bank: Bank | None, device: torch.device) -> Bank | None:
-    """The bank on the GPU where it takes at most half of the memory that is free there; else as it is."""
+def _on_device_if_it_fits(bank: Bank | None, device: torch.device) -> Bank | None:
+    """Move the bank to a GPU if it takes at most half of the free memory there; else leave it where it is."""
     if bank is None or device.type != "cuda" or bank.nbytes > torch.cuda.mem_get_info(device)[0] // 2:
         return bank
     return bank.to(device)

@@ -1,4 +1,4 @@
-"""Figures of an epoch."""
+"""Statistics of one epoch."""
 
 import math
 from dataclasses import dataclass
@@ -8,18 +8,18 @@ from torch import Tensor
 
 from tkd_search.distill.diverged import Diverged
 
-NOT_THE_STUDENTS = frozenset({"generators", "distil_back"})
+TEACHER_TERMS = frozenset({"generators", "distil_back"})
 """Terms that train teachers, not the student."""
 
 
 @dataclass(frozen=True)
 class EpochStats:
-    """What one epoch was like.
+    """Statistics of one epoch.
 
-    ``epoch`` counts from 1; ``losses`` are the means of the objective's weighted terms, the student's
-    ``total`` among them, and of what its teachers learn from (``generators``); ``teachers`` are (candidate
-    name, weight), most wanted first; ``seconds`` is wall time;
-    ``agreements`` are (candidate name, CKA with the student when it was selected).
+    ``epoch`` counts from 1. ``losses`` are the means of the objective's weighted terms, of the student's
+    ``total`` and of the losses of its teachers (``TEACHER_TERMS``). ``teachers`` are (candidate name,
+    weight), largest weight first. ``seconds`` is wall time. ``agreements`` are (candidate name, CKA with the
+    student at the time of selection).
     """
 
     epoch: int
@@ -30,23 +30,27 @@ class EpochStats:
 
 
 class Means:
-    """Running means of named scalars, summed on their device so that no batch waits for a copy."""
+    """Running means of named scalars, summed on their device to avoid a synchronisation per batch."""
 
     def __init__(self) -> None:
         self._sums: dict[str, Tensor] = {}
         self._counts: dict[str, int] = {}
 
     def add(self, terms: dict[str, Tensor]) -> None:
-        """Take in one batch's scalars."""
+        """Add the scalars of one batch."""
         for name, value in terms.items():
             value = value.detach()
             self._sums[name] = self._sums[name] + value if name in self._sums else value
             self._counts[name] = self._counts.get(name, 0) + 1
 
     def check(self, epoch: int) -> dict[str, float]:
-        """The means so far; ``total`` is the student's. Raises Diverged where one is not finite."""
+        """Return the means so far, and as ``total`` the sum of the student's terms.
+
+        Raises:
+            Diverged: a mean is not finite.
+        """
         sums = torch.stack(list(self._sums.values())).tolist() if self._sums else []
         means = {name: s / self._counts[name] for name, s in zip(self._sums, sums, strict=True)}
         if not all(math.isfinite(mean) for mean in means.values()):
             raise Diverged(epoch, means)
-        return {**means, "total": sum(mean for name, mean in means.items() if name not in NOT_THE_STUDENTS)}
+        return {**means, "total": sum(mean for name, mean in means.items() if name not in TEACHER_TERMS)}

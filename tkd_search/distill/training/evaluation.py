@@ -1,4 +1,4 @@
-"""Accuracy of a classifier, and copies of a student in training that are fit to be evaluated."""
+"""Accuracy of a classifier, and preparation of a copied student for evaluation."""
 
 from collections.abc import Iterable, Iterator
 
@@ -11,29 +11,30 @@ _NORMALISATIONS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchN
 
 
 def accuracy(logits: Tensor, labels: Tensor) -> float:
-    """Share in [0, 1] of rows whose largest logit [B, c] is that of their label [B]."""
+    """Return the share in [0, 1] of rows whose largest logit [B, c] is that of their label [B]."""
     return (logits.argmax(-1) == labels).double().mean().item()
 
 
 @torch.no_grad()
 def evaluate(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> float:
-    """Accuracy in [0, 1] over batches of (normalised images [B, C, H, W], labels [B]); NaN without any.
+    """Return the accuracy in [0, 1] over batches of (normalised images [B, C, H, W], labels [B]).
 
-    The model runs in eval mode on the images' device; its mode is restored.
+    The accuracy is NaN without batches. The model runs in eval mode on the images' device; its mode is
+    restored.
     """
     training = model.training
     model.eval()
-    right, rows = 0, 0
+    correct, rows = 0, 0
     for images, labels in batches:
         predicted = logits_of(model(channels_last(images))).argmax(-1)
-        right += int((predicted == labels.to(predicted.device)).sum())
+        correct += int((predicted == labels.to(predicted.device)).sum())
         rows += len(labels)
     model.train(training)
-    return right / rows if rows else float("nan")
+    return correct / rows if rows else float("nan")
 
 
 def release(model: nn.Module) -> None:
-    """Give parameters memory of their own, without gradients: nothing ties the model to a training."""
+    """Give parameters memory of their own and remove gradients, so that no training changes the model."""
     for parameter in model.parameters():
         parameter.grad = None
         parameter.data = parameter.data.clone()
@@ -41,16 +42,16 @@ def release(model: nn.Module) -> None:
 
 
 def normalisations(model: nn.Module) -> Iterator[nn.Module]:
-    """The batch normalisations of a model that keep running statistics."""
+    """Return the batch normalisations of a model that track running statistics."""
     return (m for m in model.modules() if isinstance(m, _NORMALISATIONS) and m.track_running_stats)
 
 
 @torch.no_grad()
 def recalibrate(model: nn.Module, batches: Iterable[Tensor]) -> None:
-    """Set the running statistics of batch normalisations from images, for the weights as they are.
+    """Compute the running statistics of batch normalisations from images, for the current weights.
 
-    Averaged weights were never run in training, so the statistics of the weights they average do not
-    fit. All else (dropout, stochastic depth) is in eval mode, and so is the model afterwards.
+    Averaged weights never ran in training, so running statistics from training do not fit them. All other
+    modules (dropout, stochastic depth) are in eval mode, and so is the model afterwards.
     """
     model.eval()
     found = list(normalisations(model))

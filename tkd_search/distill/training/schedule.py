@@ -1,6 +1,6 @@
 """Optimisers and learning-rate schedules of students and generators.
 
-Schedules are pure functions of the step, so a training resumes exactly from its step alone.
+Schedules are pure functions of the step, so a training resumes exactly from its step.
 """
 
 import math
@@ -17,10 +17,11 @@ GENERATOR_WEIGHT_DECAY = 1e-3
 
 
 def rate(schedule: str, step: int, total: int) -> float:
-    """Learning rate at ``step`` of ``total`` as a share of its peak, in (0, 1].
+    """Return the learning rate at ``step`` of ``total`` as a share of its peak, in (0, 1].
 
-    ``one_cycle`` rises over a fifth from 1/25 and falls to 4e-6, by half cosines (Smith and Topin 2017);
-    ``constant`` rises linearly over a twentieth; ``schedule_free`` leaves all to its optimiser: 1.
+    ``one_cycle`` rises from 1/25 over a fifth of the steps and falls to 4e-6, by half cosines (Smith and
+    Topin 2017). ``constant`` rises linearly over a twentieth. ``schedule_free`` is always 1, because its
+    optimiser sets the rate.
     """
     if schedule == "schedule_free":
         return 1.0
@@ -28,11 +29,11 @@ def rate(schedule: str, step: int, total: int) -> float:
     if schedule == "constant":
         return min(1.0, (step + 1) / rise)
     if step < rise:
-        return _between(1 / 25, 1.0, step / rise)
-    return _between(1.0, 4e-6, min(1.0, (step - rise) / max(1, total - rise)))
+        return _cosine(1 / 25, 1.0, step / rise)
+    return _cosine(1.0, 4e-6, min(1.0, (step - rise) / max(1, total - rise)))
 
 
-def _between(start: float, end: float, share: float) -> float:
+def _cosine(start: float, end: float, share: float) -> float:
     return end + (start - end) * (1 + math.cos(math.pi * share)) / 2
 
 
@@ -45,16 +46,16 @@ def set_rate(optimizer: torch.optim.Optimizer, value: float) -> None:
 def student_optimizer(
     parameters: Iterable[Tensor], settings: TrainSettings, total: int
 ) -> torch.optim.Optimizer:
-    """AdamW for the student and its adapters; schedule-free where the settings say so.
+    """Return AdamW for the student and its adapters, schedule-free with that schedule.
 
     Args:
-        parameters: what learns.
+        parameters: the parameters to train.
         settings: peak rate, weight decay and schedule.
-        total: steps of the full budget, for the warm-up of the schedule-free optimiser.
+        total: steps of the full budget, which set the warm-up of the schedule-free optimiser.
     """
     if settings.schedule != "schedule_free":
         return adamw(parameters, settings.lr, settings.weight_decay)
-    import schedulefree  # here alone, so that the method itself is plain PyTorch
+    import schedulefree  # imported here so that the other schedules need PyTorch alone
 
     optimizer = schedulefree.AdamWScheduleFree(
         parameters,
@@ -67,16 +68,16 @@ def student_optimizer(
 
 
 def adamw(parameters: Iterable[Tensor], lr: float, weight_decay: float) -> torch.optim.Optimizer:
-    """AdamW as one fused kernel, with its rate set step by step from ``rate``."""
+    """Return AdamW with a fused kernel; the caller sets its rate at every step."""
     return torch.optim.AdamW(parameters, lr=lr, weight_decay=weight_decay, fused=True)
 
 
 @torch.no_grad()
 def averaged(optimizer: torch.optim.Optimizer, parameter: Tensor) -> Tensor:
-    """The value of a parameter to evaluate and ship: the schedule-free average x, else the value itself.
+    """Return the value of a parameter to evaluate and ship: the schedule-free average x or the value.
 
-    The optimiser holds y while training and z in its state; x = y + (1 − 1/β1)(z − y) (Defazio et al.
-    2024). Nothing is changed in place, so looking does not disturb the training.
+    While training, the parameter holds y and the optimiser's state z; x = y + (1 − 1/β1)(z − y) (Defazio et
+    al. 2024). Nothing is changed in place, so the training is not affected.
     """
     group = optimizer.param_groups[0]
     state = optimizer.state.get(parameter, {})

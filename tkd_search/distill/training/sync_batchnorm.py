@@ -1,6 +1,7 @@
-"""Batch normalisation over the batches of all workers, for backends that torch's SyncBatchNorm lacks (gloo).
+"""Batch normalisation over the batches of all workers.
 
-On GPUs torch's own SyncBatchNorm is taken, which needs NCCL.
+With NCCL this is torch's SyncBatchNorm; with other backends (gloo), which SyncBatchNorm does not support, it
+is ``AllReduceBatchNorm``.
 """
 
 from typing import Any
@@ -30,9 +31,9 @@ class _SumOverRanks(torch.autograd.Function):
 
 
 class AllReduceBatchNorm(nn.modules.batchnorm._BatchNorm):
-    """BatchNorm1d/2d/3d whose training statistics are those of all workers' rows together.
+    """BatchNorm1d/2d/3d with training statistics over the rows of all workers.
 
-    In eval mode an ordinary batch normalisation, with the same names in its state dict.
+    In eval mode it is an ordinary batch normalisation; names in its state dict are the same.
     """
 
     group: dist.ProcessGroup | None = None
@@ -43,11 +44,11 @@ class AllReduceBatchNorm(nn.modules.batchnorm._BatchNorm):
             raise ValueError(f"expected at least 2 dimensions, found {input.dim()}")
 
     def forward(self, input: Tensor) -> Tensor:
-        """Normalise [B, C, …] over all axes but C, and over workers."""
+        """Normalise [B, C, …] over all axes but C, and over all workers."""
         if not self.training:
             return super().forward(input)
         axes = [i for i in range(input.dim()) if i != 1]
-        wide = input.float()  # half precision has no room for sums
+        wide = input.float()  # sums overflow in half precision
         count = torch.tensor(float(input.numel() // input.shape[1]))
         count = _SumOverRanks.apply(count, self.group)
         mean = _SumOverRanks.apply(wide.sum(axes), self.group) / count
@@ -72,23 +73,24 @@ class AllReduceBatchNorm(nn.modules.batchnorm._BatchNorm):
 
 
 def _replaced(old: nn.Module, new: nn.modules.batchnorm._BatchNorm) -> nn.Module:
-    """``new`` with the parameters and statistics of ``old`` (the same tensors), its hooks and its mode."""
+    """Return ``new`` with the parameters and statistics of ``old`` (the same tensors), its hooks and mode."""
     for name, parameter in old.named_parameters(recurse=False):
         setattr(new, name, parameter)
     for name, buffer in old.named_buffers(recurse=False):
         setattr(new, name, buffer)
-    _hand_on(old, new)
+    _copy_hooks_and_type(old, new)
     return new.train(old.training)
 
 
-def _hand_on(old: nn.Module, new: nn.Module) -> None:
-    """Hooks, which read maps, and the kind of module that ``new`` stands for."""
+def _copy_hooks_and_type(old: nn.Module, new: nn.Module) -> None:
+    """Copy the hooks, which read maps, and record the type of module that ``new`` replaces."""
     new._forward_hooks, new._forward_pre_hooks = old._forward_hooks, old._forward_pre_hooks
     if isinstance(old, _KINDS):
         new.original = type(old)  # type: ignore[assignment]
 
 
 def _swap(module: nn.Module, swap_one: Any) -> nn.Module:
+    """Apply ``swap_one`` to a module, or to all modules inside it where it returns the module itself."""
     swapped = swap_one(module)
     if swapped is not module:
         return swapped
@@ -100,9 +102,9 @@ def _swap(module: nn.Module, swap_one: Any) -> nn.Module:
 
 
 def synchronised(module: nn.Module, group: dist.ProcessGroup | None = None) -> nn.Module:
-    """Replace batch normalisations, in place, by ones over all workers; parameters stay the same."""
+    """Replace batch normalisations by ones over all workers, in place; parameters stay the same tensors."""
     if dist.get_backend(group) == "nccl":
-        return by_torch(module, group)
+        return converted_by_torch(module, group)
 
     def one(old: nn.Module) -> nn.Module:
         if not isinstance(old, _KINDS):
@@ -114,17 +116,17 @@ def synchronised(module: nn.Module, group: dist.ProcessGroup | None = None) -> n
     return _swap(module, one)
 
 
-def by_torch(module: nn.Module, group: dist.ProcessGroup | None = None) -> nn.Module:
-    """The same by torch's SyncBatchNorm, which forgets what it stands for and who listens."""
+def converted_by_torch(module: nn.Module, group: dist.ProcessGroup | None = None) -> nn.Module:
+    """Replace batch normalisations by torch's SyncBatchNorm, keeping hooks and original types."""
     before = {name: old for name, old in module.named_modules() if isinstance(old, _KINDS)}
     module = nn.SyncBatchNorm.convert_sync_batchnorm(module, group)
     for name, old in before.items():
-        _hand_on(old, module.get_submodule(name))
+        _copy_hooks_and_type(old, module.get_submodule(name))
     return module
 
 
 def desynchronised(module: nn.Module) -> nn.Module:
-    """The inverse of ``synchronised``, in place: a network that runs and ships without other workers."""
+    """Replace synchronised batch normalisations by ordinary ones, in place."""
 
     def one(old: nn.Module) -> nn.Module:
         if not isinstance(old, AllReduceBatchNorm | nn.SyncBatchNorm):

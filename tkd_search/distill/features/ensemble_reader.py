@@ -1,4 +1,4 @@
-"""Several big models read as one: taps of all of them, and the logits of their mean probability."""
+"""Reads an ensemble of big models: the taps of all models and the logits of their mean probability."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -11,29 +11,29 @@ from tkd_search.distill.features.taps import Tap, TapReader
 
 @dataclass(frozen=True)
 class Reading:
-    """What the big models say about one batch: logits [B, c], pooled features and cells per tap."""
+    """Output of the big models for one batch: logits [B, c], pooled features and cells per tap."""
 
     logits: Tensor
     features: list[Tensor]
     cells: list[Tensor]
 
     def cpu(self) -> "Reading":
-        """The same in main memory."""
+        """Return the same reading in main memory."""
         return Reading(self.logits.cpu(), [f.cpu() for f in self.features], [c.cpu() for c in self.cells])
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all tensors."""
+        """Size of all tensors in bytes."""
         return sum(t.nbytes for t in (self.logits, *self.features, *self.cells))
 
 
-class Readers:
-    """Several big models read as one: taps of all of them, logits of their mean probability.
+class EnsembleReader:
+    """Reads the taps of several big models and the logits of their mean probability.
 
     Args:
-        models: in eval mode.
-        taps: of all models, model by model.
-        grid: cells per side of spatial taps; 0 for none.
+        models: the big models, in eval mode.
+        taps: the taps of all models, model by model.
+        grid: cells per side of spatial taps; 0 for no cells.
     """
 
     def __init__(self, models: Iterable[nn.Module], taps: Sequence[Tap], grid: int = 0) -> None:
@@ -51,13 +51,13 @@ class Readers:
         )
 
     def close(self) -> None:
-        """Take the hooks out of the models."""
+        """Remove the hooks from the models."""
         for reader in self._readers:
             reader.close()
 
 
 def mean_logits(logits: Sequence[Tensor]) -> Tensor:
-    """Logits of the mean probability of several models; those of one model unchanged."""
+    """Return the logits of the mean probability of several models; those of one model are unchanged."""
     if len(logits) == 1:
         return logits[0]
     return torch.stack([z.log_softmax(-1) for z in logits]).logsumexp(0)

@@ -1,4 +1,4 @@
-"""From a method's name to its objective, and to where its signals come from."""
+"""Builds the objective of a method and its source of signals from the method's settings."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -10,30 +10,36 @@ from tkd_search.distill.features.bank import Bank
 from tkd_search.distill.features.bank_builder import compute_bank
 from tkd_search.distill.features.signal_source import BankSource, LearningSource, LiveSource, SignalSource
 from tkd_search.distill.interfaces import ViewSource
-from tkd_search.distill.losses.objective import Context, FromFeatures, FromLogits, LabelsOnly, Needs
+from tkd_search.distill.losses.objective import (
+    Context,
+    FeatureDistillation,
+    LabelsOnly,
+    LogitDistillation,
+    Needs,
+)
 from tkd_search.distill.losses.tkd import GeneratedTeachers, tkd_needs
 from tkd_search.distill.method_settings import BankSettings, MethodSettings
 
-AnyObjective = LabelsOnly | FromLogits | FromFeatures | GeneratedTeachers
+AnyObjective = LabelsOnly | LogitDistillation | FeatureDistillation | GeneratedTeachers
 
 
 def build_objective(method: MethodSettings, context: Context) -> AnyObjective:
-    """The objective of a method.
+    """Return the objective of a method.
 
     Raises:
-        ValueError: it needs a bank or cells that are not there.
+        ValueError: the method needs a bank or cells that are missing.
     """
     if method.name == "ce":
         return LabelsOnly(context)
     if method.name in ("kd", "dkd", "dist"):
-        return FromLogits(method, context)
+        return LogitDistillation(method, context)
     if method.name in ("hint", "at", "sp"):
-        return FromFeatures(method, context)
+        return FeatureDistillation(method, context)
     return GeneratedTeachers(method, context)
 
 
 def _needs(method: MethodSettings) -> Needs:
-    """What a method reads of the big models."""
+    """Return which signals of the big models a method reads."""
     if method.name == "ce":
         return Needs()
     if method.name == "tkd":
@@ -42,8 +48,8 @@ def _needs(method: MethodSettings) -> Needs:
     return Needs(logits=True, features=method.name in ("hint", "sp"), cells=method.name == "at")
 
 
-class _Free:
-    """Views of a source as if they were drawn freely: makes a bank's form without its rows."""
+class _FreelyDrawnViews:
+    """Presents the views of a source as freely drawn, so that a bank is computed without rows."""
 
     views = 0
 
@@ -64,13 +70,14 @@ def signal_source(
     big_models: Sequence[nn.Module],
     device: torch.device,
 ) -> tuple[SignalSource | None, Bank | None]:
-    """Where a method's signals come from, and the bank that gives them their form.
+    """Return the source of a method's signals and the bank that defines its features.
 
-    The bank's rows where it has any; else the big models, run live on every batch. Where features are
-    wanted and there is no bank at all, its form is made here, in one pass over the training images.
+    The source reads the rows of the bank if it has any, else it runs the big models live on every batch.
+    Where features are needed and there is no bank, a bank without rows is computed in one pass over the
+    training images.
 
     Raises:
-        ValueError: neither rows nor big models are there.
+        ValueError: there are neither rows nor big models.
     """
     needs = _needs(method)
     if not needs.anything:
@@ -80,13 +87,13 @@ def signal_source(
     if bank is not None and bank.views and not back:
         return BankSource(bank, features=features, cells=cells, device=device), bank
     if not big_models:
-        why = "distil_back = big_model" if back else "no bank with rows"
-        raise ValueError(f"method.name = {method.name} with {why} needs big_models to run live")
+        reason = "distil_back = big_model" if back else "no bank with rows"
+        raise ValueError(f"method.name = {method.name} with {reason} needs big_models to run live")
     models = [model.eval().to(device) for model in big_models]
     if bank is None and (features or cells):
         grid = 4 if cells else 0
-        bank = compute_bank(models, _Free(views), BankSettings(grid=grid), device=device)
-    form = None if bank is None else bank.to(device)
+        bank = compute_bank(models, _FreelyDrawnViews(views), BankSettings(grid=grid), device=device)
+    template = None if bank is None else bank.to(device)
     if back:
-        return LearningSource(models, form, method, features=features, cells=cells), form
-    return LiveSource(models, form, features=features, cells=cells), form
+        return LearningSource(models, template, method, features=features, cells=cells), template
+    return LiveSource(models, template, features=features, cells=cells), template
