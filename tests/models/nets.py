@@ -1,4 +1,4 @@
-"""Small networks of every kind that a user may bring."""
+"""Small networks of several structures, as users may have them."""
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +14,7 @@ def conv_body(channels: int = 3, width: int = 6) -> nn.Sequential:
 
 
 class FunctionalPool(nn.Module):
-    """Pools by a function; the activation before it works in place."""
+    """Pools by a function, after an in-place activation."""
 
     def __init__(self, num_classes: int = 5, channels: int = 3) -> None:
         super().__init__()
@@ -26,7 +26,7 @@ class FunctionalPool(nn.Module):
 
 
 class DropoutHead(nn.Module):
-    """Two dropouts before the last layer, the first in place, and a flattening between pool and dropout."""
+    """Has two dropouts before the last layer, the first in place, and a flattening before them."""
 
     def __init__(self, num_classes: int = 5) -> None:
         super().__init__()
@@ -40,7 +40,7 @@ class DropoutHead(nn.Module):
 
 
 class NoLinear(nn.Module):
-    """Ends in a convolution and a mean, as SqueezeNet."""
+    """Ends in a convolution and a mean, like SqueezeNet."""
 
     def __init__(self, num_classes: int = 5) -> None:
         super().__init__()
@@ -52,7 +52,7 @@ class NoLinear(nn.Module):
 
 
 class HiddenLayer(nn.Module):
-    """A hidden layer stands between the mean and the last layer: no maps."""
+    """Has a hidden layer between the mean and the last layer, so it has no maps."""
 
     def __init__(self, num_classes: int = 5) -> None:
         super().__init__()
@@ -64,7 +64,7 @@ class HiddenLayer(nn.Module):
 
 
 class LinearAfterLogits(nn.Module):
-    """Has a linear layer that runs last but does not make the logits."""
+    """Has a linear layer that runs last but does not compute the logits."""
 
     def __init__(self, num_classes: int = 5) -> None:
         super().__init__()
@@ -78,7 +78,7 @@ class LinearAfterLogits(nn.Module):
 
 
 class Tied(nn.Module):
-    """Two layers with one weight."""
+    """Has two layers with one weight."""
 
     def __init__(self, num_classes: int = 4) -> None:
         super().__init__()
@@ -109,16 +109,16 @@ def wrong_classes(num_classes: int) -> nn.Module:
 
 
 def broken(num_classes: int, error: str = "KeyError") -> nn.Module:
-    """A constructor that fails in any way, or a network that fails without a word."""
+    """Raise the named error, or return a network whose forward pass fails without a message."""
     if error != "forward":
         raise {"KeyError": KeyError, "ZeroDivisionError": ZeroDivisionError, "RuntimeError": RuntimeError}[
             error
         ]("x")
-    return Wordless(num_classes)
+    return FailsWithoutMessage(num_classes)
 
 
-class Wordless(nn.Module):
-    """Fails on every image, and does not say why."""
+class FailsWithoutMessage(nn.Module):
+    """Fails on every image with an empty message."""
 
     def __init__(self, num_classes: int) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""The plain student: what its docstring promises."""
+"""The plain student has the documented size and refuses unknown arguments."""
 
 import pytest
 import torch
@@ -10,7 +10,7 @@ from tkd_search.models.model_settings import StudentSettings
 NAME = "tkd_search.models.plain:plain_cnn"
 
 
-def test_its_size_and_places_are_as_stated():
+def test_size_and_maps_are_as_documented():
     student = build_student(StudentSettings(name=NAME), classes=10, channels=3, size=32).eval()
     assert model_parameters(student.model) == 24_346
     output = student(torch.randn(2, 3, 32, 32))
@@ -20,6 +20,6 @@ def test_its_size_and_places_are_as_stated():
 
 
 @pytest.mark.parametrize("args", [{"widths": []}, {"depth": 3}])
-def test_arguments_it_cannot_use_are_refused(args):
+def test_unknown_arguments_are_refused(args):
     with pytest.raises(UserError, match=r"student\.args"):
         build_student(StudentSettings(name=NAME, args=args), classes=10, channels=3, size=32)

@@ -1,4 +1,4 @@
-"""Strided 1 × 1 convolutions of few channels: PyTorch's values and gradients, and no crash."""
+"""Strided 1 × 1 convolutions with few channels: PyTorch's values and gradients, and no crash."""
 
 import subprocess
 import sys
@@ -11,7 +11,7 @@ from tkd_search.models import build_student
 from tkd_search.models.model_settings import StudentSettings
 from tkd_search.models.pointwise import SlicedPointwise, slice_pointwise
 
-CRASHES = """
+TRAINING_STEP = """
 import torch
 from tkd_search.models.pointwise import slice_pointwise
 conv = torch.nn.Conv2d(8, 16, 1, stride=2, bias=False)
@@ -22,7 +22,7 @@ model(torch.randn(8, 8, 56, 56).contiguous(memory_format=torch.channels_last)).s
 
 
 @pytest.mark.parametrize(("groups", "bias", "size"), [(1, True, 9), (2, False, 8)])
-def test_values_and_gradients_are_pytorchs(groups: int, bias: bool, size: int) -> None:
+def test_values_and_gradients_equal_pytorchs(groups: int, bias: bool, size: int) -> None:
     torch.manual_seed(0)
     plain = nn.Conv2d(4, 6, 1, stride=2, groups=groups, bias=bias).double()
     ours = nn.Sequential(nn.Conv2d(4, 6, 1, stride=2, groups=groups, bias=bias)).double()
@@ -39,12 +39,12 @@ def test_values_and_gradients_are_pytorchs(groups: int, bias: bool, size: int) -
     torch.testing.assert_close(plain.weight.grad, ours[0].weight.grad)
 
 
-def test_narrow_shortcuts_do_not_end_the_process() -> None:
-    done = subprocess.run([sys.executable, "-c", CRASHES], capture_output=True, text=True, timeout=120)
+def test_narrow_shortcuts_do_not_crash_the_process() -> None:
+    done = subprocess.run([sys.executable, "-c", TRAINING_STEP], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
 
 
-def test_narrow_resnets_have_them_and_wide_ones_do_not() -> None:
+def test_narrow_resnets_have_sliced_convolutions_and_wide_ones_do_not() -> None:
     def sliced(width: float) -> int:
         student = build_student(
             StudentSettings(name="resnet18", width=width, stem="original"), classes=4, channels=3, size=64

@@ -1,4 +1,4 @@
-"""Bytes are what the file weighs, to the byte, without writing it."""
+"""The computed number of bytes is exactly the length of the written file."""
 
 from pathlib import Path
 
@@ -24,12 +24,12 @@ TENSORS = st.builds(
 
 @settings(max_examples=100, deadline=None)
 @given(state=st.dictionaries(NAMES.filter(lambda name: name != "__metadata__"), TENSORS, max_size=8))
-def test_any_state_weighs_what_safetensors_writes(state: dict[str, torch.Tensor]) -> None:
+def test_bytes_of_any_state_equal_the_length_of_the_file(state: dict[str, torch.Tensor]) -> None:
     assert state_bytes(state) == len(save(state))
 
 
 @pytest.mark.parametrize("name", ["mobilenet_v2", "resnet18", "shufflenet_v2_x0_5"])
-def test_a_model_weighs_its_file_on_every_device(name: str, tmp_path: Path) -> None:
+def test_bytes_of_a_model_equal_its_file_on_every_device(name: str, tmp_path: Path) -> None:
     settings = StudentSettings(name=name, width=0.1)
     made = build_student(settings, classes=10, channels=1, size=8)
     with torch.device("meta"):
@@ -56,6 +56,6 @@ def test_parameters_are_counted_without_buffers() -> None:
     assert model_parameters(nets.Tied()) == 4 * 4 + 2 * 4
 
 
-def test_half_precision_is_about_half() -> None:
+def test_half_precision_takes_about_half_the_bytes() -> None:
     net = nets.tiny(10, width=64)
     assert model_bytes(net.half()) < 0.6 * model_bytes(nets.tiny(10, width=64))

@@ -1,4 +1,4 @@
-"""A student says logits, features and maps that belong together, whatever network it dresses."""
+"""A student returns matching logits, features and maps for every kind of wrapped network."""
 
 import copy
 import pickle
@@ -28,7 +28,7 @@ NETS: dict[str, tuple[Callable[[], nn.Module], int, bool]] = {
 
 
 def randomised(student: Student) -> Student:
-    """Let BatchNorm see something, so that eval mode differs from the start."""
+    """Run BatchNorm in training mode, so that its statistics are not the initial ones."""
     student.train()
     for seed in range(2):
         student(images(8, seed))
@@ -47,7 +47,7 @@ def case(request: pytest.FixtureRequest) -> tuple[Student, int, bool]:
 
 
 class TestEveryNetwork:
-    def test_logits_are_the_networks_own(self, case: tuple[Student, int, bool]) -> None:
+    def test_logits_equal_those_of_the_network(self, case: tuple[Student, int, bool]) -> None:
         student, _, _ = case
         own = student.model(images(4))
         torch.testing.assert_close(student(images(4)).logits, own[0] if isinstance(own, tuple) else own)
@@ -79,14 +79,14 @@ class TestEveryNetwork:
                 (gradient,) = torch.autograd.grad(part.square().sum(), first, retain_graph=True)
                 assert gradient.abs().sum() > 0
 
-    def test_nothing_is_kept_between_passes(self, case: tuple[Student, int, bool]) -> None:
+    def test_no_tensors_are_kept_between_passes(self, case: tuple[Student, int, bool]) -> None:
         student, _, _ = case
         student(images(4))
         student.model(images(4))
-        assert student._catch.features is None
-        assert student._catch.maps is None
+        assert student._captured.features is None
+        assert student._captured.maps is None
 
-    def test_a_copy_catches_its_own_features(self, case: tuple[Student, int, bool]) -> None:
+    def test_a_copy_captures_its_own_features(self, case: tuple[Student, int, bool]) -> None:
         student, _, _ = case
         before = student(images(4))
         for twin in (copy.deepcopy(student), pickle.loads(pickle.dumps(student))):
@@ -98,12 +98,12 @@ class TestEveryNetwork:
             torch.testing.assert_close(twin.classify(after.features), after.logits)
         torch.testing.assert_close(student(images(4)).features, before.features)
 
-    def test_it_keeps_the_protocol(self, case: tuple[Student, int, bool]) -> None:
+    def test_it_implements_the_protocol(self, case: tuple[Student, int, bool]) -> None:
         assert isinstance(case[0], StudentLike)
         assert isinstance(case[0](images(2)), StudentOutput)
 
 
-def test_dropout_before_the_last_layer_does_not_touch_the_features() -> None:
+def test_dropout_before_the_last_layer_does_not_change_the_features() -> None:
     torch.manual_seed(0)
     student = Student(nets.DropoutHead(), SHAPE).train()
     passes = [student(images(16)) for _ in range(2)]
@@ -115,7 +115,7 @@ def test_dropout_before_the_last_layer_does_not_touch_the_features() -> None:
 
 
 @pytest.mark.parametrize("name", ["efficientnet_b0", "mobilenet_v2", "mnasnet0_5", "googlenet"])
-def test_dropout_of_torchvisions_networks_does_not_touch_the_features(name: str) -> None:
+def test_dropout_of_torchvisions_networks_does_not_change_the_features(name: str) -> None:
     extra = {"aux_logits": False, "init_weights": False} if name == "googlenet" else {}
     student = Student(torchvision.models.get_model(name, num_classes=5, **extra), (3, 64, 64)).train()
     if name == "efficientnet_b0":
@@ -126,7 +126,7 @@ def test_dropout_of_torchvisions_networks_does_not_touch_the_features(name: str)
     torch.testing.assert_close(student(batch).features, student(batch).features)
 
 
-def test_dressing_leaves_modes_weights_and_the_global_random_state_alone() -> None:
+def test_wrapping_keeps_modes_weights_and_the_global_random_state() -> None:
     model = nets.DropoutHead().train()
     model.body.eval()
     before = copy.deepcopy(model.state_dict())
@@ -139,7 +139,7 @@ def test_dressing_leaves_modes_weights_and_the_global_random_state_alone() -> No
         assert torch.equal(tensor, before[name]), name
 
 
-def test_the_weights_to_ship_are_the_plain_networks() -> None:
+def test_the_weights_to_ship_are_those_of_the_wrapped_network() -> None:
     assert list(Student(nets.tiny(5), SHAPE).model.state_dict()) == list(nets.tiny(5).state_dict())
 
 
@@ -148,32 +148,32 @@ def test_a_network_that_returns_no_logits_is_refused() -> None:
         Student(nets.conv_body(), SHAPE)
 
 
-def test_maps_of_one_place_are_no_maps() -> None:
+def test_a_map_of_one_position_is_no_map() -> None:
     assert not Student(nets.FunctionalPool(), (3, 2, 2)).has_maps
 
 
 def test_on_the_meta_device_the_last_layer_is_found() -> None:
     with torch.device("meta"):
         student = Student(nets.DropoutHead(), SHAPE)
-    assert student.wiring.head == "head"
-    assert student.wiring.features == "drop.0"
+    assert student.roles.head == "head"
+    assert student.roles.features == "drop.0"
     assert student.feature_width == 6
 
 
-def test_an_exception_in_the_network_leaves_nothing_open() -> None:
+def test_an_exception_in_the_network_ends_the_capture() -> None:
     student = Student(nets.tiny(5), SHAPE)
     with pytest.raises(RuntimeError):
         student(torch.randn(2, 4, 16, 16))
-    assert not student._catch.open
+    assert not student._captured.open
 
 
-def test_widths_change_nothing_but_widths() -> None:
+def test_the_feature_width_follows_the_network() -> None:
     widths = [Student(nets.tiny(5, width=width), SHAPE).feature_width for width in (4, 6, 9)]
     assert widths == [4, 6, 9]
     assert all(a < b for a, b in pairwise(widths))
 
 
-def test_it_compiles_whole() -> None:
+def test_it_compiles_without_graph_breaks() -> None:
     student = randomised(Student(nets.FunctionalPool(), SHAPE))
     compiled = torch.compile(student, backend="eager", fullgraph=True)
     for one, other in zip(compiled(images(4)), student(images(4)), strict=True):

@@ -1,4 +1,4 @@
-"""Weights go out and in again; what does not fit is explained; nothing is unpickled."""
+"""Weights are saved and loaded; files that do not fit are refused; no code is unpickled."""
 
 import pickle
 from pathlib import Path
@@ -24,14 +24,14 @@ def differing(build: type[nn.Module] | None = None) -> tuple[nn.Module, nn.Modul
 
 class TestRoundTrip:
     @pytest.mark.parametrize("build", [nets.DropoutHead, nets.Tied, nets.NoLinear])
-    def test_what_was_saved_is_loaded(self, build: type[nn.Module], tmp_path: Path) -> None:
+    def test_saved_weights_are_loaded(self, build: type[nn.Module], tmp_path: Path) -> None:
         first, second = differing(build)
         assert weights_digest(first) != weights_digest(second)
         save_weights(first, tmp_path / "deep" / "model.safetensors")
         load_weights(second, tmp_path / "deep" / "model.safetensors")
         assert weights_digest(first) == weights_digest(second)
 
-    def test_a_channels_last_model_is_saved_as_any_other(self, tmp_path: Path) -> None:
+    def test_a_channels_last_model_is_saved_and_loaded(self, tmp_path: Path) -> None:
         first, second = differing()
         save_weights(first.to(memory_format=torch.channels_last), tmp_path / "model.safetensors")
         load_weights(second, tmp_path / "model.safetensors")
@@ -49,14 +49,14 @@ class TestRoundTrip:
         assert weights_digest(first) == weights_digest(second)
 
     @pytest.mark.parametrize("prefix", ["module._orig_mod.", "_orig_mod.module.", "model.module."])
-    def test_wrappers_come_in_any_order(self, tmp_path: Path, prefix: str) -> None:
+    def test_prefixes_of_wrappers_are_removed_in_any_order(self, tmp_path: Path, prefix: str) -> None:
         first, second = differing()
         state = {f"{prefix}{name}": tensor for name, tensor in first.state_dict().items()}
         torch.save(state, tmp_path / "model.pth")
         load_weights(second, tmp_path / "model.pth")
         assert weights_digest(first) == weights_digest(second)
 
-    def test_files_older_than_the_counters_of_batch_normalisation_are_loaded(self, tmp_path: Path) -> None:
+    def test_files_without_batch_counters_are_loaded(self, tmp_path: Path) -> None:
         first, second = (torchvision.models.resnet18(num_classes=5) for _ in range(2))
         state = first.state_dict()
         torch.save({n: t for n, t in state.items() if "num_batches" not in n}, tmp_path / "model.pth")
@@ -77,7 +77,7 @@ class TestRefusals:
         return caught.value
 
     def test_a_missing_file(self, tmp_path: Path) -> None:
-        assert "no file" in self.refusal(nets.tiny(3), tmp_path / "gone.safetensors").found
+        assert "not a file" in self.refusal(nets.tiny(3), tmp_path / "gone.safetensors").found
 
     def test_a_truncated_file(self, tmp_path: Path) -> None:
         path = tmp_path / "model.safetensors"
@@ -85,12 +85,12 @@ class TestRefusals:
         path.write_bytes(path.read_bytes()[:-20])
         assert str(path) in self.refusal(nets.tiny(3), path).found
 
-    def test_rubbish(self, tmp_path: Path) -> None:
+    def test_a_damaged_file(self, tmp_path: Path) -> None:
         for name in ("model.safetensors", "model.pth"):
             (tmp_path / name).write_bytes(b"\x80\x04rubbish")
             self.refusal(nets.tiny(3), tmp_path / name)
 
-    def test_other_classes_are_explained(self, tmp_path: Path) -> None:
+    def test_another_number_of_classes_is_named(self, tmp_path: Path) -> None:
         save_weights(nets.DropoutHead(num_classes=7), tmp_path / "model.safetensors")
         error = self.refusal(nets.DropoutHead(num_classes=5), tmp_path / "model.safetensors")
         assert "7 classes" in error.found
@@ -105,7 +105,7 @@ class TestRefusals:
         for part in ("lacks 1 tensor(s): 0.bias", "unknown 1 tensor(s): surprise", "0.weight [6, 3, 5, 5]"):
             assert part in found
 
-    def test_nothing_is_changed_by_a_refused_file(self, tmp_path: Path) -> None:
+    def test_a_refused_file_does_not_change_the_network(self, tmp_path: Path) -> None:
         net = nets.tiny(3)
         before = weights_digest(net)
         state = {**nets.tiny(3).state_dict(), "surprise": torch.zeros(1)}
@@ -118,26 +118,26 @@ class TestRefusals:
     )
     def test_code_in_a_pickle_does_not_run(self, tmp_path: Path, writer: object) -> None:
         witness = tmp_path / "witness"
-        writer({"0.weight": Bomb(witness)}, tmp_path / "model.pth")  # type: ignore[operator]
+        writer({"0.weight": CreatesFile(witness)}, tmp_path / "model.pth")  # type: ignore[operator]
         self.refusal(nets.tiny(3), tmp_path / "model.pth")
         assert not witness.exists()
 
     def test_a_whole_pickled_model_is_refused(self, tmp_path: Path) -> None:
         torch.save(nets.tiny(3), tmp_path / "model.pth")
         error = self.refusal(nets.tiny(3), tmp_path / "model.pth")
-        code = "something else that holds code (torch.nn.modules.container.Sequential)"
-        assert error.found == f"{tmp_path / 'model.pth'}: a whole pickled module, or {code}, not a state dict"
+        code = "another object with code (torch.nn.modules.container.Sequential)"
+        assert error.found == f"{tmp_path / 'model.pth'}: a pickled module or {code}, not a state dict"
         assert "save_file(model.state_dict(), path)" in error.hint
 
-    def test_a_pickle_that_torch_cannot_read_is_told_without_torchs_options(self, tmp_path: Path) -> None:
+    def test_the_error_of_an_unreadable_pickle_omits_torchs_options(self, tmp_path: Path) -> None:
         (tmp_path / "model.pth").write_bytes(pickle.dumps({"0.weight": [0.5]}, protocol=4))
         found = self.refusal(nets.tiny(3), tmp_path / "model.pth").found
-        assert "a pickle that is damaged or holds more than tensors" in found
+        assert "a pickle that is damaged or contains more than tensors" in found
         assert "weights_only" not in found
 
 
-class Bomb:
-    """Touches a file when it is unpickled."""
+class CreatesFile:
+    """Creates a file when it is unpickled."""
 
     def __init__(self, witness: Path) -> None:
         self.witness = witness
@@ -147,7 +147,7 @@ class Bomb:
 
 
 class TestGreyImages:
-    def test_colour_kernels_are_summed_so_that_grey_looks_the_same(self, tmp_path: Path) -> None:
+    def test_colour_kernels_are_summed_for_grey_images(self, tmp_path: Path) -> None:
         colour, grey = nets.tiny(3).eval(), nets.tiny(3, channels=1).eval()
         save_weights(colour, tmp_path / "model.safetensors")
         load_weights(grey, tmp_path / "model.safetensors")
@@ -156,11 +156,11 @@ class TestGreyImages:
 
 
 class TestTorchvisionsWeights:
-    def test_an_unknown_name_lists_the_known(self) -> None:
+    def test_an_unknown_name_is_refused_with_known_names(self) -> None:
         with pytest.raises(UserError, match="IMAGENET1K_V1"):
             named_state("IMAGENET9", name="resnet18", classes=1000, where="big_model.weights")
 
-    def test_other_classes_are_refused_before_any_download(self) -> None:
+    def test_another_number_of_classes_is_refused_before_any_download(self) -> None:
         with pytest.raises(UserError, match="1000 classes"):
             named_state("IMAGENET1K_V1", name="resnet18", classes=10, where="big_model.weights")
 
@@ -177,7 +177,7 @@ class TestTorchvisionsWeights:
         model = build_big_model(settings, classes=1000, channels=3, size=96)
         assert weights_digest(model.model) == weights_digest(own)
 
-    def test_no_network_is_the_users_to_mend(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_failed_download_is_a_user_error(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(torch.hub, "_hub_dir", str(tmp_path))
         monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
         with pytest.raises(UserError, match="checkpoints"):
@@ -185,7 +185,7 @@ class TestTorchvisionsWeights:
 
 
 class TestDigest:
-    def test_it_sees_values_and_names_and_not_memory_format(self) -> None:
+    def test_it_depends_on_values_and_names_but_not_on_memory_format(self) -> None:
         net = nets.tiny(3)
         before = weights_digest(net)
         assert weights_digest(net.to(memory_format=torch.channels_last)) == before
@@ -196,13 +196,13 @@ class TestDigest:
 
 
 class TestNames:
-    def test_a_network_that_is_a_wrapper_itself_finds_its_own_names_again(self, tmp_path: Path) -> None:
+    def test_a_network_with_the_name_of_a_wrapper_is_loaded(self, tmp_path: Path) -> None:
         first, second = nn.Sequential(), nn.Sequential()
         first.add_module("model", nets.tiny(3))
         second.add_module("model", nets.tiny(3))
         save_weights(first, tmp_path / "model.safetensors")
         load_weights(second, tmp_path / "model.safetensors")
         assert weights_digest(first) == weights_digest(second)
-        plain = nets.tiny(3)  # and the wrapper of someone else is taken off
+        plain = nets.tiny(3)  # here the name is the prefix of a wrapper, which is removed
         load_weights(plain, tmp_path / "model.safetensors")
         assert weights_digest(plain) == weights_digest(first.get_submodule("model"))

@@ -1,6 +1,6 @@
-"""Big models and students by name, their size and latency, and loading weights safely.
+"""Big models and students by name, their size and latency, and safe loading of weights.
 
-The functions are imported on first use, because torchvision takes a second to import.
+The functions are imported on first use, because importing torchvision takes over a second.
 """
 
 import importlib
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from tkd_search.models.student import Student
     from tkd_search.models.weights import load_weights, save_weights, weights_digest
 
-_HOMES = {
+_MODULES = {
     "build_big_model": "build",
     "build_student": "build",
     "Student": "student",
@@ -39,6 +39,6 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+    return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)

@@ -1,4 +1,4 @@
-"""torchvision's AlexNet with a width, and with a stem for small images."""
+"""torchvision's AlexNet of any width, with a stem for small images."""
 
 import math
 
@@ -13,12 +13,12 @@ _POOL_AFTER = (0, 1, 4)
 
 
 def scaled(channels: float, width: float, least: int = 8, multiple: int = 8) -> int:
-    """``channels · width``, rounded to a multiple and at least ``least``."""
+    """Return ``channels · width``, rounded to a multiple and at least ``least``."""
     return max(least, int(channels * width / multiple + 0.5) * multiple)
 
 
 def pools_for(size: int) -> int:
-    """How many of the three pools leave at least 4 × 4 places of ``size`` pixels."""
+    """Return how many of the three pools reduce ``size`` pixels a side to about 4."""
     return min(3, max(0, round(math.log2(size / 4))))
 
 
@@ -32,29 +32,29 @@ def alexnet(
     dropout: float = 0.5,
     batch_norm: bool | None = None,
 ) -> nn.Module:
-    """AlexNet: torchvision's class, its channels and hidden layers scaled by ``width``.
+    """Build torchvision's AlexNet with channels and hidden layers scaled by ``width``.
 
     Args:
-        num_classes: c.
-        channels: planes of the input.
-        size: side of the images; decides the pools of the small variant.
+        num_classes: number of classes c.
+        channels: channels of the images.
+        size: side of the images in pixels; sets the number of pools of the small variant.
         width: multiplier of all channels and both hidden layers.
-        small: 3 × 3 convolutions from the first pixel on, as many of the three pools as leave 4 × 4
-            places, and 2 × 2 places into the hidden layers instead of 6 × 6.
-        dropout: before both hidden layers.
-        batch_norm: normalise after every convolution; default: in the small variant alone. torchvision's has
-            none, and takes two to three times as many epochs from scratch.
+        small: use 3 × 3 convolutions throughout, only as many of the three pools as leave about 4 × 4
+            positions, and 2 × 2 positions instead of 6 × 6 as input of the hidden layers.
+        dropout: dropout probability before both hidden layers.
+        batch_norm: normalise after every convolution; default: in the small variant only. torchvision's
+            AlexNet has no normalisation and needs two to three times as many epochs from scratch.
     """
     normalised = small if batch_norm is None else batch_norm
     with torch.device("meta"):  # every layer is replaced below
         net = torchvision.models.AlexNet(num_classes=num_classes, dropout=dropout)
     widths = [scaled(count, width) for count in CONV_CHANNELS]
-    hidden, places = scaled(HIDDEN, width), 2 if small else 6
+    hidden, side = scaled(HIDDEN, width), 2 if small else 6
     net.features = _features(channels, widths, pools_for(size) if small else None, normalised)
-    net.avgpool = nn.AdaptiveAvgPool2d((places, places))
+    net.avgpool = nn.AdaptiveAvgPool2d((side, side))
     net.classifier = nn.Sequential(
         nn.Dropout(p=dropout),
-        nn.Linear(widths[-1] * places * places, hidden),
+        nn.Linear(widths[-1] * side * side, hidden),
         nn.ReLU(inplace=True),
         nn.Dropout(p=dropout),
         nn.Linear(hidden, hidden),
@@ -67,7 +67,7 @@ def alexnet(
 
 
 def _initialise(net: nn.Module) -> None:
-    """He's rule: with PyTorch's default eight layers without normalisation hardly start to learn."""
+    """Initialise by He's rule; with PyTorch's default, eight layers without normalisation hardly learn."""
     for module in net.modules():
         if isinstance(module, nn.Conv2d | nn.Linear):
             nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
@@ -76,17 +76,17 @@ def _initialise(net: nn.Module) -> None:
 
 
 def _features(channels: int, widths: list[int], pools: int | None, batch_norm: bool) -> nn.Sequential:
-    """The five convolutions; ``pools`` None: torchvision's kernels and pools."""
+    """Return the five convolutions; with ``pools`` None they have torchvision's kernels and pools."""
     layers: list[nn.Module] = []
     kernels = [(11, 4, 2), (5, 1, 2)] if pools is None else [(3, 1, 1), (3, 1, 1)]
     kernels += [(3, 1, 1)] * 3
     pooled = _POOL_AFTER if pools is None else _POOL_AFTER[:pools]
-    for position, (made, (kernel, stride, padding)) in enumerate(zip(widths, kernels, strict=True)):
-        layers.append(nn.Conv2d(channels, made, kernel, stride, padding, bias=not batch_norm))
+    for position, (width, (kernel, stride, padding)) in enumerate(zip(widths, kernels, strict=True)):
+        layers.append(nn.Conv2d(channels, width, kernel, stride, padding, bias=not batch_norm))
         if batch_norm:
-            layers.append(nn.BatchNorm2d(made))
+            layers.append(nn.BatchNorm2d(width))
         layers.append(nn.ReLU(inplace=True))
         if position in pooled:
             layers.append(nn.MaxPool2d(3, 2, 0 if pools is None else 1))
-        channels = made
+        channels = width
     return nn.Sequential(*layers)

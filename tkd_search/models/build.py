@@ -1,4 +1,4 @@
-"""Big models and students from their settings: torchvision's names, or any ``package.module:function``."""
+"""Builds big models and students from their settings: torchvision's names or ``package.module:function``."""
 
 import difflib
 import importlib
@@ -9,8 +9,8 @@ from typing import Any
 from torch import nn
 
 from tkd_search.errors import UserError
-from tkd_search.models.depthwise import quicken_depthwise
-from tkd_search.models.families import Request, build_torchvision, family_of, torchvision_names
+from tkd_search.models.depthwise import speed_up_depthwise
+from tkd_search.models.families import ModelSpec, build_torchvision, family_of, torchvision_names
 from tkd_search.models.model_settings import BigModelSettings, StudentSettings
 from tkd_search.models.pointwise import slice_pointwise
 from tkd_search.models.strides import wants_small_stem
@@ -21,92 +21,104 @@ STEMS = ("auto", "small", "original")
 
 
 def build_big_model(settings: BigModelSettings, *, classes: int, channels: int, size: int) -> Student:
-    """The big model F, with ``settings.weights`` loaded where there are any, random otherwise.
+    """Build the big model F, with ``settings.weights`` if given, else with random weights.
 
     Args:
-        settings: name, width, stem, weights, further arguments.
+        settings: name, width, stem, weights and further arguments.
         classes: number of classes c.
-        channels: planes of the images.
+        channels: channels of the images.
         size: side of the images in pixels.
 
     Raises:
-        UserError: unknown name, wrong arguments, or weights that do not fit, or fit both stems.
+        UserError: the name is unknown, the arguments are wrong, or the weights fit no stem or both stems.
     """
-    request = _request(settings, "big_model", classes, channels, size)
+    spec = _spec(settings, "big_model", classes, channels, size)
     if settings.weights is None:
-        return _dressed(build_network(request, "big_model"), request, "big_model")
-    return _dressed(_loaded(settings, request), request, "big_model")
+        return _as_student(build_network(spec, "big_model"), spec, "big_model")
+    return _as_student(_loaded(settings, spec), spec, "big_model")
 
 
 def build_student(settings: StudentSettings, *, classes: int, channels: int, size: int) -> Student:
-    """A student with random weights; arguments and errors as :func:`build_big_model`."""
-    request = _request(settings, "student", classes, channels, size, depth=settings.depth)
-    return _dressed(build_network(request, "student"), request, "student")
+    """Build a student with random weights; arguments and errors as in :func:`build_big_model`."""
+    spec = _spec(settings, "student", classes, channels, size, depth=settings.depth)
+    return _as_student(build_network(spec, "student"), spec, "student")
 
 
-def _loaded(settings: BigModelSettings, request: Request) -> nn.Module:
-    """The network with its weights; stem ``auto`` is the one that they fit."""
+def _loaded(settings: BigModelSettings, spec: ModelSpec) -> nn.Module:
+    """Return the network with its weights; for the stem ``auto``, with the stem that the weights fit."""
     where = "big_model.weights"
     assert settings.weights is not None
-    state, source = named_state(settings.weights, name=settings.name, classes=request.classes, where=where)
+    state, source = named_state(settings.weights, name=settings.name, classes=spec.classes, where=where)
     fitting: dict[str, nn.Module] = {}
     problem: UserError | None = None
-    for small in dict.fromkeys((request.small, False)) if settings.stem == "auto" else (request.small,):
+    for small in dict.fromkeys((spec.small, False)) if settings.stem == "auto" else (spec.small,):
         try:
-            net = build_network(replace(request, small=small), "big_model")
+            net = build_network(replace(spec, small=small), "big_model")
             fit_state(net, state, where=where, source=source)
             fitting.setdefault(str(net), net)
         except UserError as error:
             problem = problem or error
-    if len(fitting) > 1:  # strides alone differ
+    if len(fitting) > 1:  # the two networks differ in strides only
         raise UserError(
             "big_model.stem",
-            f"auto, where {source} fits both",
-            "original (torchvision's) or small (made for inputs up to 64 pixels)",
-            "--set big_model.stem=original, unless it was trained here",
+            f"auto, but {source} fits both stems",
+            "original (torchvision's) or small (for inputs up to 64 pixels)",
+            "use --set big_model.stem=original, or small if the weights were trained by tkd_search",
         )
     if problem is not None and not fitting:
         raise problem
     return next(iter(fitting.values()))
 
 
-def build_network(request: Request, where: str) -> nn.Module:
-    """The plain network of a request; ``where`` is the section of the configuration that errors name."""
-    build = _imported(request, where) if ":" in request.name else _torchvision(request, where)
+def build_network(spec: ModelSpec, where: str) -> nn.Module:
+    """Build the network of a specification.
+
+    Args:
+        spec: the specification.
+        where: section of the configuration that errors name.
+
+    Raises:
+        UserError: the name is unknown, the arguments are wrong, or the result is no network.
+    """
+    build = _imported(spec, where) if ":" in spec.name else _torchvision(spec, where)
     try:
         net = build()
     except UserError:
         raise
-    except Exception as error:  # whatever a constructor says of its arguments, a user's own most of all
+    except Exception as error:  # the constructor of a user may raise any error
         raise UserError(
             f"{where}.args",
-            f"{dict(request.args)!r}: {_first_line(error)}",
-            f"arguments that {request.name} takes, for images of {request.size} × {request.size} pixels",
+            f"{dict(spec.args)!r}: {_first_line(error)}",
+            f"arguments that {spec.name} accepts, for images of {spec.size} × {spec.size} pixels",
         ) from error
     if not isinstance(net, nn.Module):
-        raise UserError(f"{where}.name", f"{request.name} returned {type(net).__name__}", "a torch.nn.Module")
+        raise UserError(f"{where}.name", f"{spec.name} returned {type(net).__name__}", "a torch.nn.Module")
     return net
 
 
-def _dressed(net: nn.Module, request: Request, where: str) -> Student:
-    """Quicken and wrap; a network that fails on such images, or has other classes, is the user's to mend."""
-    shape = f"{request.channels} × {request.size} × {request.size}"
-    quicken_depthwise(net)
+def _as_student(net: nn.Module, spec: ModelSpec, where: str) -> Student:
+    """Replace slow convolutions and wrap the network as a student.
+
+    Raises:
+        UserError: the network fails on such images or has another number of classes.
+    """
+    shape = f"{spec.channels} × {spec.size} × {spec.size}"
+    speed_up_depthwise(net)
     slice_pointwise(net)
     try:
-        student = Student(net, (request.channels, request.size, request.size))
+        student = Student(net, (spec.channels, spec.size, spec.size))
     except Exception as error:
         raise UserError(
             f"{where}.name",
-            f"{request.name}, which fails on {shape} images: {_first_line(error)}",
+            f"{spec.name}, which fails on {shape} images: {_first_line(error)}",
             "a network that takes such images [B, C, H, W] and returns logits [B, c]",
-            "set data.size to what it was made for, or choose another",
+            "set data.size to the size it was built for, or choose another network",
         ) from error
-    if student.wiring.classes != request.classes:
+    if student.roles.classes != spec.classes:
         raise UserError(
             f"{where}.name",
-            f"{request.name}, which returns {student.wiring.classes} logits",
-            f"{request.classes}, one for every class; it is called with num_classes={request.classes}",
+            f"{spec.name}, which returns {student.roles.classes} logits",
+            f"{spec.classes} logits, one per class; it is called with num_classes={spec.classes}",
         )
     return student
 
@@ -115,17 +127,17 @@ def _first_line(error: Exception) -> str:
     return next(iter(str(error).splitlines()), "") or type(error).__name__
 
 
-def _request(
+def _spec(
     settings: BigModelSettings | StudentSettings,
     where: str,
     classes: int,
     channels: int,
     size: int,
     depth: float = 1.0,
-) -> Request:
+) -> ModelSpec:
     if settings.stem not in STEMS:
         raise UserError(f"{where}.stem", repr(settings.stem), " | ".join(STEMS))
-    return Request(
+    return ModelSpec(
         name=settings.name,
         classes=classes,
         channels=channels,
@@ -137,41 +149,41 @@ def _request(
     )
 
 
-def _torchvision(request: Request, where: str) -> Callable[[], nn.Module]:
+def _torchvision(spec: ModelSpec, where: str) -> Callable[[], nn.Module]:
     names = torchvision_names()
-    if request.name not in names:
-        near = difflib.get_close_matches(request.name, names, n=3)
+    if spec.name not in names:
+        near = difflib.get_close_matches(spec.name, names, n=3)
         raise UserError(
             f"{where}.name",
-            repr(request.name),
+            repr(spec.name),
             "a classifier of torchvision.models, or package.module:function",
             f"nearest: {', '.join(near)}" if near else "",
         )
-    family = family_of(request.name)
+    family = family_of(spec.name)
     for knob, varies, value in (
-        ("width", family.width, request.width),
-        ("depth", family.depth, request.depth),
+        ("width", family.width, spec.width),
+        ("depth", family.depth, spec.depth),
     ):
         if not varies and value != 1.0 and where == "big_model":
-            raise UserError(f"{where}.{knob}", f"{value:g}", f"1: {request.name} has no {knob} here")
-    return lambda: build_torchvision(request)
+            raise UserError(f"{where}.{knob}", f"{value:g}", f"1: {spec.name} has no {knob} here")
+    return lambda: build_torchvision(spec)
 
 
-def _imported(request: Request, where: str) -> Callable[[], nn.Module]:
-    """A user's own function; it is called with ``num_classes`` and its own arguments alone."""
-    function = import_path(request.name, f"{where}.name")
-    return lambda: function(**_own_arguments(request))
+def _imported(spec: ModelSpec, where: str) -> Callable[[], nn.Module]:
+    """Return a builder that calls the user's function with ``num_classes`` and its own arguments alone."""
+    function = import_path(spec.name, f"{where}.name")
+    return lambda: function(**_own_arguments(spec))
 
 
-def _own_arguments(request: Request) -> Mapping[str, Any]:
-    return {"num_classes": request.classes, **request.args}
+def _own_arguments(spec: ModelSpec) -> Mapping[str, Any]:
+    return {"num_classes": spec.classes, **spec.args}
 
 
 def import_path(path: str, where: str) -> Callable[..., Any]:
-    """What ``package.module:function`` names.
+    """Import the callable that ``package.module:function`` names.
 
     Raises:
-        UserError: no such module, or no such callable in it.
+        UserError: the module cannot be imported or has no such callable.
     """
     module_name, _, attribute = path.partition(":")
     try:
@@ -181,7 +193,7 @@ def import_path(path: str, where: str) -> Callable[..., Any]:
             where,
             f"{path!r}: {error}",
             "package.module:function that Python can import",
-            "install the package, or run from the folder that holds the module",
+            "install the package, or run in the folder that contains the module",
         ) from error
     for part in attribute.split("."):
         found = getattr(found, part, None)

@@ -1,7 +1,7 @@
-"""ResNet, ShuffleNetV2, EfficientNet and VGG of torchvision with any width and, where they have one, depth.
+"""torchvision's ResNet, ShuffleNetV2, EfficientNet and VGG with any width and, except VGG, any depth.
 
-Networks of width 1 and depth 1 are torchvision's own, name for name, so its weights load. Strides are fitted
-to small images afterwards (:mod:`tkd_search.models.strides`).
+At width 1 and depth 1 all tensors have torchvision's names and shapes, so its weights can be loaded.
+:mod:`tkd_search.models.strides` then adapts the strides to small images.
 """
 
 import math
@@ -36,7 +36,7 @@ _VGG_LAYOUTS = {"vgg11": "A", "vgg13": "B", "vgg16": "D", "vgg19": "E"}
 
 
 def resnet(name: str, *, num_classes: int, width: float = 1.0, depth: float = 1.0, **args: Any) -> nn.Module:
-    """ResNet and its kin (resnet18 … wide_resnet101_2): stages of ``width`` · (64, 128, 256, 512) planes."""
+    """Build a ResNet, ResNeXt or wide ResNet with stages of ``width`` · (64, 128, 256, 512) planes."""
     with torch.device("meta"):
         pattern = getattr(torchvision.models, name)()
     stages = [pattern.layer1, pattern.layer2, pattern.layer3, pattern.layer4]
@@ -48,7 +48,7 @@ def resnet(name: str, *, num_classes: int, width: float = 1.0, depth: float = 1.
 
 
 def _narrow_resnet(width: float) -> type:
-    """The ResNet of torchvision, which says 64, 128, 256, 512 in its constructor, with other planes."""
+    """Return a subclass of torchvision's ResNet, whose constructor fixes the planes, with scaled planes."""
     base = torchvision.models.ResNet
 
     class NarrowResNet(base):  # type: ignore[misc, valid-type]
@@ -59,7 +59,7 @@ def _narrow_resnet(width: float) -> type:
                 self.inplanes = divisible(planes * width)
                 self.conv1 = nn.Conv2d(3, self.inplanes, 7, stride=2, padding=3, bias=False)
                 self.bn1 = self._norm_layer(self.inplanes)
-            # A group of a bottleneck has planes · base_width / 64 channels, rounded down: at least one.
+            # A group of a bottleneck has planes · base_width / 64 channels, rounded down; this keeps one.
             least = math.ceil(64 / self.base_width)
             layer = super()._make_layer(block, max(least, divisible(planes * width)), blocks, stride, dilate)
             if planes == _RESNET_PLANES[-1]:
@@ -76,9 +76,9 @@ def _narrow_resnet(width: float) -> type:
 def shufflenet(
     name: str, *, num_classes: int, width: float = 1.0, depth: float = 1.0, small: bool = False
 ) -> nn.Module:
-    """ShuffleNetV2 (Ma et al. 2018): even channels ``width`` times those of ``name``.
+    """Build a ShuffleNetV2 (Ma et al. 2018) with ``width`` times the channels of ``name``, rounded to even.
 
-    For ``small`` images the last convolution is scaled too, as in MobileNetV2.
+    For ``small`` images the last convolution is scaled too, as in ``mobilenet_v2``.
     """
     base = _SHUFFLENET_CHANNELS[name]
     first, *stages, last = base
@@ -93,12 +93,12 @@ def shufflenet(
 def efficientnet(
     name: str, *, num_classes: int, width: float = 1.0, depth: float = 1.0, **args: Any
 ) -> nn.Module:
-    """EfficientNet b0 to b7 (Tan & Le 2019), its own scales multiplied by ``width`` and ``depth``."""
+    """Build EfficientNet b0 to b7 (Tan & Le 2019), its own scales multiplied by ``width`` and ``depth``."""
     own_width, own_depth, dropout = _EFFICIENTNET_SCALES[name]
     blocks, last = torchvision.models.efficientnet._efficientnet_conf(
         name, width_mult=own_width * width, depth_mult=own_depth * depth
     )
-    if name[-1] in "567":  # as in torchvision, whose weights of these came from TensorFlow
+    if name[-1] in "567":  # as in torchvision, whose weights for these come from TensorFlow
         args.setdefault("norm_layer", partial(nn.BatchNorm2d, eps=1e-3, momentum=0.01))
     return torchvision.models.EfficientNet(
         blocks, args.pop("dropout", dropout), last_channel=last, num_classes=num_classes, **args
@@ -108,7 +108,7 @@ def efficientnet(
 def vgg(
     name: str, *, num_classes: int, width: float = 1.0, small: bool = False, dropout: float = 0.5
 ) -> nn.Module:
-    """VGG (Simonyan & Zisserman 2015) with ``_bn`` or without; ``small``: 2 × 2 places feed its head."""
+    """Build VGG (Simonyan & Zisserman 2015) or its ``_bn`` variant; if ``small``, its head reads 2 × 2."""
     layout = torchvision.models.vgg.cfgs[_VGG_LAYOUTS[name.removesuffix("_bn")]]
     scaled = [item if item == "M" else divisible(item * width) for item in layout]
     features = torchvision.models.vgg.make_layers(scaled, batch_norm=name.endswith("_bn"))
@@ -116,10 +116,10 @@ def vgg(
         return torchvision.models.VGG(features, num_classes=num_classes, dropout=dropout)
     with torch.device("meta"):
         net = torchvision.models.VGG(nn.Sequential(), num_classes=num_classes, init_weights=False)
-    places, hidden = 2 if small else 7, divisible(4096 * width)
-    net.features, net.avgpool = features, nn.AdaptiveAvgPool2d((places, places))
+    side, hidden = 2 if small else 7, divisible(4096 * width)
+    net.features, net.avgpool = features, nn.AdaptiveAvgPool2d((side, side))
     net.classifier = nn.Sequential(
-        nn.Linear(divisible(512 * width) * places * places, hidden),
+        nn.Linear(divisible(512 * width) * side * side, hidden),
         nn.ReLU(inplace=True),
         nn.Dropout(p=dropout),
         nn.Linear(hidden, hidden),

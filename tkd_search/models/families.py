@@ -1,4 +1,4 @@
-"""Which rule builds which network: names of torchvision with a width, a depth and a stem for small images."""
+"""Builders of torchvision's networks by name, with a width, a depth and a stem for small images."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -12,8 +12,8 @@ from tkd_search.models.torchvision_compat import torchvision
 
 
 @dataclass(frozen=True, kw_only=True)
-class Request:
-    """What is asked of a builder: ``classes`` c; images of ``channels`` planes and ``size`` pixels a side."""
+class ModelSpec:
+    """Specification of a network for images with ``channels`` channels and ``size`` pixels a side."""
 
     name: str
     classes: int
@@ -27,23 +27,23 @@ class Request:
 
 @dataclass(frozen=True)
 class Family:
-    """A builder and what it can vary."""
+    """A builder and whether it can vary width and depth."""
 
-    build: Callable[[Request], nn.Module]
+    build: Callable[[ModelSpec], nn.Module]
     width: bool = False
     depth: bool = False
 
 
-def build_torchvision(request: Request) -> nn.Module:
-    """A network of torchvision, adapted to what is asked."""
-    net = family_of(request.name).build(request)
-    if request.small:
-        _quicken_statistics(net)
+def build_torchvision(spec: ModelSpec) -> nn.Module:
+    """Build a network of torchvision by its specification."""
+    net = family_of(spec.name).build(spec)
+    if spec.small:
+        _raise_momentum(net)
     return net
 
 
 def family_of(name: str) -> Family:
-    """The family a torchvision name belongs to; names without a rule get torchvision's own constructor."""
+    """Return the family of a torchvision name; for other names one that calls torchvision's constructor."""
     for prefix, family in _FAMILIES.items():
         if name == prefix or (prefix.endswith("*") and name.startswith(prefix[:-1])):
             return family
@@ -51,118 +51,116 @@ def family_of(name: str) -> Family:
 
 
 def torchvision_names() -> tuple[str, ...]:
-    """Names of torchvision's classifiers."""
+    """Return the names of torchvision's classifiers."""
     return tuple(torchvision.models.list_models(module=torchvision.models))
 
 
-def _plain(request: Request) -> nn.Module:
-    """The constructor of torchvision with ``num_classes``; small stems by lowering its strides."""
-    extra = {"aux_logits": False, "init_weights": True} if request.name in _WITH_AUXILIARIES else {}
-    net = getattr(torchvision.models, request.name)(num_classes=request.classes, **extra, **request.args)
-    return _fitted(net, request)
+def _plain(spec: ModelSpec) -> nn.Module:
+    """Call torchvision's constructor with ``num_classes``; a small stem has lower strides."""
+    extra = {"aux_logits": False, "init_weights": True} if spec.name in _WITH_AUXILIARY_LOGITS else {}
+    net = getattr(torchvision.models, spec.name)(num_classes=spec.classes, **extra, **spec.args)
+    return _fitted(net, spec)
 
 
-def _quicken_statistics(net: nn.Module) -> None:
-    """Let BatchNorm forget within tens of steps; some of torchvision's remember thousands."""
+def _raise_momentum(net: nn.Module) -> None:
+    """Raise BatchNorm's momentum to 0.1, because lower values are too slow for short trainings."""
     for module in net.modules():
         if isinstance(module, nn.BatchNorm2d) and module.momentum is not None:
-            module.momentum = max(module.momentum, _MOMENTUM)
+            module.momentum = max(module.momentum, _MIN_MOMENTUM)
 
 
-_MOMENTUM = 0.1
-_WITH_AUXILIARIES = ("googlenet", "inception_v3")
+_MIN_MOMENTUM = 0.1
+_WITH_AUXILIARY_LOGITS = ("googlenet", "inception_v3")
 
 
-def _fitted(net: nn.Module, request: Request) -> nn.Module:
-    """Adapt strides and input planes of a network made for 224 pixels and 3 planes."""
-    if request.small:
-        fit_strides(net, request.size)
+def _fitted(net: nn.Module, spec: ModelSpec) -> nn.Module:
+    """Adapt strides and input channels of a network built for 224 pixels and 3 channels."""
+    if spec.small:
+        fit_strides(net, spec.size)
         small_first_kernel(net)
-    set_input_channels(net, request.channels)
+    set_input_channels(net, spec.channels)
     return net
 
 
-def _alexnet(request: Request) -> nn.Module:
+def _alexnet(spec: ModelSpec) -> nn.Module:
     return alexnet.alexnet(
-        num_classes=request.classes,
-        channels=request.channels,
-        size=request.size,
-        width=request.width,
-        small=request.small,
-        **request.args,
+        num_classes=spec.classes,
+        channels=spec.channels,
+        size=spec.size,
+        width=spec.width,
+        small=spec.small,
+        **spec.args,
     )
 
 
-def _mobilenet_v2(request: Request) -> nn.Module:
+def _mobilenet_v2(spec: ModelSpec) -> nn.Module:
     net = mobilenet.mobilenet_v2(
-        num_classes=request.classes,
-        width=request.width,
-        depth=request.depth,
-        size=request.size,
-        small=request.small,
-        **request.args,
+        num_classes=spec.classes,
+        width=spec.width,
+        depth=spec.depth,
+        size=spec.size,
+        small=spec.small,
+        **spec.args,
     )
-    set_input_channels(net, request.channels)
+    set_input_channels(net, spec.channels)
     return net
 
 
-def _mobilenet_v3(request: Request) -> nn.Module:
+def _mobilenet_v3(spec: ModelSpec) -> nn.Module:
     net = mobilenet.mobilenet_v3(
-        request.name,
-        num_classes=request.classes,
-        width=request.width,
-        size=request.size,
-        small=request.small,
-        **request.args,
+        spec.name,
+        num_classes=spec.classes,
+        width=spec.width,
+        size=spec.size,
+        small=spec.small,
+        **spec.args,
     )
-    set_input_channels(net, request.channels)
+    set_input_channels(net, spec.channels)
     return net
 
 
-def _resnet(request: Request) -> nn.Module:
+def _resnet(spec: ModelSpec) -> nn.Module:
     net = convnets.resnet(
-        request.name, num_classes=request.classes, width=request.width, depth=request.depth, **request.args
+        spec.name, num_classes=spec.classes, width=spec.width, depth=spec.depth, **spec.args
     )
-    return _fitted(net, request)
+    return _fitted(net, spec)
 
 
-def _shufflenet(request: Request) -> nn.Module:
+def _shufflenet(spec: ModelSpec) -> nn.Module:
     net = convnets.shufflenet(
-        request.name,
-        num_classes=request.classes,
-        width=request.width,
-        depth=request.depth,
-        small=request.small,
-        **request.args,
+        spec.name,
+        num_classes=spec.classes,
+        width=spec.width,
+        depth=spec.depth,
+        small=spec.small,
+        **spec.args,
     )
-    return _fitted(net, request)
+    return _fitted(net, spec)
 
 
-def _efficientnet(request: Request) -> nn.Module:
+def _efficientnet(spec: ModelSpec) -> nn.Module:
     net = convnets.efficientnet(
-        request.name, num_classes=request.classes, width=request.width, depth=request.depth, **request.args
+        spec.name, num_classes=spec.classes, width=spec.width, depth=spec.depth, **spec.args
     )
-    return _fitted(net, request)
+    return _fitted(net, spec)
 
 
-def _vgg(request: Request) -> nn.Module:
-    net = convnets.vgg(
-        request.name, num_classes=request.classes, width=request.width, small=request.small, **request.args
-    )
-    return _fitted(net, request)
+def _vgg(spec: ModelSpec) -> nn.Module:
+    net = convnets.vgg(spec.name, num_classes=spec.classes, width=spec.width, small=spec.small, **spec.args)
+    return _fitted(net, spec)
 
 
-def _vision_transformer(request: Request) -> nn.Module:
+def _vision_transformer(spec: ModelSpec) -> nn.Module:
     net = transformers.vision_transformer(
-        request.name,
-        num_classes=request.classes,
-        size=request.size,
-        width=request.width,
-        depth=request.depth,
-        small=request.small,
-        **request.args,
+        spec.name,
+        num_classes=spec.classes,
+        size=spec.size,
+        width=spec.width,
+        depth=spec.depth,
+        small=spec.small,
+        **spec.args,
     )
-    set_input_channels(net, request.channels)
+    set_input_channels(net, spec.channels)
     return net
 
 

@@ -1,4 +1,4 @@
-"""How long a model takes on this machine."""
+"""Latency of a model on this machine."""
 
 import statistics
 import time
@@ -16,14 +16,14 @@ def latency_ms(
     repeats: int = 50,
     threads: int = 1,
 ) -> dict[int, float]:
-    """Median milliseconds of one forward pass in eval mode, per batch size.
+    """Measure the median milliseconds of a forward pass in eval mode, per batch size.
 
     Args:
-        module: the network, on the device of ``example``; its mode is put back.
+        module: the network, on the device of ``example``; its mode is restored.
         example: images [≥ 1, C, H, W]; the first is repeated.
         batch_sizes: each ≥ 1.
-        repeats: timed passes per batch size, after a tenth as many untimed ones.
-        threads: CPU threads while measuring.
+        repeats: timed passes per batch size, after a tenth as many untimed passes.
+        threads: number of CPU threads.
     """
     was_training = module.training
     module.eval()
@@ -59,7 +59,7 @@ def _wait_for(batch: Tensor) -> None:
 
 @contextmanager
 def torch_threads(count: int) -> Iterator[None]:
-    """So many intra-op threads for the length of a ``with`` block."""
+    """Set the number of intra-op threads in a ``with`` block."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:

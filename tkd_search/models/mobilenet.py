@@ -1,4 +1,4 @@
-"""torchvision's MobileNetV2 and V3 with any width, and with strides for small images."""
+"""torchvision's MobileNetV2 and V3 with any width and with strides for small images."""
 
 import math
 from collections.abc import Sequence
@@ -24,21 +24,22 @@ _CONV = torchvision.ops.misc.Conv2dNormActivation
 
 
 def divisible(channels: float, multiple: int = 8) -> int:
-    """``channels`` rounded to a multiple, at least one of it (MobileNet's own rule: not under 90 %)."""
+    """Round ``channels`` to a positive multiple that is at least 90 % of it (MobileNet's rule)."""
     rounded = max(multiple, int(channels + multiple / 2) // multiple * multiple)
     return rounded + multiple if rounded < 0.9 * channels else rounded
 
 
 def deeper(count: int, depth: float) -> int:
-    """``count`` blocks times ``depth``, rounded up (EfficientNet's rule), at least one."""
+    """Return ``count · depth`` blocks, rounded up (EfficientNet's rule), at least one."""
     return max(1, math.ceil(count * depth - 1e-9))
 
 
 def stride_order_for(size: int) -> tuple[int, ...]:
-    """Which of MobileNet's five strides to keep first for images of ``size`` pixels.
+    """Return the order in which MobileNet's five strides are kept for images of ``size`` pixels.
 
-    The earliest, which is fastest. Images under 12 pixels keep theirs through the stem: that costs a fifth
-    more time and gives 96 % instead of 88 % on 8 × 8 digits (width 0.25, 20 epochs, two seeds).
+    The earliest strides come first, which is fastest. Images under 12 pixels keep their size in the stem:
+    this takes a fifth more time and gives 96 % instead of 88 % on 8 × 8 digits (width 0.25, 20 epochs, two
+    seeds).
     """
     return (1, 3, 0, 2, 4) if size < 12 else (0, 1, 2, 3, 4)
 
@@ -55,19 +56,19 @@ def mobilenet_v2(
     dropout: float = 0.2,
     round_nearest: int = 8,
 ) -> nn.Module:
-    """MobileNetV2 (Sandler et al. 2018): torchvision's class.
+    """Build torchvision's MobileNetV2 (Sandler et al. 2018).
 
     Args:
-        num_classes: c.
-        width: multiplier of all channels. For ``small`` also of the last 1280, which torchvision never
-            scales below 1: at width 0.1 they would be most of the bytes.
+        num_classes: number of classes c.
+        width: multiplier of all channels. With ``small`` it also scales the last 1280 channels, which
+            torchvision does not reduce: at width 0.1 they would take most of the bytes.
         depth: multiplier of the blocks of every stage, rounded up.
-        size: side of the images.
+        size: side of the images in pixels.
         small: fit the strides to ``size``.
-        last_channels: channels of the last convolution, d; default as said above.
-        stride_order: which of the five strides to keep first (positions 0 to 4); default for small:
+        last_channels: channels d of the last convolution; default: see ``width``.
+        stride_order: order in which the five strides (0 to 4) are kept; default with ``small``:
             :func:`stride_order_for`.
-        dropout: before the classifier.
+        dropout: dropout probability before the classifier.
         round_nearest: channels are multiples of this.
     """
     net = torchvision.models.MobileNetV2(
@@ -99,10 +100,10 @@ def mobilenet_v3(
     stride_order: Sequence[int] | None = None,
     **args: Any,
 ) -> nn.Module:
-    """MobileNetV3 (Howard et al. 2019): torchvision's class, ``variant`` mobilenet_v3_small or _large.
+    """Build torchvision's MobileNetV3 (Howard et al. 2019), ``variant`` mobilenet_v3_small or _large.
 
-    Its last layer reads a hidden layer, not a mean over places: it has no maps for local teachers. Arguments
-    as :func:`mobilenet_v2`; its width scales the hidden layer too.
+    Arguments are as for :func:`mobilenet_v2`; the width also scales the hidden layer. The last layer reads
+    this hidden layer, not a mean over positions, so there are no maps for local teachers.
     """
     blocks, last_channel = torchvision.models.mobilenetv3._mobilenet_v3_conf(variant, width_mult=width)
     net = torchvision.models.MobileNetV3(blocks, last_channel, num_classes=num_classes, **args)
@@ -112,7 +113,7 @@ def mobilenet_v3(
 
 
 def _narrow_tail(net: Any, channels: int) -> None:
-    """Replace the last convolution and the classifier by ones of ``channels``, initialised alike."""
+    """Replace the last convolution and the classifier by ones of ``channels``, initialised as before."""
     net.features[-1] = _CONV(net.features[-1][0].in_channels, channels, 1, activation_layer=nn.ReLU6)
     nn.init.kaiming_normal_(net.features[-1][0].weight, mode="fan_out")
     net.classifier[-1] = nn.Linear(channels, net.classifier[-1].out_features)

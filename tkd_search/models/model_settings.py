@@ -8,7 +8,7 @@ from tkd_search.fields import check_bounds, setting
 
 @dataclass(frozen=True, kw_only=True)
 class BigModelSettings:
-    """The network to compress: built by name, trained here or loaded."""
+    """Settings of the big model, the network to compress."""
 
     name: str = setting("alexnet", doc="torchvision model name or package.module:function", searchable=False)
     width: float = setting(
@@ -19,22 +19,22 @@ class BigModelSettings:
     )
     weights: str | None = setting(
         None,
-        doc="safetensors or torch file, or a torchvision enum such as IMAGENET1K_V1 where the data have its "
-        "classes; none: train here",
+        doc="safetensors or torch file, or a torchvision enum such as IMAGENET1K_V1 if the data have its "
+        "classes; none: train it",
         searchable=False,
     )
     stem: str = setting(
         "auto",
-        doc="auto | small | original: small for inputs up to 64 pixels; auto with weights: what these fit",
+        doc="auto | small | original: auto is the stem that weights fit, or small for inputs up to 64 pixels",
         searchable=False,
     )
-    epochs: int = setting(30, ge=1, doc="epochs to train it here", searchable=False)
+    epochs: int = setting(30, ge=1, doc="epochs to train it", searchable=False)
     lr: float = setting(2e-3, gt=0, le=1, doc="peak learning rate", searchable=False)
     weight_decay: float = setting(0.05, ge=0, doc="decoupled weight decay", searchable=False)
     batch_size: int = setting(128, ge=2, doc="batch size", searchable=False)
     precision: Literal["auto", "fp32", "bf16", "fp16"] = setting(
         "auto",
-        doc="autocast precision while it is trained here; auto: training.precision",
+        doc="autocast precision of its training; auto: training.precision",
         searchable=False,
     )
 
@@ -44,11 +44,13 @@ class BigModelSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class StudentSettings:
-    """The small network: a family and its size."""
+    """Settings of the student: an architecture and its size."""
 
     name: str = setting("mobilenet_v2", doc="torchvision model name or package.module:function")
     width: float = setting(0.25, gt=0, le=4, doc="channel multiplier")
-    depth: float = setting(1.0, gt=0, le=4, doc="multiplier of blocks per stage, where the family has one")
+    depth: float = setting(
+        1.0, gt=0, le=4, doc="multiplier of blocks per stage, where the architecture has one"
+    )
     args: dict[str, Any] = field(
         default_factory=dict,
         metadata={
@@ -57,7 +59,7 @@ class StudentSettings:
         },
     )
     stem: str = setting(
-        "auto", doc="auto | small | original: small for inputs up to 64 pixels", searchable=False
+        "auto", doc="auto | small | original: auto is small for inputs up to 64 pixels", searchable=False
     )
 
     def __post_init__(self) -> None:

@@ -1,4 +1,4 @@
-"""A plain convolutional student of a few ten thousand parameters, for microcontrollers and quick trials."""
+"""A plain convolutional student with about 24,000 parameters, for microcontrollers and quick trials."""
 
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -9,19 +9,19 @@ from torch import Tensor, nn
 def plain_cnn(
     num_classes: int, *, widths: Sequence[int] = (16, 32, 64), in_channels: int = 3, stride: int = 2
 ) -> nn.Module:
-    """Convolutions of 3 × 3 with BatchNorm, halved in between, averaged over places, one linear layer.
+    """Build 3 × 3 convolutions with BatchNorm and pooling between them, a spatial mean and a linear layer.
 
-    Used by its import path: ``student.name: tkd_search.models.plain:plain_cnn``. With the defaults and ten
-    classes it has 24,346 parameters and ends in 4 × 4 places for images of 32 × 32.
+    Use it by its import path: ``student.name: tkd_search.models.plain:plain_cnn``. With the defaults and ten
+    classes it has 24,346 parameters; its last map has 4 × 4 positions for images of 32 × 32 pixels.
 
     Args:
-        num_classes: classes c.
+        num_classes: number of classes c.
         widths: channels of each convolution.
-        in_channels: planes of the images.
-        stride: of the first convolution.
+        in_channels: channels of the images.
+        stride: stride of the first convolution.
 
     Raises:
-        ValueError: no widths.
+        ValueError: ``widths`` is empty.
     """
     if not widths:
         raise ValueError("widths = (); allowed: at least one number of channels")
@@ -35,11 +35,11 @@ def plain_cnn(
         before = width
     return nn.Sequential(
         OrderedDict(
-            features=nn.Sequential(*layers), pool=_MeanOverPlaces(), classifier=nn.Linear(before, num_classes)
+            features=nn.Sequential(*layers), pool=_SpatialMean(), classifier=nn.Linear(before, num_classes)
         )
     )
 
 
-class _MeanOverPlaces(nn.Module):
+class _SpatialMean(nn.Module):
     def forward(self, maps: Tensor) -> Tensor:
         return maps.mean((2, 3))

@@ -1,8 +1,8 @@
-"""Strided 1 × 1 convolutions of few channels, as a slice and a convolution without stride.
+"""Strided 1 × 1 convolutions with few channels, computed as a slice and a convolution without stride.
 
-On CPUs with AVX-512, oneDNN's backward pass for the weights of such a convolution ends the process (SIGSEGV,
-torch 2.13) where images lie channels last, channels are fewer than 16 and maps larger than about 50 × 50: the
-shortcuts of narrow ResNets on images of 224 pixels.
+On CPUs with AVX-512, oneDNN's backward pass for the weights of such a convolution crashes the process
+(SIGSEGV, torch 2.13) with images in channels-last format, fewer than 16 channels and maps larger than about
+50 × 50. The shortcuts of narrow ResNets are such convolutions for images of 224 pixels.
 """
 
 import torch
@@ -13,10 +13,10 @@ _SAFE_CHANNELS = 16
 
 
 class SlicedPointwise(nn.Conv2d):
-    """A strided 1 × 1 convolution that leaves out in its input what it would leave out in its output.
+    """A strided 1 × 1 convolution that slices its input by the stride before it convolves.
 
-    The same parameters, names and values as ``nn.Conv2d``; evaluation, export and other devices take
-    PyTorch's own.
+    Parameters, names and values are those of ``nn.Conv2d``. Evaluation, export and other devices use
+    PyTorch's convolution.
     """
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -28,7 +28,7 @@ class SlicedPointwise(nn.Conv2d):
 
 
 def slice_pointwise(model: nn.Module) -> None:
-    """Make every strided 1 × 1 convolution of few channels a ``SlicedPointwise``; in place."""
+    """Replace every strided 1 × 1 convolution with few channels by a ``SlicedPointwise``, in place."""
     for module in model.modules():
         if (
             type(module) is nn.Conv2d

@@ -1,4 +1,4 @@
-"""How large a model is: bytes as stored for shipping, and parameters."""
+"""Size of a model: bytes of its stored weights, and number of parameters."""
 
 import json
 from collections.abc import Mapping
@@ -24,13 +24,13 @@ _DTYPES = {
     torch.uint8: "U8",
     torch.bool: "BOOL",
 }
-"""Names of the types in a safetensors header, in the order in which the file holds their tensors."""
+"""Names of the types in a safetensors header, in the order in which the file stores their tensors."""
 
 _RANK = {dtype: rank for rank, dtype in enumerate(_DTYPES)}
 
 
 def shipping_state(module: nn.Module) -> dict[str, Tensor]:
-    """The state dict as it is stored: detached and contiguous; a tied tensor once, under its first name."""
+    """Return the state dict as it is stored: detached, contiguous, each tied tensor once."""
     kept: dict[str, Tensor] = {}
     seen: set[int] = set()
     for name, tensor in module.state_dict(keep_vars=True).items():
@@ -41,10 +41,10 @@ def shipping_state(module: nn.Module) -> dict[str, Tensor]:
 
 
 def state_bytes(state: Mapping[str, Tensor]) -> int:
-    """Length of the safetensors serialisation of ``state`` without metadata, from names and shapes alone.
+    """Return the length of ``state`` as a safetensors file without metadata, from names and shapes alone.
 
-    The file is an 8-byte length, a JSON header padded to a multiple of 8, and the tensors; they lie in order
-    of type, then of name, which decides how many digits the offsets in the header take.
+    The file is an 8-byte length, a JSON header padded to a multiple of 8, and the tensors, ordered by type
+    and then by name. The order determines the number of digits of the offsets in the header.
     """
     order = sorted(state, key=lambda name: (_RANK[state[name].dtype], name))
     header, offset = {}, 0
@@ -62,10 +62,10 @@ def state_bytes(state: Mapping[str, Tensor]) -> int:
 
 
 def model_bytes(module: nn.Module) -> int:
-    """Size in bytes of the model's weights as stored for shipping; works on the meta device too."""
+    """Return the bytes of the model's weights as stored; a model on the meta device has the same size."""
     return state_bytes(shipping_state(module))
 
 
 def model_parameters(module: nn.Module) -> int:
-    """Number of parameters, tied ones once; buffers such as BatchNorm's statistics are not counted."""
+    """Return the number of parameters, tied ones once, without buffers such as BatchNorm's statistics."""
     return sum(parameter.numel() for parameter in module.parameters())

@@ -1,7 +1,7 @@
-"""Small inputs: how often a network made for 224 pixels a side may halve 8 to 64 pixels, and where.
+"""Adapts the strides of networks built for 224 pixels a side to images of 8 to 64 pixels.
 
-torchvision's classifiers halve their input five times; 32 × 32 pixels would end as one place. The strides of
-an existing network are lowered here, after it was built: names and shapes of its weights stay torchvision's.
+torchvision's classifiers halve their input five times, which reduces 32 × 32 pixels to one position. The
+functions here lower the strides of an existing network; names and shapes of its weights stay torchvision's.
 """
 
 import math
@@ -10,48 +10,48 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from tkd_search.models.wiring import eval_mode
+from tkd_search.models.module_roles import eval_mode
 
-SMALL = 64
-"""Inputs up to this many pixels a side get a small stem where the setting says ``auto``."""
+MAX_SMALL_SIZE = 64
+"""Largest side in pixels for which the stem ``auto`` is the small one."""
 
 _STRIDED = (nn.Conv2d, nn.MaxPool2d, nn.AvgPool2d)
 
 
 def wants_small_stem(stem: str, size: int) -> bool:
-    """Whether ``stem`` (auto | small | original) means the small one for images of ``size`` pixels."""
-    return stem == "small" or (stem == "auto" and size <= SMALL)
+    """Return whether ``stem`` (auto | small | original) is the small stem for images of ``size`` pixels."""
+    return stem == "small" or (stem == "auto" and size <= MAX_SMALL_SIZE)
 
 
 def halvings(size: int) -> int:
-    """How often to halve ``size`` pixels, so that about 4 × 4 places are left, 2 × 2 of 8 pixels.
+    """Return how often to halve ``size`` pixels to reach about 4 × 4 positions, or 2 × 2 under 12 pixels.
 
-    Local generated teachers compare big model and student on a 4 × 4 grid of places.
+    Local generated teachers compare big model and student on a 4 × 4 grid.
     """
     target = 4 if size >= 12 else 2
     return max(0, round(math.log2(size / target)))
 
 
 def strided_levels(model: nn.Module, channels: int = 3, size: int = 224) -> list[list[str]]:
-    """Names of the strided modules, grouped by the resolution they read, in order of execution.
+    """Return the names of strided modules, grouped by their input resolution, in order of execution.
 
-    Modules of one group act side by side (a residual branch and its shortcut) and must change together.
+    Modules of one group are parallel (a residual branch and its shortcut) and must change together.
     """
     levels: dict[int, list[str]] = {}
     handles = []
     for name, module in model.named_modules():
         if isinstance(module, _STRIDED) and _stride(module) > 1:
 
-            def note(
-                module: nn.Module, given: tuple[torch.Tensor, ...], made: torch.Tensor, name: str = name
+            def record(
+                module: nn.Module, args: tuple[torch.Tensor, ...], output: torch.Tensor, name: str = name
             ) -> None:
-                levels.setdefault(given[0].shape[-1], []).append(name)
+                levels.setdefault(args[0].shape[-1], []).append(name)
 
-            handles.append(module.register_forward_hook(note))
-    anchor = next(model.parameters())
+            handles.append(module.register_forward_hook(record))
+    first = next(model.parameters())
     try:
         with eval_mode(model), torch.no_grad():
-            model(torch.zeros(1, channels, size, size, device=anchor.device, dtype=anchor.dtype))
+            model(torch.zeros(1, channels, size, size, device=first.device, dtype=first.dtype))
     finally:
         for handle in handles:
             handle.remove()
@@ -59,10 +59,10 @@ def strided_levels(model: nn.Module, channels: int = 3, size: int = 224) -> list
 
 
 def set_strides(model: nn.Module, levels: Sequence[Sequence[str]], strides: Sequence[int]) -> None:
-    """Give every level of ``strided_levels`` its new stride, never above its own; in place.
+    """Set the stride of every level of ``strided_levels``, in place; strides are lowered, never raised.
 
-    A max pool that no longer strides becomes an identity; a convolution that reads patches side by side
-    (kernel = stride, no padding) reads smaller patches, or at stride 1 padded 3 × 3 ones.
+    A pool with stride 1 becomes an identity. A convolution on adjacent patches (kernel = stride, no padding)
+    gets smaller patches, or at stride 1 a padded 3 × 3 kernel.
     """
     for names, stride in zip(levels, strides, strict=True):
         for name in names:
@@ -79,15 +79,16 @@ def fit_strides(
     channels: int = 3,
     probe_size: int = 224,
 ) -> None:
-    """Keep as many strides as images of ``size`` pixels bear and drop the others; in place.
+    """Keep as many strides as images of ``size`` pixels allow and drop the others, in place.
 
     Args:
-        model: as torchvision builds it, for ``channels`` planes of ``probe_size`` pixels.
-        size: side of the images it will see.
-        order: positions of levels in the order in which they are kept; default: the latest first, which
-            keeps most detail. Early ones first is faster.
-        channels: planes the network reads now.
-        probe_size: side at which its levels are told apart.
+        model: a network of torchvision for images with ``channels`` channels and ``probe_size`` pixels a
+            side.
+        size: side in pixels of the images that it will get.
+        order: positions of levels in the order in which they are kept; default: the last first, which keeps
+            most detail. The first first is faster.
+        channels: input channels of the network.
+        probe_size: side in pixels of the image that determines the levels.
     """
     levels = strided_levels(model, channels, probe_size)
     full = [_stride(model.get_submodule(names[0])) for names in levels]
@@ -100,29 +101,29 @@ def fit_strides(
 
 
 def small_first_kernel(model: nn.Module) -> None:
-    """Shrink a first convolution larger than 3 × 3 to 3 × 3, which is what small images want; in place."""
+    """Replace a first convolution larger than 3 × 3 by a 3 × 3 one, in place."""
     name, conv = first_conv(model)
     if conv.kernel_size[0] > 3 and conv.kernel_size[0] > conv.stride[0]:
         _replace(model, name, _like(conv, kernel=3, stride=conv.stride[0], padding=1))
 
 
 def set_input_channels(model: nn.Module, channels: int) -> None:
-    """Make the first convolution read ``channels`` planes (1 for grey images); in place."""
+    """Replace the first convolution by one with ``channels`` input channels (1 for grey images), in place."""
     name, conv = first_conv(model)
     if conv.in_channels != channels:
         _replace(model, name, _like(conv, channels=channels))
 
 
 def first_conv(model: nn.Module) -> tuple[str, nn.Conv2d]:
-    """Name and module of the first convolution.
+    """Return name and module of the first convolution.
 
     Raises:
-        ValueError: the network has none.
+        ValueError: the network has no convolution.
     """
     for name, module in model.named_modules():
         if isinstance(module, nn.Conv2d):
             return name, module
-    raise ValueError(f"{type(model).__name__} has no convolution whose input could be adapted")
+    raise ValueError(f"{type(model).__name__} has no convolution, so its input channels cannot change")
 
 
 def _stride(module: nn.Module) -> int:
@@ -149,8 +150,8 @@ def _like(
     stride: int | None = None,
     padding: int | None = None,
 ) -> nn.Conv2d:
-    """A fresh convolution like ``conv`` with something changed, initialised as torchvision's are (He)."""
-    made = nn.Conv2d(
+    """Return a new convolution with the given changes to ``conv``, initialised as in torchvision (He)."""
+    new = nn.Conv2d(
         conv.in_channels if channels is None else channels,
         conv.out_channels,
         conv.kernel_size if kernel is None else kernel,  # type: ignore[arg-type]
@@ -161,10 +162,10 @@ def _like(
         device=conv.weight.device,
         dtype=conv.weight.dtype,
     )
-    nn.init.kaiming_normal_(made.weight, mode="fan_out", nonlinearity="relu")
-    if made.bias is not None:
-        nn.init.zeros_(made.bias)
-    return made
+    nn.init.kaiming_normal_(new.weight, mode="fan_out", nonlinearity="relu")
+    if new.bias is not None:
+        nn.init.zeros_(new.bias)
+    return new
 
 
 def _replace(model: nn.Module, name: str, module: nn.Module) -> None:

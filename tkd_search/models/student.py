@@ -1,4 +1,4 @@
-"""A plain classifier dressed as what the method asks for: logits, penultimate features and their maps."""
+"""Wraps a classifier so that it returns logits, penultimate features and their maps."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -8,14 +8,14 @@ import torch
 from torch import Tensor, nn
 
 from tkd_search.distill.interfaces import StudentOutput, logits_of
-from tkd_search.models.wiring import find_wiring
+from tkd_search.models.module_roles import find_module_roles
 
 
 @dataclass
-class _Catch:
-    """What the hooks of one forward pass have caught; closed (and empty) between passes.
+class _Captured:
+    """Tensors captured by the hooks of one forward pass; closed and empty between passes.
 
-    A plain object shared by the hooks and the student: copying a student copies it once, so the copy's hooks
+    The hooks and the student share one object, so copying a student copies it once and the hooks of the copy
     write to the copy.
     """
 
@@ -25,89 +25,89 @@ class _Catch:
 
 
 @dataclass(frozen=True)
-class _CatchInput:
-    """Forward pre-hook: the input of the last layer is h."""
+class _CaptureInput:
+    """Forward pre-hook that captures the input of the last layer, h."""
 
-    catch: _Catch
+    captured: _Captured
 
-    def __call__(self, module: nn.Module, given: tuple[Any, ...]) -> None:
-        if self.catch.open:
-            self.catch.features = given[0]
+    def __call__(self, module: nn.Module, args: tuple[Any, ...]) -> None:
+        if self.captured.open:
+            self.captured.features = args[0]
 
 
 @dataclass(frozen=True)
-class _CatchOutput:
-    """Forward hook: the output of this module are the maps."""
+class _CaptureOutput:
+    """Forward hook that captures the output of a module, the maps."""
 
-    catch: _Catch
+    captured: _Captured
 
-    def __call__(self, module: nn.Module, given: tuple[Any, ...], made: Tensor) -> None:
-        if self.catch.open:
-            self.catch.maps = made
+    def __call__(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
+        if self.captured.open:
+            self.captured.maps = output
 
 
 class Student(nn.Module):
-    """Any classifier, dressed as :class:`tkd_search.distill.interfaces.StudentLike`; big models wear it too.
+    """Wraps any classifier as a :class:`tkd_search.distill.interfaces.StudentLike`; also used for big models.
+
+    Features h are the input of the dropout before the last layer, so this dropout changes the logits alone.
+    The features of a network that does not end in ``nn.Linear`` (SqueezeNet) are its logits.
 
     Args:
-        model: images [B, C, H, W] → logits [B, c]; kept, undressed, as ``.model``. What is shipped is
+        model: images [B, C, H, W] → logits [B, c], stored as ``.model``. The shipped weights are
             ``student.model.state_dict()``.
-        input_shape: (C, H, W) of the images it will see; one random batch of two is run to find the last
-            layer and the maps. The global random state is not touched.
+        input_shape: (C, H, W) of the images. A random batch of two is run to find the last layer and the
+            maps; the global random state does not change.
 
     Attributes:
         feature_width: width d of the penultimate features h.
-        wiring: the modules found (:class:`tkd_search.models.wiring.Wiring`).
-
-    A dropout right before the last layer acts on the logits alone: h is what enters it. A network that does
-    not end in ``nn.Linear`` (SqueezeNet) has its logits as features.
+        roles: the modules found (:class:`tkd_search.models.module_roles.ModuleRoles`).
     """
 
     def __init__(self, model: nn.Module, input_shape: Sequence[int]) -> None:
         super().__init__()
         self.model = model
-        self.wiring = find_wiring(model, _example(model, input_shape))
-        self.feature_width = self.wiring.width
-        self._catch = _Catch()
-        if self.wiring.features is not None:
-            entry = model.get_submodule(self.wiring.features)
-            entry.register_forward_pre_hook(_CatchInput(self._catch))
+        self.roles = find_module_roles(model, _example(model, input_shape))
+        self.feature_width = self.roles.width
+        self._captured = _Captured()
+        if self.roles.features is not None:
+            entry = model.get_submodule(self.roles.features)
+            entry.register_forward_pre_hook(_CaptureInput(self._captured))
             if isinstance(getattr(entry, "inplace", None), bool) and entry is not self._head():
-                # An in-place dropout would write into h.
+                # An in-place dropout would overwrite h.
                 entry.inplace = False  # type: ignore[assignment]
-        if self.wiring.maps is not None:
-            model.get_submodule(self.wiring.maps).register_forward_hook(_CatchOutput(self._catch))
+        if self.roles.maps is not None:
+            model.get_submodule(self.roles.maps).register_forward_hook(_CaptureOutput(self._captured))
 
     @property
     def has_maps(self) -> bool:
-        """Whether there are maps whose spatial mean is h, as local teachers need."""
-        return self.wiring.maps is not None
+        """Whether the network has maps whose spatial mean is h; local teachers need them."""
+        return self.roles.maps is not None
 
     def forward(self, images: Tensor) -> StudentOutput:
-        """Normalised images [B, C, H, W] → logits [B, c], features [B, d], maps [B, d, H', W'] or None."""
-        catch = self._catch
-        catch.open = True
+        """Map images [B, C, H, W] → logits [B, c], features [B, d], maps [B, d, H', W'] or None."""
+        captured = self._captured
+        captured.open = True
         try:
             logits = logits_of(self.model(images))
-            features, maps = catch.features, catch.maps
+            features, maps = captured.features, captured.maps
         finally:
-            catch.open, catch.features, catch.maps = False, None, None
+            captured.open, captured.features, captured.maps = False, None, None
         return StudentOutput(logits, logits if features is None else features, maps)
 
     def classify(self, features: Tensor) -> Tensor:
-        """The last layer alone, without dropout: features [..., d] → logits [..., c]."""
+        """Apply the last layer alone, without dropout: features [..., d] → logits [..., c]."""
         head = self._head()
         return features if head is None else head(features)
 
     def _head(self) -> nn.Module | None:
-        return None if self.wiring.head is None else self.model.get_submodule(self.wiring.head)
+        return None if self.roles.head is None else self.model.get_submodule(self.roles.head)
 
 
 def _example(model: nn.Module, input_shape: Sequence[int]) -> Tensor:
-    anchor = next(iter(model.parameters()), torch.zeros(()))
+    first = next(iter(model.parameters()), torch.zeros(()))
     shape = (2, *input_shape)
-    if anchor.is_meta:
-        return torch.empty(shape, device="meta", dtype=anchor.dtype)
+    if first.is_meta:
+        return torch.empty(shape, device="meta", dtype=first.dtype)
     with torch.device("cpu"):
         noise = torch.randn(shape, generator=torch.Generator().manual_seed(0))
-    return noise.to(anchor)
+    return noise.to(first)

@@ -1,12 +1,12 @@
-"""The one door to torchvision: imports it also where its C++ operators do not load beside this torch.
+"""Imports torchvision, even if its C++ operators do not load with the installed torch.
 
-torchvision's wheel and torch's wheel may come from different builds (a CUDA torchvision beside a CPU torch,
-as package indexes serve them). The extension library then fails to load, and ``import torchvision`` itself
-fails, because it registers fake kernels for ``torchvision::nms`` and ``torchvision::qnms``, which nobody
-defined. Image classifiers use neither, so defining the two schemas, without kernels, is all that is needed.
-Calling them still raises, as it should. Where the operators load, nothing is defined.
+The wheels of torchvision and torch may come from different builds (a CUDA torchvision with a CPU torch, as
+package indexes offer them). The extension library then fails to load, and ``import torchvision`` fails too,
+because it registers fake kernels for ``torchvision::nms`` and ``torchvision::qnms``, which are not defined.
+Image classifiers use neither, so it is enough to define the two schemas without kernels; calling them raises
+an error. If the operators load, nothing is defined.
 
-Every import of torchvision in this project reads::
+Every import of torchvision in this project is::
 
     from tkd_search.models.torchvision_compat import torchvision
 """
@@ -26,7 +26,7 @@ _SCHEMAS = {
 
 
 def operators_load() -> bool:
-    """Whether torchvision's C++ operators load beside the running torch (loads them where they do)."""
+    """Load torchvision's C++ operators and return whether this succeeded."""
     spec = importlib.util.find_spec("torchvision")
     if spec is None or not spec.submodule_search_locations:
         return False
@@ -43,7 +43,7 @@ def operators_load() -> bool:
 
 
 def define_missing_schemas() -> tuple[str, ...]:
-    """Define the operators that ``import torchvision`` asks for and nobody defined; returns their names."""
+    """Define the operators that ``import torchvision`` needs and that are missing; return their names."""
     missing = tuple(name for name in _SCHEMAS if not hasattr(torch.ops.torchvision, name.split("::")[1]))
     for name in missing:
         torch.library.define(name, _SCHEMAS[name])
@@ -51,7 +51,7 @@ def define_missing_schemas() -> tuple[str, ...]:
 
 
 def import_torchvision() -> ModuleType:
-    """Import torchvision, whichever build it is.
+    """Import torchvision of any build.
 
     Raises:
         ImportError: torchvision is not installed.

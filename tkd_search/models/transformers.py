@@ -1,4 +1,4 @@
-"""torchvision's vision transformers with any width and depth, and with patches for small images."""
+"""torchvision's vision transformers with any width and depth and with patches for small images."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -19,13 +19,13 @@ _SHAPES: Mapping[str, tuple[int, int, int, int]] = {
 
 
 def patch_for(size: int, patch: int, small: bool) -> int:
-    """Side of a patch: the architecture's own, or for small images about an eighth of the side.
+    """Return the side of a patch, which divides ``size``.
 
-    It divides ``size``: of all divisors the one nearest to what is wanted.
+    It is the divisor nearest to the architecture's own patch or, if ``small``, to an eighth of ``size``.
     """
-    wanted = max(1, size // 8) if small else patch
+    target = max(1, size // 8) if small else patch
     divisors = [side for side in range(1, size + 1) if size % side == 0]
-    return min(divisors, key=lambda side: (abs(side - wanted), side))
+    return min(divisors, key=lambda side: (abs(side - target), side))
 
 
 def vision_transformer(
@@ -38,9 +38,9 @@ def vision_transformer(
     small: bool = False,
     **args: Any,
 ) -> nn.Module:
-    """A ViT (Dosovitskiy et al. 2021) for images of ``size`` pixels.
+    """Build a ViT (Dosovitskiy et al. 2021) for images of ``size`` pixels a side.
 
-    ``width`` scales the number of heads, and the hidden width with it; ``depth`` the number of layers.
+    ``width`` scales the number of heads and with it the hidden width; ``depth`` scales the number of layers.
     """
     patch, layers, heads, hidden = _SHAPES[name]
     scaled_heads = max(1, round(heads * width))

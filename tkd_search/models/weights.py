@@ -1,6 +1,7 @@
-"""Weights in and out, without ever unpickling: safetensors, ``torch.load(weights_only=True)``, torchvision's.
+"""Saves and loads weights without unpickling code: safetensors, torch files, torchvision's weights.
 
-A file that does not fit says which tensors are missing, unknown or of another shape.
+Torch files are loaded with ``weights_only=True``. The error for a file that does not fit names the tensors
+that are missing, unknown or of another shape.
 """
 
 import hashlib
@@ -23,7 +24,7 @@ from tkd_search.models.size import shipping_state
 from tkd_search.models.strides import first_conv
 
 _TORCH_SUFFIXES = (".pt", ".pth", ".bin", ".tar")
-# Rubbish makes torch's restricted unpickler stumble in more ways than one.
+# A damaged file makes torch's restricted unpickler raise any of these.
 _UNREADABLE = (
     SafetensorError,
     pickle.UnpicklingError,
@@ -37,13 +38,13 @@ _UNREADABLE = (
     AssertionError,
 )
 _PICKLED_CODE = re.compile(r"GLOBAL (\S+)")
-"""What torch's restricted unpickler calls a class or function that it does not load."""
+"""Matches the class or function that torch's restricted unpickler names when it refuses to load it."""
 _WRAPPERS = ("state_dict", "model", "model_state_dict", "net")
 _PREFIXES = ("module.", "_orig_mod.", "model.")
 
 
 def save_weights(module: nn.Module, path: str | Path) -> int:
-    """Write the state dict as safetensors without metadata, whole or not at all; returns bytes written."""
+    """Write the state dict as safetensors without metadata, atomically; return the number of bytes."""
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
     state = {name: tensor.cpu() for name, tensor in shipping_state(module).items()}
@@ -60,21 +61,21 @@ def save_weights(module: nn.Module, path: str | Path) -> int:
 
 
 def load_weights(module: nn.Module, path: str | Path, *, where: str = "weights") -> None:
-    """Load a file into a plain network, strictly; in place.
+    """Load a file strictly into a network, in place.
 
     Args:
-        module: the network (of a :class:`~tkd_search.models.student.Student`, its ``.model``).
+        module: the network; the ``.model`` of a :class:`~tkd_search.models.student.Student`.
         path: ``.safetensors``, or ``.pt``/``.pth`` that torch can load with ``weights_only=True``.
         where: key path or command that errors name.
 
     Raises:
-        UserError: no such file, damaged, or it does not fit (which tensors).
+        UserError: the file is missing or damaged, or its tensors do not fit.
     """
     fit_state(module, read_state(Path(path), where), where=where, source=str(path))
 
 
 def weights_digest(module: nn.Module) -> str:
-    """A hash of names, shapes, types and values of the state dict, the same on every device."""
+    """Return a hash of names, shapes, types and values of the state dict, equal on every device."""
     state = hashlib.blake2b(digest_size=16)
     for name, tensor in sorted(shipping_state(module).items()):
         flat = tensor.cpu().contiguous()
@@ -84,13 +85,14 @@ def weights_digest(module: nn.Module) -> str:
 
 
 def named_state(weights: str, *, name: str, classes: int, where: str) -> tuple[dict[str, Tensor], str]:
-    """What ``big_model.weights`` names: a file, or one of torchvision's pretrained weights of ``name``.
+    """Read the tensors of ``big_model.weights``: a file, or torchvision's pretrained weights of ``name``.
 
     Returns:
-        The tensors by name, and what to call them.
+        The tensors by name, and a description of their source for errors.
 
     Raises:
-        UserError: neither a file nor such weights, no network, or weights of other classes.
+        UserError: there is no such file and no such weights, the download fails, or the weights have another
+            number of classes.
     """
     path = Path(weights).expanduser()
     if path.suffix in (".safetensors", *_TORCH_SUFFIXES) or path.exists():
@@ -99,26 +101,26 @@ def named_state(weights: str, *, name: str, classes: int, where: str) -> tuple[d
 
 
 def weights_file(weights: str) -> Path | None:
-    """The absolute path of the file that ``big_model.weights`` names, None where it names no file."""
+    """Return the absolute path of the file that ``big_model.weights`` names, or None if it names no file."""
     path = Path(weights).expanduser().absolute()
     return path if path.is_file() else None
 
 
 def read_state(path: Path, where: str) -> dict[str, Tensor]:
-    """The tensors of a weights file by name.
+    """Return the tensors of a weights file by name.
 
     Raises:
-        UserError: missing or damaged file, or one that holds more than tensors.
+        UserError: the file is missing or damaged, or contains more than tensors.
     """
     if not path.is_file():
-        raise UserError(where, f"{path}, which is no file", "a .safetensors, .pt or .pth file")
+        raise UserError(where, f"{path}, which is not a file", "a .safetensors, .pt or .pth file")
     try:
         loaded: Any = load_file(path) if path.suffix == ".safetensors" else _load_torch(path)
     except _UNREADABLE as error:
         raise UserError(
             where,
             f"{path}: {_why_unreadable(error)}",
-            "a whole safetensors file, or a torch file that holds tensors alone",
+            "an undamaged safetensors file, or a torch file that contains tensors only",
             "save it with safetensors.torch.save_file(model.state_dict(), path)",
         ) from error
     state = _unwrapped(loaded)
@@ -128,13 +130,15 @@ def read_state(path: Path, where: str) -> dict[str, Tensor]:
 
 
 def fit_state(module: nn.Module, state: Mapping[str, Tensor], *, where: str, source: str) -> None:
-    """Load a state dict strictly; colour weights are summed for a first convolution that reads grey images.
+    """Load a state dict strictly, in place.
+
+    If the first convolution reads grey images, colour weights are summed for it.
 
     Raises:
-        UserError: what does not fit, by name.
+        UserError: tensors do not fit; the error names them.
     """
     own = module.state_dict(keep_vars=True)
-    given = _grey(module, _without_wrapper(state, own))
+    given = _summed_for_grey(module, _without_wrapper(state, own))
     _fill_tied(own, given)
     _fill_counters(own, given)
     missing = [name for name in own if name not in given]
@@ -146,12 +150,12 @@ def fit_state(module: nn.Module, state: Mapping[str, Tensor], *, where: str, sou
 
 
 def _why_unreadable(error: BaseException) -> str:
-    """In a line; torch's own words on pickles are about how to load them all the same."""
+    """Return the error in one line; torch's own message on pickles suggests loading them unsafely."""
     text = str(error).strip()
     if isinstance(error, pickle.UnpicklingError):
         if code := _PICKLED_CODE.search(text):
-            return f"a whole pickled module, or something else that holds code ({code[1]}), not a state dict"
-        return "a pickle that is damaged or holds more than tensors, not a state dict"
+            return f"a pickled module or another object with code ({code[1]}), not a state dict"
+        return "a pickle that is damaged or contains more than tensors, not a state dict"
     return text.splitlines()[0] if text else type(error).__name__
 
 
@@ -160,7 +164,7 @@ def _load_torch(path: Path) -> Any:
 
 
 def _unwrapped(loaded: Any) -> dict[str, Tensor] | None:
-    """The state dict in what was loaded: itself or one level down."""
+    """Return the state dict in a loaded object, at the top or one level below; None if there is none."""
     if isinstance(loaded, Mapping):
         for key in _WRAPPERS:
             if isinstance(loaded.get(key), Mapping):
@@ -174,17 +178,17 @@ def _unwrapped(loaded: Any) -> dict[str, Tensor] | None:
 
 
 def _without_wrapper(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The state without the prefixes of wrappers, unless the network's own names begin with them."""
+    """Remove the prefixes of wrappers from names, unless the network's own names begin with them."""
     given = dict(state)
-    # Wrappers come in any order: compiled inside DistributedDataParallel, or the other way round.
+    # Wrappers may be in any order: compiled inside DistributedDataParallel or the reverse.
     for prefix in _PREFIXES * len(_PREFIXES):
         if not given.keys() & own.keys() and all(name.startswith(prefix) for name in given):
             given = {name.removeprefix(prefix): value for name, value in given.items()}
     return given
 
 
-def _grey(module: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Sum a 3-plane first kernel over its planes where the network reads one: grey = equal planes."""
+def _summed_for_grey(module: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Sum the first kernel over 3 input channels if the network reads 1: grey images have equal channels."""
     try:
         name = f"{first_conv(module)[0]}.weight"
         own = module.get_parameter(name)
@@ -197,7 +201,7 @@ def _grey(module: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _fill_tied(own: Mapping[str, Tensor], given: dict[str, Tensor]) -> None:
-    """A tied tensor is stored once, under its first name: give it its other names back."""
+    """Add the other names of tied tensors, which are stored once by their first name."""
     first: dict[int, str] = {}
     for name, tensor in own.items():
         source = first.setdefault(id(tensor), name)
@@ -206,10 +210,10 @@ def _fill_tied(own: Mapping[str, Tensor], given: dict[str, Tensor]) -> None:
 
 
 def _fill_counters(own: Mapping[str, Tensor], given: dict[str, Tensor]) -> None:
-    """Batch normalisations counted no batches before PyTorch 0.4.1.
+    """Add the batch counters of batch normalisations if the file has none of them.
 
-    Files from then (and their descendants) lack the counters, which nothing here reads; PyTorch takes them
-    as they are.
+    Files from before PyTorch 0.4.1, and files converted from them, lack these counters. PyTorch also keeps
+    the network's own values for them.
     """
     counters = [name for name in own if name.rpartition(".")[2] == "num_batches_tracked"]
     if not any(name in given for name in counters):
@@ -227,30 +231,30 @@ def _mismatch(
 ) -> UserError:
     last = [name for name in own if own[name].dim() == 2 or name.endswith(".bias")][-2:]
     if shapes and not missing and not unknown and set(shapes) <= set(last):
-        theirs, ours = given[shapes[0]].shape[0], own[shapes[0]].shape[0]
+        found_classes, ours = given[shapes[0]].shape[0], own[shapes[0]].shape[0]
         return UserError(
             where,
-            f"{source}: a last layer ({shapes[0]}) of {theirs} classes",
-            f"weights of {ours} classes, as the data set has",
+            f"{source}: a last layer ({shapes[0]}) for {found_classes} classes",
+            f"weights for {ours} classes, the number in the data set",
             "train or fine-tune the model on this data set first, or leave the weights out to train it here",
         )
     found = []
     if missing:
-        found.append(f"lacks {_some(missing)}")
+        found.append(f"lacks {_listed(missing)}")
     if unknown:
-        found.append(f"has unknown {_some(unknown)}")
+        found.append(f"has unknown {_listed(unknown)}")
     if shapes:
         described = [f"{name} {list(given[name].shape)} for {list(own[name].shape)}" for name in shapes]
-        found.append(f"has other shapes: {_some(described)}")
+        found.append(f"has other shapes: {_listed(described)}")
     return UserError(
         where,
         f"{source}: it {'; '.join(found)}",
-        f"the {len(own)} tensors of this very architecture",
-        "check name, width, args and stem: small stems differ from torchvision's, 'original' is the same",
+        f"the {len(own)} tensors of this architecture",
+        "check name, width, args and stem: only the stem 'original' has torchvision's tensors",
     )
 
 
-def _some(names: list[str], count: int = 3) -> str:
+def _listed(names: list[str], count: int = 3) -> str:
     more = f" and {len(names) - count} more" if len(names) > count else ""
     return f"{len(names)} tensor(s): {', '.join(names[:count])}{more}"
 
@@ -264,14 +268,14 @@ def _pretrained_state(name: str, weights: str, classes: int, where: str) -> dict
     except (KeyError, ValueError) as error:
         names = _weight_names(torchvision, name)
         raise UserError(
-            where, repr(weights), f"a weights file, or of torchvision for {name}: {names or 'none'}"
+            where, repr(weights), f"a weights file, or weights of torchvision for {name}: {names or 'none'}"
         ) from error
-    theirs = len(entry.meta.get("categories") or ())
-    if theirs and theirs != classes:
+    found_classes = len(entry.meta.get("categories") or ())
+    if found_classes and found_classes != classes:
         raise UserError(
             where,
-            f"{name} {weights}: {theirs} classes",
-            f"weights of {classes} classes, as the data set has",
+            f"{name} {weights}: {found_classes} classes",
+            f"weights for {classes} classes, the number in the data set",
             "train or fine-tune the model on this data set first, or leave the weights out to train it here",
         )
     try:
@@ -281,7 +285,7 @@ def _pretrained_state(name: str, weights: str, classes: int, where: str) -> dict
             where,
             f"{entry.url}: {error}",
             "a download with the right checksum",
-            f"without network: put {Path(entry.url).name} into {torch.hub.get_dir()}/checkpoints",
+            f"without internet access, copy {Path(entry.url).name} into {torch.hub.get_dir()}/checkpoints",
         ) from error
 
 

@@ -16,7 +16,7 @@ from tkd_search.distill.method_settings import BankSettings, MethodSettings, Tra
 from tkd_search.distill.teachers.generators import Generators
 from tkd_search.distill.training.distiller import Distiller
 from tkd_search.models.build import build_network
-from tkd_search.models.families import Request
+from tkd_search.models.families import ModelSpec
 from tkd_search.models.student import Student
 
 STAGES = (Tap("a", 4, 64), Tap("b", 6, 16))
@@ -115,7 +115,7 @@ class TestReader:
     )
     def test_stages_of_real_networks(self, name, expected):
         network = build_network(
-            Request(name=name, classes=10, channels=3, size=32, small=name != "swin_t"), "student"
+            ModelSpec(name=name, classes=10, channels=3, size=32, small=name != "swin_t"), "student"
         )
         student = Student(network, (3, 32, 32))
         reader = StageReader(student, torch.zeros(1, 3, 32, 32))

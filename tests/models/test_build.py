@@ -1,4 +1,4 @@
-"""Wrong names, arguments and networks are the user's to mend; import paths get their own arguments."""
+"""Wrong names, arguments and networks are user errors; imported functions get their own arguments."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -10,67 +10,65 @@ from tkd_search.errors import UserError
 from tkd_search.models import build_big_model, build_student, latency_ms, save_weights
 from tkd_search.models.model_settings import BigModelSettings, StudentSettings
 
-PLACE = {"classes": 4, "channels": 3, "size": 16}
+DATA = {"classes": 4, "channels": 3, "size": 16}
 
 
 def refused(error_at: str, **settings: object) -> UserError:
     with pytest.raises(UserError) as caught:
-        build_student(StudentSettings(**settings), **PLACE)  # type: ignore[arg-type]
+        build_student(StudentSettings(**settings), **DATA)  # type: ignore[arg-type]
     assert caught.value.where == error_at
     return caught.value
 
 
-def test_an_unknown_name_gets_the_nearest() -> None:
+def test_an_unknown_name_is_refused_with_the_nearest() -> None:
     assert "mobilenet_v2" in refused("student.name", name="mobilenetv2").hint
 
 
-def test_a_detector_is_no_classifier() -> None:
+def test_a_detector_is_refused() -> None:
     refused("student.name", name="fasterrcnn_resnet50_fpn")
 
 
-def test_an_unknown_stem() -> None:
+def test_an_unknown_stem_is_refused() -> None:
     refused("student.stem", stem="tiny")
 
 
 @pytest.mark.parametrize(("stem", "kernel"), [("original", 7), ("small", 3)])
-def test_a_big_model_gets_the_stem_that_its_weights_were_trained_with(
-    tmp_path: Path, stem: str, kernel: int
-) -> None:
-    trained = build_big_model(BigModelSettings(name="resnet18", width=0.1, stem=stem), **PLACE)
+def test_stem_auto_is_the_stem_of_the_weights(tmp_path: Path, stem: str, kernel: int) -> None:
+    trained = build_big_model(BigModelSettings(name="resnet18", width=0.1, stem=stem), **DATA)
     save_weights(trained.model, tmp_path / "f.safetensors")
     auto = BigModelSettings(name="resnet18", width=0.1, weights=str(tmp_path / "f.safetensors"))
-    made = build_big_model(auto, **PLACE)
+    made = build_big_model(auto, **DATA)
     assert made.model.get_parameter("conv1.weight").shape[-1] == kernel
     images = torch.randn(2, 3, 16, 16)
     torch.testing.assert_close(made.eval()(images).logits, trained.eval()(images).logits)
 
 
-def test_weights_that_fit_both_stems_need_the_users_word(tmp_path: Path) -> None:
-    trained = build_big_model(BigModelSettings(name="shufflenet_v2_x0_5", stem="original"), **PLACE)
+def test_stem_auto_is_refused_for_weights_that_fit_both_stems(tmp_path: Path) -> None:
+    trained = build_big_model(BigModelSettings(name="shufflenet_v2_x0_5", stem="original"), **DATA)
     save_weights(trained.model, tmp_path / "f.safetensors")
     auto = BigModelSettings(name="shufflenet_v2_x0_5", weights=str(tmp_path / "f.safetensors"))
     with pytest.raises(UserError) as caught:
-        build_big_model(auto, **PLACE)
+        build_big_model(auto, **DATA)
     assert caught.value.where == "big_model.stem"
-    said = build_big_model(replace(auto, stem="original"), **PLACE)
+    chosen = build_big_model(replace(auto, stem="original"), **DATA)
     images = torch.randn(2, 3, 16, 16)
-    torch.testing.assert_close(said.eval()(images).logits, trained.eval()(images).logits)
+    torch.testing.assert_close(chosen.eval()(images).logits, trained.eval()(images).logits)
 
 
-def test_an_unknown_argument_names_the_section() -> None:
+def test_an_unknown_argument_is_refused() -> None:
     assert "surprise" in refused("student.args", args={"surprise": 1}).found
 
 
-def test_a_wrong_argument_of_a_users_function() -> None:
+def test_a_wrong_argument_of_a_users_function_is_refused() -> None:
     refused("student.args", name="tests.models.nets:tiny", args={"depth": 3})
 
 
 @pytest.mark.parametrize("error", ["KeyError", "ZeroDivisionError", "RuntimeError"])
-def test_whatever_a_users_constructor_raises_is_the_users_to_mend(error: str) -> None:
+def test_any_error_of_a_users_constructor_is_a_user_error(error: str) -> None:
     assert "x" in refused("student.args", name="tests.models.nets:broken", args={"error": error}).found
 
 
-def test_a_network_that_fails_without_a_word() -> None:
+def test_a_network_that_fails_without_a_message_is_refused() -> None:
     assert (
         "AssertionError"
         in refused("student.name", name="tests.models.nets:broken", args={"error": "forward"}).found
@@ -85,43 +83,43 @@ def test_a_network_that_fails_without_a_word() -> None:
         ("tests.models.nets:", "callable"),
     ],
 )
-def test_a_path_that_leads_nowhere(name: str, part: str) -> None:
+def test_an_import_path_that_does_not_exist_is_refused(name: str, part: str) -> None:
     assert part in refused("student.name", name=name).found
 
 
-def test_a_function_that_returns_no_network() -> None:
+def test_a_function_that_returns_no_network_is_refused() -> None:
     assert "str" in refused("student.name", name="tests.models.nets:not_a_network").found
 
 
-def test_a_network_with_other_classes() -> None:
+def test_a_network_with_another_number_of_classes_is_refused() -> None:
     assert "5 logits" in refused("student.name", name="tests.models.nets:wrong_classes").found
 
 
-def test_a_network_that_cannot_run_on_such_images() -> None:
+def test_a_network_that_cannot_run_on_such_images_is_refused() -> None:
     error = refused("student.name", name="tests.models.nets:tiny", args={"channels": 1})
     assert "3 × 16 × 16" in error.found
 
 
-def test_a_big_model_without_width_refuses_one() -> None:
+def test_a_width_is_refused_for_a_big_model_without_one() -> None:
     with pytest.raises(UserError, match="no width"):
-        build_big_model(BigModelSettings(name="densenet121", width=0.5), **PLACE)
+        build_big_model(BigModelSettings(name="densenet121", width=0.5), **DATA)
 
 
-def test_an_imported_function_gets_its_own_arguments_and_the_number_of_classes() -> None:
+def test_an_imported_function_gets_its_arguments_and_the_number_of_classes() -> None:
     settings = StudentSettings(name="tests.models.nets:tiny", args={"width": 9})
-    student = build_student(settings, **PLACE)
+    student = build_student(settings, **DATA)
     assert student.feature_width == 9
     assert student(torch.randn(2, 3, 16, 16)).logits.shape == (2, 4)
 
 
-def test_a_class_can_be_imported_too() -> None:
-    made = build_big_model(BigModelSettings(name="tests.models.nets:FunctionalPool"), **PLACE)
+def test_a_class_can_be_imported() -> None:
+    made = build_big_model(BigModelSettings(name="tests.models.nets:FunctionalPool"), **DATA)
     assert made.has_maps
 
 
 class TestLatency:
-    def test_every_batch_size_gets_positive_milliseconds_and_all_is_put_back(self) -> None:
-        model = build_student(StudentSettings(name="tests.models.nets:tiny"), **PLACE).train()
+    def test_latencies_are_positive_and_mode_and_threads_are_restored(self) -> None:
+        model = build_student(StudentSettings(name="tests.models.nets:tiny"), **DATA).train()
         threads = torch.get_num_threads()
         found = latency_ms(model, torch.randn(1, 3, 16, 16), batch_sizes=(1, 4), repeats=3, threads=1)
         assert sorted(found) == [1, 4]
