@@ -114,7 +114,7 @@ def test_an_imported_function_gets_its_arguments_and_the_number_of_classes() -> 
 
 def test_a_class_can_be_imported() -> None:
     made = build_big_model(BigModelSettings(name="tests.models.nets:FunctionalPool"), **DATA)
-    assert made.has_maps
+    assert made.roles.maps is not None
 
 
 class TestLatency:

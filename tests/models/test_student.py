@@ -61,7 +61,7 @@ class TestEveryNetwork:
     def test_the_features_are_the_mean_of_the_maps(self, case: tuple[Student, int, bool]) -> None:
         student, width, has_maps = case
         output = student(images(4))
-        assert student.has_maps == has_maps == (output.maps is not None)
+        assert (student.roles.maps is not None) == has_maps == (output.maps is not None)
         if output.maps is not None:
             assert output.maps.shape[:2] == (4, width)
             torch.testing.assert_close(output.maps.mean((2, 3)), output.features)
@@ -149,7 +149,7 @@ def test_a_network_that_returns_no_logits_is_refused() -> None:
 
 
 def test_a_map_of_one_position_is_no_map() -> None:
-    assert not Student(nets.FunctionalPool(), (3, 2, 2)).has_maps
+    assert Student(nets.FunctionalPool(), (3, 2, 2)).roles.maps is None
 
 
 def test_on_the_meta_device_the_last_layer_is_found() -> None:

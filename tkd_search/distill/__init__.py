@@ -10,10 +10,9 @@ from tkd_search.distill.features.bank_builder import compute_bank
 from tkd_search.distill.features.taps import Tap, find_taps
 from tkd_search.distill.interfaces import StudentLike, StudentOutput, ViewSource
 from tkd_search.distill.method_settings import BankSettings, MethodSettings, TrainSettings
-from tkd_search.distill.teachers.generators import candidate_count
 from tkd_search.distill.training.distiller import Distiller
 from tkd_search.distill.training.epoch_stats import EpochStats
-from tkd_search.distill.training.evaluation import accuracy, evaluate
+from tkd_search.distill.training.evaluation import evaluate
 
 __all__ = [
     "Bank",
@@ -27,8 +26,6 @@ __all__ = [
     "Tap",
     "TrainSettings",
     "ViewSource",
-    "accuracy",
-    "candidate_count",
     "compute_bank",
     "evaluate",
     "find_taps",

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from tkd_search.models.latency import latency_ms
     from tkd_search.models.size import model_bytes, model_parameters
     from tkd_search.models.student import Student
-    from tkd_search.models.weights import load_weights, save_weights, weights_digest
+    from tkd_search.models.weights import load_weights, save_weights
 
 _MODULES = {
     "build_big_model": "build",
@@ -22,7 +22,6 @@ _MODULES = {
     "latency_ms": "latency",
     "save_weights": "weights",
     "load_weights": "weights",
-    "weights_digest": "weights",
 }
 
 __all__ = [
@@ -34,7 +33,6 @@ __all__ = [
     "model_bytes",
     "model_parameters",
     "save_weights",
-    "weights_digest",
 ]
 
 

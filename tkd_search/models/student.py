@@ -78,11 +78,6 @@ class Student(nn.Module):
         if self.roles.maps is not None:
             model.get_submodule(self.roles.maps).register_forward_hook(_CaptureOutput(self._captured))
 
-    @property
-    def has_maps(self) -> bool:
-        """Whether the network has maps whose spatial mean is h; local teachers need them."""
-        return self.roles.maps is not None
-
     def forward(self, images: Tensor) -> StudentOutput:
         """Map images [B, C, H, W] → logits [B, c], features [B, d], maps [B, d, H', W'] or None."""
         captured = self._captured

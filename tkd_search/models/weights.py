@@ -4,7 +4,6 @@ Torch files are loaded with ``weights_only=True``. The error for a file that doe
 that are missing, unknown or of another shape.
 """
 
-import hashlib
 import os
 import pickle
 import re
@@ -72,16 +71,6 @@ def load_weights(module: nn.Module, path: str | Path, *, where: str = "weights")
         UserError: the file is missing or damaged, or its tensors do not fit.
     """
     fit_state(module, read_state(Path(path), where), where=where, source=str(path))
-
-
-def weights_digest(module: nn.Module) -> str:
-    """Return a hash of names, shapes, types and values of the state dict, equal on every device."""
-    state = hashlib.blake2b(digest_size=16)
-    for name, tensor in sorted(shipping_state(module).items()):
-        flat = tensor.cpu().contiguous()
-        state.update(f"{name}:{flat.dtype}:{tuple(flat.shape)};".encode())
-        state.update(flat.reshape(-1).view(torch.uint8).numpy().data)
-    return state.hexdigest()
 
 
 def named_state(weights: str, *, name: str, classes: int, where: str) -> tuple[dict[str, Tensor], str]:

@@ -1,5 +1,6 @@
 """Streaming statistics equal one pass in float64 for every split of the rows."""
 
+from functools import reduce
 from itertools import pairwise
 
 import pytest
@@ -7,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tkd_search.distill.features.tap_statistics import Moments, fisher_ratio, merge, merge_all, moments
+from tkd_search.distill.features.tap_statistics import Moments, fisher_ratio, merge, moments
 
 CLASSES = 3
 
@@ -36,7 +37,7 @@ def test_any_split_equals_one_pass(seed: int, rows: int, cuts: list[int], offset
     bounds = [0, *sorted(min(cut, rows) for cut in cuts), rows]
     parts = [moments(x[a:b], labels[a:b], CLASSES) for a, b in pairwise(bounds)]
     whole = moments(x, labels, CLASSES)
-    same(merge_all(parts), whole, 1e-6)
+    same(reduce(merge, parts), whole, 1e-6)
     exact = x.double()
     torch.testing.assert_close(whole.variance, exact.var(0, unbiased=False), rtol=1e-6, atol=1e-6)
     torch.testing.assert_close(whole.mean, exact.mean(0), rtol=1e-6, atol=1e-6)
@@ -47,7 +48,7 @@ def test_any_split_equals_one_pass(seed: int, rows: int, cuts: list[int], offset
 def test_the_order_of_merging_does_not_matter(seed: int, order: list[int]) -> None:
     x, labels = rows_and_labels(seed, 50, 3, 100.0)
     parts = [moments(x[i::5], labels[i::5], CLASSES) for i in range(5)]
-    same(merge_all(parts[i] for i in order), moments(x, labels, CLASSES), 1e-6)
+    same(reduce(merge, (parts[i] for i in order)), moments(x, labels, CLASSES), 1e-6)
 
 
 def test_half_precision_rows_are_summed_in_double() -> None:

@@ -1,5 +1,7 @@
 """Taps of torchvision's families and of other networks."""
 
+from contextlib import closing
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -47,7 +49,7 @@ def test_tokens_are_averaged_and_have_no_map() -> None:
     assert taps[0] == Tap("encoder.layers.encoder_layer_1", 24)
     outputs: list[Tensor] = []
     model.encoder.layers[1].register_forward_hook(lambda m, a, out: outputs.append(out))
-    with TapReader(model, taps) as reader:
+    with closing(TapReader(model, taps)) as reader:
         _, features, _ = reader(torch.randn(3, 3, 32, 32))
     torch.testing.assert_close(features[0], outputs[0].mean(1))
 
@@ -56,7 +58,7 @@ def test_features_do_not_change_with_later_in_place_operations() -> None:
     model = TinyBig().eval()
     taps = find_taps(model, ("features.0", "features.1"), torch.zeros(1, 1, 8, 8))
     images = torch.randn(4, 1, 8, 8)
-    with TapReader(model, taps, 4) as reader, torch.no_grad():
+    with closing(TapReader(model, taps, 4)) as reader, torch.no_grad():
         logits, features, cells = reader(images)
         before = model.features[0](images)
     torch.testing.assert_close(features[0], before.mean((2, 3)))
@@ -67,7 +69,7 @@ def test_features_do_not_change_with_later_in_place_operations() -> None:
 
 def test_a_closed_reader_leaves_no_hooks() -> None:
     model = TinyBig().eval()
-    with TapReader(model, find_taps(model, ("auto",), torch.zeros(1, 1, 8, 8))):
+    with closing(TapReader(model, find_taps(model, ("auto",), torch.zeros(1, 1, 8, 8)))):
         assert any(m._forward_hooks for m in model.modules())
     assert not any(m._forward_hooks for m in model.modules())
 

@@ -4,9 +4,7 @@ Any split of the rows into batches and workers gives, up to rounding, the mean, 
 one pass in float64.
 """
 
-from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import reduce
 
 import torch
 from torch import Tensor
@@ -49,11 +47,6 @@ def merge(a: Moments, b: Moments) -> Moments:
     mean = a.mean + delta * (b.count / count)
     m2 = a.m2 + b.m2 + delta.square() * (a.count * b.count / count)
     return Moments(count, mean, m2, a.class_count + b.class_count, a.class_sum + b.class_sum)
-
-
-def merge_all(parts: Iterable[Moments]) -> Moments:
-    """The statistics of the union of any number ≥ 1 of disjoint sets of rows."""
-    return reduce(merge, parts)
 
 
 def fisher_ratio(stats: Moments) -> float:

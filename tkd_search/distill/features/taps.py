@@ -73,7 +73,7 @@ class TapReader:
     """Reads taps while a model runs.
 
     The hooks pool activations at once, so later in-place operations do not change them. They stay registered
-    until ``close`` or the end of the context manager.
+    until ``close``.
 
     Args:
         model: the big model, in the mode in which it is to run.
@@ -120,12 +120,6 @@ class TapReader:
         """Remove the hooks from the model."""
         for handle in self._handles:
             handle.remove()
-
-    def __enter__(self) -> "TapReader":
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.close()
 
 
 @torch.no_grad()

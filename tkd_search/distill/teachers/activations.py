@@ -28,11 +28,6 @@ class Activation:
     slope: Callable[[Tensor, Tensor], Tensor]
     start: Callable[[float], tuple[float, ...]]
 
-    @property
-    def size(self) -> int:
-        """Number q of parameters of one activation."""
-        return len(self.start(1.0))
-
 
 def _component(theta: Tensor, i: int) -> Tensor:
     return theta[:, i, None, None]

@@ -34,11 +34,6 @@ def standardised(logits: Tensor) -> Tensor:
     return z / (z.square().mean(1, keepdim=True).sqrt() + 1e-3)
 
 
-def candidate_count(taps: Sequence[Tap], masks: int) -> int:
-    """Return the number of candidates: taps × masks."""
-    return len(taps) * masks
-
-
 def candidate_names(taps: Sequence[Tap], masks: int) -> tuple[str, ...]:
     """Return names by position: the tap's label, followed by ``#j`` for its j-th random half."""
     return tuple(tap.label + (f"#{j}" if j else "") for j in range(masks) for tap in taps)

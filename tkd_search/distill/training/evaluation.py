@@ -10,11 +10,6 @@ from tkd_search.distill.interfaces import channels_last, logits_of
 _NORMALISATIONS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 
-def accuracy(logits: Tensor, labels: Tensor) -> float:
-    """Return the share in [0, 1] of rows whose largest logit [B, c] is that of their label [B]."""
-    return (logits.argmax(-1) == labels).double().mean().item()
-
-
 @torch.no_grad()
 def evaluate(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> float:
     """Return the accuracy in [0, 1] over batches of (normalised images [B, C, H, W], labels [B]).
