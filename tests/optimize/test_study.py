@@ -13,7 +13,7 @@ from tkd_search.optimize.pruners.base import Continue, RungRecord, Stop
 from tkd_search.optimize.pruners.create_pruner import create_pruner
 from tkd_search.optimize.space import Choice, Condition, FloatDistribution, Space
 from tkd_search.optimize.study import SearchStudy, earlier_trials
-from tkd_search.optimize.study_storage import FileLock, SlimJournal, mend_journal, open_storage
+from tkd_search.optimize.study_storage import JournalLock, SlimJournal, mend_journal, open_storage
 
 SPACE = Space(
     {
@@ -456,7 +456,7 @@ def test_tpe_finds_better_learning_rates_than_the_design():
 
 
 def _append_slowly(path, begun):
-    lock = FileLock(str(path))
+    lock = JournalLock(str(path))
     lock.acquire()
     with open(path, "ab") as journal:
         journal.write(b'{"n": 0, ')

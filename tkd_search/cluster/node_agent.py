@@ -8,7 +8,6 @@ processes and itself, unless it has an idle machine to shut down. ``node_agent m
 in the foreground, for a container.
 """
 
-import fcntl
 import json
 import os
 import shutil
@@ -23,6 +22,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import click
+from filelock import FileLock, Timeout
 
 from tkd_search.cluster.idle_shutdown import IdleClock
 from tkd_search.cluster.mlflow_server import server_command, server_environment, server_settings, state_folder
@@ -66,11 +66,12 @@ def start(role: str, mlflow: bool, idle_minutes: float, spot: str | None) -> Non
 def watch(role: str, mlflow: bool, idle_minutes: float, spot: str | None) -> None:
     """Run the node agent in the foreground."""
     folder = state_folder()
-    with (folder / "node_agent.lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return
+    lock = FileLock(folder / "node_agent.lock")
+    try:
+        held = lock.acquire(blocking=False)
+    except Timeout:
+        return
+    with held:
         _watch(role, folder, mlflow, idle_minutes, spot)
 
 

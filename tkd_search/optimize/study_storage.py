@@ -1,40 +1,35 @@
 """Durable storage of a study: a journal file that survives a kill at any moment, or any Optuna URL."""
 
-import fcntl
 import os
 import sys
 from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
+import filelock
 from optuna.storages import BaseStorage, InMemoryStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
-from optuna.storages.journal._file import BaseJournalFileLock
+from optuna.storages.journal._file import BaseJournalFileLock, get_lock_file
 
 
-class FileLock(BaseJournalFileLock):
-    """An advisory lock that the kernel drops when its holder dies.
+class JournalLock(BaseJournalFileLock):
+    """Lock of a journal file that the kernel drops when its holder dies.
 
-    Optuna's own locks are files that a killed process leaves behind, and the next one then waits for
-    30 seconds before it breaks them.
+    Optuna's own locks are files that a killed process leaves behind; the next process then waits for
+    30 seconds before it removes them.
     """
 
     def __init__(self, journal: str) -> None:
-        self._path = journal + ".lock"
-        self._descriptor: int | None = None
+        self._lock = filelock.FileLock(journal + ".lock")
 
     def acquire(self) -> bool:
         """Wait for the lock."""
-        descriptor = os.open(self._path, os.O_CREAT | os.O_RDWR, 0o644)
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        self._descriptor = descriptor
+        self._lock.acquire(poll_interval=0.005)
         return True
 
     def release(self) -> None:
-        """Give the lock back."""
-        if self._descriptor is not None:
-            os.close(self._descriptor)
-            self._descriptor = None
+        """Release the lock."""
+        self._lock.release()
 
 
 class SlimJournal(JournalFileBackend):
@@ -73,7 +68,7 @@ def open_storage(where: str | Path | None, *, mend: bool = True) -> BaseStorage:
         return RDBStorage(str(where))
     if mend:
         mend_journal(Path(where))
-    return JournalStorage(SlimJournal(str(where), lock_obj=FileLock(str(where))))
+    return JournalStorage(SlimJournal(str(where), lock_obj=JournalLock(str(where))))
 
 
 def mend_journal(path: Path) -> bool:
@@ -88,17 +83,12 @@ def mend_journal(path: Path) -> bool:
     """
     if not path.exists() or path.stat().st_size == 0:
         return False
-    lock = FileLock(str(path))
-    lock.acquire()
-    try:
-        with open(path, "r+b") as journal:
-            content = journal.read()
-            whole = content.rfind(b"\n") + 1
-            if whole == len(content):
-                return False
-            journal.truncate(whole)
-            journal.flush()
-            os.fsync(journal.fileno())
-    finally:
-        lock.release()
+    with get_lock_file(JournalLock(str(path))), open(path, "r+b") as journal:
+        content = journal.read()
+        whole = content.rfind(b"\n") + 1
+        if whole == len(content):
+            return False
+        journal.truncate(whole)
+        journal.flush()
+        os.fsync(journal.fileno())
     return True

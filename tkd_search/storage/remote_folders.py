@@ -4,7 +4,6 @@ A folder on object storage is written file by file, a manifest at last (it is wh
 each node once, into a cache that is named by its content. A local one is used where it lies.
 """
 
-import fcntl
 import hashlib
 import json
 import os
@@ -12,6 +11,8 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from filelock import FileLock
 
 from tkd_search.errors import UserError
 from tkd_search.storage.atomic_folder import whole_folder
@@ -129,8 +130,7 @@ def _cached(name: str, fill: Callable[[Path], None]) -> Path:
     if target.exists():  # it appears whole or not at all
         return target
     target.parent.mkdir(parents=True, exist_ok=True)
-    with open(target.with_name(f".{name}.lock"), "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with FileLock(target.with_name(f".{name}.lock")):
         if not target.exists():
             with whole_folder(target) as folder:
                 fill(folder)

@@ -220,14 +220,14 @@ def exclusive(folder: Path, deadline: Deadline) -> Iterator[bool]:
     lock = FileLock(folder / "writer.lock")
     while True:
         try:
-            lock.acquire(blocking=False)
+            held = lock.acquire(blocking=False)
             break
         except Timeout:
             if deadline.over():
                 yield False
                 return
             deadline.wait(POLL_SECONDS)
-    with lock:
+    with held:
         yield True
 
 
