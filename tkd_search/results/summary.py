@@ -146,7 +146,7 @@ def read_record(folder: Path) -> SearchRecord:
     path = folder / RECORD_FILE
     try:
         return from_plain(SearchRecord, _load(path))
-    except (TypeError, AttributeError, ValueError) as error:
+    except ValueError as error:
         raise UserError(str(path), f"a file that is no search record ({error})", "record.json") from error
 
 
