@@ -56,3 +56,17 @@ SIZE = Quantity(
 )
 MILLISECONDS = Quantity("time", {"": 1, "ms": 1, "s": 1e3, "us": 1e-3, "µs": 1e-3}, "5ms")
 SHARE = Quantity("share", {"": 1, "%": 0.01}, "0.97 or 97%", most=1)
+
+
+def human_bytes(count: float) -> str:
+    """Return a size in decimal units with three significant digits: ``128 kB``, ``1.54 MB``."""
+    for unit in ("B", "kB", "MB"):
+        if count < 999.5:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:.3g} GB"
+
+
+def percent(share: float | None, digits: int = 2) -> str:
+    """Return a share of 1 as a percentage, a dash for None and NaN."""
+    return "–" if share is None or share != share else f"{share:.{digits}%}"

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tests.cli.calling import call
 from tests.tracking.synthetic import synthetic_search
 from tkd_search.cli.option_types import MILLISECONDS, SHARE, SIZE
-from tkd_search.results.select import Constraints, choose, knee_of, nearest_miss
+from tkd_search.results.select import Constraints, knee_of, nearest_miss, select
 
 FRONT = synthetic_search().front
 LIMITS = st.none() | st.floats(0.01, 1)
@@ -55,7 +55,7 @@ def test_more_than_all_is_no_share(text):
 
 @given(wish=WISHES, knee=st.booleans())
 def test_the_choice_keeps_every_limit_and_none_means_nobody_does(wish, knee):
-    chosen = choose(FRONT, wish, knee=knee)
+    chosen = select(FRONT, wish, knee=knee)
     fitting = [member for member in FRONT if not wish.misses(member)]
     if chosen is None:
         assert not fitting
@@ -71,13 +71,13 @@ def test_the_choice_keeps_every_limit_and_none_means_nobody_does(wish, knee):
 def test_the_order_of_the_front_does_not_matter(wish, order):
     shuffled = [FRONT[place] for place in order]
     for knee in (False, True):
-        assert choose(shuffled, wish, knee=knee) == choose(FRONT, wish, knee=knee)
+        assert select(shuffled, wish, knee=knee) == select(FRONT, wish, knee=knee)
 
 
 @given(size=st.floats(1, min(one.bytes for one in FRONT) - 1), accuracy=LIMITS, latency=LIMITS)
 def test_the_nearest_miss_misses_least(size, accuracy, latency):
     wish = Constraints(max_bytes=size, min_accuracy=accuracy, max_latency=latency and latency * 10)
-    assert choose(FRONT, wish) is None
+    assert select(FRONT, wish) is None
     nearest = nearest_miss(FRONT, wish)
     worst = max(wish.misses(nearest).values())
     assert worst > 0
@@ -88,7 +88,7 @@ def test_test_accuracy_plays_no_part():
     swapped = [dataclasses.replace(one, test_accuracy=1 - one.test_accuracy) for one in FRONT]
     for knee in (False, True):
         wish = Constraints(max_ratio=0.2)
-        assert choose(swapped, wish, knee=knee).trial_id == choose(FRONT, wish, knee=knee).trial_id
+        assert select(swapped, wish, knee=knee).trial_id == select(FRONT, wish, knee=knee).trial_id
 
 
 def corner(sizes, accuracies):

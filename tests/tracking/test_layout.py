@@ -7,7 +7,6 @@ from hypothesis import strategies as st
 
 from tests.tracking.synthetic import synthetic_search, synthetic_start, taught_by, tell_all
 from tkd_search.results.json_values import from_plain, to_plain
-from tkd_search.results.markdown import describe, human_bytes
 from tkd_search.results.records import SearchRecord, SearchStart, TrialRecord
 from tkd_search.tracking.event_log import Event, all_events
 from tkd_search.tracking.mlflow.layout import (
@@ -20,7 +19,9 @@ from tkd_search.tracking.mlflow.layout import (
     param_value,
 )
 from tkd_search.tracking.mlflow.mlflow_tracker import MlflowTracker
+from tkd_search.tracking.mlflow.run_description import describe
 from tkd_search.tracking.uri import absolute_uri, public_uri, run_url
+from tkd_search.units import human_bytes
 
 
 @pytest.fixture

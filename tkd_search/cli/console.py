@@ -24,10 +24,10 @@ from rich.text import Text
 
 from tkd_search.engine.search_state import SearchState
 from tkd_search.results.failure_reasons import reason_lines
-from tkd_search.results.markdown import human_bytes, percent
 from tkd_search.results.records import FrontMember, SearchRecord
 from tkd_search.results.summary import RECORD_FILE
 from tkd_search.tracking.uri import run_url
+from tkd_search.units import human_bytes, percent
 
 _COLUMNS = ("trial", "student", "method", "size", "ratio", "val", "test", "kept")
 _SPARED, _NARROW = ("method", "ratio"), 70

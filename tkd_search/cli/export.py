@@ -8,8 +8,8 @@ import click
 
 from tkd_search.cli.run_folders import CONFIG_FILE, front_of, member_of, run_folder
 from tkd_search.errors import UserError
-from tkd_search.results.markdown import human_bytes
 from tkd_search.tracking.mlflow.republish import publish_member
+from tkd_search.units import human_bytes
 
 if TYPE_CHECKING:
     from tkd_search.data import DataBundle

@@ -8,9 +8,9 @@ import click
 from tkd_search.cli.option_types import MILLISECONDS, SHARE, SIZE
 from tkd_search.cli.run_folders import front_of, run_folder
 from tkd_search.results.json_values import finite, to_plain
-from tkd_search.results.markdown import human_bytes, percent
 from tkd_search.results.records import FrontMember
-from tkd_search.results.select import Constraints, choose, nearest_miss
+from tkd_search.results.select import Constraints, nearest_miss, select
+from tkd_search.units import human_bytes, percent
 
 EPILOG = """\b
 Examples:
@@ -61,7 +61,7 @@ def command(
         )
     folder = run_folder(run)
     front = front_of(folder)
-    member = choose(front, wish, knee=knee)
+    member = select(front, wish, knee=knee)
     if member is None:
         _tell_miss(front, wish)
         ctx.exit(1)

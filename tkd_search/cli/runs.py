@@ -12,7 +12,6 @@ import click
 from tkd_search.cli.run_folders import CACHE_FOLDER, all_runs, disk_bytes, live_driver, record_of, run_folder
 from tkd_search.cli.unused_files import Unused, find_unused, remove
 from tkd_search.errors import UserError
-from tkd_search.results.markdown import human_bytes
 from tkd_search.results.summary import epochs_spent
 from tkd_search.tracking.event_log import EVENTS_FOLDER, events_file, last_sequence
 from tkd_search.tracking.mlflow.writer_status import (
@@ -22,6 +21,7 @@ from tkd_search.tracking.mlflow.writer_status import (
     read_status,
 )
 from tkd_search.tracking.search_log import read_search_log
+from tkd_search.units import human_bytes
 
 _output = click.option("--output", default="runs", show_default=True, help="Folder that holds the runs.")
 

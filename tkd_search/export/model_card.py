@@ -6,7 +6,7 @@ from typing import Any
 from tkd_search.export.onnx_file import INPUT, ONNX_FILE, OPSET, OUTPUT
 from tkd_search.export.student_description import StudentDescription
 from tkd_search.files import write_text
-from tkd_search.results.markdown import human_bytes, percent
+from tkd_search.units import human_bytes, percent
 
 CARD_FILE = "README.md"
 

@@ -1,6 +1,6 @@
 """Colours and texts that the page and the picture share."""
 
-from tkd_search.results.markdown import human_bytes, percent
+from tkd_search.units import human_bytes, percent
 
 INK = "#1d2733"
 MUTED = "#66727f"

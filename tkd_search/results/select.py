@@ -1,4 +1,4 @@
-"""Which member of a front to take: pure functions over its figures."""
+"""Selection of one student from a front: pure functions of the members' figures."""
 
 import math
 from collections.abc import Sequence
@@ -9,7 +9,11 @@ from tkd_search.results.records import FrontMember
 
 @dataclass(frozen=True, kw_only=True)
 class Constraints:
-    """What is asked of a student; None: no matter. Bytes, accuracy and ratio in [0, 1], milliseconds."""
+    """Limits on a student; None is no limit.
+
+    ``max_bytes`` in bytes; ``min_accuracy`` (validation) and ``max_ratio`` in [0, 1]; ``max_latency`` in
+    milliseconds at batch size ``batch``.
+    """
 
     max_bytes: float | None = None
     min_accuracy: float | None = None
@@ -18,9 +22,9 @@ class Constraints:
     batch: int = 1
 
     def misses(self, member: FrontMember) -> dict[str, float]:
-        """By how much a member misses each limit it misses, as a share of the limit (> 0).
+        """Return limit → relative excess (> 0) for each limit that a member breaks.
 
-        A latency that was not measured misses its limit infinitely.
+        The excess of a latency that was not measured is infinite.
         """
         above = {
             "max-bytes": (member.bytes, self.max_bytes),
@@ -38,36 +42,42 @@ class Constraints:
         return found
 
     def latency(self, member: FrontMember) -> float:
-        """A member's milliseconds at the batch size that is asked for, infinite where not measured."""
+        """Return a member's milliseconds at batch size ``batch``, infinite where not measured."""
         return member.latency_ms.get(self.batch, math.inf)
 
 
-def choose(front: Sequence[FrontMember], wish: Constraints, *, knee: bool = False) -> FrontMember | None:
-    """The member to take, by validation figures alone; None where none fits.
+def select(
+    front: Sequence[FrontMember], constraints: Constraints, *, knee: bool = False
+) -> FrontMember | None:
+    """Return one member that keeps all constraints, by validation figures alone; None where no member does.
 
-    Of those that fit: the knee where that is asked for, else the smallest where an accuracy is asked for,
-    else the most accurate (of equals the smallest).
+    Of the members that keep them: the knee with ``knee``, else the smallest with ``min_accuracy``, else the
+    most accurate (of equals the smallest).
     """
-    fitting = sorted((one for one in front if not wish.misses(one)), key=lambda one: one.bytes)
+    fitting = sorted((one for one in front if not constraints.misses(one)), key=lambda one: one.bytes)
     if not fitting:
         return None
     if knee:
         return knee_of(fitting)
-    if wish.min_accuracy is not None:
+    if constraints.min_accuracy is not None:
         return fitting[0]
     return max(fitting, key=lambda one: (one.val_accuracy, -one.bytes))
 
 
-def nearest_miss(front: Sequence[FrontMember], wish: Constraints) -> FrontMember | None:
-    """The member whose worst miss is smallest; None for an empty front."""
-    return min(front, key=lambda one: (max(wish.misses(one).values(), default=0.0), one.bytes), default=None)
+def nearest_miss(front: Sequence[FrontMember], constraints: Constraints) -> FrontMember | None:
+    """Return the member whose largest excess over a limit is smallest; None for an empty front."""
+
+    def excess(one: FrontMember) -> tuple[float, int]:
+        return max(constraints.misses(one).values(), default=0.0), one.bytes
+
+    return min(front, key=excess, default=None)
 
 
 def knee_of(front: Sequence[FrontMember]) -> FrontMember:
-    """Where more bytes begin to buy little: farthest above the line between the front's two ends.
+    """Return the knee of a front: the member farthest above the line between the front's two ends.
 
-    Both axes (log bytes, accuracy) are scaled to [0, 1] over the front. Of fewer than three members the
-    most accurate.
+    Both axes (log bytes, accuracy) are scaled to [0, 1] over the front. Fewer than three members have no
+    knee; the most accurate is returned.
     """
     line = sorted(front, key=lambda one: one.bytes)
     if len(line) < 3:

@@ -13,12 +13,12 @@ from PIL import Image
 
 from tkd_search.errors import UserError
 from tkd_search.results.json_values import from_plain
-from tkd_search.results.markdown import PREVIEW_FILE, describe
 from tkd_search.results.records import FrontMember
 from tkd_search.tracking.event_log import Event
 from tkd_search.tracking.mlflow.layout import LATENCY, PARENT, TAG_PARETO, TAG_PATH, TAG_STATE, search_status
 from tkd_search.tracking.mlflow.model_flavor import write_flavour
 from tkd_search.tracking.mlflow.model_registry import register, retire
+from tkd_search.tracking.mlflow.run_description import PREVIEW_FILE, describe
 from tkd_search.tracking.mlflow.store import MlflowStore
 
 _log = logging.getLogger(__name__)

@@ -1,18 +1,20 @@
-"""The Markdown that a search shows on its page: its front as a table, its picture, how to repeat it."""
+"""Markdown description of a search's MLflow run: front as a table, picture, command."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+from tkd_search.units import human_bytes, percent
 
 PREVIEW_FILE = "preview.png"
 
 
 def describe(record: Mapping[str, Any], command: str, parent_run_id: str) -> str:
-    """The parent run's description.
+    """Return the description of a search's parent run.
 
     Args:
-        record: a SearchRecord as plain values (``trials`` and ``history`` may be missing).
-        command: the line that repeats the search; '' leaves it out.
-        parent_run_id: MLflow's identifier of the run that holds ``preview.png``.
+        record: a SearchRecord as plain values; ``trials`` and ``history`` may be missing.
+        command: command line that repeats the search; '' leaves it out.
+        parent_run_id: MLflow's identifier of the run that has the artifact ``preview.png``.
     """
     big = record["big_model"]
     lines = [
@@ -23,7 +25,7 @@ def describe(record: Mapping[str, Any], command: str, parent_run_id: str) -> str
         f"Big model: {human_bytes(big['bytes'])}, {big['parameters']:,} parameters, validation accuracy "
         f"{percent(big['val_accuracy'])}, test accuracy {percent(big['test_accuracy'])}.",
         "",
-        *front_table(record["front"], record.get("method", "")),
+        *_front_table(record["front"], record.get("method", "")),
         "",
         "Size against validation accuracy:",
         "",
@@ -37,8 +39,11 @@ def describe(record: Mapping[str, Any], command: str, parent_run_id: str) -> str
     return "\n".join(lines)
 
 
-def front_table(front: Sequence[Mapping[str, Any]], method: str = "") -> list[str]:
-    """The front as the lines of a Markdown table, smallest student first; ``method`` where all have one."""
+def _front_table(front: Sequence[Mapping[str, Any]], method: str = "") -> list[str]:
+    """Return the front as lines of a Markdown table, smallest student first.
+
+    ``method`` is the method of members whose configuration does not name one.
+    """
     rows = [_row(member, method) for member in sorted(front, key=lambda member: member["bytes"])]
     return [
         "".join(
@@ -64,17 +69,3 @@ def _row(member: Mapping[str, Any], method: str) -> str:
     ]
     # MLflow's tables have no padding of their own.
     return "".join(f"| {cell}&ensp;" for cell in cells) + "|"
-
-
-def human_bytes(count: float) -> str:
-    """A size in decimal units with three significant digits: ``128 kB``, ``1.54 MB``."""
-    for unit in ("B", "kB", "MB"):
-        if count < 999.5:
-            return f"{count:.3g} {unit}"
-        count /= 1000
-    return f"{count:.3g} GB"
-
-
-def percent(share: float | None, digits: int = 2) -> str:
-    """A share of one as a percentage; a dash where it is unknown or no number."""
-    return "–" if share is None or share != share else f"{share:.{digits}%}"
