@@ -1,3 +1,5 @@
+"""``summary.json`` and ``record.json``: keys, null figures, refusal of damaged files."""
+
 import dataclasses
 import json
 
@@ -36,7 +38,7 @@ def test_the_summary_has_exactly_the_keys_of_schema_one(tmp_path):
     assert read_record(tmp_path) == record
 
 
-def test_what_is_no_number_is_null_and_the_file_is_strict_json(tmp_path):
+def test_figures_that_are_not_finite_are_null_in_strict_json(tmp_path):
     record = synthetic_search(trials=8)
     big = dataclasses.replace(record.big_model, test_accuracy=float("nan"))
     write_summary(dataclasses.replace(record, big_model=big, hypervolume=float("inf")), tmp_path)
@@ -55,20 +57,20 @@ def test_a_search_without_a_front_has_a_summary(tmp_path):
     assert read_summary(tmp_path)["trials"]["total"] == 0
 
 
-def test_a_missing_summary_says_where_it_was_looked_for(tmp_path):
+def test_a_missing_summary_is_refused_with_its_path(tmp_path):
     with pytest.raises(UserError, match=r"summary\.json.*no such file"):
         read_summary(tmp_path)
 
 
 @settings(max_examples=60, deadline=None)
 @given(st.data())
-def test_a_damaged_summary_is_refused_with_the_key(tmp_path_factory, data):
+def test_a_damaged_summary_is_refused_with_the_wrong_key(tmp_path_factory, data):
     plain = summarise(synthetic_search(trials=6))
     key = data.draw(st.sampled_from(sorted(plain)))
     damage = data.draw(st.sampled_from(["missing", None, {"x": 1}, [{"x": 1}], True]))
-    ours = {"hypervolume": [None], "wall_seconds": [None], "reference_point": [[{"x": 1}]]}
-    if damage in ours.get(key, []):
-        return  # legal in schema 1
+    legal = {"hypervolume": [None], "wall_seconds": [None], "reference_point": [[{"x": 1}]]}
+    if damage in legal.get(key, []):
+        return
     plain[key] = damage
     if damage == "missing":
         del plain[key]
@@ -78,7 +80,16 @@ def test_a_damaged_summary_is_refused_with_the_key(tmp_path_factory, data):
         read_summary(path)
 
 
-def test_text_that_is_no_json_is_refused(tmp_path):
+def test_a_file_that_is_not_json_is_refused(tmp_path):
     (tmp_path / "summary.json").write_text("{")
     with pytest.raises(UserError, match="cannot be read"):
         read_summary(tmp_path)
+
+
+def test_a_damaged_record_is_refused_with_the_wrong_key(tmp_path):
+    write_summary(synthetic_search(trials=2), tmp_path)
+    plain = json.loads((tmp_path / "record.json").read_text())
+    del plain["trials"][1]["bytes"]
+    (tmp_path / "record.json").write_text(json.dumps(plain))
+    with pytest.raises(UserError, match=r"trials\.1\.bytes: Field required"):
+        read_record(tmp_path)

@@ -25,16 +25,17 @@ finite = partial(to_jsonable_python, inf_nan_mode="null")
 _adapter: Callable[[Any], TypeAdapter[Any]] = cache(TypeAdapter)
 
 
-def from_plain(kind: type[T], plain: Any) -> T:
+def from_plain(kind: type[T], plain: Any, *, strict: bool = False) -> T:
     """Return the dataclass ``kind`` from what :func:`to_plain` made of it.
 
-    Ignores keys that ``kind`` does not have, so that an older version reads newer files.
+    Ignores keys that ``kind`` does not have, so that an older version reads newer files. ``strict`` refuses
+    what must be converted, such as the text of a number.
 
     Raises:
         ValueError: a key without default is missing, or a value has the wrong type; names the key.
     """
     try:
-        record: T = _adapter(kind).validate_python(plain)
+        record: T = _adapter(kind).validate_python(plain, strict=strict)
         return record
     except ValidationError as error:
         first = error.errors(include_url=False)[0]

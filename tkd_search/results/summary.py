@@ -1,62 +1,101 @@
-"""``summary.json``, the stable file that tools read, and ``record.json``, everything a report needs.
+"""``summary.json``, the stable file for other tools, and ``record.json``, the whole record of a search.
 
-The summary has exactly the keys of schema 1, documented in the README; further ones would be schema 2. One
-comes only where a limit of the search kept trials from being trained: ``trials.not_trained``, the number of
-those among ``stopped_early`` (why is the ``reason`` of each trial in ``record.json``).
-``record.json`` is the whole SearchRecord, for this package alone.
+The summary has exactly the keys of schema 1 (:class:`Summary`), documented in the README; another key would
+be schema 2. ``record.json`` is the whole SearchRecord, for this package alone.
 """
 
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired
+
+from typing_extensions import TypedDict  # pydantic reads typing's own only from Python 3.12 on
 
 from tkd_search.errors import UserError
 from tkd_search.files import write_json
 from tkd_search.results.json_values import finite, from_plain, to_plain
-from tkd_search.results.records import FrontMember, SearchRecord, TrialRecord
+from tkd_search.results.records import FrontMember, SearchRecord
 
 SCHEMA = 1
 SUMMARY_FILE = "summary.json"
 RECORD_FILE = "record.json"
-_NUMBER = (int, float, type(None))
-_KEYS: dict[str, Any] = {
-    "schema": int,
-    "name": str,
-    "dataset": str,
-    "seed": int,
-    "status": str,
-    "big_model": {
-        "name": str,
-        "bytes": int,
-        "parameters": int,
-        "val_accuracy": _NUMBER,
-        "test_accuracy": _NUMBER,
-    },
-    "trials": {"total": int, "completed": int, "stopped_early": int, "failed": int},
-    "epochs": {"spent": int, "full_budget": int},
-    "hypervolume": _NUMBER,
-    "reference_point": list,
-    "wall_seconds": _NUMBER,
-    "mlflow": {"tracking_uri": str, "experiment_id": str, "parent_run_id": str},
-    "front": list,
-}
-_MEMBER: dict[str, Any] = {
-    "trial_id": str,
-    "student": str,
-    "bytes": int,
-    "parameters": int,
-    "ratio": _NUMBER,
-    "val_accuracy": _NUMBER,
-    "test_accuracy": _NUMBER,
-    "retention": _NUMBER,
-    "config": dict,
-    "path": str,
-}
+_RERUN = "delete record.json and start the search's command again: it writes both files anew"
+
+
+class BigModelSummary(TypedDict):
+    """The big model's figures; null where a figure is no finite number."""
+
+    name: str
+    bytes: int
+    parameters: int
+    val_accuracy: float | None
+    test_accuracy: float | None
+
+
+class TrialsSummary(TypedDict):
+    """Number of trials by how they ended.
+
+    ``not_trained`` is the number of those among ``stopped_early`` that a limit of the search kept from being
+    trained; the key is missing where there are none. The ``reason`` of each is in ``record.json``.
+    """
+
+    total: int
+    completed: int
+    stopped_early: int
+    failed: int
+    not_trained: NotRequired[int]
+
+
+class EpochsSummary(TypedDict):
+    """Epochs trained by all trials together, and by one trial that is not stopped."""
+
+    spent: int
+    full_budget: int
+
+
+class MlflowSummary(TypedDict):
+    """Where MLflow has the search; empty text without MLflow."""
+
+    tracking_uri: str
+    experiment_id: str
+    parent_run_id: str
+
+
+class MemberSummary(TypedDict):
+    """One student of the front; see :class:`tkd_search.results.records.FrontMember`."""
+
+    trial_id: str
+    student: str
+    bytes: int
+    parameters: int
+    ratio: float | None
+    val_accuracy: float | None
+    test_accuracy: float | None
+    retention: float | None
+    config: dict[str, Any]
+    path: str
+
+
+class Summary(TypedDict):
+    """Schema 1 of ``summary.json``; the fields are those of SearchRecord."""
+
+    schema: int
+    name: str
+    dataset: str
+    seed: int
+    status: str
+    big_model: BigModelSummary
+    trials: TrialsSummary
+    epochs: EpochsSummary
+    hypervolume: float | None
+    reference_point: list[Any]
+    wall_seconds: float | None
+    mlflow: MlflowSummary
+    front: list[MemberSummary]
 
 
 def summarise(record: SearchRecord) -> dict[str, Any]:
-    """The summary of a search: schema 1, the front sorted by size, what is no finite number as null."""
+    """Return the summary of a search: the front sorted by size, null where a number is not finite."""
     states = [trial.state for trial in record.trials]
     not_trained = sum(trial.not_trained for trial in record.trials)
     front = sorted(record.front, key=lambda member: (member.bytes, member.trial_id))
@@ -74,7 +113,10 @@ def summarise(record: SearchRecord) -> dict[str, Any]:
             "failed": states.count("failed"),
             **({"not_trained": not_trained} if not_trained else {}),
         },
-        "epochs": {"spent": epochs_spent(record.trials), "full_budget": record.full_budget},
+        "epochs": {
+            "spent": sum(trial.epochs_trained for trial in record.trials),
+            "full_budget": record.full_budget,
+        },
         "hypervolume": record.hypervolume,
         "reference_point": list(record.reference_point),
         "wall_seconds": record.wall_seconds,
@@ -89,14 +131,9 @@ def summarise(record: SearchRecord) -> dict[str, Any]:
     return plain
 
 
-def epochs_spent(trials: tuple[TrialRecord, ...]) -> int:
-    """Epochs that all trials together have trained."""
-    return sum(trial.epochs_trained for trial in trials)
-
-
 def _member(member: FrontMember) -> dict[str, Any]:
     plain = to_plain(member)
-    return {key: plain[key] for key in _MEMBER}
+    return {key: plain[key] for key in MemberSummary.__annotations__}
 
 
 def write_summary(record: SearchRecord, folder: Path) -> Path:
@@ -113,7 +150,7 @@ def write_summary(record: SearchRecord, folder: Path) -> Path:
 
 
 def reopen(folder: Path) -> None:
-    """Mark a complete search as interrupted: it is extended, and is not complete until it ends again."""
+    """Mark a complete search as interrupted: it is being extended and not complete until it ends again."""
     if (folder / RECORD_FILE).exists():
         record = read_record(folder)
         if record.status == "complete":
@@ -121,24 +158,25 @@ def reopen(folder: Path) -> None:
 
 
 def read_summary(folder: Path) -> dict[str, Any]:
-    """The checked summary of a run's folder (or the file itself).
+    """Return the checked summary from a run's folder, or from the file itself.
 
     Raises:
-        UserError: it is missing, no JSON, of another schema, or a key is missing or of the wrong kind.
+        UserError: it is missing, no JSON, of another schema, or a key is missing or of the wrong type.
     """
     path = folder if folder.suffix == ".json" else folder / SUMMARY_FILE
     plain = _load(path)
     if not isinstance(plain, dict) or plain.get("schema") != SCHEMA:
         found = plain.get("schema") if isinstance(plain, dict) else type(plain).__name__
         raise UserError(f"{path}: schema", repr(found), str(SCHEMA), "update tkd_search, or search again")
-    _check(plain, _KEYS, str(path))
-    for place, member in enumerate(plain["front"]):
-        _check(member, _MEMBER, f"{path}: front[{place}]")
+    try:
+        from_plain(Summary, plain, strict=True)
+    except ValueError as error:
+        raise UserError(str(path), f"a damaged summary ({error})", "the keys of schema 1", _RERUN) from error
     return plain
 
 
 def read_record(folder: Path) -> SearchRecord:
-    """The whole record of a search from its folder.
+    """Return the whole record of a search from its folder.
 
     Raises:
         UserError: there is none, or it cannot be read.
@@ -147,26 +185,16 @@ def read_record(folder: Path) -> SearchRecord:
     try:
         return from_plain(SearchRecord, _load(path))
     except ValueError as error:
-        raise UserError(str(path), f"a file that is no search record ({error})", "record.json") from error
+        raise UserError(
+            str(path), f"no search record ({error})", "record.json of a search", _RERUN
+        ) from error
 
 
 def _load(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        hint = "`python -m tkd_search runs list` shows which searches there are"
+        hint = "`python -m tkd_search runs list` lists the searches"
         raise UserError(str(path), "no such file", "the folder of a search, runs/<name>", hint) from None
     except (OSError, ValueError) as error:
         raise UserError(str(path), f"a file that cannot be read ({error})", "JSON") from error
-
-
-def _check(plain: Any, keys: dict[str, Any], where: str) -> None:
-    if not isinstance(plain, dict):
-        raise UserError(where, type(plain).__name__, "an object")
-    for key, kind in keys.items():
-        if key not in plain:
-            raise UserError(f"{where}: {key}", "nothing", "schema 1 asks for this key")
-        if isinstance(kind, dict):
-            _check(plain[key], kind, f"{where}: {key}")
-        elif not isinstance(plain[key], kind) or isinstance(plain[key], bool):
-            raise UserError(f"{where}: {key}", repr(plain[key]), f"a value of kind {kind}")
