@@ -1,4 +1,4 @@
-"""Errors that are the user's to mend: one readable message, exit code 2, no traceback."""
+"""Errors that the user can correct: one readable message, exit code 2, no traceback."""
 
 import difflib
 from collections.abc import Iterable
@@ -6,12 +6,12 @@ from typing import Any
 
 
 class UserError(Exception):
-    """Something in a configuration, a file or a command is wrong and the user can mend it.
+    """A configuration, a file or a command is wrong and the user can correct it.
 
     Args:
-        where: dotted key path, file or command-line option that is wrong.
-        found: what was found there.
-        allowed: what may stand there.
+        where: dotted key path, file or command-line option.
+        found: its value or state.
+        allowed: legal values or states.
         hint: what to do next (nearest key, command to type); optional.
     """
 
@@ -25,11 +25,11 @@ class UserError(Exception):
         super().__init__("\n".join(lines))
 
     def __reduce__(self) -> tuple[type, tuple[Any, ...]]:
-        """Survive a trip between processes (the default would replay one message as four arguments)."""
+        """Pickle the four arguments; the default would pickle the message as the only one."""
         return type(self), (self.where, self.found, self.allowed, self.hint)
 
 
 def did_you_mean(word: str, known: Iterable[str], prefix: str = "") -> str:
-    """The hint that names the known word nearest to a wrong one, '' where none is near."""
+    """Return a hint with the known word nearest to a wrong one, '' where none is near."""
     nearest = difflib.get_close_matches(word, list(known), 1, cutoff=0.5)
     return f"did you mean {prefix}{nearest[0]}?" if nearest else ""

@@ -1,4 +1,4 @@
-"""Writing files: replaced as a whole, and a full disk is the user's to mend."""
+"""Atomic replacement of files; a full disk raises a UserError."""
 
 import errno
 import json
@@ -14,7 +14,7 @@ _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 class DiskFullError(UserError):
-    """The disk that holds the run's folder is full; the search cannot record what it does."""
+    """The disk with the run's folder is full, so the search cannot write its records."""
 
     def __init__(self, path: Path, reason: str) -> None:
         super().__init__(
@@ -26,34 +26,34 @@ class DiskFullError(UserError):
         self.path, self.reason = path, reason
 
     def __reduce__(self) -> tuple[type, tuple[Any, ...]]:
-        """Survive a trip between processes."""
+        """Pickle the two arguments; the default would pickle the message as the only one."""
         return type(self), (self.path, self.reason)
 
 
-def stated(error: OSError, path: Path) -> Exception:
-    """A full disk as :class:`DiskFullError`, any other error as it is."""
+def disk_full_or(error: OSError, path: Path) -> Exception:
+    """Return a :class:`DiskFullError` for the error of a full disk, any other error unchanged."""
     return DiskFullError(path, error.strerror or str(error)) if error.errno in _FULL else error
 
 
 @contextmanager
-def disk_full_stated(path: Path) -> Iterator[None]:
-    """A block that writes below ``path``.
+def disk_full_errors(path: Path) -> Iterator[None]:
+    """Convert the error of a full disk in a ``with`` block that writes below ``path``.
 
     Raises:
-        DiskFullError: there was no room.
+        DiskFullError: the disk is full.
     """
     try:
         yield
     except OSError as error:
         if error.errno in _FULL:
-            raise stated(error, path) from error
+            raise disk_full_or(error, path) from error
         raise
 
 
 def write_json(path: Path, plain: Any, *, durable: bool = False, indent: int | None = None) -> None:
-    """Replace a JSON file atomically: readers see the old one or the new one, never a part.
+    """Replace a JSON file atomically: a reader finds the old or the new content.
 
-    ``durable`` waits for the disk, so that a power cut leaves one of the two as well.
+    ``durable`` waits for the disk, so that this also holds after a power failure.
     """
     write_text(path, json.dumps(plain, indent=indent, ensure_ascii=False) + "\n", durable=durable)
 
@@ -75,11 +75,11 @@ def write_bytes(path: Path, content: bytes, *, durable: bool = False) -> None:
         os.replace(part, path)
     except OSError as error:
         part.unlink(missing_ok=True)
-        raise stated(error, path) from error
+        raise disk_full_or(error, path) from error
 
 
 def sync(path: Path) -> None:
-    """Wait until a file's bytes, or a folder's names, are on the disk (also those of another process)."""
+    """Flush a file's content, or a folder's names, to the disk, whichever process wrote them."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

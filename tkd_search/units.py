@@ -1,4 +1,4 @@
-"""Sizes, times and shares as people write them: ``500kB``, ``5ms``, ``10%``."""
+"""Sizes, times and shares with units: ``500kB``, ``5ms``, ``10%``."""
 
 import math
 import re
@@ -11,13 +11,13 @@ _NUMBER = re.compile(r"\s*([0-9]*\.?[0-9]+(?:[eE][-+]?[0-9]+)?)\s*([^\s0-9.]*)\s
 
 @dataclass(frozen=True)
 class Quantity:
-    """A kind of number that may be written with a unit.
+    """A number that may be written with a unit.
 
     Attributes:
-        name: what messages call it.
-        units: lower-case unit → how many base units; '' is a bare number.
+        name: its name in messages.
+        units: lower-case unit → number of base units; '' is a number without a unit.
         example: a legal value for messages.
-        most: the largest that makes sense.
+        most: largest legal value in base units.
     """
 
     name: str
@@ -27,20 +27,20 @@ class Quantity:
 
     @property
     def allowed(self) -> str:
-        """What may be written, in words."""
+        """Legal values in words."""
         return f"for instance {self.example} (units: {', '.join(unit for unit in self.units if unit)})"
 
     def parse(self, value: Any) -> float:
-        """Text or a number in base units → that many base units.
+        """Return text with a unit, or a number in base units, as a number of base units.
 
         Raises:
-            ValueError: it is neither, the unit is not known, or it is too large.
+            ValueError: no number, an unknown unit, or above ``most``.
         """
         if isinstance(value, int | float):
             return self._bounded(float(value), value)
         match = _NUMBER.match(str(value))
         if match is None or match[2].lower() not in self.units:
-            raise ValueError(f"{value!r} is no {self.name}; write {self.allowed}")
+            raise ValueError(f"{value!r} is not a {self.name}; write {self.allowed}")
         return self._bounded(float(match[1]) * self.units[match[2].lower()], value)
 
     def _bounded(self, number: float, value: Any) -> float:

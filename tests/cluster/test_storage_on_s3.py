@@ -59,18 +59,18 @@ def run(folder: Path, *arguments: str) -> tuple[int, str]:
 
 def test_files_and_folders_on_s3(s3: str, cache: Path, tmp_path: Path) -> None:
     place = storage.below(s3, "parts", "bank-1")
-    assert not remote_folders.is_whole(place)
-    with remote_folders.filling(place) as folder:
+    assert not remote_folders.folder_exists(place)
+    with remote_folders.write_folder(place) as folder:
         (folder / "rows").write_bytes(b"r" * 20_000_000)  # more than one part of an upload
-    assert remote_folders.is_whole(place)
-    assert (remote_folders.fetched(place) / "rows").stat().st_size == 20_000_000
+    assert remote_folders.folder_exists(place)
+    assert (remote_folders.fetch_folder(place) / "rows").stat().st_size == 20_000_000
     file = storage.below(s3, "parts", "checkpoint.pt")
     assert storage.read_bytes(file) is None
     storage.write_bytes(file, b"state")
     assert storage.read_bytes(file) == b"state"
     storage.delete(file)
     assert storage.read_bytes(file) is None
-    tree = remote_folders.fetched_tree(storage.below(s3, "parts"))
+    tree = remote_folders.fetch_tree(storage.below(s3, "parts"))
     assert (tree / "bank-1" / "rows").stat().st_size == 20_000_000
     assert remote_folders.origin(tree / "bank-1") == (storage.below(s3, "parts"), "bank-1")
 

@@ -20,7 +20,7 @@ from tkd_search.distill.method_settings import BankSettings
 from tkd_search.errors import UserError
 from tkd_search.models import build_big_model
 from tkd_search.models.model_settings import BigModelSettings
-from tkd_search.storage.atomic_folder import whole_folder
+from tkd_search.storage.atomic_folder import atomic_folder
 
 COUNT = 40
 
@@ -257,20 +257,20 @@ class TestBankKey:
 
 class TestWholeFolder:
     def test_a_failed_writer_leaves_nothing_and_keeps_what_was(self, tmp_path: Path) -> None:
-        with whole_folder(tmp_path / "it") as partial:
+        with atomic_folder(tmp_path / "it") as partial:
             (partial / "file").write_text("old")
-        with pytest.raises(FileNotFoundError), whole_folder(tmp_path / "it") as partial:
+        with pytest.raises(FileNotFoundError), atomic_folder(tmp_path / "it") as partial:
             (partial / "nowhere" / "file").write_text("new")
         assert (tmp_path / "it" / "file").read_text() == "old"
         assert [entry.name for entry in tmp_path.iterdir()] == ["it"]
 
-    def test_many_writers_at_once_leave_one_whole_folder(self, tmp_path: Path) -> None:
+    def test_many_writers_at_once_leave_one_atomic_folder(self, tmp_path: Path) -> None:
         errors: list[BaseException] = []
 
         def write(number: int) -> None:
             try:
                 for _ in range(5):
-                    with whole_folder(tmp_path / "it") as partial:
+                    with atomic_folder(tmp_path / "it") as partial:
                         for name in ("a", "b"):
                             (partial / name).write_text(str(number))
             except BaseException as error:

@@ -1,4 +1,4 @@
-"""Places: pure parts, and whole folders on a disk that stands for object storage."""
+"""Locations, files and folders, with ``file://`` in place of object storage."""
 
 import threading
 from pathlib import Path
@@ -25,14 +25,14 @@ def remote(folder: Path) -> str:
 
 
 @given(st.sampled_from(["/runs", "s3://b/p", "gs://b"]), st.sampled_from(["", "?scheme=http"]), NAMES, NAMES)
-def test_below_twice_is_below_at_once_and_keeps_the_query(base: str, query: str, one: str, two: str) -> None:
+def test_below_joins_names_and_keeps_the_query(base: str, query: str, one: str, two: str) -> None:
     where = base + query if storage.is_remote(base) else base
     assert storage.below(storage.below(where, one), two) == storage.below(where, one, two)
     assert storage.below(where, one).startswith(f"{base}/{one}")
     assert storage.below(where, one).endswith(query) or not storage.is_remote(base)
 
 
-def test_what_may_be_a_storage() -> None:
+def test_uris_and_absolute_paths_are_storages_and_others_are_refused() -> None:
     assert storage.storage_uri("/nfs/tkd/") == "file:///nfs/tkd"
     for fine in ("s3://bucket/x", "gs://bucket", "s3://b/p?endpoint_override=h:1&scheme=http"):
         assert storage.storage_uri(fine) == fine
@@ -42,7 +42,7 @@ def test_what_may_be_a_storage() -> None:
         assert "secret" not in str(caught.value)
 
 
-def test_a_storage_that_cannot_be_written_is_refused_with_the_next_step(tmp_path: Path) -> None:
+def test_a_storage_that_cannot_be_written_is_refused_with_a_hint(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="doctor --storage"):
         storage.check_storage(remote(tmp_path / "file" / "below"))
@@ -50,7 +50,7 @@ def test_a_storage_that_cannot_be_written_is_refused_with_the_next_step(tmp_path
     assert list((tmp_path / "new").iterdir()) == []
 
 
-def test_files_are_replaced_in_one_step_and_missing_ones_are_none(tmp_path: Path) -> None:
+def test_files_are_replaced_without_leftovers_and_missing_ones_are_none(tmp_path: Path) -> None:
     for where in (str(tmp_path / "a" / "x"), remote(tmp_path / "b" / "x")):
         assert storage.read_bytes(where) is None
         storage.write_bytes(where, b"one")
@@ -62,81 +62,99 @@ def test_files_are_replaced_in_one_step_and_missing_ones_are_none(tmp_path: Path
     assert [entry.name for entry in (tmp_path / "a").iterdir()] == []
 
 
-def half_filled(where: str) -> None:
-    with remote_folders.filling(where) as folder:
+def write_half_a_folder(where: str) -> None:
+    with remote_folders.write_folder(where) as folder:
         (folder / "part").write_text("half")
         (folder / "missing").read_text()
 
 
-def test_a_folder_is_there_whole_or_not_at_all(tmp_path: Path) -> None:
+def test_a_folder_appears_complete_or_not_at_all(tmp_path: Path) -> None:
     for where in (str(tmp_path / "here"), remote(tmp_path / "there")):
         with pytest.raises(FileNotFoundError):
-            half_filled(where)
-        assert not remote_folders.is_whole(where)
-        with remote_folders.filling(where) as folder:
+            write_half_a_folder(where)
+        assert not remote_folders.folder_exists(where)
+        with remote_folders.write_folder(where) as folder:
             (folder / "part").write_text("whole")
-        assert remote_folders.is_whole(where)
-        assert (remote_folders.fetched(where) / "part").read_text() == "whole"
+        assert remote_folders.folder_exists(where)
+        assert (remote_folders.fetch_folder(where) / "part").read_text() == "whole"
 
 
-def test_a_place_that_is_not_there_is_the_users_to_mend(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no whole folder"):
-        remote_folders.fetched(remote(tmp_path / "nothing"))
+def test_a_missing_folder_is_a_user_error(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no complete folder"):
+        remote_folders.fetch_folder(remote(tmp_path / "nothing"))
     with pytest.raises(UserError, match="nothing"):
-        remote_folders.fetched_tree(remote(tmp_path / "nothing"))
+        remote_folders.fetch_tree(remote(tmp_path / "nothing"))
 
 
-def test_a_node_reads_once_and_changed_content_anew(tmp_path: Path, cache: Path) -> None:
+def test_a_node_reads_a_folder_once_and_again_when_its_manifest_changes(tmp_path: Path, cache: Path) -> None:
     where = remote(tmp_path / "bank")
-    with remote_folders.filling(where) as folder:
+    with remote_folders.write_folder(where) as folder:
         (folder / "rows").write_text("1")
-    found: list[Path] = []
-    threads = [threading.Thread(target=lambda: found.append(remote_folders.fetched(where))) for _ in range(8)]
+    first = remote_folders.fetch_folder(where)
+    assert remote_folders.fetch_folder(where) == first
+    (tmp_path / "bank" / "rows").write_text("overwritten in place")
+    assert (remote_folders.fetch_folder(where) / "rows").read_text() == "1", "the node's own copy"
+    with remote_folders.write_folder(where) as folder:
+        (folder / "rows").write_text("2")
+    assert (remote_folders.fetch_folder(where) / "rows").read_text() == "2"
+
+
+def test_concurrent_readers_of_a_node_fill_the_cache_once(cache: Path) -> None:
+    waiting, filled = threading.Semaphore(0), []
+
+    def fill(folder: Path) -> None:
+        for _ in range(8):
+            assert waiting.acquire(timeout=60)
+        filled.append(folder)
+        for _ in range(8):
+            waiting.release()
+
+    def read() -> None:
+        waiting.release()
+        remote_folders._cached("entry", fill)
+
+    threads = [threading.Thread(target=read) for _ in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(set(found)) == 1
-    (tmp_path / "bank" / "rows").write_text("overwritten behind our back")
-    assert (remote_folders.fetched(where) / "rows").read_text() == "1", "the node's own copy"
-    with remote_folders.filling(where) as folder:
-        (folder / "rows").write_text("2")
-    assert (remote_folders.fetched(where) / "rows").read_text() == "2"
+    assert len(filled) == 1
+    assert (cache / "entry").is_dir()
 
 
-def test_damaged_content_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_damaged_content_is_refused_and_not_cached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(object_store, "_ATTEMPTS", 1)
     where = remote(tmp_path / "bank")
-    with remote_folders.filling(where) as folder:
+    with remote_folders.write_folder(where) as folder:
         (folder / "rows").write_text("1")
     (tmp_path / "bank" / "rows").write_text("x")
     with pytest.raises(OSError, match="damaged"):
-        remote_folders.fetched(where)
+        remote_folders.fetch_folder(where)
     assert not any(tmp_path.glob("cache/bank*"))
 
 
-def test_a_tree_remembers_where_it_came_from_and_notices_changes(tmp_path: Path) -> None:
+def test_a_fetched_tree_knows_its_origin_and_is_read_again_after_a_change(tmp_path: Path) -> None:
     (tmp_path / "set" / "train" / "cat").mkdir(parents=True)
     (tmp_path / "set" / "train" / "cat" / "a.png").write_text("a")
     where = remote(tmp_path / "set")
-    first = remote_folders.fetched_tree(where)
+    first = remote_folders.fetch_tree(where)
     assert (first / "train" / "cat" / "a.png").read_text() == "a"
     assert remote_folders.origin(first / "train") == (where, "train")
     assert remote_folders.origin(tmp_path) is None
-    assert remote_folders.fetched_tree(where) == first
+    assert remote_folders.fetch_tree(where) == first
     (tmp_path / "set" / "train" / "cat" / "b.png").write_text("b")
-    second = remote_folders.fetched_tree(where)
+    second = remote_folders.fetch_tree(where)
     assert second != first
     assert (second / "train" / "cat" / "b.png").exists()
 
 
 @pytest.mark.parametrize("name", ["C# projects", "what?", "50 % naïve"])
 @pytest.mark.parametrize("scheme", ["", "file://"])
-def test_a_path_may_hold_signs_that_mean_something_in_a_uri(tmp_path: Path, scheme: str, name: str) -> None:
+def test_a_path_may_contain_special_characters_of_uris(tmp_path: Path, scheme: str, name: str) -> None:
     root = f"{scheme}{tmp_path / name}"
     for trial in ("t0", "t1"):
         storage.write_bytes(storage.below(root, trial, "weights"), trial.encode())
     assert storage.read_bytes(storage.below(root, "t0", "weights")) == b"t0"
     assert storage.local_path(storage.below(root, "t1")) == tmp_path / name / "t1"
     assert (tmp_path / name / "t1" / "weights").read_bytes() == b"t1"
-    assert [place.name for place in tmp_path.iterdir()] == [name]
+    assert [entry.name for entry in tmp_path.iterdir()] == [name]

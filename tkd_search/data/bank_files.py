@@ -15,7 +15,7 @@ from tkd_search.data.views import VIEWS_VERSION
 from tkd_search.distill.features.bank import Bank
 from tkd_search.distill.method_settings import BankSettings
 from tkd_search.errors import UserError
-from tkd_search.storage.atomic_folder import whole_folder
+from tkd_search.storage.atomic_folder import atomic_folder
 
 _SCHEMA = 2
 
@@ -48,7 +48,7 @@ def bank_key(
 
 def save_bank(bank: Bank, folder: str | Path) -> None:
     """Write a bank, whole or not at all; a folder of that name is replaced."""
-    with whole_folder(Path(folder)) as partial:
+    with atomic_folder(Path(folder)) as partial:
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in bank.tensors().items()}
         save_file(tensors, partial / "bank.safetensors")
         described = {"schema": _SCHEMA, "meta": bank.meta()}

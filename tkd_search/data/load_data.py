@@ -91,7 +91,7 @@ def _path(settings: DataSettings) -> Path:
             "for instance --set data.path=FOLDER" + _fetch_hint(settings),
         )
     if storage.is_remote(settings.path):
-        return remote_folders.fetched_tree(settings.path)
+        return remote_folders.fetch_tree(settings.path)
     return Path(settings.path).expanduser()
 
 

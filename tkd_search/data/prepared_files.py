@@ -17,7 +17,7 @@ from tkd_search.data.bundle import DataBundle, ImageStore, Split
 from tkd_search.data.image_files import FolderStore
 from tkd_search.errors import UserError
 from tkd_search.storage import remote_folders
-from tkd_search.storage.atomic_folder import whole_folder
+from tkd_search.storage.atomic_folder import atomic_folder
 
 _SCHEMA = 1
 _PARTS = ("train", "validation", "test")
@@ -28,7 +28,7 @@ def save_prepared(bundle: DataBundle, folder: str | Path) -> None:
 
     A streamed store is kept as the list of its files.
     """
-    with whole_folder(Path(folder)) as partial:
+    with atomic_folder(Path(folder)) as partial:
         streamed = {}
         for part, split in bundle.splits().items():
             _save(partial / f"{part}_labels.npy", split.labels)
@@ -106,7 +106,7 @@ def _mapped(place: Path, part: str, streamed: dict[str, Any]) -> Split:
 def _root(store: dict[str, Any]) -> str:
     """The folder of streamed images on this machine."""
     if storage.is_remote(store["root"]):
-        return str(remote_folders.fetched_tree(store["root"]) / store["below"])
+        return str(remote_folders.fetch_tree(store["root"]) / store["below"])
     if not Path(store["root"]).is_dir():
         raise UserError(
             "data.path",

@@ -39,7 +39,7 @@ from tkd_search.engine.tune.trainable import SlotTrainable
 from tkd_search.engine.workers.cluster_state import driver_node_resource
 from tkd_search.engine.workers.placement import Slots, bank_parts, stage_threads
 from tkd_search.engine.workers.pool import WarmPool, open_pool
-from tkd_search.files import stated
+from tkd_search.files import disk_full_or
 from tkd_search.models import build_student, model_bytes, model_parameters
 from tkd_search.models.latency import torch_threads
 from tkd_search.models.model_settings import StudentSettings
@@ -234,7 +234,7 @@ def _tune(
     with _interrupts(controller):
         tuner.fit()
     if isinstance(controller.broken, OSError):
-        raise stated(controller.broken, place.folder) from controller.broken
+        raise disk_full_or(controller.broken, place.folder) from controller.broken
     if controller.broken is not None:
         raise controller.broken
 

@@ -14,7 +14,7 @@ from tkd_search.engine.jobs.dispatch import job_config
 from tkd_search.engine.pipeline import Prepared, run_stage
 from tkd_search.engine.search_state import front_member
 from tkd_search.export import write_student
-from tkd_search.files import disk_full_stated, write_json
+from tkd_search.files import disk_full_errors, write_json
 from tkd_search.report import write_report
 from tkd_search.results.records import FrontMember, SearchRecord, TrialRecord
 from tkd_search.results.summary import write_summary
@@ -146,7 +146,7 @@ def _ship(config: Config, folder: Path, trials: str, prepared: Prepared, member:
     """Put a member's weights and description into ``students/<trial>``."""
     settings = config.settings(member.config)
     target = folder / member.path
-    with disk_full_stated(target):
+    with disk_full_errors(target):
         storage.get_file(
             storage.below(trials, member.trial_id, "model.safetensors"), target / "model.safetensors"
         )

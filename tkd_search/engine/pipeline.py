@@ -30,7 +30,7 @@ from tkd_search.engine.progress import Progress
 from tkd_search.engine.workers.job_queue import LeaseLostError
 from tkd_search.engine.workers.queue_actor import SlotClient
 from tkd_search.errors import UserError
-from tkd_search.files import disk_full_stated
+from tkd_search.files import disk_full_errors
 from tkd_search.models.weights import weights_file
 from tkd_search.results.records import BigModelRecord
 from tkd_search.storage import remote_folders
@@ -63,11 +63,11 @@ def store_data(bundle: DataBundle, cache: str) -> str:
         DiskFullError: it does not fit.
     """
     place = storage.below(cache, f"data-{bundle.digest[:16]}")
-    if not remote_folders.is_whole(place):
+    if not remote_folders.folder_exists(place):
         # What goes elsewhere is put together here first.
         with (
-            disk_full_stated(storage.local_path(place) or Path(tempfile.gettempdir())),
-            remote_folders.filling(place) as folder,
+            disk_full_errors(storage.local_path(place) or Path(tempfile.gettempdir())),
+            remote_folders.write_folder(place) as folder,
         ):
             save_prepared(bundle, folder)
     return place
@@ -93,7 +93,7 @@ def prepare_big_models(
     places, figures = [], []
     for index, model in enumerate(settings.big_models):
         place = storage.below(cache, f"big_model-{big_model_key(settings, index, data)}")
-        if not remote_folders.is_whole(place):
+        if not remote_folders.folder_exists(place):
             progress.stage(f"big model {model.name}", model.epochs if model.weights is None else None)
             job = {
                 "kind": "big_model",
@@ -108,7 +108,7 @@ def prepare_big_models(
                 if result["kind"] == "epoch":
                     progress.advance(result["epoch"], f"validation {result['val_accuracy']:.2%}")
         places.append(place)
-        written = (remote_folders.fetched(place) / "figures.json").read_text()
+        written = (remote_folders.fetch_folder(place) / "figures.json").read_text()
         figures.append(BigModelRecord(**json.loads(written)))
     _warn_at_chance(figures, data, progress)
     return tuple(places), figures[0]
@@ -133,7 +133,7 @@ def prepare_bank(
     digests = [_big_model_digest(place) for place in big_models]
     key = bank_key(data.digest, digests, settings.bank, settings.data, settings.seed)
     place = storage.below(cache, f"bank-{key}")
-    if remote_folders.is_whole(place):
+    if remote_folders.folder_exists(place):
         return place
     job: dict[str, Any] = {
         "config": job_config(config),
@@ -269,7 +269,7 @@ def big_model_key(settings: Settings, index: int, data: DataBundle) -> str:
 
 def _big_model_digest(place: str) -> str:
     """A stored F's key and the hash of its weights: the same weights may belong to other strides."""
-    weights = (remote_folders.fetched(place) / "model.safetensors").read_bytes()
+    weights = (remote_folders.fetch_folder(place) / "model.safetensors").read_bytes()
     return f"{storage.last_name(place)}-{hashlib.sha256(weights).hexdigest()}"
 
 

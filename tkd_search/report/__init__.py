@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from tkd_search.files import disk_full_stated
+from tkd_search.files import disk_full_errors
 from tkd_search.results.records import SearchRecord
 from tkd_search.tracking.mlflow.writer_status import STATE_FOLDER
 
@@ -24,7 +24,7 @@ def write_report(records: SearchRecord | Sequence[SearchRecord], folder: Path) -
     from tkd_search.report.html_page import write_page
 
     searches = (records,) if isinstance(records, SearchRecord) else tuple(records)
-    with disk_full_stated(folder):
+    with disk_full_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
     return (
         write_table(searches, folder / "pareto.csv"),

@@ -1,1 +1,1 @@
-"""What a search found, as frozen values and as stable files (``record.json``, ``summary.json``)."""
+"""Results of a search as frozen records and as files (``record.json``, ``summary.json``)."""

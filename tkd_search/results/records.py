@@ -1,4 +1,4 @@
-"""What a search leaves behind, as frozen values: written by the search, read by tracking and reports."""
+"""Records of a search as frozen values: written by the engine, read by tracking and reports."""
 
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -10,8 +10,8 @@ TrialState = Literal["running", "complete", "stopped", "failed"]
 class EpochRecord:
     """One epoch of one trial.
 
-    ``epoch`` counts from 1; ``val_accuracy`` is in [0, 1]; ``metrics`` holds further figures by name
-    (losses, seconds, selected taps' weights as ``weight.<candidate>``).
+    ``epoch`` counts from 1; ``val_accuracy`` is in [0, 1]; ``metrics`` maps names to further figures (losses,
+    seconds, selected taps' weights as ``weight.<candidate>``).
     """
 
     epoch: int
@@ -23,8 +23,8 @@ class EpochRecord:
 class TrialRecord:
     """One student trained with one configuration.
 
-    ``config`` is flat: dotted key → value, searched leaves only. ``bytes`` is the length of the
-    safetensors serialisation of the student. ``reason`` says why a trial was stopped or failed.
+    ``config`` maps dotted keys to values, searched leaves only. ``bytes`` is the length of the student's
+    safetensors file. ``reason`` is why the trial was stopped or failed, '' otherwise.
     """
 
     trial_id: str
@@ -39,23 +39,23 @@ class TrialRecord:
 
     @property
     def val_accuracy(self) -> float:
-        """Validation accuracy at the last epoch, NaN before the first."""
+        """Validation accuracy at the last recorded epoch, NaN before the first."""
         return self.epochs[-1].val_accuracy if self.epochs else float("nan")
 
     @property
     def epochs_trained(self) -> int:
-        """Epochs behind its last record; not every epoch has one (``training.validate_every``)."""
+        """Number of the last recorded epoch; not every epoch is recorded (``training.validate_every``)."""
         return self.epochs[-1].epoch if self.epochs else 0
 
     @property
     def not_trained(self) -> bool:
-        """Whether it was stopped before its first epoch: the student breaks a limit of the search."""
+        """Whether the trial was stopped before its first epoch: the student breaks a limit of the search."""
         return self.state == "stopped" and not self.epochs
 
 
 @dataclass(frozen=True, kw_only=True)
 class BigModelRecord:
-    """The big model's figures; accuracies in [0, 1]."""
+    """Figures of the big model; accuracies in [0, 1]."""
 
     name: str
     bytes: int
@@ -66,11 +66,11 @@ class BigModelRecord:
 
 @dataclass(frozen=True, kw_only=True)
 class SearchStart:
-    """What is known of a search before its first trial: enough to open its page in a tracking store.
+    """A search before its first trial: what a tracking store needs to create its run.
 
-    ``config`` is the resolved experiment, flat (dotted key → value or text of its distribution);
-    ``config_yaml`` the same as the user may run it again, ``command`` the line that does so.
-    ``dataset_digest`` identifies the images and labels. ``full_budget`` is one student's epochs.
+    ``config`` is the resolved experiment, dotted key → value or text of the distribution; ``config_yaml`` is
+    the same as YAML and ``command`` runs it again. ``dataset_digest`` is a hash of images and labels.
+    ``full_budget`` is the number of epochs of a trial that is not stopped.
     """
 
     name: str
@@ -86,10 +86,10 @@ class SearchStart:
 
 @dataclass(frozen=True, kw_only=True)
 class FrontMember:
-    """A trial on the front, with its test figures (measured once, after the search).
+    """A trial on the front, with its test figures, which are measured once after the search.
 
-    ``ratio`` = bytes ÷ F's bytes, ``retention`` = test accuracy ÷ F's. ``path`` is the folder of its
-    files, relative to the run's folder. ``latency_ms`` maps batch size → median milliseconds.
+    ``ratio`` = bytes ÷ F's bytes; ``retention`` = test accuracy ÷ F's. ``path`` is the folder of its files,
+    relative to the run's folder. ``latency_ms`` maps batch size to median milliseconds.
     """
 
     trial_id: str
@@ -107,12 +107,12 @@ class FrontMember:
 
 @dataclass(frozen=True, kw_only=True)
 class SearchRecord:
-    """A whole search: all that a report needs.
+    """A whole search, with everything that a report needs.
 
-    ``hypervolume`` is in [0, 1]; ``history`` holds (epochs spent, hypervolume) after each trial ended;
-    ``reference_point`` is (bytes of F, chance accuracy). ``method`` is the one that taught every trial, ''
-    where methods are searched and each trial's configuration has its own. ``wall_seconds`` are those of all
-    the search's drivers, from data to tested front.
+    ``hypervolume`` is in [0, 1]; ``history`` is (epochs spent, hypervolume) after the end of each trial;
+    ``reference_point`` is (bytes of F, chance accuracy). ``method`` is the distillation method of every
+    trial, '' where the method is searched and is in each trial's configuration. ``wall_seconds`` is the sum
+    over all drivers of the search, from reading data to the tested front.
     """
 
     name: str
@@ -135,9 +135,9 @@ class SearchRecord:
 
     @property
     def found_nothing(self) -> bool:
-        """Whether it ended without a single student: all trials failed, or broke a limit."""
+        """Whether the search is complete with an empty front: all trials failed or broke a limit."""
         return self.status == "complete" and not self.front
 
     def method_of(self, member: FrontMember) -> str:
-        """How a member of the front was taught; '' where that is not known."""
+        """Return the distillation method of a member of the front, '' where it is not known."""
         return str(member.config.get("method.name", self.method))

@@ -1,4 +1,4 @@
-"""Files and folders that every node can reach: on this machine's disk, or on object storage."""
+"""Files and folders that every node can read: on a disk or on object storage."""
 
 from tkd_search.storage.object_store import (
     below,
@@ -8,11 +8,8 @@ from tkd_search.storage.object_store import (
     is_remote,
     last_name,
     local_path,
-    open_system,
-    patiently,
     put_file,
     read_bytes,
-    split_place,
     storage_uri,
     write_bytes,
     write_error,
@@ -26,11 +23,8 @@ __all__ = [
     "is_remote",
     "last_name",
     "local_path",
-    "open_system",
-    "patiently",
     "put_file",
     "read_bytes",
-    "split_place",
     "storage_uri",
     "write_bytes",
     "write_error",

@@ -1,4 +1,4 @@
-"""Folders that are either whole or not there."""
+"""Folders that appear complete or not at all."""
 
 import errno
 import shutil
@@ -11,11 +11,11 @@ from tkd_search.files import sync
 
 
 @contextmanager
-def whole_folder(target: Path) -> Iterator[Path]:
-    """A temporary folder beside ``target`` that takes its name when the block ends without an error.
+def atomic_folder(target: Path) -> Iterator[Path]:
+    """Yield a temporary folder that is renamed to ``target`` when the block ends without an error.
 
-    A folder of that name that was there before is replaced; of several writers at once the last one stays.
-    Files are flushed to the disk first, so that a power failure leaves no empty ones under the final name.
+    An existing ``target`` is replaced; of several concurrent writers the last one wins. Files are flushed to
+    the disk before the rename, so that a power failure leaves no empty files in ``target``.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
@@ -24,14 +24,14 @@ def whole_folder(target: Path) -> Iterator[Path]:
         partial.chmod(0o755)
         for file in partial.iterdir():
             sync(file)
-        _take_place(partial, target)
+        _replace(partial, target)
         sync(target.parent)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _take_place(partial: Path, target: Path) -> None:
-    """Rename; whatever is in the way, and stays in the way of a second try, is moved aside first."""
+def _replace(partial: Path, target: Path) -> None:
+    """Rename ``partial`` to ``target``; move an existing folder aside first, as often as one appears."""
     while True:
         try:
             partial.rename(target)

@@ -1,7 +1,7 @@
-"""Files and folders that every node reaches: on this machine's disk, or on ``s3://``, ``gs://``, ``file://``.
+"""Files on this machine's disk or at a URI (``s3://``, ``gs://``, ``file://``).
 
-A place is a string, a local path or a URI, so that it travels in a job as it is. Here are places and single
-files; whole folders are in ``storage_folders.py``.
+A location is a string, a local path or a URI, and can be sent in a job as it is. Here are locations and
+single files; folders are in ``remote_folders.py``.
 """
 
 import os
@@ -23,19 +23,19 @@ _FILE = "file://"
 _ALLOWED = "s3://bucket/folder, gs://bucket/folder, or the absolute path of a folder that all nodes share"
 _CHUNK = 8 * 1024 * 1024
 _ATTEMPTS = 5
-_Answer = TypeVar("_Answer")
+T = TypeVar("T")
 
 
 def is_remote(where: str) -> bool:
-    """Whether a place is a URI."""
+    """Return whether a location is a URI."""
     return "://" in where
 
 
 def storage_uri(written: str) -> str:
-    """The ``storage`` of a configuration as a URI.
+    """Return the ``storage`` of a configuration as a URI.
 
     Raises:
-        UserError: another scheme, no bucket, credentials in it, or a relative path.
+        UserError: an unknown scheme, no bucket, credentials in the URI, or a relative path.
     """
     if not is_remote(written):
         path = os.path.expanduser(written)
@@ -50,31 +50,31 @@ def storage_uri(written: str) -> str:
             "storage",
             "a URI with credentials in it",
             _ALLOWED,
-            "leave them to the environment (AWS_ACCESS_KEY_ID, …) or to the node's role",
+            "set them in the environment (AWS_ACCESS_KEY_ID, …) or use the node's role",
         )
     return written
 
 
 def below(where: str, *names: str) -> str:
-    """A place below another; a URI keeps its ``?endpoint_override=…``."""
-    base, mark, query = split_place(where)
+    """Return a location below another one; a URI keeps its ``?endpoint_override=…``."""
+    base, mark, query = split_query(where)
     return "/".join([base.rstrip("/"), *names]) + mark + query
 
 
 def local_path(where: str) -> Path | None:
-    """The path of a place on this machine's disk, None for one elsewhere."""
+    """Return the path of a location on this machine's disk, None for any other."""
     if not is_remote(where):
         return Path(where)
     return Path(where.removeprefix(_FILE)) if where.startswith(_FILE) else None
 
 
-def split_place(where: str) -> tuple[str, str, str]:
-    """A place, ``?`` and what follows: a path on a disk may hold that sign itself."""
+def split_query(where: str) -> tuple[str, str, str]:
+    """Split a URI into location, ``?`` and query. A path on a disk has no query, but may contain ``?``."""
     return where.partition("?") if is_remote(where) and not where.startswith(_FILE) else (where, "", "")
 
 
 def write_error(where: str) -> str:
-    """Write, read and delete a small file below a place; '' where that works, else why not."""
+    """Write, read and delete a small file below a location; return '' on success, else the reason."""
     try:
         system, base = open_system(where)
         name = f"{base}/.tkd-probe-{socket.gethostname()}-{uuid.uuid4().hex}"
@@ -87,21 +87,21 @@ def write_error(where: str) -> str:
         system.delete_file(name)
     except (OSError, ValueError) as error:
         return " ".join(str(error).split()) or type(error).__name__
-    return "" if written == b"tkd" else "what was written could not be read again"
+    return "" if written == b"tkd" else "a file that was written reads back with other content"
 
 
 def check_storage(where: str) -> None:
-    """Refuse a storage that cannot be written from here.
+    """Check that a storage can be written from this machine.
 
     Raises:
-        UserError: with the reason.
+        UserError: it cannot; the message has the reason.
     """
     error = write_error(where)
     if error:
         raise UserError(
             "storage",
             f"{where}, which cannot be written: {error}",
-            "a bucket or folder that exists, that this machine reaches and may write to",
+            "a bucket or folder that exists and that this machine may write to",
             f"python -m tkd_search doctor --storage '{where}'",
         )
 
@@ -110,7 +110,7 @@ def check_storage(where: str) -> None:
 
 
 def read_bytes(where: str) -> bytes | None:
-    """A file's content, None where there is none."""
+    """Return a file's content, None where there is no file."""
 
     def read() -> bytes | None:
         system, path = open_system(where)
@@ -120,22 +120,22 @@ def read_bytes(where: str) -> bytes | None:
         except FileNotFoundError:
             return None
 
-    return patiently(read)
+    return with_retries(read)
 
 
 def write_bytes(where: str, content: bytes) -> None:
-    """Write a file in one step: a reader, or a kill, finds the old content or the new."""
+    """Write a file atomically: readers find the old or the new content, also after a kill."""
 
     def write() -> None:
         system, path = open_system(where)
-        with _in_one_step(system, path) as target, system.open_output_stream(target) as file:
+        with _atomic_target(system, path) as target, system.open_output_stream(target) as file:
             file.write(content)
 
-    patiently(write)
+    with_retries(write)
 
 
 def delete(where: str) -> None:
-    """Delete a file; one that is not there is fine."""
+    """Delete a file if it exists."""
     system, path = open_system(where)
     try:
         system.delete_file(path)
@@ -144,25 +144,25 @@ def delete(where: str) -> None:
 
 
 def put_file(local: Path, where: str) -> None:
-    """Copy a file of this machine to a place."""
+    """Copy a file of this machine to a location."""
 
     def put() -> None:
         system, path = open_system(where)
         with (
             open(local, "rb") as source,
-            _in_one_step(system, path) as part,
+            _atomic_target(system, path) as part,
             system.open_output_stream(part) as target,
         ):
             shutil.copyfileobj(source, target, _CHUNK)
 
-    patiently(put)
+    with_retries(put)
 
 
 def get_file(where: str, local: Path) -> None:
-    """Copy a file from a place to this machine, whole or not at all.
+    """Copy a file from a location to this machine, atomically.
 
     Raises:
-        FileNotFoundError: there is none.
+        FileNotFoundError: there is no such file.
     """
 
     def get() -> None:
@@ -176,12 +176,12 @@ def get_file(where: str, local: Path) -> None:
         finally:
             part.unlink(missing_ok=True)
 
-    patiently(get)
+    with_retries(get)
 
 
 def last_name(where: str) -> str:
-    """The last name in a place."""
-    return split_place(where)[0].rstrip("/").rpartition("/")[2]
+    """Return the last component of a location."""
+    return split_query(where)[0].rstrip("/").rpartition("/")[2]
 
 
 @lru_cache(maxsize=64)
@@ -193,11 +193,11 @@ def _root(uri: str) -> tuple[Any, str]:
 
 
 def open_system(where: str) -> tuple[Any, str]:
-    """File system and path; one connection for all places of a bucket."""
+    """Return pyarrow's file system for a location, one per bucket, and the path in it."""
     path = local_path(where)
-    if path is not None:  # by hand: a path may hold signs that have a meaning in a URI
+    if path is not None:  # not from_uri: a path may contain characters that have a meaning in a URI
         return _root(f"{_FILE}/")[0], str(path.absolute())
-    base, mark, query = split_place(where)
+    base, mark, query = split_query(where)
     parts = urlsplit(base)
     system, bucket = _root(f"{parts.scheme}://{parts.netloc}{mark}{query}")
     return system, f"{bucket}{parts.path}".rstrip("/")
@@ -208,8 +208,8 @@ def _on_disk(system: Any) -> bool:
 
 
 @contextmanager
-def _in_one_step(system: Any, path: str) -> Iterator[str]:
-    """What to write to so that ``path`` changes in one step: on a disk not the file itself."""
+def _atomic_target(system: Any, path: str) -> Iterator[str]:
+    """Yield the path to write so that ``path`` changes atomically: on a disk a file that is renamed to it."""
     if not _on_disk(system):
         yield path
         return
@@ -223,8 +223,13 @@ def _in_one_step(system: Any, path: str) -> Iterator[str]:
         Path(part).unlink(missing_ok=True)
 
 
-def patiently(attempt: Callable[[], _Answer]) -> _Answer:
-    """Try again for a quarter of a minute: a storage that hiccups must not cost a trial."""
+def with_retries(attempt: Callable[[], T]) -> T:
+    """Call ``attempt`` up to 5 times within 15 seconds, so that a short outage of a storage fails no trial.
+
+    Raises:
+        FileNotFoundError: at once; waiting does not create a file.
+        OSError: of the last attempt.
+    """
     for number in range(_ATTEMPTS):
         try:
             return attempt()

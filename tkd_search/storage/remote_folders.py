@@ -1,7 +1,8 @@
-"""Whole folders on a storage, and the copies of them that a node keeps.
+"""Folders on a storage, and each node's cache of them.
 
-A folder on object storage is written file by file, a manifest at last (it is whole or not there), and read by
-each node once, into a cache that is named by its content. A local one is used where it lies.
+A folder on object storage is written file by file, its manifest last; a folder without a manifest does not
+count. Each node reads it once, into a cache entry named by a hash of the content. A folder on the local disk
+is used in place.
 """
 
 import hashlib
@@ -15,34 +16,34 @@ from pathlib import Path
 from filelock import FileLock
 
 from tkd_search.errors import UserError
-from tkd_search.storage.atomic_folder import whole_folder
+from tkd_search.storage.atomic_folder import atomic_folder
 from tkd_search.storage.object_store import (
     below,
     get_file,
     is_remote,
     last_name,
     open_system,
-    patiently,
     put_file,
     read_bytes,
+    with_retries,
     write_bytes,
 )
 
 MANIFEST = ".whole.json"
 
 
-def is_whole(where: str) -> bool:
-    """Whether a folder is there, whole."""
+def folder_exists(where: str) -> bool:
+    """Return whether a folder is there, with all its files."""
     if not is_remote(where):
         return Path(where).is_dir()
     return read_bytes(below(where, MANIFEST)) is not None
 
 
 @contextmanager
-def filling(where: str) -> Iterator[Path]:
-    """A local folder to fill; at the end of the block its files are at the place, whole or not at all."""
+def write_folder(where: str) -> Iterator[Path]:
+    """Yield a local folder whose files are stored at ``where``, atomically, when the block ends."""
     if not is_remote(where):
-        with whole_folder(Path(where)) as folder:
+        with atomic_folder(Path(where)) as folder:
             yield folder
         return
     with tempfile.TemporaryDirectory(prefix="tkd-put-") as name:
@@ -54,19 +55,20 @@ def filling(where: str) -> Iterator[Path]:
         write_bytes(below(where, MANIFEST), json.dumps(files).encode())
 
 
-def fetched(where: str) -> Path:
-    """A folder that :func:`filling` filled, on this machine: where it lies, or in the node's cache.
+def fetch_folder(where: str) -> Path:
+    """Return the local path of a folder that :func:`write_folder` wrote: in place, or in the node's cache.
 
-    Of several processes of a node one reads, the others wait for it.
+    Of several processes of a node one reads and the others wait for it.
 
     Raises:
-        UserError: there is no whole folder.
+        UserError: the folder is not there, or its manifest is missing.
     """
     if not is_remote(where):
         return Path(where)
     manifest = read_bytes(below(where, MANIFEST))
     if manifest is None:
-        raise UserError(where, "no whole folder", "what a search stored", "run the search again")
+        found = f"no complete folder ({MANIFEST} is missing)"
+        raise UserError(where, found, "a folder that a search stored", "run the search again")
     key = hashlib.sha256(manifest).hexdigest()[:16]
     files: dict[str, str] = json.loads(manifest)
 
@@ -79,17 +81,19 @@ def fetched(where: str) -> Path:
     return _cached(f"{last_name(where)}-{key}", fill)
 
 
-def fetched_tree(where: str) -> Path:
-    """A folder with all below it, in the node's cache; read again where names, sizes or times have changed.
+def fetch_tree(where: str) -> Path:
+    """Return the node's cached copy of a folder with all its subfolders.
+
+    The folder is read again after a change of a file's name, size or time.
 
     Raises:
-        UserError: there is nothing, or it cannot be read.
+        UserError: there are no files, or they cannot be read.
     """
     from pyarrow import fs
 
     try:
         system, base = open_system(where)
-        found = patiently(lambda: system.get_file_info(fs.FileSelector(base, recursive=True)))
+        found = with_retries(lambda: system.get_file_info(fs.FileSelector(base, recursive=True)))
         entries = sorted((i.path, i.size, i.mtime_ns) for i in found if i.type == fs.FileType.File)
         if not entries:
             raise FileNotFoundError(f"no files below {where}")
@@ -105,12 +109,12 @@ def fetched_tree(where: str) -> Path:
             where,
             " ".join(str(error).split()),
             "a folder on s3://, gs:// or file:// that this node may read",
-            "look whether it is there: aws s3 ls, gcloud storage ls",
+            "list it: aws s3 ls, gcloud storage ls",
         ) from error
 
 
 def origin(path: Path) -> tuple[str, str] | None:
-    """Where a path inside a fetched tree came from: (URI of the tree, path below it); None elsewhere."""
+    """Return (URI of the tree, path in it) of a path in a fetched tree; None for any other path."""
     try:
         below_cache = path.relative_to(node_cache())
     except ValueError:
@@ -121,18 +125,18 @@ def origin(path: Path) -> tuple[str, str] | None:
 
 
 def node_cache() -> Path:
-    """Where this machine keeps what it read: ``TKD_CACHE``, else ``~/.cache/tkd_search``."""
+    """Return this machine's cache folder: ``TKD_CACHE``, else ``~/.cache/tkd_search``."""
     return Path(os.environ.get("TKD_CACHE") or Path.home() / ".cache" / "tkd_search")
 
 
 def _cached(name: str, fill: Callable[[Path], None]) -> Path:
     target = node_cache() / name
-    if target.exists():  # it appears whole or not at all
+    if target.exists():  # it appears atomically
         return target
     target.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(target.with_name(f".{name}.lock")):
         if not target.exists():
-            with whole_folder(target) as folder:
+            with atomic_folder(target) as folder:
                 fill(folder)
     return target
 

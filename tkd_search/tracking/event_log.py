@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tkd_search.files import stated
+from tkd_search.files import disk_full_or
 
 EVENTS_FOLDER = "events"
 EVENTS_FILE = "events.jsonl"
@@ -62,7 +62,7 @@ class EventLog:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
         except OSError as error:
-            raise stated(error, self.path) from error
+            raise disk_full_or(error, self.path) from error
         self._end = _end_of_last_line(self._file)
         os.ftruncate(self._file, self._end)
         self._next = last_sequence(self.path) + 1
@@ -75,7 +75,7 @@ class EventLog:
             self._write(line)
         except OSError as error:
             os.ftruncate(self._file, self._end)
-            raise stated(error, self.path) from error
+            raise disk_full_or(error, self.path) from error
         self._end += len(line)
         self._next += 1
         return self._next - 1

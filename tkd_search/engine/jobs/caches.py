@@ -48,13 +48,13 @@ def config_of(text: str) -> Config:
 @lru_cache(maxsize=2)
 def data_at(place: str) -> DataBundle:
     """The data set stored at a place, mapped."""
-    return load_prepared(remote_folders.fetched(place))
+    return load_prepared(remote_folders.fetch_folder(place))
 
 
 @lru_cache(maxsize=2)
 def bank_at(place: str) -> Bank:
     """The bank stored at a place, mapped."""
-    return load_bank(remote_folders.fetched(place))
+    return load_bank(remote_folders.fetch_folder(place))
 
 
 @lru_cache(maxsize=2)
@@ -63,7 +63,7 @@ def big_models_at(config: str, data_folder: str, places: tuple[str, ...], device
     data = data_at(data_folder)
     models = []
     for settings, place in zip(config_of(config).settings().big_models, places, strict=True):
-        file = remote_folders.fetched(place) / "model.safetensors"
+        file = remote_folders.fetch_folder(place) / "model.safetensors"
         given = settings.weights is not None
         # The file that was given is in the stored F already; this node may not have it, but its stem counts.
         settings = replace(settings, weights=str(file) if given else None)

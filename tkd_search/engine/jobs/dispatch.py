@@ -87,7 +87,7 @@ def train_big_model(job: dict[str, Any], context: JobContext) -> None:
             "val_accuracy": evaluate(model, caches.batches_of(data, data.validation, context.device)),
             "test_accuracy": evaluate(model, caches.batches_of(data, data.test, context.device)),
         }
-        with remote_folders.filling(job["folder"]) as folder:
+        with remote_folders.write_folder(job["folder"]) as folder:
             save_weights(model.model, folder / "model.safetensors")
             (folder / "figures.json").write_text(json.dumps(figures, indent=1))
         checkpoint.remove()

@@ -26,7 +26,7 @@ def build_bank(job: dict[str, Any], context: JobContext) -> None:
         return
     with _bank_builder(job, context, (0, 1)) as builder:
         bank = builder.bank(builder.survey())
-    with remote_folders.filling(job["folder"]) as folder:
+    with remote_folders.write_folder(job["folder"]) as folder:
         save_bank(bank, folder)
     context.push({"kind": "done"})
 
@@ -59,12 +59,12 @@ def assemble_bank(job: dict[str, Any], context: JobContext) -> None:
     """
     if context.rank != 0:
         return
-    if not remote_folders.is_whole(job["folder"]):  # else the group that had this job was lost after it
+    if not remote_folders.folder_exists(job["folder"]):  # else the group that had this job was lost after it
         files = [_part_file(job, "rows", part) for part in range(job["parts"])]
         bank = join_banks([Bank.from_tensors(_get_tensors(file), job["meta"]) for file in files])
         if len(bank.features) != bank.views * len(bank.labels):
             raise ValueError(f"parts hold {len(bank.features)} rows of {bank.views * len(bank.labels)}")
-        with remote_folders.filling(job["folder"]) as folder:
+        with remote_folders.write_folder(job["folder"]) as folder:
             save_bank(bank, folder)
     context.push({"kind": "done"})
 
