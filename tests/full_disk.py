@@ -1,4 +1,4 @@
-"""A process on a full disk, or nearly so: a limit on the size of files refuses writes as that does."""
+"""Python processes on a simulated full disk: a limit on file size makes writes fail as a full disk does."""
 
 import os
 import resource
@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def limited(limit, *arguments, cwd):
-    """Run Python with files of at most ``limit`` bytes; what it said and how it ended."""
+    """Run Python with files of at most ``limit`` bytes; return the completed process with its output."""
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "PYTHONDONTWRITEBYTECODE": "1"}
     return subprocess.run(
         [sys.executable, *map(str, arguments)],

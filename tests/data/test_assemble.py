@@ -1,4 +1,4 @@
-"""What a bundle says of itself: limits, sizes, statistics and digest."""
+"""Assembly of a bundle: limits, sizes, statistics and digest."""
 
 import dataclasses
 
@@ -32,7 +32,7 @@ def test_a_plane_without_contrast_divides_by_one() -> None:
     assert std == (1.0, 1.0)
 
 
-def test_a_limit_changes_training_alone_and_is_balanced() -> None:
+def test_a_limit_is_balanced_and_changes_only_the_training_part() -> None:
     whole, limited = (load_data(DataSettings(train_limit=limit)) for limit in (None, 200))
     assert torch.bincount(limited.train.labels).tolist() == [20] * 10
     assert torch.equal(whole.test.images, limited.test.images)  # type: ignore[arg-type]
@@ -50,7 +50,7 @@ def test_splits_depend_on_their_seed() -> None:
     assert not torch.equal(one.test.images, other.test.images)  # type: ignore[arg-type]
 
 
-def test_shares_are_kept() -> None:
+def test_parts_have_the_shares_of_the_settings() -> None:
     data = load_data(DataSettings(test=0.5, validation=0.1))
     assert len(data.test) == pytest.approx(0.5 * 1797, abs=10)
     assert len(data.validation) == pytest.approx(0.05 * 1797, abs=10)
@@ -74,14 +74,14 @@ def test_images_are_resized() -> None:
     assert (flat == 77).all()
 
 
-def test_a_ramp_stays_a_ramp_when_resized() -> None:
+def test_a_resized_ramp_is_increasing() -> None:
     ramp = torch.arange(0, 256, 8, dtype=torch.uint8).expand(1, 1, 32, 32)
     small = resize(ramp, 8)[0, 0].int()
     assert (small[:, 1:] > small[:, :-1]).all()
 
 
 class TestDigest:
-    def test_the_same_data_has_the_same(self) -> None:
+    def test_the_same_data_has_the_same_digest(self) -> None:
         assert assemble(raw(), DataSettings()).digest == assemble(raw(), DataSettings()).digest
 
     @pytest.mark.parametrize(
@@ -94,11 +94,11 @@ class TestDigest:
             {"train_limit": 12},
         ],
     )
-    def test_whatever_changes_the_data_changes_it(self, change: dict[str, object]) -> None:
+    def test_settings_that_change_the_data_change_the_digest(self, change: dict[str, object]) -> None:
         settings = dataclasses.replace(DataSettings(), **change)  # type: ignore[arg-type]
         assert assemble(raw(), settings).digest != assemble(raw(), DataSettings()).digest
 
-    def test_one_pixel_and_one_name_change_it(self) -> None:
+    def test_one_pixel_and_one_class_name_change_the_digest(self) -> None:
         before = assemble(raw(), DataSettings()).digest
         other = raw()
         other.train.images[5, 0, 0, 0] ^= 1  # type: ignore[index]
@@ -106,27 +106,27 @@ class TestDigest:
         renamed = dataclasses.replace(raw(), classes=("a", "b", "z"))
         assert assemble(renamed, DataSettings()).digest != before
 
-    def test_views_and_budget_do_not(self) -> None:
+    def test_views_and_memory_budget_do_not_change_the_digest(self) -> None:
         settings = DataSettings(views=7, memory_budget_mb=64, augment="none")
         assert assemble(raw(), settings).digest == assemble(raw(), DataSettings()).digest
 
 
 class TestNormalisation:
-    def test_what_is_set_is_taken(self) -> None:
+    def test_mean_and_std_of_the_settings_are_used(self) -> None:
         data = load_data(DataSettings(mean=(0.1,), std=(0.2,)))
         assert (data.mean, data.std) == ((0.1,), (0.2,))
 
-    def test_one_value_for_every_plane(self) -> None:
+    def test_a_wrong_number_of_values_is_refused(self) -> None:
         with pytest.raises(UserError, match=r"data\.mean"):
             load_data(DataSettings(mean=(0.1, 0.2, 0.3), std=(0.2, 0.2, 0.2)))
 
     @pytest.mark.parametrize("wrong", [{"mean": (0.1,)}, {"std": (0.1,)}, {"mean": (0.1,), "std": (0.0,)}])
-    def test_half_of_it_or_no_contrast_is_refused(self, wrong: dict[str, tuple[float, ...]]) -> None:
+    def test_mean_or_std_alone_and_std_zero_are_refused(self, wrong: dict[str, tuple[float, ...]]) -> None:
         with pytest.raises(ValueError, match="std"):
             DataSettings(**wrong)  # type: ignore[arg-type]
 
 
-def test_a_split_with_a_label_too_few_is_refused() -> None:
+def test_a_split_with_fewer_labels_than_images_is_refused() -> None:
     with pytest.raises(ValueError, match="labels"):
         Split(torch.zeros(3, 1, 2, 2, dtype=torch.uint8), torch.zeros(2).long())
 

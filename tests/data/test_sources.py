@@ -1,4 +1,4 @@
-"""Every source in its real format: what is read is what was written, and what is damaged is named."""
+"""Every source in its real format: images are read as written, damaged files are refused by name."""
 
 import gzip
 import pickle
@@ -15,7 +15,7 @@ from tkd_search.data.load_data import check_source
 from tkd_search.errors import UserError
 
 DIGITS = (178, 182, 177, 183, 181, 182, 181, 179, 174, 180)
-"""How often each digit occurs in the whole set."""
+"""Number of images of each digit in the whole set."""
 
 
 def load(name: str, path: Path | None = None, **settings: object) -> DataBundle:
@@ -33,7 +33,7 @@ def pixels(split: object) -> set[bytes]:
 
 
 class TestDigits:
-    def test_all_digits_are_dealt_out_once(self) -> None:
+    def test_every_digit_is_in_one_part(self) -> None:
         data = load("digits")
         assert sum(len(split) for split in data.splits().values()) == 1797
         assert (data.channels, data.size, data.num_classes) == (1, 8, 10)
@@ -45,14 +45,14 @@ class TestDigits:
             for label, count in enumerate(torch.bincount(split.labels, minlength=10).tolist()):
                 assert abs(count - share * DIGITS[label]) <= 2
 
-    def test_its_source_is_always_there(self) -> None:
+    def test_the_source_of_digits_is_always_found(self) -> None:
         check_source(DataSettings(name="digits"))
 
 
 class TestMnist:
     @pytest.mark.parametrize("place", ["", "MNIST/raw", "raw", "FashionMNIST/raw"])
     @pytest.mark.parametrize("zipped", [False, True])
-    def test_it_is_found_in_every_usual_place(self, tmp_path: Path, place: str, zipped: bool) -> None:
+    def test_it_is_found_in_every_known_folder(self, tmp_path: Path, place: str, zipped: bool) -> None:
         writers.write_mnist(tmp_path / place, zipped=zipped)
         check_source(DataSettings(name="mnist", path=str(tmp_path)))
         data = load("mnist", tmp_path)
@@ -64,15 +64,15 @@ class TestMnist:
             image.tobytes() for image in writers.random_images(40, 28, 28, seed=0)
         }
 
-    def test_names_with_a_dot_are_known_too(self, tmp_path: Path) -> None:
+    def test_file_names_with_a_dot_are_found(self, tmp_path: Path) -> None:
         writers.write_mnist(tmp_path, dot=True)
         assert len(load("mnist", tmp_path).test) == 20
 
     @pytest.mark.parametrize(
         ("change", "part"),
         [
-            (lambda content: content[:-1], "announced"),
-            (lambda content: content + b"x", "announced"),
+            (lambda content: content[:-1], "bytes of data"),
+            (lambda content: content + b"x", "bytes of data"),
             (lambda content: b"\x00\x00\x0d\x03" + content[4:], "begins with"),
             (lambda content: content[:6], "header"),
         ],
@@ -91,13 +91,13 @@ class TestMnist:
         victim.write_bytes(victim.read_bytes()[:500])
         assert refused("mnist", tmp_path).where == str(victim)
 
-    def test_a_gzip_that_is_none_is_named(self, tmp_path: Path) -> None:
+    def test_a_plain_file_named_gz_is_named(self, tmp_path: Path) -> None:
         writers.write_mnist(tmp_path, zipped=True)
         victim = tmp_path / "train-labels-idx1-ubyte.gz"
         victim.write_bytes(gzip.decompress(victim.read_bytes()))
         assert refused("mnist", tmp_path).where == str(victim)
 
-    def test_counts_that_differ_are_named(self, tmp_path: Path) -> None:
+    def test_different_numbers_of_images_and_labels_are_refused(self, tmp_path: Path) -> None:
         writers.write_mnist(tmp_path)
         victim = tmp_path / "train-labels-idx1-ubyte"
         victim.write_bytes(writers.idx(writers.balanced(39, 10)))
@@ -116,14 +116,14 @@ class TestCifar:
         assert data.classes == tuple(f"name{i}" for i in range(10))
         assert pixels(data.test) == {image.tobytes() for image in writers.random_images(20, 3072, seed=5)}
 
-    def test_binary_and_python_files_are_one_set(self, tmp_path: Path) -> None:
+    def test_binary_and_python_files_give_the_same_data(self, tmp_path: Path) -> None:
         writers.write_cifar10_python(tmp_path / "python")
         writers.write_cifar10_binary(tmp_path / "binary" / "cifar-10-batches-bin")
         one, other = load("cifar10", tmp_path / "python"), load("cifar10", tmp_path / "binary")
         assert one.digest == other.digest
         assert one.classes == other.classes
 
-    def test_a_hundred_classes_in_both_forms(self, tmp_path: Path) -> None:
+    def test_cifar100_is_the_same_in_both_forms(self, tmp_path: Path) -> None:
         writers.write_cifar100_python(tmp_path / "python" / "cifar-100-python")
         writers.write_cifar100_binary(tmp_path / "binary")
         one, other = load("cifar100", tmp_path / "python"), load("cifar100", tmp_path / "binary")
@@ -173,14 +173,14 @@ class TestCifar:
             victim.write_bytes(victim.read_bytes()[:-100])
             assert refused("cifar10", tmp_path / folder).where == str(victim)
 
-    def test_a_set_without_its_names_gets_numbers(self, tmp_path: Path) -> None:
+    def test_a_set_without_class_names_has_numbers_as_names(self, tmp_path: Path) -> None:
         writers.write_cifar10_python(tmp_path)
         (tmp_path / "batches.meta").unlink()
         assert load("cifar10", tmp_path).classes == tuple("0123456789")
 
 
 class Bomb:
-    """Touches a file when it is unpickled."""
+    """Creates a file when it is unpickled."""
 
     def __init__(self, witness: Path) -> None:
         self.witness = witness
@@ -199,7 +199,7 @@ class TestTinyImageNet:
         assert (data.channels, data.size) == (3, 64)
         assert torch.equal(torch.bincount(data.test.labels), torch.full((4,), 3))
 
-    def test_annotations_of_classes_that_are_not_at_hand_are_left_out(self, tmp_path: Path) -> None:
+    def test_annotations_of_missing_classes_are_skipped(self, tmp_path: Path) -> None:
         writers.write_tiny_imagenet(tmp_path, ["n001", "n002", "n003"])
         (tmp_path / "wnids.txt").write_text("n001\nn003\n")
         data = load("tinyimagenet", tmp_path)
@@ -220,7 +220,7 @@ class TestTinyImageNet:
 
 
 class TestImageFolder:
-    def test_all_parts_are_taken_as_they_are(self, tmp_path: Path) -> None:
+    def test_given_parts_are_used_unchanged(self, tmp_path: Path) -> None:
         writers.write_image_folder(tmp_path, {"train": 4, "val": 2, "test": 3})
         data = load("imagefolder", tmp_path)
         assert (len(data.train), len(data.validation), len(data.test)) == (12, 6, 9)
@@ -238,7 +238,7 @@ class TestImageFolder:
         data = load("imagefolder", tmp_path)
         assert tuple(len(split) for split in data.splits().values()) == counts
 
-    def test_classes_may_lie_at_the_top_and_hold_folders(self, tmp_path: Path) -> None:
+    def test_class_folders_at_the_top_may_have_subfolders(self, tmp_path: Path) -> None:
         for name in ("cat", "dog"):
             writers.write_images(tmp_path / name, 2)
             writers.write_images(tmp_path / name / "deep" / "er", 4)
@@ -251,7 +251,7 @@ class TestImageFolder:
         writers.write_image_folder(tmp_path, {"train": 5}, mode="L")
         assert load("imagefolder", tmp_path).channels == 1
 
-    def test_one_coloured_image_makes_all_three_planes(self, tmp_path: Path) -> None:
+    def test_one_colour_image_gives_all_images_three_planes(self, tmp_path: Path) -> None:
         writers.write_image_folder(tmp_path, {"train": 5}, mode="L")
         writers.write_images(tmp_path / "train" / "dog", 1, seed=9)
         assert load("imagefolder", tmp_path).channels == 3
@@ -265,7 +265,7 @@ class TestImageFolder:
         data = load("imagefolder", tmp_path, size=10)
         assert data.size == 10
 
-    def test_the_middle_of_an_oblong_image_is_kept(self, tmp_path: Path) -> None:
+    def test_an_oblong_image_is_cropped_to_its_centre(self, tmp_path: Path) -> None:
         writers.write_image_folder(tmp_path, {"train": 5})
         wide = writers.write_images(tmp_path / "train" / "cat", 1, size=(22, 12), seed=3)[0]
         data = load("imagefolder", tmp_path, size=12)
@@ -279,12 +279,12 @@ class TestImageFolder:
         victim.write_bytes(victim.read_bytes()[:300])
         assert refused("imagefolder", tmp_path, size=32).where == str(victim)
 
-    def test_a_file_that_is_no_image_is_named(self, tmp_path: Path) -> None:
+    def test_a_file_that_is_not_an_image_is_named(self, tmp_path: Path) -> None:
         writers.write_image_folder(tmp_path, {"train": 5})
         (tmp_path / "train" / "dog" / "000.png").write_text("surprise")
         assert refused("imagefolder", tmp_path).where.endswith("dog/000.png")
 
-    def test_other_files_and_hidden_ones_are_passed_over(self, tmp_path: Path) -> None:
+    def test_other_and_hidden_files_are_skipped(self, tmp_path: Path) -> None:
         writers.write_image_folder(tmp_path, {"train": 5})
         for name in ("notes.txt", ".hidden.png", "Thumbs.db"):
             (tmp_path / "train" / "dog" / name).write_text("no image")
@@ -307,28 +307,28 @@ class TestImageFolder:
         writers.write_images(tmp_path / "train" / "fox", 2)
         assert "'fox'" in refused("imagefolder", tmp_path).found
 
-    def test_one_class_is_no_problem_to_solve(self, tmp_path: Path) -> None:
+    def test_a_single_class_is_refused(self, tmp_path: Path) -> None:
         writers.write_image_folder(tmp_path, {"train": 5}, classes=("cat",))
         assert "1 class" in refused("imagefolder", tmp_path).found
 
 
 class TestMissing:
     @pytest.mark.parametrize("name", ["mnist", "cifar10", "cifar100", "tinyimagenet", "imagefolder"])
-    def test_it_says_where_it_looked_and_how_to_get_the_set(self, tmp_path: Path, name: str) -> None:
+    def test_the_error_names_the_folder_and_the_setting(self, tmp_path: Path, name: str) -> None:
         for path in (tmp_path, tmp_path / "gone", None):
             settings = DataSettings(name=name, path=None if path is None else str(path))  # type: ignore[arg-type]
-            for ask in (check_source, load_data):
+            for check in (check_source, load_data):
                 with pytest.raises(UserError) as caught:
-                    ask(settings)
+                    check(settings)
                 assert caught.value.where == "data.path"
                 assert path is None or str(path) in caught.value.found
                 assert "data.path=" in caught.value.hint
 
-    def test_a_set_that_can_be_fetched_passes_the_check(self, tmp_path: Path) -> None:
+    def test_a_set_that_can_be_downloaded_passes_the_check(self, tmp_path: Path) -> None:
         check_source(DataSettings(name="mnist", path=str(tmp_path / "new"), download=True))
 
     @pytest.mark.parametrize("name", ["mnist", "cifar10"])
-    def test_a_failed_download_is_the_users_to_mend(
+    def test_a_failed_download_is_a_user_error(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
     ) -> None:
         for variable in ("http_proxy", "https_proxy"):
@@ -337,7 +337,7 @@ class TestMissing:
         assert refused(name, tmp_path, download=True).where == "data.download"
 
     @pytest.mark.parametrize("name", ["tinyimagenet", "imagefolder"])
-    def test_a_set_that_nobody_fetches(self, tmp_path: Path, name: str) -> None:
+    def test_download_of_other_sets_is_refused(self, tmp_path: Path, name: str) -> None:
         with pytest.raises(UserError):
             check_source(DataSettings(name=name, path=str(tmp_path), download=True))  # type: ignore[arg-type]
         refused(name, tmp_path, download=True)

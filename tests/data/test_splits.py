@@ -1,4 +1,4 @@
-"""Splits: every image once, every class its share, the same for the same seed."""
+"""Properties of splits: every image once, the share of every class, the same result for the same seed."""
 
 import torch
 from hypothesis import given, settings
@@ -22,40 +22,40 @@ def test_every_image_is_kept_or_held_out(labels: torch.Tensor, share: float, see
 
 @settings(deadline=None)
 @given(labels=LABELS, share=SHARES, seed=SEEDS)
-def test_every_class_gives_its_share(labels: torch.Tensor, share: float, seed: int) -> None:
+def test_the_same_share_of_every_class_is_held_out(labels: torch.Tensor, share: float, seed: int) -> None:
     _, held = held_out(labels, share, seed)
     for label in labels.unique():
-        count, given_up = int((labels == label).sum()), int((labels[held] == label).sum())
-        assert abs(given_up - share * count) <= 1
+        count, held_count = int((labels == label).sum()), int((labels[held] == label).sum())
+        assert abs(held_count - share * count) <= 1
         if count >= 2:
-            assert 1 <= given_up < count
+            assert 1 <= held_count < count
 
 
 @settings(deadline=None)
 @given(labels=LABELS, seed=SEEDS)
-def test_splits_repeat_and_differ_by_seed(labels: torch.Tensor, seed: int) -> None:
+def test_the_same_seed_gives_the_same_split(labels: torch.Tensor, seed: int) -> None:
     first, again = held_out(labels, 0.3, seed), held_out(labels, 0.3, seed)
     assert torch.equal(first[1], again[1])
 
 
-def test_another_seed_is_another_split() -> None:
+def test_another_seed_gives_another_split() -> None:
     labels = torch.arange(1000) % 10
     assert not torch.equal(held_out(labels, 0.3, 0)[1], held_out(labels, 0.3, 1)[1])
 
 
 @settings(deadline=None)
 @given(labels=LABELS, limit=st.integers(1, 150), seed=SEEDS)
-def test_a_limit_is_kept_and_balanced(labels: torch.Tensor, limit: int, seed: int) -> None:
+def test_a_limit_is_exact_and_balanced(labels: torch.Tensor, limit: int, seed: int) -> None:
     chosen = limited(labels, limit, seed)
     assert len(chosen) == min(limit, len(labels)) == len(chosen.unique())
     taken = torch.bincount(labels[chosen], minlength=6)
     have = torch.bincount(labels, minlength=6)
     for label in range(6):
-        # Whoever got less than the best served class has nothing left to give, up to one.
+        # A class with fewer chosen images than the largest has no images left, up to one.
         assert taken[label] >= min(int(have[label]), int(taken.max()) - 1)
 
 
-def test_a_smaller_limit_is_part_of_a_larger_one() -> None:
+def test_a_smaller_limit_is_a_subset_of_a_larger_one() -> None:
     labels = torch.arange(300) % 3
     small, large = limited(labels, 30, 0), limited(labels, 90, 0)
     assert set(small.tolist()) <= set(large.tolist())

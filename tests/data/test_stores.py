@@ -1,4 +1,4 @@
-"""Streamed folders, prepared bundles and banks on disk: what comes back is what went in."""
+"""Streamed folders, prepared bundles and banks: reading returns what was written."""
 
 import dataclasses
 import pickle
@@ -10,8 +10,15 @@ import pytest
 import torch
 
 from tests.data import writers
-from tkd_search.data import AugmentedViews, DataBundle, DataSettings, ImageStore, load_data, plain_batches
-from tkd_search.data import image_files as folder_store_module
+from tkd_search.data import (
+    AugmentedViews,
+    DataBundle,
+    DataSettings,
+    ImageStore,
+    image_files,
+    load_data,
+    plain_batches,
+)
 from tkd_search.data.bank_files import bank_key, load_bank, save_bank
 from tkd_search.data.image_files import FolderStore
 from tkd_search.data.prepared_files import load_prepared, save_prepared
@@ -20,7 +27,6 @@ from tkd_search.distill.method_settings import BankSettings
 from tkd_search.errors import UserError
 from tkd_search.models import build_big_model
 from tkd_search.models.model_settings import BigModelSettings
-from tkd_search.storage.atomic_folder import atomic_folder
 
 COUNT = 40
 
@@ -33,15 +39,15 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def held(root: Path) -> DataBundle:
+def loaded(root: Path) -> DataBundle:
     return load_data(DataSettings(name="imagefolder", path=str(root)))
 
 
 @pytest.fixture(scope="module")
-def streamed(root: Path, held: DataBundle) -> DataBundle:
-    # At 1,600 pixels a side they would not fit; the statistics are given, so that nothing is decoded yet.
+def streamed(root: Path, loaded: DataBundle) -> DataBundle:
+    # At 1,600 pixels a side the images exceed the budget; mean and std are given, so nothing is decoded yet.
     settings = DataSettings(
-        name="imagefolder", path=str(root), memory_budget_mb=16, size=1600, mean=held.mean, std=held.std
+        name="imagefolder", path=str(root), memory_budget_mb=16, size=1600, mean=loaded.mean, std=loaded.std
     )
     bundle = load_data(settings)
     stores = {
@@ -52,34 +58,40 @@ def streamed(root: Path, held: DataBundle) -> DataBundle:
 
 
 class TestStreaming:
-    def test_what_does_not_fit_is_streamed(self, held: DataBundle, streamed: DataBundle) -> None:
-        assert isinstance(held.train.images, torch.Tensor)
+    def test_images_beyond_the_memory_budget_are_streamed(
+        self, loaded: DataBundle, streamed: DataBundle
+    ) -> None:
+        assert isinstance(loaded.train.images, torch.Tensor)
         assert isinstance(streamed.train.images, FolderStore)
         assert isinstance(streamed.train.images, ImageStore)
 
-    def test_streamed_and_held_images_are_the_same(self, held: DataBundle, streamed: DataBundle) -> None:
-        assert (streamed.channels, streamed.size) == (held.channels, held.size)
-        for part, split in held.splits().items():
+    def test_streamed_and_loaded_images_are_the_same(self, loaded: DataBundle, streamed: DataBundle) -> None:
+        assert (streamed.channels, streamed.size) == (loaded.channels, loaded.size)
+        for part, split in loaded.splits().items():
             other = streamed.splits()[part]
             assert torch.equal(split.labels, other.labels)
             index = torch.randperm(len(split), generator=torch.Generator().manual_seed(0))
             assert torch.equal(split.images[index], other.images[index])
 
-    def test_views_of_both_are_the_same(self, held: DataBundle, streamed: DataBundle) -> None:
+    def test_views_of_streamed_and_loaded_images_are_the_same(
+        self, loaded: DataBundle, streamed: DataBundle
+    ) -> None:
         index = torch.tensor([3, 3, 20, 5])
         view = torch.tensor([0, 2, 1, 3])
         batches = [
             AugmentedViews(data.train, mean=data.mean, std=data.std, views=4, augment="crop_flip").batch(
                 index, view
             )
-            for data in (held, streamed)
+            for data in (loaded, streamed)
         ]
         assert torch.equal(*batches)
 
-    def test_evaluation_of_both_is_the_same(self, held: DataBundle, streamed: DataBundle) -> None:
+    def test_plain_batches_of_streamed_and_loaded_images_are_the_same(
+        self, loaded: DataBundle, streamed: DataBundle
+    ) -> None:
         for one, other in zip(
-            plain_batches(held.test, mean=held.mean, std=held.std, batch_size=10),
-            plain_batches(streamed.test, mean=held.mean, std=held.std, batch_size=10),
+            plain_batches(loaded.test, mean=loaded.mean, std=loaded.std, batch_size=10),
+            plain_batches(streamed.test, mean=loaded.mean, std=loaded.std, batch_size=10),
             strict=True,
         ):
             assert torch.equal(one[0], other[0])
@@ -93,17 +105,17 @@ class TestStreaming:
             store[torch.tensor([0, 1])]
         assert caught.value.where.endswith("001.png")
 
-    def test_a_used_store_travels_between_processes(self, streamed: DataBundle) -> None:
+    def test_a_used_store_can_be_pickled(self, streamed: DataBundle) -> None:
         index = torch.arange(20)
         before = streamed.train.images[index]
         assert torch.equal(pickle.loads(pickle.dumps(streamed.train.images))[index], before)
 
-    def test_several_threads_may_read_at_once(self, streamed: DataBundle, held: DataBundle) -> None:
+    def test_several_threads_may_read_at_once(self, streamed: DataBundle, loaded: DataBundle) -> None:
         found: list[bool] = []
 
         def read(seed: int) -> None:
-            index = torch.randperm(len(held.train), generator=torch.Generator().manual_seed(seed))
-            found.append(torch.equal(streamed.train.images[index], held.train.images[index]))
+            index = torch.randperm(len(loaded.train), generator=torch.Generator().manual_seed(seed))
+            found.append(torch.equal(streamed.train.images[index], loaded.train.images[index]))
 
         threads = [threading.Thread(target=read, args=(seed,)) for seed in range(4)]
         for thread in threads:
@@ -112,7 +124,7 @@ class TestStreaming:
             thread.join()
         assert found == [True] * 4
 
-    def test_its_fingerprint_sees_names_order_and_sizes(self, tmp_path: Path) -> None:
+    def test_the_fingerprint_depends_on_names_order_and_sizes(self, tmp_path: Path) -> None:
         writers.write_images(tmp_path, 3)
         names = tuple(f"{i:03d}.png" for i in range(3))
         store = FolderStore(str(tmp_path), names, 12, 3)
@@ -123,11 +135,13 @@ class TestStreaming:
         assert store.fingerprint() != before
 
 
-class TestSharedDecoding:
-    def test_processes_decode_what_one_would(self, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+class TestDecodingByProcesses:
+    def test_several_processes_decode_the_same_images(
+        self, root: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         files = tuple(sorted(str(file.relative_to(root)) for file in root.rglob("*.png")))
         store = FolderStore(str(root), files, 64, 3)
-        monkeypatch.setattr(folder_store_module, "PROCESS_SHARE", 40)
+        monkeypatch.setattr(image_files, "IMAGES_PER_PROCESS", 40)
         monkeypatch.setattr("os.sched_getaffinity", lambda pid: {0, 1, 2})
         assert torch.equal(store.decoded(), store[torch.arange(len(files))])
 
@@ -141,8 +155,10 @@ class TestSharedDecoding:
 
 
 class TestPrepared:
-    @pytest.mark.parametrize("kind", ["held", "streamed"])
-    def test_a_bundle_comes_back(self, kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    @pytest.mark.parametrize("kind", ["loaded", "streamed"])
+    def test_a_bundle_is_read_as_written(
+        self, kind: str, request: pytest.FixtureRequest, tmp_path: Path
+    ) -> None:
         bundle: DataBundle = request.getfixturevalue(kind)
         save_prepared(bundle, tmp_path / "deep" / "data")
         back = load_prepared(tmp_path / "deep" / "data")
@@ -153,31 +169,31 @@ class TestPrepared:
             assert torch.equal(back.splits()[part].images[index], split.images[index])
             assert torch.equal(back.splits()[part].labels, split.labels)
 
-    def test_files_are_those_that_numpy_saves(self, held: DataBundle, tmp_path: Path) -> None:
-        save_prepared(held, tmp_path / "data")
-        for part, split in held.splits().items():
+    def test_files_are_the_same_as_numpy_writes(self, loaded: DataBundle, tmp_path: Path) -> None:
+        save_prepared(loaded, tmp_path / "data")
+        for part, split in loaded.splits().items():
             for name, values in (("images", split.images), ("labels", split.labels)):
                 np.save(tmp_path / "by_numpy.npy", np.asarray(values))
                 written = (tmp_path / "data" / f"{part}_{name}.npy").read_bytes()
                 assert written == (tmp_path / "by_numpy.npy").read_bytes()
 
-    def test_images_are_mapped_not_read(self, held: DataBundle, tmp_path: Path) -> None:
-        save_prepared(held, tmp_path / "data")
+    def test_images_are_memory_mapped(self, loaded: DataBundle, tmp_path: Path) -> None:
+        save_prepared(loaded, tmp_path / "data")
         images = load_prepared(tmp_path / "data").train.images
         assert isinstance(images, torch.Tensor)
         mapped = Path("/proc/self/maps")
         if mapped.exists():
             assert str(tmp_path / "data" / "train_images.npy") in mapped.read_text()
 
-    def test_a_second_save_replaces_the_first(self, held: DataBundle, tmp_path: Path) -> None:
-        save_prepared(held, tmp_path / "data")
-        save_prepared(dataclasses.replace(held, digest="other"), tmp_path / "data")
+    def test_a_second_save_replaces_the_first(self, loaded: DataBundle, tmp_path: Path) -> None:
+        save_prepared(loaded, tmp_path / "data")
+        save_prepared(dataclasses.replace(loaded, digest="other"), tmp_path / "data")
         assert load_prepared(tmp_path / "data").digest == "other"
         assert [entry.name for entry in tmp_path.iterdir()] == ["data"]
 
     @pytest.mark.parametrize("victim", ["bundle.json", "train_images.npy", "test_labels.npy"])
-    def test_a_damaged_folder_is_named(self, held: DataBundle, tmp_path: Path, victim: str) -> None:
-        save_prepared(held, tmp_path / "data")
+    def test_a_damaged_folder_is_named(self, loaded: DataBundle, tmp_path: Path, victim: str) -> None:
+        save_prepared(loaded, tmp_path / "data")
         (tmp_path / "data" / victim).write_bytes(b"rubbish")
         with pytest.raises(UserError, match="data"):
             load_prepared(tmp_path / "data")
@@ -195,7 +211,7 @@ class TestBankStore:
         model = build_big_model(BigModelSettings(width=0.125), classes=10, channels=1, size=8)
         return compute_bank([model], views, BankSettings(width=16, grid=2), batch_size=32)
 
-    def test_a_bank_comes_back(self, bank: object, tmp_path: Path) -> None:
+    def test_a_bank_is_read_as_written(self, bank: object, tmp_path: Path) -> None:
         save_bank(bank, tmp_path / "bank")  # type: ignore[arg-type]
         back = load_bank(tmp_path / "bank")
         theirs, ours = bank.tensors(), back.tensors()  # type: ignore[attr-defined]
@@ -205,7 +221,7 @@ class TestBankStore:
             assert tensor.dtype == ours[name].dtype
         assert back.meta() == bank.meta()  # type: ignore[attr-defined]
 
-    def test_it_is_mapped_not_read(self, bank: object, tmp_path: Path) -> None:
+    def test_a_bank_is_memory_mapped(self, bank: object, tmp_path: Path) -> None:
         save_bank(bank, tmp_path / "bank")  # type: ignore[arg-type]
         back = load_bank(tmp_path / "bank")
         maps = Path("/proc/self/maps")
@@ -228,7 +244,7 @@ class TestBankKey:
         given = {"data_digest": "d", "model_digests": ["m"], "seed": 0, **changes}
         return bank_key(bank=bank, data=data, **given)  # type: ignore[arg-type]
 
-    def test_it_repeats_and_is_a_file_name(self) -> None:
+    def test_the_key_is_reproducible_and_a_file_name(self) -> None:
         assert self.key() == self.key()
         assert self.key().isalnum()
 
@@ -245,45 +261,14 @@ class TestBankKey:
             {"data_settings": {"augment": "none"}},
         ],
     )
-    def test_whatever_a_bank_depends_on_changes_it(self, change: dict[str, object]) -> None:
+    def test_every_input_of_a_bank_changes_the_key(self, change: dict[str, object]) -> None:
         assert self.key(**change) != self.key()
 
-    def test_what_it_does_not_depend_on_does_not(self) -> None:
+    def test_other_settings_do_not_change_the_key(self) -> None:
         assert self.key(data_settings={"augment": "shift"}) == self.key(), "auto means shift for digits"
         assert self.key(data_settings={"path": "/elsewhere", "memory_budget_mb": 99}) == self.key()
         plain = [self.key(data_settings={"augment": "none", "views": views}) for views in (1, 4)]
-        assert plain[0] == plain[1], "views of images that are not augmented are all the same"
-
-
-class TestWholeFolder:
-    def test_a_failed_writer_leaves_nothing_and_keeps_what_was(self, tmp_path: Path) -> None:
-        with atomic_folder(tmp_path / "it") as partial:
-            (partial / "file").write_text("old")
-        with pytest.raises(FileNotFoundError), atomic_folder(tmp_path / "it") as partial:
-            (partial / "nowhere" / "file").write_text("new")
-        assert (tmp_path / "it" / "file").read_text() == "old"
-        assert [entry.name for entry in tmp_path.iterdir()] == ["it"]
-
-    def test_many_writers_at_once_leave_one_atomic_folder(self, tmp_path: Path) -> None:
-        errors: list[BaseException] = []
-
-        def write(number: int) -> None:
-            try:
-                for _ in range(5):
-                    with atomic_folder(tmp_path / "it") as partial:
-                        for name in ("a", "b"):
-                            (partial / name).write_text(str(number))
-            except BaseException as error:
-                errors.append(error)
-
-        threads = [threading.Thread(target=write, args=(number,)) for number in range(4)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        assert errors == []
-        assert (tmp_path / "it" / "a").read_text() == (tmp_path / "it" / "b").read_text()
-        assert [entry.name for entry in tmp_path.iterdir()] == ["it"]
+        assert plain[0] == plain[1], "without augmentation all views are the same"
 
 
 def test_sixteen_bit_grey_images_are_scaled_not_clipped(tmp_path: Path) -> None:
@@ -303,7 +288,7 @@ def test_sixteen_bit_grey_images_are_scaled_not_clipped(tmp_path: Path) -> None:
         np.arange(144, dtype=np.int32) - 9,
     ],
 )
-def test_pixels_of_which_nobody_knows_the_white_are_refused(tmp_path: Path, pixels: np.ndarray) -> None:
+def test_pixels_without_a_known_white_level_are_refused(tmp_path: Path, pixels: np.ndarray) -> None:
     from PIL import Image
 
     Image.fromarray(pixels.reshape(12, 12)).save(tmp_path / "deep.tif")

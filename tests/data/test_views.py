@@ -1,4 +1,4 @@
-"""Views: the same (index, view) is the same image, always, and what each one is."""
+"""Views are deterministic and are the shifts, crops and flips that are documented."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tkd_search.data import AugmentedViews, Split, plain_batches
-from tkd_search.data.views import Normaliser, _crop_by_index, _crop_by_slices, mixed
+from tkd_search.data.views import Normaliser, _crop_by_index, _crop_by_slices, splitmix64
 from tkd_search.distill.interfaces import ViewSource
 
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.3, 0.25)
@@ -49,7 +49,7 @@ class TestEveryAugmentation:
                 made.batch(ALL[i : i + 1], view[i : i + 1]), whole[i : i + 1], rtol=0, atol=0
             )
 
-    def test_another_process_would_draw_the_same(self, augment: str) -> None:
+    def test_the_global_random_state_does_not_change_a_view(self, augment: str) -> None:
         torch.manual_seed(5)
         first = source(augment).batch(ALL, ALL % 4)
         torch.manual_seed(6)
@@ -75,7 +75,7 @@ class TestEveryAugmentation:
         assert source(augment).batch(none, none).shape == (0, 3, 16, 16)
 
 
-def test_shifts_move_by_up_to_a_twelfth_and_let_black_in() -> None:
+def test_shifts_move_by_up_to_a_twelfth_and_fill_with_black() -> None:
     made = source("shift", views=0, channels=1, size=24)
     image = split(channels=1, size=24).images[0, 0]  # type: ignore[index]
     shifts = set()
@@ -111,7 +111,7 @@ def test_crops_flip_about_half_of_the_images_and_shifts_none() -> None:
     assert 0.4 < rising["crop_flip"] < 0.6
 
 
-def test_views_of_one_image_differ_and_so_do_seeds() -> None:
+def test_views_of_one_image_differ_and_differ_by_seed() -> None:
     made = source("crop_flip", views=16)
     views = [made.pixels(torch.tensor([3]), torch.tensor([view])).numpy().tobytes() for view in range(16)]
     assert len(set(views)) >= 14
@@ -132,18 +132,18 @@ def test_shifts_are_uniform_over_images_and_views() -> None:
         assert ((both - 2000 / 9).square() / (2000 / 9)).sum() < 27
 
 
-class TestFreeViews:
-    def test_any_seed_is_a_view(self) -> None:
+class TestViewNumbers:
+    def test_without_fixed_views_any_number_is_a_view(self) -> None:
         made = source(views=0)
         assert made.batch(ALL, views_of(40, 2**40)).shape == (40, 3, 16, 16)
 
-    def test_a_view_that_does_not_exist_is_refused(self) -> None:
+    def test_a_view_outside_the_fixed_ones_is_refused(self) -> None:
         for wrong in (4, -1):
             with pytest.raises(IndexError, match="of 4"):
                 source().batch(ALL, views_of(40, wrong))
 
     @pytest.mark.parametrize("wrong", [{"views": -1}, {"augment": "rotate"}])
-    def test_settings_that_make_no_sense_are_refused(self, wrong: dict[str, object]) -> None:
+    def test_illegal_settings_are_refused(self, wrong: dict[str, object]) -> None:
         with pytest.raises(ValueError, match="allowed"):
             source(**wrong)  # type: ignore[arg-type]
 
@@ -166,24 +166,24 @@ def test_both_ways_to_crop_agree(size: int, margin: int, channels: int, seed: in
 
 
 @given(number=st.integers(-(2**63), 2**63 - 1))
-def test_mixing_is_splitmix64(number: int) -> None:
+def test_splitmix64_matches_the_reference(number: int) -> None:
     mask = 2**64 - 1
     z = (number + 0x9E3779B97F4A7C15) & mask
     z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & mask
     z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & mask
     wanted = z ^ (z >> 31)
-    assert int(mixed(torch.tensor([number])).numpy().astype(np.uint64)[0]) == wanted
+    assert int(splitmix64(torch.tensor([number])).numpy().astype(np.uint64)[0]) == wanted
 
 
-def test_the_same_image_comes_out_of_every_version() -> None:
-    """Stored banks hold features of these very views: if this fails, count VIEWS_VERSION up."""
+def test_views_are_those_of_earlier_versions() -> None:
+    """Stored banks have features of these views: if this test has to change, increase VIEWS_VERSION."""
     data = Split(torch.arange(64, dtype=torch.uint8).reshape(1, 1, 8, 8), torch.zeros(1).long())
     made = AugmentedViews(data, mean=(0.0,), std=(1.0,), views=0, augment="crop_flip", seed=0)
     corners = [int(made.pixels(torch.tensor([0]), torch.tensor([view]))[0, 0, 3, 3]) for view in range(8)]
     assert corners == [27, 26, 36, 27, 21, 36, 19, 35]
 
 
-def test_plain_batches_hold_every_image_in_order() -> None:
+def test_plain_batches_have_every_image_in_order() -> None:
     data = split()
     batches = list(plain_batches(data, mean=MEAN, std=STD, batch_size=17))
     assert [len(labels) for _, labels in batches] == [17, 17, 6]

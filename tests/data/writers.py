@@ -1,4 +1,4 @@
-"""Small sets of images in the real format of every source."""
+"""Writers of small sets of images in the real format of every source."""
 
 import gzip
 import pickle

@@ -1,4 +1,4 @@
-"""Data sets → train / validation / test, deterministic augmented views, and the bank on disk."""
+"""Data sets: reading, splits, deterministic augmented views, and the bank on disk."""
 
 from tkd_search.data.bundle import DataBundle, ImageStore, Split
 from tkd_search.data.data_settings import DataSettings

@@ -1,4 +1,4 @@
-"""From what a reader found to a finished bundle: splits, limit, size, statistics, digest."""
+"""Assembly of a data bundle from raw data: splits, limit, size, statistics, digest."""
 
 import hashlib
 from dataclasses import replace
@@ -19,21 +19,21 @@ _STATISTICS_SAMPLE = 8192
 
 
 def assemble(raw: RawData, settings: DataSettings) -> DataBundle:
-    """Split, limit and resize; then measure.
+    """Return a bundle: split, resized and limited images with their statistics and digest.
 
-    Test and validation are held out of the training part where the set has none, stratified by class. The
-    limit is applied last: validation and test do not depend on it.
+    A test or validation part that the set lacks is held out of the training part, stratified by class. The
+    limit is applied last, so that validation and test do not depend on it.
 
     Raises:
         UserError: too few classes or images to split.
     """
     _check(raw, settings)
-    # Where validation is held out of what test leaves, two images of a class are the least to leave.
+    # Where validation is held out after test, test must leave two images of every class.
     keep = 1 + (raw.validation is None)
     train, test = _part(raw.train, raw.test, settings.test, settings, "test", keep)
     train, validation = _part(train, raw.validation, settings.validation, settings, "validation")
-    train, validation, test = (_sized(split, settings.size) for split in (train, validation, test))
-    # Before the limit: big models that saw all of the training part must see the same normalisation.
+    train, validation, test = (_resized(split, settings.size) for split in (train, validation, test))
+    # Before the limit: a big model is trained on the whole training part and needs the same normalisation.
     mean, std = _normalisation(train.images, settings)
     if settings.train_limit is not None:
         seed = settings.split_seed if settings.limit_seed is None else settings.limit_seed
@@ -43,16 +43,17 @@ def assemble(raw: RawData, settings: DataSettings) -> DataBundle:
 
 
 def subset(split: Split, positions: Tensor) -> Split:
-    """The images at ``positions`` [n], in that order; a streamed store stays streamed."""
+    """Return the images at ``positions`` [n], in that order; a streamed store stays streamed."""
     images = split.images
     chosen = images[positions] if isinstance(images, Tensor) else images.subset(positions)  # type: ignore[attr-defined]
     return Split(chosen, split.labels[positions])
 
 
 def statistics(images: ImageStore) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation per plane, of pixel values in [0, 1].
+    """Return mean and standard deviation per plane, of pixel values in [0, 1].
 
-    Exact for tensors; of 8,192 evenly spaced images for a streamed store.
+    From all images of a tensor, from 8,192 evenly spaced images of a streamed store. A plane of one value has
+    standard deviation 1.
     """
     count = len(images)
     if not isinstance(images, Tensor) and count > _STATISTICS_SAMPLE:
@@ -67,13 +68,13 @@ def statistics(images: ImageStore) -> tuple[tuple[float, ...], tuple[float, ...]
     values = torch.arange(256, dtype=torch.float64) / 255
     mean = weights @ values
     std = (weights @ values.square() - mean.square()).clamp_min(0).sqrt()
-    # A plane without contrast would divide by zero.
+    # Normalisation divides by it.
     std = torch.where(std < 1e-3, torch.ones_like(std), std)
     return tuple(mean.tolist()), tuple(std.tolist())
 
 
 def digest(bundle: DataBundle) -> str:
-    """A hash of all images and labels, and of mean and std; streamed files count by their names and sizes."""
+    """Return a hash of images (of streamed files: names and sizes), labels, class names, mean and std."""
     state = hashlib.blake2b(digest_size=16)
     state.update(repr((bundle.classes, bundle.mean, bundle.std)).encode())
     for name, split in bundle.splits().items():
@@ -89,7 +90,7 @@ def digest(bundle: DataBundle) -> str:
 
 
 def resize(images: Tensor, size: int) -> Tensor:
-    """uint8 [N, C, H, W] → uint8 [N, C, size, size], bilinear with antialiasing."""
+    """Resize uint8 [N, C, H, W] to uint8 [N, C, size, size], bilinear with antialiasing."""
     if images.shape[-2:] == (size, size):
         return images
     made = torch.empty(*images.shape[:2], size, size, dtype=torch.uint8)
@@ -106,11 +107,11 @@ def _normalisation(images: ImageStore, settings: DataSettings) -> tuple[tuple[fl
     planes = int(images[torch.zeros(1, dtype=torch.int64)].shape[1])
     for name, given in (("mean", settings.mean), ("std", settings.std)):
         if len(given) != planes:
-            raise UserError(f"data.{name}", f"{len(given)} value(s)", f"{planes}, one for every plane")
+            raise UserError(f"data.{name}", f"{len(given)} value(s)", f"{planes}, one per plane")
     return tuple(settings.mean), tuple(settings.std)
 
 
-def _sized(split: Split, size: int | None) -> Split:
+def _resized(split: Split, size: int | None) -> Split:
     if size is None or not isinstance(split.images, Tensor):
         return split
     return Split(resize(split.images, size), split.labels)
@@ -136,7 +137,7 @@ def _check(raw: RawData, settings: DataSettings) -> None:
         raise UserError(
             where,
             f"{int(counts.min())} training image(s) of class {name!r}",
-            f"at least {least} of every class, so that each part of the split has one",
+            f"at least {least} of every class, one for each part of the split",
         )
     for part, split in (("test", raw.test), ("validation", raw.validation)):
         if split is None:
@@ -146,10 +147,10 @@ def _check(raw: RawData, settings: DataSettings) -> None:
             raise UserError(
                 where,
                 f"no {part} image of class {raw.classes[int(here.argmin())]!r}",
-                f"images of every class in a {part} part that is given",
-                "without the part it is split off the training images",
+                f"a {part} part with images of every class",
+                f"without a {part} part, images are held out of the training part",
             )
     if settings.train_limit is not None and settings.train_limit < len(raw.classes):
         raise UserError(
-            "data.train_limit", str(settings.train_limit), f"≥ {len(raw.classes)}, one image of every class"
+            "data.train_limit", str(settings.train_limit), f"≥ {len(raw.classes)}, one image per class"
         )

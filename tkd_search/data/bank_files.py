@@ -1,4 +1,4 @@
-"""The bank on disk: named by what it depends on, written whole or not at all, mapped by every trial."""
+"""The bank on disk: named by a hash of its inputs, written atomically, memory-mapped by every trial."""
 
 import dataclasses
 import hashlib
@@ -23,14 +23,14 @@ _SCHEMA = 2
 def bank_key(
     data_digest: str, model_digests: Sequence[str], bank: BankSettings, data: DataSettings, seed: int
 ) -> str:
-    """The name of a bank: a hash of everything its content depends on.
+    """Return the name of a bank: a hash of everything its content depends on.
 
     Args:
-        data_digest: ``DataBundle.digest``: images, labels and splits.
-        model_digests: one per big model, in order: of all that it depends on, and of its weights.
+        data_digest: ``DataBundle.digest``, a hash of images, labels and splits.
+        model_digests: one per big model, in order: a hash of its inputs and its weights.
         bank: taps, width, grid.
-        data: of it the augmentation and the number of views.
-        seed: of the views.
+        data: only its augmentation and number of views are used.
+        seed: seed of the views.
     """
     content = {
         "schema": _SCHEMA,
@@ -47,30 +47,32 @@ def bank_key(
 
 
 def save_bank(bank: Bank, folder: str | Path) -> None:
-    """Write a bank, whole or not at all; a folder of that name is replaced."""
+    """Write a bank atomically; an existing folder is replaced."""
     with atomic_folder(Path(folder)) as partial:
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in bank.tensors().items()}
         save_file(tensors, partial / "bank.safetensors")
-        described = {"schema": _SCHEMA, "meta": bank.meta()}
-        (partial / "bank.json").write_text(json.dumps(described, ensure_ascii=False, indent=1))
+        content = {"schema": _SCHEMA, "meta": bank.meta()}
+        (partial / "bank.json").write_text(json.dumps(content, ensure_ascii=False, indent=1))
 
 
 def load_bank(folder: str | Path) -> Bank:
-    """Map what :func:`save_bank` wrote; pages are read on first use and shared with other processes.
+    """Return a memory-mapped bank that :func:`save_bank` wrote.
+
+    Pages are read on first use and shared with other processes.
 
     Raises:
-        UserError: there is none, or it is damaged.
+        UserError: it is missing or damaged.
     """
-    place = Path(folder)
+    path = Path(folder)
     try:
-        described = json.loads((place / "bank.json").read_text())
-        if described["schema"] != _SCHEMA:
-            raise ValueError(f"schema {described['schema']}")
-        return Bank.from_tensors(load_file(place / "bank.safetensors"), described["meta"])
+        content = json.loads((path / "bank.json").read_text())
+        if content["schema"] != _SCHEMA:
+            raise ValueError(f"schema {content['schema']}")
+        return Bank.from_tensors(load_file(path / "bank.safetensors"), content["meta"])
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise UserError(
-            str(place),
-            f"no whole bank: {error}",
-            "what a search computed",
-            "delete the folder: it is computed again",
+            str(path),
+            f"no complete bank: {error}",
+            "a bank that a search computed",
+            "delete the folder; the search computes it again",
         ) from error

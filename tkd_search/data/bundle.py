@@ -1,4 +1,4 @@
-"""What every data set becomes: three splits of uint8 images with labels, and what is known of them.
+"""A data set in memory: three splits of uint8 images with labels, class names and statistics.
 
 Shape letters: N images, C planes, H × W pixels, c classes.
 """
@@ -12,20 +12,20 @@ from torch import Tensor
 
 @runtime_checkable
 class ImageStore(Protocol):
-    """Images by number: a uint8 tensor [N, C, H, W], or something that decodes or maps them on access."""
+    """Images by index: a uint8 tensor [N, C, H, W], or a store that decodes them on access."""
 
     def __len__(self) -> int:
         """Number of images N."""
         ...
 
     def __getitem__(self, index: Tensor) -> Tensor:
-        """uint8 [B, C, H, W] for an int64 ``index`` [B]."""
+        """Return uint8 [B, C, H, W] for an int64 ``index`` [B]."""
         ...
 
 
 @dataclass(frozen=True)
 class Split:
-    """Images and their labels: ``images`` as :class:`ImageStore`, ``labels`` int64 [N]."""
+    """Images with labels int64 [N]."""
 
     images: ImageStore
     labels: Tensor
@@ -40,10 +40,10 @@ class Split:
 
 @dataclass(frozen=True)
 class DataBundle:
-    """A data set ready to use.
+    """A data set with its splits.
 
-    ``mean`` and ``std`` are per plane, of pixel values in [0, 1], over the training split; ``classes`` are
-    the names of the labels 0 to c − 1; ``digest`` is a hash of all images, labels and splits.
+    ``classes`` are the names of the labels 0 to c − 1; ``mean`` and ``std`` are per plane, of pixel values in
+    [0, 1], over the training split before ``train_limit``; ``digest`` is a hash of images, labels and splits.
     """
 
     name: str
@@ -62,7 +62,7 @@ class DataBundle:
 
     @property
     def channels(self) -> int:
-        """Planes of an image: 1 grey, 3 colour."""
+        """Number of planes C of an image: 1 grey, 3 colour."""
         return int(self._one_image().shape[1])
 
     @property

@@ -1,8 +1,8 @@
-"""Image files → uint8 arrays with Pillow. Neither torch nor this package is imported here.
+"""Decoding of image files into uint8 arrays, also as a program: ``python decode.py``.
 
-That makes the file a cheap program of its own: ``python decode.py`` decodes a share of a large folder into a
-file that its parent maps (see :mod:`tkd_search.data.image_files`), since Pillow's work on small images holds
-Python's lock and threads would not use a second core.
+The program decodes part of a large folder into a file that its parent process maps (see
+:mod:`tkd_search.data.image_files`). It is a process because Pillow holds Python's lock on small images, so
+that threads use one core. It starts fast because this file imports neither torch nor the package.
 """
 
 import json
@@ -15,17 +15,17 @@ _SIXTEEN_BITS = 65535
 
 
 class DamagedImageError(Exception):
-    """An image file that cannot be decoded; ``str()`` is 'path: reason'."""
+    """An image file cannot be decoded; the message is 'path: reason'."""
 
 
 def decode(path: str, size: int, channels: int) -> np.ndarray:
-    """One image as uint8 [C, size, size]: the shorter side is scaled to ``size``, the middle is cut out.
+    """Return one image as uint8 [C, size, size]: shorter side scaled to ``size``, then a centre crop.
 
-    Pixels are taken as they are stored: EXIF orientation and transparency are not applied, as in
-    torchvision's image folders, for which most big models were trained.
+    EXIF orientation and transparency are not applied, as in torchvision's image folders, on which most big
+    models were trained.
 
     Raises:
-        DamagedImageError: no image, or a truncated one.
+        DamagedImageError: not an image, truncated, or of an unsupported pixel type.
     """
     try:
         with Image.open(path) as opened:
@@ -35,13 +35,13 @@ def decode(path: str, size: int, channels: int) -> np.ndarray:
 
 
 def from_image(image: Image.Image, size: int, channels: int) -> np.ndarray:
-    """A Pillow image of any size as uint8 [C, size, size], as :func:`decode` does it.
+    """Return a Pillow image of any size as uint8 [C, size, size]; see :func:`decode`.
 
     Raises:
         ValueError: pixels of more than 16 bits, or floats.
     """
-    levelled = _levelled(image, channels)
-    array = np.asarray(levelled if levelled.size == (size, size) else _fitted(levelled, size))
+    converted = _to_8_bits(image, channels)
+    array = np.asarray(converted if converted.size == (size, size) else _centre_crop(converted, size))
     return array[None] if channels == 1 else array.transpose(2, 0, 1)
 
 
@@ -52,11 +52,11 @@ def decode_into(rows: np.ndarray, paths: list[str]) -> None:
         row[...] = decode(path, size, channels)
 
 
-def look(path: str) -> tuple[int, int, bool]:
-    """Width, height and whether it is a grey image, from the header.
+def read_header(path: str) -> tuple[int, int, bool]:
+    """Return width, height and whether the image is grey, from the file's header.
 
     Raises:
-        DamagedImageError: no image.
+        DamagedImageError: not an image.
     """
     try:
         with Image.open(path) as opened:
@@ -65,26 +65,26 @@ def look(path: str) -> tuple[int, int, bool]:
         raise DamagedImageError(f"{path}: {error}") from error
 
 
-def _levelled(image: Image.Image, channels: int) -> Image.Image:
-    """Grey (mode L) for 1 channel, else RGB; 16-bit grey is scaled to 8 bits.
+def _to_8_bits(image: Image.Image, channels: int) -> Image.Image:
+    """Convert to grey (mode L) for 1 channel, else to RGB; 16-bit grey is scaled to 8 bits.
 
     Raises:
-        ValueError: pixels of which nobody can tell what is white: floats, or whole numbers beyond 16 bits.
+        ValueError: pixels without a known white level: floats, or integers beyond 16 bits.
     """
     if image.mode.startswith("I"):
         # 16-bit grey: Pillow would clip instead of scaling.
         deep = np.asarray(image).astype(np.int64)
         if deep.min() < 0 or deep.max() > _SIXTEEN_BITS:
-            raise ValueError(f"pixels from {deep.min()} to {deep.max()}; 8 or 16 bits are understood")
+            raise ValueError(f"pixels from {deep.min()} to {deep.max()}; 8 or 16 bits are supported")
         image = Image.fromarray((deep >> 8).astype(np.uint8))
     elif image.mode == "F":
-        # Pillow would clip to 0 … 255: a picture in [0, 1] would come out black, without a word.
-        raise ValueError("floating-point pixels; 8 or 16 bits are understood")
+        # Pillow would clip to 0 … 255: an image with pixels in [0, 1] would turn black without an error.
+        raise ValueError("floating-point pixels; 8 or 16 bits are supported")
     return image.convert("L" if channels == 1 else "RGB")
 
 
-def _fitted(image: Image.Image, size: int) -> Image.Image:
-    """The shorter side scaled to ``size``, the middle cut out."""
+def _centre_crop(image: Image.Image, size: int) -> Image.Image:
+    """Scale the shorter side to ``size`` and crop the centre."""
     scale = size / min(image.size)
     width, height = (max(size, round(side * scale)) for side in image.size)
     left, top = (width - size) // 2, (height - size) // 2
@@ -93,11 +93,14 @@ def _fitted(image: Image.Image, size: int) -> Image.Image:
 
 
 def main() -> int:
-    """Decode what the order on standard input asks; complain on standard output as JSON."""
-    order = json.load(sys.stdin)
-    rows = np.load(order["target"], mmap_mode="r+")[order["start"] : order["start"] + len(order["paths"])]
+    """Decode the files named by JSON on standard input; write an error to standard output as JSON.
+
+    Input: ``paths``, and rows ``start`` onwards of the ``.npy`` file ``target`` to write them to.
+    """
+    job = json.load(sys.stdin)
+    rows = np.load(job["target"], mmap_mode="r+")[job["start"] : job["start"] + len(job["paths"])]
     try:
-        decode_into(rows, order["paths"])
+        decode_into(rows, job["paths"])
     except DamagedImageError as error:
         json.dump({"damaged": str(error)}, sys.stdout)
         return 1

@@ -1,4 +1,4 @@
-"""Image files by number: decoded all at once where they fit in memory, on access where they do not."""
+"""Image files by index: decoded on access, or all at once into a tensor."""
 
 import hashlib
 import itertools
@@ -19,17 +19,17 @@ from torch import Tensor
 from tkd_search.data import decode
 from tkd_search.errors import UserError
 
-PROCESS_SHARE = 4000
-"""Least number of images that are worth a process of their own."""
+IMAGES_PER_PROCESS = 4000
+"""Least number of images for which another decoding process saves time."""
 
 _THREADS = 4
 
 
 @dataclass(frozen=True)
 class FolderStore:
-    """Image files decoded on access, in a few threads; an ``ImageStore``.
+    """Image files decoded on access by four threads; an ``ImageStore``.
 
-    ``files`` are relative to ``root``; every image comes as uint8 [C, size, size].
+    ``files`` are relative to ``root``; every image is returned as uint8 [C, size, size].
     """
 
     root: str
@@ -41,10 +41,10 @@ class FolderStore:
         return len(self.files)
 
     def __getitem__(self, index: Tensor) -> Tensor:
-        """uint8 [B, C, size, size] for an int64 ``index`` [B].
+        """Return uint8 [B, C, size, size] for an int64 ``index`` [B].
 
         Raises:
-            UserError: a damaged image; names it.
+            UserError: an image is damaged; names the file.
         """
         paths = [self.path(position) for position in index.reshape(-1).tolist()]
         rows = np.empty((len(paths), self.channels, self.size, self.size), np.uint8)
@@ -62,32 +62,32 @@ class FolderStore:
         return torch.from_numpy(rows)
 
     def path(self, position: int) -> str:
-        """Path of one image file."""
+        """Return the path of one image file."""
         return os.path.join(self.root, self.files[position])
 
     def subset(self, positions: Tensor) -> "FolderStore":
-        """The files at ``positions`` [n], in that order."""
+        """Return a store of the files at ``positions`` [n], in that order."""
         return replace(self, files=tuple(self.files[i] for i in positions.tolist()))
 
     def fingerprint(self) -> str:
-        """A hash of file names and sizes, in order; contents are not read."""
+        """Return a hash of the files' names and sizes, in order; contents are not read."""
         state = hashlib.blake2b(f"{self.size}:{self.channels}".encode(), digest_size=16)
         for position, name in enumerate(self.files):
             state.update(f"{name}:{os.stat(self.path(position)).st_size};".encode())
         return state.hexdigest()
 
     def nbytes(self) -> int:
-        """Bytes that all images would take in memory."""
+        """Return the bytes of all decoded images."""
         return len(self.files) * self.channels * self.size**2
 
     def decoded(self) -> Tensor:
-        """All images as a uint8 tensor [N, C, size, size]; many files are shared out among processes.
+        """Return all images as a uint8 tensor [N, C, size, size]; several processes decode many files.
 
         Raises:
-            UserError: a damaged image; names it.
+            UserError: an image is damaged; names the file.
         """
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        processes = min(cores, len(self.files) // PROCESS_SHARE)
+        processes = min(cores, len(self.files) // IMAGES_PER_PROCESS)
         if processes < 2:
             return self[torch.arange(len(self.files))]
         return self._decoded_by(processes)
@@ -99,14 +99,14 @@ class FolderStore:
             np.lib.format.open_memmap(target, mode="w+", dtype=np.uint8, shape=shape).flush()
             bounds = np.linspace(0, shape[0], processes + 1).astype(int).tolist()
             shares = list(itertools.pairwise(bounds))
-            with ThreadPoolExecutor(processes) as watchers:
-                for failure in watchers.map(lambda share: self._decode_share(target, *share), shares):
+            with ThreadPoolExecutor(processes) as pool:
+                for failure in pool.map(lambda share: self._decode_share(target, *share), shares):
                     if failure is not None:
                         raise failure
             return torch.from_numpy(np.load(target))
 
     def _decode_share(self, target: str, start: int, end: int) -> Exception | None:
-        """Have images ``start`` to ``end`` decoded into rows of ``target`` by a process of its own."""
+        """Decode images ``start`` to ``end`` into rows of ``target`` in another process; return its error."""
         paths = [self.path(position) for position in range(start, end)]
         done = subprocess.run(
             [sys.executable, str(Path(decode.__file__))],
@@ -122,20 +122,20 @@ class FolderStore:
         return ThreadPoolExecutor(_THREADS, thread_name_prefix="decode")
 
     def __reduce__(self) -> tuple[type, tuple[str, tuple[str, ...], int, int]]:
-        """Travel between processes without the threads."""
+        """Pickle the fields without the thread pool."""
         return FolderStore, (self.root, self.files, self.size, self.channels)
 
 
 def damaged_image(found: str) -> UserError:
-    """The error for ``found`` = 'path: reason'."""
+    """Return the UserError for the text 'path: reason' of a DamagedImageError."""
     path, _, reason = found.partition(": ")
     return UserError(
         path, reason or "a damaged image", "an image that Pillow can read", "replace or delete it"
     )
 
 
-def _failure(said: str, complained: str) -> Exception:
+def _failure(stdout: str, stderr: str) -> Exception:
     try:
-        return damaged_image(json.loads(said)["damaged"])
+        return damaged_image(json.loads(stdout)["damaged"])
     except (ValueError, KeyError):
-        return RuntimeError(f"decoding images failed: {complained.strip()[-500:]}")
+        return RuntimeError(f"decoding images failed: {stderr.strip()[-500:]}")

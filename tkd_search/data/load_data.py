@@ -1,4 +1,4 @@
-"""A data set by its settings."""
+"""Reading of a data set by its settings."""
 
 from collections.abc import Callable
 from functools import partial
@@ -8,7 +8,7 @@ from tkd_search import storage
 from tkd_search.data.assemble import assemble
 from tkd_search.data.bundle import DataBundle
 from tkd_search.data.data_settings import DataSettings
-from tkd_search.data.sources.cifar import cifar_folder, cifar_looked, read_cifar
+from tkd_search.data.sources.cifar import cifar_folder, cifar_places, read_cifar
 from tkd_search.data.sources.digits import read_digits
 from tkd_search.data.sources.download import DOWNLOADABLE, download
 from tkd_search.data.sources.folders import (
@@ -17,7 +17,7 @@ from tkd_search.data.sources.folders import (
     read_image_folder,
     read_tiny_imagenet,
 )
-from tkd_search.data.sources.mnist import mnist_folder, mnist_looked, read_mnist
+from tkd_search.data.sources.mnist import mnist_folder, mnist_places, read_mnist
 from tkd_search.data.sources.raw_data import RawData
 from tkd_search.errors import UserError
 from tkd_search.storage import remote_folders
@@ -25,7 +25,7 @@ from tkd_search.storage import remote_folders
 Reader = Callable[[], RawData]
 
 _SOURCES = {
-    "mnist": "its four files train/t10k-images-idx3-ubyte and -labels-idx1-ubyte, plain or .gz",
+    "mnist": "the four files train/t10k-images-idx3-ubyte and -labels-idx1-ubyte, plain or .gz",
     "cifar10": "cifar-10-python.tar.gz or cifar-10-binary.tar.gz of www.cs.toronto.edu/~kriz/cifar.html, "
     "unpacked; or train/<class>/*, test/<class>/*",
     "cifar100": "cifar-100-python.tar.gz or cifar-100-binary.tar.gz of www.cs.toronto.edu/~kriz/cifar.html, "
@@ -39,28 +39,28 @@ def load_data(settings: DataSettings) -> DataBundle:
     """Read, split and measure a data set.
 
     Raises:
-        UserError: the files are missing (where it looked, how to get them) or damaged (which one).
+        UserError: files are missing (names the folders searched and the source) or damaged (names the file).
     """
     return assemble(_read(settings), settings)
 
 
 def resolved_augmentation(settings: DataSettings) -> str:
-    """What ``auto`` means for this set: none, shift or crop_flip."""
+    """Return the augmentation, ``auto`` resolved for this set: none, shift or crop_flip."""
     if settings.augment != "auto":
         return settings.augment
     return "shift" if settings.name in ("digits", "mnist") else "crop_flip"
 
 
 def fixed_views(settings: DataSettings) -> int:
-    """A, the fixed views of every image: one where nothing is augmented (all are the same); 0 is free."""
+    """Return the number of fixed views per image: at most 1 without augmentation; 0 is any number."""
     return min(settings.views, 1) if resolved_augmentation(settings) == "none" else settings.views
 
 
 def check_source(settings: DataSettings) -> None:
-    """Refuse a set that is not there, without reading it.
+    """Check that a set is there, without reading it.
 
     Raises:
-        UserError: where it looked, and how to get the set.
+        UserError: it is not; names the folders searched and the source of the set.
     """
     if settings.name == "digits":
         return
@@ -96,11 +96,11 @@ def _path(settings: DataSettings) -> Path:
 
 
 def _reader(settings: DataSettings, path: Path) -> Reader | None:
-    """What reads the form of the set that lies at ``path``; None where there is none."""
+    """Return the reader for the form of the set found at ``path``; None where none is found."""
     if not path.is_dir():
         return None
-    for look in _LOOKS[settings.name]:
-        reader = look(path, settings)
+    for find in _FINDERS[settings.name]:
+        reader = find(path, settings)
         if reader is not None:
             return reader
     return None
@@ -127,7 +127,7 @@ def _image_folder(path: Path, settings: DataSettings) -> Reader | None:
     return partial(read_image_folder, path, settings) if is_image_folder(path) else None
 
 
-_LOOKS: dict[str, tuple[Callable[[Path, DataSettings], Reader | None], ...]] = {
+_FINDERS: dict[str, tuple[Callable[[Path, DataSettings], Reader | None], ...]] = {
     "mnist": (_mnist, _image_folder),
     "cifar10": (_cifar, _image_folder),
     "cifar100": (_cifar, _image_folder),
@@ -138,26 +138,26 @@ _LOOKS: dict[str, tuple[Callable[[Path, DataSettings], Reader | None], ...]] = {
 
 def _fetch_hint(settings: DataSettings) -> str:
     if settings.name in DOWNLOADABLE and not settings.download:
-        return ", or let torchvision fetch it there: --set data.download=true"
+        return ", or download it there: --set data.download=true"
     return ""
 
 
 def _missing(settings: DataSettings, path: Path) -> UserError:
-    looked = str(path)
+    searched = str(path)
     if settings.name == "mnist":
-        looked = mnist_looked(path)
+        searched = mnist_places(path)
     elif settings.name.startswith("cifar"):
-        looked = cifar_looked(settings.name, path)
-    what = (
+        searched = cifar_places(settings.name, path)
+    state = (
         "no such folder"
         if not path.exists()
-        else "no folder"
+        else "not a folder"
         if not path.is_dir()
-        else "not there, or not whole"
+        else "files of the set are missing"
     )
     return UserError(
         "data.path",
-        f"{path} ({what}); looked in {looked}",
+        f"{path} ({state}); searched {searched}",
         _SOURCES[settings.name],
         f"--set data.path=FOLDER{_fetch_hint(settings)}",
     )

@@ -1,6 +1,6 @@
-"""A bundle on disk, as workers map it: one .npy per split and a JSON beside them.
+"""A bundle on disk for workers: ``.npy`` files of every split and a JSON file.
 
-Mapped files are shared between the processes of a machine: eight trials hold one copy of the images.
+The files are memory-mapped, so that all processes of a machine share one copy of the images.
 """
 
 import json
@@ -24,9 +24,9 @@ _PARTS = ("train", "validation", "test")
 
 
 def save_prepared(bundle: DataBundle, folder: str | Path) -> None:
-    """Write a bundle, whole or not at all; a folder of that name is replaced.
+    """Write a bundle atomically; an existing folder is replaced.
 
-    A streamed store is kept as the list of its files.
+    A streamed store is written as the list of its files.
     """
     with atomic_folder(Path(folder)) as partial:
         streamed = {}
@@ -35,8 +35,8 @@ def save_prepared(bundle: DataBundle, folder: str | Path) -> None:
             if isinstance(split.images, Tensor):
                 _save(partial / f"{part}_images.npy", split.images)
             else:
-                streamed[part] = _described(split.images)
-        described = {
+                streamed[part] = _store_content(split.images)
+        content = {
             "schema": _SCHEMA,
             "name": bundle.name,
             "classes": bundle.classes,
@@ -45,66 +45,71 @@ def save_prepared(bundle: DataBundle, folder: str | Path) -> None:
             "digest": bundle.digest,
             "streamed": streamed,
         }
-        (partial / "bundle.json").write_text(json.dumps(described, ensure_ascii=False, indent=1))
+        (partial / "bundle.json").write_text(json.dumps(content, ensure_ascii=False, indent=1))
 
 
 def load_prepared(folder: str | Path) -> DataBundle:
-    """Map what :func:`save_prepared` wrote; pages are read on first use and shared with other processes.
+    """Return a memory-mapped bundle that :func:`save_prepared` wrote.
+
+    Pages are read on first use and shared with other processes.
 
     Raises:
-        UserError: there is none, or it is damaged.
+        UserError: it is missing or damaged.
     """
-    place = Path(folder)
+    path = Path(folder)
     try:
-        described = json.loads((place / "bundle.json").read_text())
-        if described["schema"] != _SCHEMA:
-            raise ValueError(f"schema {described['schema']}")
-        splits = {part: _mapped(place, part, described["streamed"]) for part in _PARTS}
+        content = json.loads((path / "bundle.json").read_text())
+        if content["schema"] != _SCHEMA:
+            raise ValueError(f"schema {content['schema']}")
+        splits = {part: _mapped(path, part, content["streamed"]) for part in _PARTS}
         return DataBundle(
-            name=described["name"],
-            classes=tuple(described["classes"]),
-            mean=tuple(described["mean"]),
-            std=tuple(described["std"]),
-            digest=described["digest"],
+            name=content["name"],
+            classes=tuple(content["classes"]),
+            mean=tuple(content["mean"]),
+            std=tuple(content["std"]),
+            digest=content["digest"],
             **splits,
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
-            str(place), f"no whole prepared data set: {error}", "what a search prepared", "delete the folder"
+            str(path),
+            f"no complete prepared data set: {error}",
+            "a data set that a search prepared",
+            "delete the folder; the search prepares it again",
         ) from error
 
 
 def _save(path: Path, values: Tensor) -> None:
-    """What ``np.save`` writes; its own error on a full disk does not say that it was one."""
+    """Write a ``.npy`` file; ``np.save`` hides the error of a full disk behind another one."""
     array = np.ascontiguousarray(values.numpy())
     with path.open("wb") as file:
         np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(array))
         file.write(array.data)
 
 
-def _described(store: ImageStore) -> dict[str, Any]:
+def _store_content(store: ImageStore) -> dict[str, Any]:
     if not isinstance(store, FolderStore):
         raise TypeError(f"cannot store images of {type(store).__name__}")
-    described = {"files": store.files, "size": store.size, "channels": store.channels}
-    came_from = remote_folders.origin(Path(store.root))
-    if came_from is None:
-        return {**described, "root": str(Path(store.root).expanduser().absolute())}
-    # Every node reads the files from where they came into its own cache.
-    return {**described, "root": came_from[0], "below": came_from[1]}
+    content = {"files": store.files, "size": store.size, "channels": store.channels}
+    origin = remote_folders.origin(Path(store.root))
+    if origin is None:
+        return {**content, "root": str(Path(store.root).expanduser().absolute())}
+    # Every node reads the files from their origin into its own cache.
+    return {**content, "root": origin[0], "below": origin[1]}
 
 
-def _mapped(place: Path, part: str, streamed: dict[str, Any]) -> Split:
-    labels = torch.from_numpy(np.load(place / f"{part}_labels.npy"))
+def _mapped(folder: Path, part: str, streamed: dict[str, Any]) -> Split:
+    labels = torch.from_numpy(np.load(folder / f"{part}_labels.npy"))
     if part in streamed:
         store = streamed[part]
         files = FolderStore(_root(store), tuple(store["files"]), store["size"], store["channels"])
         return Split(files, labels)
-    # Copy on write, since torch has no read-only tensors; nobody writes, so nothing is copied.
-    return Split(torch.from_numpy(np.load(place / f"{part}_images.npy", mmap_mode="c")), labels)
+    # Mode c (copy on write): torch has no read-only tensors. Nothing writes, so nothing is copied.
+    return Split(torch.from_numpy(np.load(folder / f"{part}_images.npy", mmap_mode="c")), labels)
 
 
 def _root(store: dict[str, Any]) -> str:
-    """The folder of streamed images on this machine."""
+    """Return the folder of streamed images on this machine."""
     if storage.is_remote(store["root"]):
         return str(remote_folders.fetch_tree(store["root"]) / store["below"])
     if not Path(store["root"]).is_dir():
@@ -112,6 +117,6 @@ def _root(store: dict[str, Any]) -> str:
             "data.path",
             f"{store['root']}, which the node {socket.gethostname()} does not have",
             "a folder that all nodes share, or s3://, gs://",
-            "copy it once (aws s3 sync, gcloud storage rsync), then --set data.path=s3://…",
+            "copy it there (aws s3 sync, gcloud storage rsync), then --set data.path=s3://…",
         )
     return str(store["root"])

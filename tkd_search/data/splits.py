@@ -1,4 +1,4 @@
-"""Stratified splits by seed: which images train, which are held out."""
+"""Stratified splits and limits by seed."""
 
 import numpy as np
 import torch
@@ -10,10 +10,10 @@ def held_out(labels: Tensor, share: float, seed: int, *, keep: int = 1) -> tuple
 
     Args:
         labels: int64 [N].
-        share: share held out, in (0, 1); of every class at least one image is held out and ``keep`` are kept,
-            where it has so many.
+        share: share held out, in (0, 1). At least ``keep`` images of every class are kept, then at least one
+            is held out, as far as the class has them.
         seed: the split is a pure function of ``labels``, ``share``, ``seed`` and ``keep``.
-        keep: least number kept of every class: 2 where another part will be held out of them.
+        keep: least number kept of every class; 2 where another part will be held out of the kept ones.
 
     Returns:
         Two sorted int64 tensors of positions.
@@ -27,10 +27,10 @@ def held_out(labels: Tensor, share: float, seed: int, *, keep: int = 1) -> tuple
 
 
 def limited(labels: Tensor, limit: int, seed: int) -> Tensor:
-    """Sorted positions of at most ``limit`` images, as many of every class as the classes allow.
+    """Return sorted positions of at most ``limit`` images, equally many of every class where possible.
 
-    The classes are filled evenly (water-filling): a class too small for its share leaves the rest to others.
-    Smaller limits are subsets of larger ones up to rounding, since every class is drawn in one fixed order.
+    What a small class cannot fill of its share goes to the other classes (water-filling). The positions of a
+    smaller limit are a subset of a larger one's up to rounding, since the order within a class is fixed.
     """
     groups = _shuffled_classes(labels, seed)
     counts = _even_counts([len(group) for group in groups], limit)
@@ -50,7 +50,7 @@ def _even_counts(sizes: list[int], limit: int) -> list[int]:
 
 
 def _shuffled_classes(labels: Tensor, seed: int) -> list[np.ndarray]:
-    """Positions of every class in a fixed random order of its own (numpy's, stable across torch versions)."""
+    """Return the positions of every class in a random order (by NumPy, stable across torch versions)."""
     array = labels.numpy()
     return [
         np.random.default_rng([seed, int(label)]).permutation(np.flatnonzero(array == label))

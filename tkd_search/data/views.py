@@ -1,7 +1,7 @@
-"""Training images in deterministic augmented views: the same (index, view) is the same image, always.
+"""Deterministic augmented views of training images: (seed, index, view) determines the image.
 
-A bank keeps the big model's features of fixed views, so the student must see those very views. Which shift
-or crop a view is, is computed from (seed, index, view) by mixing integers, on the whole batch at once.
+A bank holds the big model's features of fixed views, so the student must see the same views. Shift, crop and
+flip are computed from (seed, index, view) by mixing integers, for a whole batch at once.
 """
 
 from collections.abc import Iterator, Sequence
@@ -15,7 +15,7 @@ from tkd_search.data.bundle import Split
 from tkd_search.seeds import child_seed
 
 VIEWS_VERSION = 1
-"""Counts up when the same (seed, index, view) comes out as another image: stored banks are then stale."""
+"""Increased when the same (seed, index, view) gives another image, so that stored banks are not reused."""
 
 AUGMENTATIONS = ("none", "shift", "crop_flip")
 _GOLDEN = -7046029254386353131  # 0x9E3779B97F4A7C15 as a signed number: splitmix64's increment
@@ -24,12 +24,12 @@ _MIX_2 = -7723592293110705685  # 0x94D049BB133111EB
 
 
 class Normaliser:
-    """uint8 pixels → float32 with mean 0 and variance 1 per plane over the training split.
+    """Normalises uint8 pixels to float32 with mean 0 and variance 1 per plane over the training split.
 
     Args:
         mean: per plane, of values in [0, 1].
-        std: likewise, above 0.
-        device: where its two vectors live.
+        std: likewise, > 0.
+        device: device of the pixels.
     """
 
     def __init__(
@@ -41,8 +41,8 @@ class Normaliser:
         self.offset = (torch.tensor(mean, dtype=torch.float64) / deviation).float().reshape(shape).to(device)
 
     def __call__(self, pixels: Tensor) -> Tensor:
-        """uint8 [B, C, H, W] → float32 of the same shape, channels last in memory."""
-        # Reordered last: scaling planes that lie interleaved in memory takes three times as long.
+        """Normalise uint8 [B, C, H, W] to float32 of the same shape, channels last in memory."""
+        # Reordered last: scaling in channels-last memory takes three times as long.
         values = pixels.contiguous().float().mul_(self.scale).sub_(self.offset)
         return values.contiguous(memory_format=torch.channels_last)
 
@@ -54,14 +54,13 @@ class AugmentedViews:
         split: uint8 images and labels.
         mean: per plane, of values in [0, 1].
         std: likewise.
-        views: number of fixed views A ≥ 1, or 0: view ids are then arbitrary seeds ≥ 0.
-        augment: ``none`` (every view is the image), ``shift`` (by up to a twelfth of the side, black
-            comes in) or ``crop_flip`` (a crop out of the image padded by an eighth of the side, and a flip
-            every other time).
-        seed: of the views.
-        device: where batches are made; the images are moved there once, unless they are streamed.
+        views: number of fixed views A ≥ 1; 0: a view is any integer ≥ 0.
+        augment: ``none`` (every view is the image), ``shift`` (by up to 1/12 of the side, filled with black)
+            or ``crop_flip`` (a crop of the image padded by 1/8 of the side, flipped with probability 1/2).
+        seed: seed of the views.
+        device: device of the batches; images that are not streamed are moved there once.
 
-    View 0 is the image itself, also where ``views`` is 0.
+    View 0 is the image itself, also with ``views`` = 0.
     """
 
     def __init__(
@@ -92,15 +91,15 @@ class AugmentedViews:
         return len(self.labels)
 
     def batch(self, index: Tensor, view: Tensor) -> Tensor:
-        """Normalised float32 [B, C, H, W], channels last in memory, of ``index`` [B] in ``view`` [B].
+        """Return images ``index`` [B] in views ``view`` [B]: normalised float32 [B, C, H, W], channels last.
 
         Raises:
-            IndexError: a view that does not exist.
+            IndexError: a view outside [0, A).
         """
         return self._normalise(self.pixels(index, view))
 
     def pixels(self, index: Tensor, view: Tensor) -> Tensor:
-        """The same as uint8, before normalisation."""
+        """Return the same as :meth:`batch` before normalisation: uint8 [B, C, H, W]."""
         if self.views and len(view) and not 0 <= int(view.min()) <= int(view.max()) < self.views:
             raise IndexError(f"view {int(view.max())} of {self.views}")
         index, view = index.to(self.device), view.to(self.device)
@@ -116,8 +115,8 @@ class AugmentedViews:
         return _crop(images, margin, top, left, flip)
 
     def _draw(self, index: Tensor, view: Tensor, margin: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Corner of the crop in [0, 2·margin] and whether it is flipped, [B] each; view 0 is the middle."""
-        bits = mixed(mixed(view + self._seed) + index)
+        """Return top and left of the crop in [0, 2·margin] and its flip, [B] each; view 0 is centred."""
+        bits = splitmix64(splitmix64(view + self._seed) + index)
         span = 2 * margin + 1
         plain = view == 0
         top = torch.where(plain, margin, (bits & 0xFFFFF) % span)
@@ -126,8 +125,8 @@ class AugmentedViews:
         return top, left, flip
 
 
-def mixed(number: Tensor) -> Tensor:
-    """splitmix64's finaliser on int64 [B]: neighbours become unrelated numbers (Steele et al. 2014)."""
+def splitmix64(number: Tensor) -> Tensor:
+    """Apply splitmix64's finaliser to int64 [B]: neighbours become uncorrelated (Steele et al. 2014)."""
     number = number + _GOLDEN
     number = (number ^ _shifted(number, 30)) * _MIX_1
     number = (number ^ _shifted(number, 27)) * _MIX_2
@@ -142,19 +141,19 @@ def plain_batches(
     batch_size: int = 512,
     device: torch.device | str = "cpu",
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """All images of a split in order, not augmented: normalised float32 [b, C, H, W] and labels [b]."""
+    """Yield the images of a split in order, not augmented: normalised float32 [b, C, H, W] and labels [b]."""
     normalise = Normaliser(mean, std, device)
     for positions in torch.arange(len(split)).split(batch_size):
         yield normalise(split.images[positions].to(device)), split.labels[positions].to(device)
 
 
 def _shifted(number: Tensor, bits: int) -> Tensor:
-    """Logical right shift of int64 (torch's is arithmetic)."""
+    """Shift int64 right logically (torch's ``>>`` is arithmetic)."""
     return (number >> bits) & ((1 << (64 - bits)) - 1)
 
 
 def _crop(images: Tensor, margin: int, top: Tensor, left: Tensor, flip: Tensor) -> Tensor:
-    """Crops [B, C, H, W] of the images padded with black by ``margin``."""
+    """Return crops [B, C, H, W] of the images padded with black by ``margin``."""
     padded = pad(images, (margin,) * 4)
     if images.device.type == "cpu":
         return _crop_by_slices(padded, images.shape[-1], top, left, flip)
@@ -162,7 +161,7 @@ def _crop(images: Tensor, margin: int, top: Tensor, left: Tensor, flip: Tensor) 
 
 
 def _crop_by_slices(padded: Tensor, size: int, top: Tensor, left: Tensor, flip: Tensor) -> Tensor:
-    """One slice per image: on a CPU three to eight times as fast as one indexing of the whole batch."""
+    """Crop by one slice per image; on a CPU three to eight times as fast as :func:`_crop_by_index`."""
     source = padded.numpy()
     made = np.empty((*source.shape[:2], size, size), np.uint8)
     for row, corner in enumerate(zip(top.tolist(), left.tolist(), flip.tolist(), strict=True)):
@@ -173,7 +172,7 @@ def _crop_by_slices(padded: Tensor, size: int, top: Tensor, left: Tensor, flip: 
 
 
 def _crop_by_index(padded: Tensor, size: int, top: Tensor, left: Tensor, flip: Tensor) -> Tensor:
-    """All crops by one indexing, without waiting for an accelerator."""
+    """Crop by one indexing of the whole batch, without synchronising with the accelerator."""
     along = torch.arange(size, device=padded.device)
     columns = left[:, None] + torch.where(flip[:, None], size - 1 - along, along)
     rows = top[:, None] + along

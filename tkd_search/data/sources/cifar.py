@@ -19,7 +19,7 @@ _PIXELS = 3 * 32 * 32
 
 @dataclass(frozen=True)
 class Layout:
-    """Names of one form of one set: folder, files of both parts, file of class names, key of the labels."""
+    """File names and keys of one form of a set: ``binary`` or python files."""
 
     folder: str
     train: tuple[str, ...]
@@ -78,7 +78,7 @@ LAYOUTS: dict[str, tuple[Layout, ...]] = {
 
 
 def cifar_folder(name: str, path: Path) -> tuple[Path, Layout] | None:
-    """The folder at or under ``path`` that holds a form of the set, and which; None where none is whole."""
+    """Return the folder at or below ``path`` with all files of a form of the set, and the form; else None."""
     for layout in LAYOUTS[name]:
         for folder in (path / layout.folder, path):
             if all((folder / file).is_file() for file in (*layout.train, *layout.test)):
@@ -86,16 +86,16 @@ def cifar_folder(name: str, path: Path) -> tuple[Path, Layout] | None:
     return None
 
 
-def cifar_looked(name: str, path: Path) -> str:
-    """Where :func:`cifar_folder` looks, in words."""
+def cifar_places(name: str, path: Path) -> str:
+    """Return the folders that :func:`cifar_folder` searches, as text."""
     return ", ".join(str(path / layout.folder) for layout in LAYOUTS[name]) + f", {path}"
 
 
 def read_cifar(folder: Path, layout: Layout) -> RawData:
-    """Both parts of the set.
+    """Read the training and test parts of the set.
 
     Raises:
-        UserError: a damaged file (which), or a python file that holds more than plain data.
+        UserError: a file is damaged, or a python file has more than plain data; names the file.
     """
     read = _read_binary if layout.binary else _read_python
     parts = [
@@ -116,7 +116,7 @@ def _read_python(path: Path, layout: Layout) -> tuple[np.ndarray, np.ndarray]:
     if not isinstance(images, np.ndarray) or images.ndim != 2 or images.shape[1] != _PIXELS:
         raise _damaged(path, f"no 'data' of {_PIXELS} bytes per image")
     if not isinstance(labels, list) or not all(isinstance(label, int) for label in labels):
-        raise _damaged(path, f"no list {layout.labels_key!r} of whole numbers")
+        raise _damaged(path, f"no list {layout.labels_key!r} of integers")
     return images, _checked(path, images, np.array(labels, dtype=np.int64), layout)
 
 
@@ -124,7 +124,7 @@ def _read_binary(path: Path, layout: Layout) -> tuple[np.ndarray, np.ndarray]:
     content = np.fromfile(path, np.uint8)
     record = layout.label_bytes + _PIXELS
     if not len(content) or len(content) % record:
-        raise _damaged(path, f"{len(content)} bytes, no multiple of {record}")
+        raise _damaged(path, f"{len(content)} bytes, not a multiple of {record}")
     records = content.reshape(-1, record)
     images = records[:, layout.label_bytes :]
     return images, _checked(path, images, records[:, layout.label_bytes - 1], layout)
@@ -134,12 +134,12 @@ def _checked(path: Path, images: np.ndarray, labels: np.ndarray, layout: Layout)
     if len(images) != len(labels):
         raise _damaged(path, f"{len(labels)} labels for {len(images)} images")
     if not len(labels) or labels.min() < 0 or labels.max() >= layout.classes:
-        raise _damaged(path, f"labels beyond 0 to {layout.classes - 1}, or none")
+        raise _damaged(path, f"no labels, or labels outside 0 to {layout.classes - 1}")
     return labels
 
 
 def _class_names(folder: Path, layout: Layout) -> tuple[str, ...]:
-    """Names of the classes; their numbers where the file of names is not there."""
+    """Return the class names, or the class numbers as text where there is no file with all names."""
     path, names = folder / layout.names, list[str]()
     if path.is_file():
         found = path.read_text().split() if layout.binary else _unpickled(path).get(layout.names_key)
@@ -158,5 +158,5 @@ def _unpickled(path: Path) -> dict[str, Any]:
 
 def _damaged(path: Path, found: str) -> UserError:
     return UserError(
-        str(path), found, "an original CIFAR file: images and labels alone", "fetch the set again"
+        str(path), found, "an original CIFAR file with images and labels only", "download the set again"
     )

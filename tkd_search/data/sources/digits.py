@@ -1,4 +1,4 @@
-"""The 1,797 handwritten digits that scikit-learn ships: 8 × 8 pixels, 10 classes, no download."""
+"""The 1,797 handwritten digits in scikit-learn: 8 × 8 pixels, 10 classes, no download."""
 
 import numpy as np
 import torch
@@ -8,7 +8,7 @@ from tkd_search.data.sources.raw_data import RawData
 
 
 def read_digits() -> RawData:
-    """All digits as one training part; values 0 to 16 are spread to 0 to 255."""
+    """Return all digits as one training part, values 0 to 16 scaled to 0 to 255."""
     from sklearn.datasets import load_digits
 
     digits = load_digits()

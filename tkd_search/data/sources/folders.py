@@ -1,4 +1,4 @@
-"""Image files: ``train/<class>/*`` with optional ``val/`` and ``test/``, and TinyImageNet's layout."""
+"""Folders of image files: ``train/<class>/*`` with optional ``val/`` and ``test/``, and TinyImageNet."""
 
 import os
 from collections.abc import Sequence
@@ -18,16 +18,16 @@ IMAGE_SUFFIXES = frozenset(
     (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".jfif")
 )
 _VALIDATION_NAMES = ("val", "valid", "validation")
-_LOOKED_AT = 64
+_SHAPE_SAMPLE = 64
 
 Listing = list[tuple[str, int]]
-"""Files relative to the root, each with its label."""
+"""(file relative to the root, label) of every image."""
 
 
 def read_image_folder(root: Path, settings: DataSettings) -> RawData:
-    """``root/train/<class>/*``; val/ is validation and test/ is test where they exist.
+    """Read ``root/train/<class>/*``, ``val/`` as validation and ``test/`` as test where they exist.
 
-    Without ``train/`` the classes may lie in ``root`` itself. Folders in a class's folder are looked into.
+    Without ``train/`` the class folders are those in ``root``. Subfolders of a class folder are included.
 
     Raises:
         UserError: no classes, an empty or an unknown class, images of different sizes without ``data.size``,
@@ -46,14 +46,14 @@ def read_image_folder(root: Path, settings: DataSettings) -> RawData:
 
 
 def is_image_folder(path: Path) -> bool:
-    """Whether there is ``train/`` with a folder in it, or at least two folders with images right in them."""
+    """Return whether ``train/`` has a folder in it, or at least two folders in ``path`` have images."""
     if (path / "train").is_dir():
         return any(entry.is_dir() for entry in os.scandir(path / "train"))
-    return sum(entry.is_dir() and _holds_images(entry.path) for entry in os.scandir(path)) >= 2
+    return sum(entry.is_dir() and _has_images(entry.path) for entry in os.scandir(path)) >= 2
 
 
-def _holds_images(folder: str) -> bool:
-    """Looks no deeper: the path may be a mistake, and somebody's whole home."""
+def _has_images(folder: str) -> bool:
+    """Return whether a folder has images, without its subfolders: the path may be a whole home by mistake."""
     try:
         return any(_is_image(entry.name) for entry in os.scandir(folder))
     except OSError:
@@ -65,15 +65,15 @@ def _is_image(name: str) -> bool:
 
 
 def is_tiny_imagenet(path: Path) -> bool:
-    """Whether this is TinyImageNet's layout, of any number of its classes."""
+    """Return whether ``path`` has TinyImageNet's layout, with any number of its classes."""
     return (path / "wnids.txt").is_file() and (path / "train").is_dir()
 
 
 def read_tiny_imagenet(root: Path, settings: DataSettings) -> RawData:
-    """TinyImageNet as published: its validation part, which has labels, is our test part.
+    """Read TinyImageNet as published; its validation part, which has labels, becomes the test part.
 
     Raises:
-        UserError: a class, a file or an annotation is missing; a damaged image.
+        UserError: a class, a file or an annotation is missing, or an image is damaged.
     """
     wnids = tuple((root / "wnids.txt").read_text().split())
     parts = {"train": _tiny_train(root, wnids)}
@@ -88,13 +88,13 @@ def _tiny_train(root: Path, wnids: Sequence[str]) -> Listing:
     for label, wnid in enumerate(wnids):
         folder = root / "train" / wnid / "images"
         if not folder.is_dir():
-            raise UserError(str(folder), "no such folder", "one for every class of wnids.txt")
+            raise UserError(str(folder), "no such folder", "a folder for every class in wnids.txt")
         listing += [(f"train/{wnid}/images/{name}", label) for name in _images(folder)]
     return listing
 
 
 def _tiny_annotated(annotations: Path, root: Path, wnids: Sequence[str]) -> Listing:
-    """Images of val/ by ``val_annotations.txt``; those of classes that are not at hand are left out."""
+    """Return the images of val/ by ``val_annotations.txt``, without those of classes not in ``wnids``."""
     numbers = {wnid: label for label, wnid in enumerate(wnids)}
     listing: Listing = []
     for line, text in enumerate(annotations.read_text().splitlines(), start=1):
@@ -105,14 +105,14 @@ def _tiny_annotated(annotations: Path, root: Path, wnids: Sequence[str]) -> List
         if fields[1] in numbers:
             if not (root / name).is_file():
                 raise UserError(
-                    f"{annotations}, line {line}", f"{name}, which is missing", "an image that exists"
+                    f"{annotations}, line {line}", f"{name}, which does not exist", "an image that exists"
                 )
             listing.append((name, numbers[fields[1]]))
     return listing
 
 
 def _tiny_names(words: Path, wnids: Sequence[str]) -> tuple[str, ...]:
-    """First English word of every class; the wnid where there is none or it is taken."""
+    """Return the first English name of every class; with the wnid if not unique, the wnid if missing."""
     known: dict[str, str] = {}
     if words.is_file():
         for line in words.read_text().splitlines():
@@ -130,38 +130,42 @@ def _class_names(train: Path) -> tuple[str, ...]:
         entry.name for entry in os.scandir(train) if entry.is_dir() and not entry.name.startswith(".")
     )
     if not names:
-        raise UserError(str(train), "no folder in it", "one folder of images for every class")
+        raise UserError(str(train), "no folder in it", "a folder of images for every class")
     return tuple(names)
 
 
 def _listing(root: Path, part: str, classes: Sequence[str], required: bool = False) -> Listing:
-    """Files of one part; ``required``: of every class at least one."""
+    """Return the files of one part; with ``required`` every class must have at least one.
+
+    Raises:
+        UserError: an unknown class, or no images.
+    """
     present = _class_names(root / part)
     unknown = [name for name in present if name not in classes]
     if unknown:
         raise UserError(
             str(root / part / unknown[0]),
             "a class that train/ does not have",
-            f"one of {len(classes)} classes",
+            f"one of the {len(classes)} classes of train/",
         )
     listing: Listing = []
     for label, name in enumerate(classes):
         folder = root / part / name
         files = _images(folder) if folder.is_dir() else []
         if not files and required:
-            raise UserError(str(folder), "no image", f"files named {', '.join(sorted(IMAGE_SUFFIXES))}")
+            raise UserError(str(folder), "no images", f"files named {', '.join(sorted(IMAGE_SUFFIXES))}")
         listing += [(os.path.normpath(f"{part}/{name}/{file}"), label) for file in files]
     if not listing:
-        raise UserError(str(root / part), "no image", "images in one folder per class")
+        raise UserError(str(root / part), "no images", "images in one folder per class")
     return listing
 
 
 def _images(folder: Path) -> list[str]:
-    """Image files under ``folder``, relative to it, in a fixed order; hidden ones are passed over."""
+    """Return the sorted image files below ``folder``, relative to it, without hidden files and folders."""
     found = []
-    for place, folders, files in os.walk(folder):
+    for parent, folders, files in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        found += [os.path.relpath(os.path.join(place, name), folder) for name in files if _is_image(name)]
+        found += [os.path.relpath(os.path.join(parent, name), folder) for name in files if _is_image(name)]
     return sorted(found)
 
 
@@ -185,10 +189,14 @@ def _loaded(
 
 
 def _shape(root: Path, listing: Listing, settings: DataSettings) -> tuple[int, int]:
-    """Side and planes of the images: as set, or what evenly spaced ones agree on."""
-    step = max(1, len(listing) // _LOOKED_AT)
+    """Return side and planes of the images, from settings and the headers of about 64 evenly spaced images.
+
+    Raises:
+        UserError: without ``data.size``, images that are not square or differ in size; a damaged image.
+    """
+    step = max(1, len(listing) // _SHAPE_SAMPLE)
     try:
-        seen = [decode.look(str(root / name)) for name, _ in listing[::step]]
+        seen = [decode.read_header(str(root / name)) for name, _ in listing[::step]]
     except decode.DamagedImageError as error:
         raise damaged_image(str(error)) from error
     channels = 1 if all(grey for _, _, grey in seen) else 3
@@ -199,8 +207,8 @@ def _shape(root: Path, listing: Listing, settings: DataSettings) -> tuple[int, i
         shown = ", ".join(f"{width} × {height}" for width, height in sides[:3])
         raise UserError(
             "data.size",
-            f"nothing, while the images of {root} measure {shown}{' …' if len(sides) > 3 else ''} pixels",
-            "the side in pixels they are scaled and cut to",
+            f"no value, while the images of {root} have {shown}{' …' if len(sides) > 3 else ''} pixels",
+            "the side in pixels to scale and crop them to",
             "for instance --set data.size=64",
         )
     return sides[0][0], channels

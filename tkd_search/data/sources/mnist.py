@@ -1,4 +1,4 @@
-"""MNIST, or any set in its four idx files (Fashion-MNIST, KMNIST)."""
+"""MNIST, or any other set of four idx files (Fashion-MNIST, KMNIST)."""
 
 from pathlib import Path
 
@@ -15,27 +15,27 @@ _FOLDERS = ("", "MNIST/raw", "raw", "FashionMNIST/raw")
 
 
 def mnist_folder(path: Path) -> Path | None:
-    """The folder under ``path`` that holds the four files, plain or gzipped; None where there is none."""
+    """Return the folder at or below ``path`` with the four files, plain or gzipped; None if there is none."""
     for folder in (path / name for name in _FOLDERS):
         if all(_file(folder, part, kind) for part in _PARTS for kind in ("images-idx3", "labels-idx1")):
             return folder
     return None
 
 
-def mnist_looked(path: Path) -> str:
-    """Where :func:`mnist_folder` looks, in words."""
+def mnist_places(path: Path) -> str:
+    """Return the folders that :func:`mnist_folder` searches, as text."""
     return ", ".join(str(path / name) for name in _FOLDERS)
 
 
 def read_mnist(folder: Path) -> RawData:
-    """Both parts of the set; classes are the labels that occur.
+    """Read the training and test parts; the classes are 0 to the largest label.
 
     Raises:
-        UserError: a damaged file, or counts that differ; names the file.
+        UserError: a file is damaged, or numbers of images and labels differ; names the file.
     """
     train, test = (_read_part(folder, part) for part in _PARTS)
     if test.images[:1].shape[1:] != train.images[:1].shape[1:]:  # type: ignore[index]
-        raise UserError(str(folder), "training and test images of different size", "one size")
+        raise UserError(str(folder), "training and test images of different sizes", "images of one size")
     count = 1 + int(max(train.labels.max(), test.labels.max()))
     return RawData(train=train, test=test, classes=tuple(str(label) for label in range(count)))
 
@@ -50,7 +50,7 @@ def _read_part(folder: Path, part: str) -> Split:
             str(label_file),
             f"{len(labels)} labels for the {len(images)} images of {image_file.name}",
             "one label per image",
-            "fetch both files again",
+            "download both files again",
         )
     if not len(images) or images.shape[1] != images.shape[2]:
         raise UserError(str(image_file), f"images of shape {images.shape}", "at least one square image")

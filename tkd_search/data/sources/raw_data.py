@@ -1,4 +1,4 @@
-"""What a reader found, before it is split, limited and resized."""
+"""Data as a reader returns it, before it is split, limited and resized."""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,7 @@ from tkd_search.data.bundle import Split
 
 @dataclass(frozen=True, kw_only=True)
 class RawData:
-    """The parts a data set comes in; what is missing is held out of ``train`` later."""
+    """The parts of a data set; a missing part is later held out of ``train``."""
 
     train: Split
     classes: tuple[str, ...]

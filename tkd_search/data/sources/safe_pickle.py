@@ -1,7 +1,7 @@
-"""CIFAR's original files are pickles: read their dicts, lists, bytes and byte arrays, and nothing else.
+"""Restricted unpickler for CIFAR's original files: dicts, lists, bytes and byte arrays, nothing else.
 
-No class of numpy or of anybody is ever built from the file: the three names that such a file may mention are
-stand-ins that only take notes. Whatever else it names is refused.
+No class named in the file is ever built: the names that such a file may contain are mapped to stand-ins that
+only record data. Any other name is refused.
 """
 
 import io
@@ -13,18 +13,18 @@ import numpy as np
 
 
 class UnsafePickleError(pickle.UnpicklingError):
-    """The file names something that data has no use for."""
+    """The file names a class or function that plain data does not need."""
 
 
 class _Array:
-    """Stands in for ``numpy.ndarray``: keeps shape and raw bytes of an array of bytes."""
+    """Stand-in for ``numpy.ndarray``: an array of bytes."""
 
     def __init__(self) -> None:
         self.value: np.ndarray | None = None
 
     def __setstate__(self, state: Any) -> None:
         _, shape, kind, fortran, raw = state
-        if not isinstance(kind, _Kind) or not isinstance(raw, bytes | str) or fortran not in (True, False):
+        if not isinstance(kind, _Dtype) or not isinstance(raw, bytes | str) or fortran not in (True, False):
             raise UnsafePickleError("an array of something other than bytes")
         data = raw.encode("latin1") if isinstance(raw, str) else raw
         if not isinstance(shape, tuple) or not all(isinstance(side, int) and side >= 0 for side in shape):
@@ -34,15 +34,15 @@ class _Array:
         self.value = np.frombuffer(data, np.uint8).reshape(shape, order="F" if fortran else "C")
 
 
-class _Kind:
-    """Stands in for ``numpy.dtype``: unsigned bytes alone."""
+class _Dtype:
+    """Stand-in for ``numpy.dtype``: bytes only."""
 
     def __init__(self, code: Any = None, *_: Any) -> None:
         if code not in ("u1", b"u1", "b1", b"b1"):
             raise UnsafePickleError(f"an array of {code!r}, not of bytes")
 
     def __setstate__(self, state: Any) -> None:
-        """Byte order and the like: of no matter for bytes."""
+        """Ignore byte order and alignment, which bytes do not have."""
 
 
 def _reconstruct(kind: Any, *_: Any) -> _Array:
@@ -52,7 +52,7 @@ def _reconstruct(kind: Any, *_: Any) -> _Array:
 
 
 def _encode(text: Any, codec: Any = "latin1", *_: Any) -> bytes:
-    """How protocol 2 writes bytes."""
+    """Decode bytes as pickle protocol 2 writes them: as latin-1 text."""
     if not isinstance(text, str) or codec not in ("latin1", "latin-1"):
         raise UnsafePickleError(f"text in codec {codec!r}")
     return text.encode("latin1")
@@ -62,29 +62,30 @@ _ALLOWED = {
     ("numpy.core.multiarray", "_reconstruct"): _reconstruct,
     ("numpy._core.multiarray", "_reconstruct"): _reconstruct,
     ("numpy", "ndarray"): _Array,
-    ("numpy", "dtype"): _Kind,
+    ("numpy", "dtype"): _Dtype,
     ("_codecs", "encode"): _encode,
 }
 
 
 class _Unpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
-        """The stand-in for a name, or a refusal."""
+        """Return the stand-in for a name, or refuse it."""
         try:
             return _ALLOWED[module, name]
         except KeyError:
             raise UnsafePickleError(f"it names {module}.{name}") from None
 
     def persistent_load(self, pid: Any) -> Any:
-        """Refused."""
+        """Refuse references to objects outside the file."""
         raise UnsafePickleError("it refers to an object outside the file")
 
 
 def read_plain_pickle(content: bytes) -> dict[str, Any]:
-    """A pickled dict of plain values and arrays of bytes, with text keys.
+    """Return a pickled dict of plain values and arrays of bytes, with text keys.
 
     Raises:
-        pickle.UnpicklingError: damaged, no dict, or (:class:`UnsafePickleError`) more than plain data.
+        pickle.UnpicklingError: damaged, or not a dict.
+        UnsafePickleError: more than plain data.
     """
     try:
         loaded = _Unpickler(io.BytesIO(content), encoding="bytes").load()
