@@ -11,7 +11,6 @@ import torch
 
 from tests.data import writers
 from tkd_search.data import DataBundle, DataSettings, load_data
-from tkd_search.data.load_data import check_source
 from tkd_search.errors import UserError
 
 DIGITS = (178, 182, 177, 183, 181, 182, 181, 179, 174, 180)
@@ -45,16 +44,12 @@ class TestDigits:
             for label, count in enumerate(torch.bincount(split.labels, minlength=10).tolist()):
                 assert abs(count - share * DIGITS[label]) <= 2
 
-    def test_the_source_of_digits_is_always_found(self) -> None:
-        check_source(DataSettings(name="digits"))
-
 
 class TestMnist:
     @pytest.mark.parametrize("place", ["", "MNIST/raw", "raw", "FashionMNIST/raw"])
     @pytest.mark.parametrize("zipped", [False, True])
     def test_it_is_found_in_every_known_folder(self, tmp_path: Path, place: str, zipped: bool) -> None:
         writers.write_mnist(tmp_path / place, zipped=zipped)
-        check_source(DataSettings(name="mnist", path=str(tmp_path)))
         data = load("mnist", tmp_path)
         assert (len(data.train), len(data.validation), len(data.test)) == (30, 10, 20)
         written = {image.tobytes() for image in writers.random_images(20, 28, 28, seed=1)}
@@ -242,7 +237,6 @@ class TestImageFolder:
         for name in ("cat", "dog"):
             writers.write_images(tmp_path / name, 2)
             writers.write_images(tmp_path / name / "deep" / "er", 4)
-        check_source(DataSettings(name="imagefolder", path=str(tmp_path)))
         data = load("imagefolder", tmp_path)
         assert data.classes == ("cat", "dog")
         assert sum(len(split) for split in data.splits().values()) == 12
@@ -317,15 +311,11 @@ class TestMissing:
     def test_the_error_names_the_folder_and_the_setting(self, tmp_path: Path, name: str) -> None:
         for path in (tmp_path, tmp_path / "gone", None):
             settings = DataSettings(name=name, path=None if path is None else str(path))  # type: ignore[arg-type]
-            for check in (check_source, load_data):
-                with pytest.raises(UserError) as caught:
-                    check(settings)
-                assert caught.value.where == "data.path"
-                assert path is None or str(path) in caught.value.found
-                assert "data.path=" in caught.value.hint
-
-    def test_a_set_that_can_be_downloaded_passes_the_check(self, tmp_path: Path) -> None:
-        check_source(DataSettings(name="mnist", path=str(tmp_path / "new"), download=True))
+            with pytest.raises(UserError) as caught:
+                load_data(settings)
+            assert caught.value.where == "data.path"
+            assert path is None or str(path) in caught.value.found
+            assert "data.path=" in caught.value.hint
 
     @pytest.mark.parametrize("name", ["mnist", "cifar10"])
     def test_a_failed_download_is_a_user_error(
@@ -338,6 +328,4 @@ class TestMissing:
 
     @pytest.mark.parametrize("name", ["tinyimagenet", "imagefolder"])
     def test_download_of_other_sets_is_refused(self, tmp_path: Path, name: str) -> None:
-        with pytest.raises(UserError):
-            check_source(DataSettings(name=name, path=str(tmp_path), download=True))  # type: ignore[arg-type]
-        refused(name, tmp_path, download=True)
+        assert refused(name, tmp_path, download=True).where == "data.download"

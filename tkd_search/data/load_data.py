@@ -56,19 +56,6 @@ def fixed_views(settings: DataSettings) -> int:
     return min(settings.views, 1) if resolved_augmentation(settings) == "none" else settings.views
 
 
-def check_source(settings: DataSettings) -> None:
-    """Check that a set is there, without reading it.
-
-    Raises:
-        UserError: it is not; names the folders searched and the source of the set.
-    """
-    if settings.name == "digits":
-        return
-    path = _path(settings)
-    if _reader(settings, path) is None and not (settings.download and settings.name in DOWNLOADABLE):
-        raise _missing(settings, path)
-
-
 def _read(settings: DataSettings) -> RawData:
     if settings.name == "digits":
         return read_digits()

@@ -14,7 +14,7 @@ from typing_extensions import TypedDict  # pydantic reads typing's own only from
 from tkd_search.errors import UserError
 from tkd_search.files import write_json
 from tkd_search.results.json_values import finite, from_plain, to_plain
-from tkd_search.results.records import FrontMember, SearchRecord
+from tkd_search.results.records import FrontMember, SearchRecord, TrialRecord
 
 SCHEMA = 1
 SUMMARY_FILE = "summary.json"
@@ -113,10 +113,7 @@ def summarise(record: SearchRecord) -> dict[str, Any]:
             "failed": states.count("failed"),
             **({"not_trained": not_trained} if not_trained else {}),
         },
-        "epochs": {
-            "spent": sum(trial.epochs_trained for trial in record.trials),
-            "full_budget": record.full_budget,
-        },
+        "epochs": {"spent": epochs_spent(record.trials), "full_budget": record.full_budget},
         "hypervolume": record.hypervolume,
         "reference_point": list(record.reference_point),
         "wall_seconds": record.wall_seconds,
@@ -129,6 +126,11 @@ def summarise(record: SearchRecord) -> dict[str, Any]:
     }
     plain: dict[str, Any] = finite(summary)
     return plain
+
+
+def epochs_spent(trials: tuple[TrialRecord, ...]) -> int:
+    """Return the number of epochs that all trials together have trained."""
+    return sum(trial.epochs_trained for trial in trials)
 
 
 def _member(member: FrontMember) -> dict[str, Any]:
