@@ -75,7 +75,7 @@ def wait_for_epochs(log: Path, process: "subprocess.Popen[str]", count: int, dea
             ["--set", "student.width={float: [0.1, 0.3]}", "--set", "search.pruner=nonsense"],
             ["search.enqueue.0.student.width = 0.38 (searched: a number in [0.1, 0.3])", "search.pruner"],
         ),
-        (["--address", "127.0.0.1:1"], ["--address 127.0.0.1:1: found nobody who listens", "ray start"]),
+        (["--address", "127.0.0.1:1"], ["--address 127.0.0.1:1: found no listener", "ray start"]),
         (["--nonsense"], ["--nonsense"]),
     ],
 )

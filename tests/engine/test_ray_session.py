@@ -1,4 +1,4 @@
-"""Joining Ray by its address."""
+"""Addresses of Ray clusters: which are checked, and how wrong ones are refused."""
 
 import socket
 
@@ -10,7 +10,7 @@ from tkd_search.errors import UserError
 
 
 @pytest.mark.parametrize("address", ["foo", "http://127.0.0.1:8265"])
-def test_what_is_no_address_of_a_cluster_is_refused(monkeypatch, address):
+def test_an_invalid_address_is_refused(monkeypatch, address):
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
     with (
         pytest.raises(UserError, match=f"--address {address}: found no Ray there") as refused,
@@ -23,13 +23,13 @@ def test_what_is_no_address_of_a_cluster_is_refused(monkeypatch, address):
 @pytest.mark.parametrize(
     "form", ["127.0.0.1:{}", "localhost:{}", "ray://127.0.0.1:{}", "ray://127.0.0.1:{}/"]
 )
-def test_where_nobody_listens_nobody_waits(monkeypatch, form):
+def test_an_address_without_a_listener_is_refused_at_once(monkeypatch, form):
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
     with socket.create_server(("127.0.0.1", 0)) as server:
         address = form.format(server.getsockname()[1])
         check_address(address)
     with (
-        pytest.raises(UserError, match=f"--address {address}: found nobody who listens") as refused,
+        pytest.raises(UserError, match=f"--address {address}: found no listener") as refused,
         ray_session(address),
     ):
         pass
@@ -39,20 +39,20 @@ def test_where_nobody_listens_nobody_waits(monkeypatch, form):
 @pytest.mark.parametrize(
     "address", ["127.0.0.1:99999", "ray://[::1]:1", "no-such-host.invalid:6379", "a..b:1"]
 )
-def test_addresses_that_nothing_can_have_are_refused_alike(monkeypatch, address):
+def test_invalid_hosts_and_ports_are_refused(monkeypatch, address):
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
-    with pytest.raises(UserError, match="nobody who listens"):
+    with pytest.raises(UserError, match="no listener"):
         check_address(address)
 
 
-def test_what_auto_means_by_ray_address_is_asked_too(monkeypatch):
+def test_auto_checks_the_address_in_ray_address(monkeypatch):
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
-    with pytest.raises(UserError, match=r"--address auto: found nobody who listens at 127\.0\.0\.1:1"):
+    with pytest.raises(UserError, match=r"--address auto: found no listener at 127\.0\.0\.1:1"):
         check_address("auto")
 
 
-def test_other_forms_and_a_ray_that_is_joined_already_are_left_to_ray(monkeypatch):
+def test_other_forms_and_an_existing_connection_are_not_checked(monkeypatch):
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     for address in (None, "local", "auto", "foo", "http://127.0.0.1:1", "anyscale://x:1"):

@@ -1,4 +1,4 @@
-"""What a search shows while it runs: a protocol, so that terminals, tests and notebooks can listen."""
+"""Protocol through which a search reports its progress to a terminal, a notebook or a test."""
 
 from typing import Protocol
 
@@ -6,32 +6,32 @@ from tkd_search.engine.search_state import SearchState
 
 
 class Progress(Protocol):
-    """Told of stages and trials; every call returns at once."""
+    """Receives stages and trials; every call returns at once."""
 
     def note(self, text: str) -> None:
-        """One line that stays."""
+        """Show one line permanently."""
 
     def stage(self, name: str, total: int | None) -> None:
-        """A stage begins; ``total`` steps where they are known. The one before is over."""
+        """Begin a stage of ``total`` steps (None: unknown) and end the one before."""
 
     def advance(self, done: int, text: str = "") -> None:
-        """The stage has done so many steps."""
+        """Set the steps of the stage that are done."""
 
     def search_state(self, search_state: SearchState, trials: int) -> None:
-        """The search stands so, of ``trials`` planned."""
+        """Show the state of the search, which plans ``trials`` trials."""
 
 
 class Silent:
-    """Shows nothing."""
+    """Progress that shows nothing."""
 
     def note(self, text: str) -> None:
-        """Nothing."""
+        """Ignore the line."""
 
     def stage(self, name: str, total: int | None) -> None:
-        """Nothing."""
+        """Ignore the stage."""
 
     def advance(self, done: int, text: str = "") -> None:
-        """Nothing."""
+        """Ignore the steps."""
 
     def search_state(self, search_state: SearchState, trials: int) -> None:
-        """Nothing."""
+        """Ignore the state."""

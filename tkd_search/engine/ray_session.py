@@ -1,4 +1,4 @@
-"""Joining or starting Ray, quietly and never by accident."""
+"""Starts Ray on this machine or joins a running cluster."""
 
 import logging
 import os
@@ -16,7 +16,7 @@ _CONNECT_SECONDS = 3.0
 
 
 def local_nodes() -> list[dict[str, float]]:
-    """This machine as one node; cores this process may use, GPUs as torch sees them."""
+    """Return this machine as one node: the cores that this process may use and the GPUs that torch sees."""
     import torch
 
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
@@ -24,17 +24,17 @@ def local_nodes() -> list[dict[str, float]]:
 
 
 def live_nodes() -> list[Mapping[str, float]]:
-    """The nodes of the Ray cluster we are connected to."""
+    """Return the resources of each living node of the connected Ray cluster."""
     import ray
 
     return [node["Resources"] for node in ray.nodes() if node["Alive"]]
 
 
 def resolve_address(address: str | None) -> str | None:
-    """What ``--address`` means: None for an own Ray on this machine, else the address to join.
+    """Return the address that ``--address`` stands for; None where Ray is to be started on this machine.
 
-    ``auto`` joins what RAY_ADDRESS names or the cluster of this node. Nothing is joined merely because
-    an old address file names it: where nothing is said and RAY_ADDRESS is unset, Ray is started here.
+    ``auto`` is the value of RAY_ADDRESS, or else the cluster of this node. Without ``--address`` a new Ray is
+    started, even where RAY_ADDRESS or an old address file names a cluster.
     """
     if address in (None, "local"):
         return None
@@ -44,12 +44,12 @@ def resolve_address(address: str | None) -> str | None:
 
 
 def check_address(address: str | None) -> None:
-    """Refuse ``host:port`` and ``ray://host:port`` where nobody listens: Ray would wait for minutes.
+    """Check that a port is open at ``host:port`` or ``ray://host:port``: Ray would wait for minutes.
 
-    Also where ``auto`` means one of these, by RAY_ADDRESS.
+    Also checks the value of RAY_ADDRESS where the address is ``auto``.
 
     Raises:
-        UserError: nothing takes a connection there.
+        UserError: the connection fails.
     """
     target = resolve_address(address)
     plain = _HOST_AND_PORT.fullmatch(target or "")
@@ -57,12 +57,12 @@ def check_address(address: str | None) -> None:
         return
     try:
         socket.create_connection((plain["host"].strip("[]"), int(plain["port"])), _CONNECT_SECONDS).close()
-    except (OSError, OverflowError, UnicodeError) as error:  # the last two: no such port, no name of a host
-        raise _no_ray(address, f"nobody who listens at {target} ({error})") from error
+    except (OSError, OverflowError, UnicodeError) as error:  # the last two: invalid port, invalid host name
+        raise _no_ray(address, f"no listener at {target} ({error})") from error
 
 
 def _joined() -> bool:
-    """Whether this process has joined a Ray already: a notebook's own, or that of an earlier search."""
+    """Return whether this process is connected to Ray already, by a notebook or an earlier search."""
     quiet_environment()
     import ray
 
@@ -74,18 +74,18 @@ def _no_ray(address: str | None, found: str) -> UserError:
         f"--address {address}",
         found,
         "local, auto, or the address of a running cluster",
-        "start one with `ray up clusters/….yaml` or `ray start --head`, or leave --address away",
+        "start one with `ray up clusters/….yaml` or `ray start --head`, or omit --address",
     )
 
 
 @contextmanager
 def ray_session(address: str | None) -> Iterator[str]:
-    """Ray for the length of a ``with`` block; yields a line that says which.
+    """Connect to Ray for the length of a ``with`` block; yields one line that describes the connection.
 
-    A Ray that this process has joined already is used, whatever the address, and left running.
+    A connection that this process has already is used, whatever the address, and kept.
 
     Raises:
-        UserError: nothing answers at the address, or it is none.
+        UserError: no Ray answers at the address, or the address is invalid.
     """
     if _joined():
         yield "the Ray of this process"
@@ -99,7 +99,7 @@ def ray_session(address: str | None) -> Iterator[str]:
             _start_ray()
         else:
             ray.init(address=target, logging_level=logging.ERROR, log_to_driver=False)
-    except (ConnectionError, RuntimeError, ValueError) as error:  # ValueError: it is no address
+    except (ConnectionError, RuntimeError, ValueError) as error:  # ValueError: an invalid address
         raise _no_ray(address, f"no Ray there ({error})") from error
     try:
         yield f"joined Ray at {target}" if target else "own Ray on this machine"
@@ -108,10 +108,10 @@ def ray_session(address: str | None) -> Iterator[str]:
 
 
 def _start_ray() -> None:
-    """An own Ray on this machine; tried again where that was too busy, since Ray waits for 30 seconds alone.
+    """Start Ray on this machine; up to three attempts, since Ray waits 30 seconds only on a busy machine.
 
     Raises:
-        RuntimeError: it was too busy every time.
+        RuntimeError: every attempt timed out.
     """
     import ray
 
@@ -125,7 +125,7 @@ def _start_ray() -> None:
                 log_to_driver=False,
             )
             return
-        except Exception as error:  # Ray raises just that
+        except Exception as error:  # Ray raises a plain Exception
             if "timed out during startup" not in str(error):
                 raise
             if attempt == _ATTEMPTS - 1:
@@ -133,14 +133,14 @@ def _start_ray() -> None:
 
 
 def quiet_environment() -> None:
-    """Keep Ray's own noise from the user; set before Ray is imported, since it reads them then."""
+    """Set Ray's options and silence its output; before Ray is imported, since it reads them then."""
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
-    # The pool looks at the machines itself; Ray's watcher would be one more process for every slot.
+    # The pool checks the machines itself; Ray's watcher would be one more process for every slot.
     os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    # Groups, controllers and Trainables start together, and Ray warns when that exceeds four times the cores.
+    # Groups, controllers and Trainables start together, and Ray warns of more than four times the cores.
     os.environ.setdefault("RAY_worker_maximum_startup_concurrency", "8")
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
     os.environ.setdefault("TUNE_RESULT_BUFFER_LENGTH", "0")

@@ -1,4 +1,4 @@
-"""Which failures are a trial's own, told by real errors of the libraries that a worker uses."""
+"""Failures by environment and by configuration, with real errors of the libraries that a worker uses."""
 
 import errno
 from collections.abc import Callable
@@ -17,7 +17,7 @@ from tkd_search.models.model_settings import StudentSettings
 
 
 def raised(act: Callable[[], object]) -> Exception:
-    with pytest.raises(Exception) as caught:  # noqa: PT011  (which one is the question)
+    with pytest.raises(Exception) as caught:  # noqa: PT011  (the test examines the type)
         act()
     return caught.value
 
@@ -27,26 +27,28 @@ def raised(act: Callable[[], object]) -> Exception:
     [
         OSError(errno.ENOSPC, "No space left on device"),
         OSError(errno.EROFS, "Read-only file system"),
-        OSError("AWS Error NETWORK_CONNECTION during HeadObject operation"),  # pyarrow's have no number
+        OSError(
+            "AWS Error NETWORK_CONNECTION during HeadObject operation"
+        ),  # pyarrow's errors have no number
         ConnectionResetError(),
         PermissionError(errno.EACCES, "denied"),
     ],
 )
-def test_errors_of_disk_and_storage_are_the_environments(error: Exception) -> None:
+def test_errors_of_disk_and_storage_are_environment_failures(error: Exception) -> None:
     assert environment_failed(error)
 
 
-def test_weights_that_cannot_be_written_and_a_bank_that_has_gone_are_the_environments(tmp_path: Path) -> None:
+def test_unwritable_weights_and_a_missing_bank_are_environment_failures(tmp_path: Path) -> None:
     written = raised(lambda: save_file({"a": torch.zeros(1)}, tmp_path / "no folder" / "model.safetensors"))
     assert not isinstance(written, OSError)
     assert environment_failed(written)
-    gone = raised(lambda: load_bank(tmp_path / "bank"))
-    assert isinstance(gone, UserError)
-    assert environment_failed(gone)
+    missing = raised(lambda: load_bank(tmp_path / "bank"))
+    assert isinstance(missing, UserError)
+    assert environment_failed(missing)
     assert environment_failed(raised(lambda: storage.get_file(str(tmp_path / "none"), tmp_path / "copy")))
 
 
-def test_what_a_configuration_does_to_its_trial_is_its_own() -> None:
+def test_errors_of_a_configuration_are_no_environment_failures() -> None:
     for error in (
         Diverged(3, {"total": float("nan")}),
         torch.OutOfMemoryError("CUDA out of memory"),

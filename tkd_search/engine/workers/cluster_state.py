@@ -1,7 +1,8 @@
-"""What Ray knows of machines that come and go, read thinly by the driver; the only place that asks for it.
+"""Queries Ray for node and placement-group state.
 
-Ray's public interface shows a notice of preemption to the workers of a Train run alone
-(``ray.train.get_preemption_info``); the driver, which must move trials of all runs, reads the same table.
+The only module that uses Ray's private state tables, which the pinned minor version keeps stable. Ray's
+public interface shows a notice of preemption to the workers of one Train run only
+(``ray.train.get_preemption_info``); the driver moves trials of all runs and reads the table behind it.
 """
 
 import time
@@ -17,11 +18,11 @@ class ClusterState:
     """The cluster at one moment.
 
     Attributes:
-        alive: ids of the nodes that live.
-        draining: id of a node that is about to go → seconds it has left; infinite where it was not said.
-        available: free resources of each node that lives and stays.
-        groups: placement groups with cores or GPUs that are there, by job.
-        waiting: such groups that wait for resources, by job.
+        alive: ids of the nodes that are alive.
+        draining: id of a node that is about to go → seconds left; infinite where no deadline is known.
+        available: free resources of each node that is alive and not draining.
+        groups: number of placed placement groups with cores or GPUs, by job id.
+        waiting: number of such groups that wait for resources, by job id.
     """
 
     alive: frozenset[str]
@@ -32,20 +33,20 @@ class ClusterState:
 
 
 def own_job() -> str:
-    """The id of this driver's job."""
+    """Return the id of this driver's Ray job."""
     return str(ray.get_runtime_context().get_job_id())
 
 
 def driver_node_resource() -> str:
-    """A resource that the driver's node alone has, for processes that belong beside the driver."""
-    here = ray.get_runtime_context().get_node_id()
-    resources = next(node["Resources"] for node in ray.nodes() if node["NodeID"] == here)
+    """Return a resource that only the driver's node has, to place actors on that node."""
+    own_node = ray.get_runtime_context().get_node_id()
+    resources = next(node["Resources"] for node in ray.nodes() if node["NodeID"] == own_node)
     head = "node:__internal_head__"
     return head if head in resources else next(name for name in resources if name.startswith("node:"))
 
 
 def cluster_state() -> ClusterState:
-    """Ask Ray."""
+    """Query Ray for the state of the cluster."""
     from ray._private.state import available_resources_per_node, state
 
     now = time.time()
@@ -68,11 +69,11 @@ def cluster_state() -> ClusterState:
 
 
 def _placement_groups() -> tuple[Mapping[str, int], Mapping[str, int]]:
-    """Placement groups by job: (there, waiting). Ray's public table leaves out whose they are."""
+    """Count placement groups by job: (placed, waiting). Ray's public table does not hold the job."""
     from ray._private.state import state
     from ray.core.generated.gcs_pb2 import PlacementGroupTableData as Data
 
-    there: Counter[str] = Counter()
+    placed: Counter[str] = Counter()
     waiting: Counter[str] = Counter()
     for encoded in state._connect_and_get_accessor().get_placement_group_table():
         group = Data.FromString(encoded)
@@ -83,14 +84,14 @@ def _placement_groups() -> tuple[Mapping[str, int], Mapping[str, int]]:
         if group.state in (Data.PENDING, Data.RESCHEDULING):
             waiting[job] += 1
         elif group.state in (Data.CREATED, Data.PREPARED):
-            there[job] += 1
-    return there, waiting
+            placed[job] += 1
+    return placed, waiting
 
 
 def end_train_runs() -> None:
-    """Kill the controllers of this driver's Train runs: those that wait for resources cannot be told to end.
+    """Kill the controllers of this driver's Train runs, also those that wait for resources.
 
-    A thread that is left in ``trainer.fit()`` when Ray is shut down makes Ray end the whole process.
+    A thread that is still in ``trainer.fit()`` when Ray is shut down makes Ray end the whole process.
     """
     from ray._private.state import actors
     from ray._private.worker import global_worker

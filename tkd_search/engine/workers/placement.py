@@ -1,4 +1,4 @@
-"""Can this search run here at all? Arithmetic on resources, before anything starts."""
+"""Arithmetic on resources before anything starts: slots, threads of a stage, parts of a bank."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -10,22 +10,27 @@ from tkd_search.errors import UserError
 
 @dataclass(frozen=True)
 class Slots:
-    """How many trials run at once, and the arithmetic that says so."""
+    """How many trials run at once.
+
+    Attributes:
+        count: number of slots, at least 1.
+        arithmetic: how the number comes about, for the user.
+    """
 
     count: int
     arithmetic: str
 
 
 def plan_slots(resources: ResourceSettings, nodes: Sequence[Mapping[str, float]], trials: int) -> Slots:
-    """Slots that fit into the nodes.
+    """Return the slots that fit into the nodes.
 
     Args:
         resources: what one trial takes.
-        nodes: resources of each node (``CPU``, ``GPU``); what a cluster file may launch counts too.
-        trials: number of trials; more slots than that are never used.
+        nodes: resources of each node (``CPU``, ``GPU``), those included that a cluster file may launch.
+        trials: number of trials; more slots than that are not used.
 
     Raises:
-        UserError: not even one trial fits; the message shows the sum.
+        UserError: not one trial fits; the message shows the arithmetic.
     """
     workers = sum(workers_on(resources, node) for node in nodes)
     need = f"{resources.workers_per_trial} workers × {resources.cpus_per_worker:g} CPU" + (
@@ -42,30 +47,30 @@ def plan_slots(resources: ResourceSettings, nodes: Sequence[Mapping[str, float]]
             f"a trial of {need}, where {len(nodes)} node(s) have {have or 'nothing'}: "
             f"room for {workers} worker(s)",
             f"at most {workers} workers per trial here",
-            "lower resources.workers_per_trial, cpus_per_worker or gpus_per_worker, or bring larger nodes",
+            "lower resources.workers_per_trial, cpus_per_worker or gpus_per_worker, or use larger nodes",
         )
     count = min(fit, trials, resources.max_concurrent or fit)
     return Slots(count, f"{have} ÷ ({need}) = {fit} at once; using {count}")
 
 
 def workers_on(resources: ResourceSettings, node: Mapping[str, float]) -> int:
-    """Workers that fit into a node with these resources."""
+    """Return how many workers fit into a node with these resources."""
     fits = [math.floor(node.get("CPU", 0) / resources.cpus_per_worker + 1e-9)]
     if resources.gpus_per_worker:
         gpus = node.get("GPU", 0)
         share = resources.gpus_per_worker
-        # A fraction shares one GPU; Ray never spreads it over two.
+        # Ray places a fraction on one GPU and never splits it over two.
         per_gpu = math.floor(1 / share + 1e-9) if share <= 1 else 0
         fits.append(int(gpus) * per_gpu if share <= 1 else math.floor(gpus / share + 1e-9))
     return min(fits)
 
 
 def stage_threads(resources: ResourceSettings, nodes: Sequence[Mapping[str, float]], slots: int) -> int:
-    """Threads of a worker in a stage: no trial runs, so the cores of idle groups on its node are its own.
+    """Return the threads of a worker in a stage: no trial runs, so it may use the cores of idle groups.
 
     Args:
         resources: what one trial takes.
-        nodes: resources of each live node.
+        nodes: resources of each node that is alive.
         slots: groups that are up.
     """
     fitting = [count for node in nodes if (count := workers_on(resources, node))]
@@ -73,21 +78,21 @@ def stage_threads(resources: ResourceSettings, nodes: Sequence[Mapping[str, floa
     return max(1, int(workers * resources.cpus_per_worker) // resources.workers_per_trial)
 
 
-LEAST_PART = 8192
-"""Rows of a bank below which sharing them costs more than it saves."""
+MIN_PART_ROWS = 8192
+"""Fewest rows of a part of a bank: splitting further costs more than it saves."""
 
 
 def bank_parts(
     resources: ResourceSettings, nodes: Sequence[Mapping[str, float]], slots: int, rows: int
 ) -> int:
-    """In how many parts a bank is made side by side, each by one worker; a multiple of the workers per trial.
+    """Return in how many parts a bank is made in parallel, one worker each; a multiple of a trial's workers.
 
-    1 where all workers share one GPU, or the cores of one node: a group that is alone with them is as fast,
-    and runs the big models once.
+    1 where all workers share one GPU or the cores of one node: there a single group is as fast, and runs the
+    big models once.
 
     Args:
         resources: what one trial takes.
-        nodes: resources of each live node.
+        nodes: resources of each node that is alive.
         slots: groups that are up.
         rows: views of all training images.
     """
@@ -96,5 +101,5 @@ def bank_parts(
         workers = min(workers, sum(int(node.get("GPU", 0)) for node in nodes))
     elif sum(workers_on(resources, node) > 0 for node in nodes) < 2:
         return 1
-    groups = min(workers, rows // LEAST_PART) // resources.workers_per_trial
+    groups = min(workers, rows // MIN_PART_ROWS) // resources.workers_per_trial
     return groups * resources.workers_per_trial if groups > 1 else 1
