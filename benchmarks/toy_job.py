@@ -1,8 +1,9 @@
-"""A job that trains nothing of interest for a given time: it isolates the cost of orchestration."""
+"""A job that trains a linear layer for a given time, to measure and test the orchestration around it."""
 
 import errno
 import os
 import signal
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -13,14 +14,20 @@ from tkd_search.engine.jobs.job_context import JobContext
 
 
 def run_toy_job(job: dict[str, Any], context: JobContext) -> None:
-    """Train a linear layer for ``point["seconds"]``, spread over ``epochs`` epochs of ten batches."""
+    """Train a linear layer for ``point["seconds"]``, spread over ``epochs`` epochs of ten batches.
+
+    Other keys of ``point`` make it ``fail`` by an exception, report a ``full`` disk, ``kill`` its process,
+    ``hang`` before the first batch, or kill rank 1 once (``lose_rank_1``: a file that marks it).
+    """
     point, epochs = job["point"], job["epochs"]
     if point.get("fail"):
         raise ValueError("this configuration fails")
     if point.get("full"):
         raise OSError(errno.ENOSPC, "No space left on device")
     if point.get("kill"):
-        os.kill(os.getpid(), signal.SIGKILL)  # as a kernel that is out of memory does
+        os.kill(os.getpid(), signal.SIGKILL)  # like the kernel where memory runs out
+    if point.get("hang"):
+        threading.Event().wait()
     lost = Path(point["lose_rank_1"]) if "lose_rank_1" in point else None
     if lost is not None and context.rank == 1 and not lost.exists():
         lost.touch()

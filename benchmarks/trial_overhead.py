@@ -1,10 +1,10 @@
-"""What orchestration costs per trial, side by side in one run.
+"""Measures the orchestration's cost per trial, four ways in one run.
 
     python -m benchmarks.trial_overhead [--trials 20] [--nested 3] [--json FILE]
 
 Each trial trains for a given time (0.2 s) and four epochs. Overhead = wall time × slots ÷ trials − training;
-starting the pool is reported apart. Four ways: *ours* (warm Ray Train worker groups behind reused Tune
-trials), *nested_train* (a Tune trial that calls ``TorchTrainer(...).fit()``, the textbook nesting),
+the start of the pool is reported separately. Four ways: *ours* (warm Ray Train worker groups behind reused
+Tune trials), *nested_train* (a Tune trial that calls ``TorchTrainer(...).fit()``, the textbook nesting),
 *reused_tune* (a plain reused Tune class trainable, no Ray Train), *bare_optuna* (a loop in this process).
 """
 
@@ -24,13 +24,13 @@ SLOTS = 2
 
 
 def overheads(ends: list[float], begin: float, seconds: float, slots: int) -> list[float]:
-    """Per-trial overhead from the times at which trials ended: gaps between ends on ``slots`` places."""
+    """Per-trial overhead from the times at which trials ended: gaps between the ends on ``slots`` slots."""
     marks = [begin, *sorted(ends)]
     return [max(0.0, (marks[i + slots] - marks[i]) - seconds) for i in range(len(marks) - slots)]
 
 
 def bare_optuna(trials: int, seconds: float) -> list[float]:
-    """An Optuna loop in this process."""
+    """Run an Optuna loop in this process and return its overheads."""
     import optuna
 
     from tkd_search.engine.jobs.job_context import JobContext
@@ -51,7 +51,7 @@ def bare_optuna(trials: int, seconds: float) -> list[float]:
 
 
 def _tuned(trainable: Any, trials: int, seconds: float, slots: int) -> tuple[float, list[float]]:
-    """Run a trainable ``trials`` times through Tune; when it began and when each trial ended."""
+    """Run a trainable ``trials`` times through Tune; the times at which it began and each trial ended."""
     from ray.tune import RunConfig, TuneConfig, Tuner
     from ray.tune.search import Searcher
 
@@ -85,11 +85,11 @@ def _tuned(trainable: Any, trials: int, seconds: float, slots: int) -> tuple[flo
 
 
 def ours(trials: int, seconds: float) -> tuple[list[float], float]:
-    """Our pool and trainable with toy jobs; overheads and the seconds the pool took to start."""
+    """Run toy jobs on the pool; their overheads and the seconds that the pool took to start."""
     from ray import tune
 
     from tkd_search.config.search_settings import ResourceSettings
-    from tkd_search.engine.tune.trainable import SlotTrainable
+    from tkd_search.engine.tune.trainable import WorkerGroupTrainable
     from tkd_search.engine.workers.pool import WarmPool
     from tkd_search.engine.workers.queue_actor import QueueActor
 
@@ -103,14 +103,14 @@ def ours(trials: int, seconds: float) -> tuple[list[float], float]:
         time.sleep(0.05)
     started = time.monotonic() - begin
     common = {"kind": "trial", "epochs": EPOCHS}
-    trainable = tune.with_parameters(SlotTrainable, queue=queue, common=common)
+    trainable = tune.with_parameters(WorkerGroupTrainable, queue=queue, common=common)
     began, ends = _tuned(trainable, trials, seconds, SLOTS)
     pool.close()
     return overheads(ends, began, seconds, SLOTS), started
 
 
 def reused_tune(trials: int, seconds: float) -> list[float]:
-    """A plain reused Tune class trainable."""
+    """Run a plain reused Tune class trainable and return its overheads."""
     from ray import tune
 
     class Plain(tune.Trainable):
@@ -136,7 +136,7 @@ def reused_tune(trials: int, seconds: float) -> list[float]:
 
 
 def nested_train(trials: int, seconds: float) -> list[float]:
-    """A Tune trial that starts a Ray Train run of its own: one at a time, or two would starve each other."""
+    """Run Tune trials that start a Ray Train run each, one at a time: two could block each other."""
     from ray import tune
 
     def nested(config: dict[str, Any]) -> None:
@@ -165,7 +165,7 @@ def main() -> None:
     """Measure all four and print medians and ratios."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--trials", type=int, default=20)
-    parser.add_argument("--nested", type=int, default=3, help="trials of the nested way, which is slow")
+    parser.add_argument("--nested", type=int, default=3, help="trials of the slow nested way")
     parser.add_argument("--seconds", type=float, default=0.2, help="training per trial")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()

@@ -79,20 +79,20 @@ class Tuning:
         import ray
 
         overview = ray.get(self.queue.overview.remote())
-        return {s: v["info"]["nodes"][0] for s, v in overview.items() if v["up"] and not v["retiring"]}
+        return {name: slot.nodes[0] for name, slot in overview.items() if slot.up and not slot.retiring}
 
     def node_of_trial(self) -> str:
         import ray
 
         overview = ray.get(self.queue.overview.remote())
-        return next((v["info"]["nodes"][0] for v in overview.values() if v["busy"]), "")
+        return next((slot.nodes[0] for slot in overview.values() if slot.busy), "")
 
     def trial(self, seconds: float, epochs: int) -> Any:
-        from tkd_search.engine.tune.trainable import SlotTrainable
+        from tkd_search.engine.tune.trainable import WorkerGroupTrainable
 
         queue, folder = self.queue, str(self.folder)
 
-        class Trial(SlotTrainable):
+        class Trial(WorkerGroupTrainable):
             def setup(self, config: dict[str, Any], **_: Any) -> None:
                 super().setup(config, queue=queue, common={"epochs": epochs, "kind": "trial"})
 

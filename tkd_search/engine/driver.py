@@ -35,7 +35,7 @@ from tkd_search.engine.run_dir.run_dir import RunDir
 from tkd_search.engine.search_checks import check_candidates, proposer_settings, warm_start
 from tkd_search.engine.tune.scheduler import ControllerScheduler
 from tkd_search.engine.tune.searcher import ControllerSearcher
-from tkd_search.engine.tune.trainable import SlotTrainable
+from tkd_search.engine.tune.trainable import WorkerGroupTrainable
 from tkd_search.engine.workers.cluster_state import driver_node_resource
 from tkd_search.engine.workers.placement import Slots, bank_parts, stage_threads
 from tkd_search.engine.workers.pool import WarmPool, open_pool
@@ -215,7 +215,7 @@ def _tune(
     # counts as a failure.
     beside = PlacementGroupFactory([{"CPU": 0, "memory": 1, driver_node_resource(): 0.0001}])
     tuner = Tuner(
-        tune.with_resources(tune.with_parameters(SlotTrainable, queue=queue, common=common), beside),
+        tune.with_resources(tune.with_parameters(WorkerGroupTrainable, queue=queue, common=common), beside),
         tune_config=TuneConfig(
             search_alg=ControllerSearcher(controller, place.trials, pool.room),
             scheduler=ControllerScheduler(controller),

@@ -27,8 +27,8 @@ from tkd_search.data.prepared_files import save_prepared
 from tkd_search.engine.jobs.dispatch import job_config
 from tkd_search.engine.jobs.make_bank import part_files
 from tkd_search.engine.progress import Progress
-from tkd_search.engine.workers.job_queue import LeaseLostError
-from tkd_search.engine.workers.queue_actor import SlotClient
+from tkd_search.engine.workers.queue_clients import LeaseClient
+from tkd_search.engine.workers.slot import LeaseLostError
 from tkd_search.errors import UserError
 from tkd_search.files import disk_full_errors
 from tkd_search.models.weights import weights_file
@@ -234,7 +234,7 @@ def run_stage(queue: ActorHandle, job: Mapping[str, Any]) -> Iterator[dict[str, 
 def _on_one_group(queue: ActorHandle, job: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """The job's results as long as one group has it."""
     try:
-        client = SlotClient(queue, holder=str(job["kind"]), timeout=600.0)
+        client = LeaseClient(queue, holder=str(job["kind"]), timeout=600.0)
     except LeaseLostError:
         return  # all groups are busy, or on their way: the caller asks again
     try:

@@ -1,4 +1,4 @@
-"""Warm worker groups on a real Ray: jobs one after the other, failures, superseded jobs, lost processes."""
+"""Warm worker groups on a real Ray: jobs one after the other, failures, superseded jobs, dead processes."""
 
 import os
 import signal
@@ -7,7 +7,7 @@ import time
 import pytest
 
 from tkd_search.config.search_settings import ResourceSettings
-from tkd_search.engine.workers.worker_loop import FAILURES
+from tkd_search.engine.workers.worker_loop import MAX_FAILURES
 
 TOY = "benchmarks.toy_job:run_toy_job"
 
@@ -17,7 +17,7 @@ def toy_job(seconds: float = 0.05, epochs: int = 2, **point: object) -> dict[str
 
 
 def results(client, deadline: float = 60.0) -> list[dict]:
-    """All results of the posted job up to its end."""
+    """Pull all results of the posted job."""
     seen, end = [], time.monotonic() + deadline
     while time.monotonic() < end:
         result = client.pull(1.0)
@@ -26,6 +26,13 @@ def results(client, deadline: float = 60.0) -> list[dict]:
             if result["kind"] in ("done", "failed", "broken"):
                 return seen
     raise AssertionError(f"no end after {seen}")
+
+
+def slot_state(pool):
+    """The state of the pool's only slot."""
+    import ray
+
+    return ray.get(pool[0].overview.remote())["slot0"]
 
 
 @pytest.fixture(scope="module")
@@ -42,24 +49,22 @@ def pool(local_ray, tmp_path_factory):
 
 @pytest.fixture
 def client(pool):
-    from tkd_search.engine.workers.queue_actor import SlotClient
+    from tkd_search.engine.workers.queue_clients import LeaseClient
 
-    client = SlotClient(pool[0], holder="test", timeout=60)
+    client = LeaseClient(pool[0], holder="test", timeout=60)
     yield client
     client.release()
 
 
 def test_jobs_run_one_after_the_other_in_one_process(pool, client):
-    import ray
-
-    before = ray.get(pool[0].overview.remote())["slot0"]["attached"]
+    before = slot_state(pool).pid
     for _ in range(3):
         client.post(toy_job())
         assert [r["kind"] for r in results(client)] == ["epoch", "epoch", "done"]
-    assert ray.get(pool[0].overview.remote())["slot0"]["attached"] == before
+    assert slot_state(pool).pid == before
 
 
-def test_a_failing_job_is_reported_and_the_group_serves_on(client):
+def test_a_failing_job_is_reported_and_the_group_runs_the_next(client):
     client.post(toy_job(fail=True))
     (failure,) = results(client)
     assert (failure["kind"], failure["reason"]) == ("failed", "ValueError: this configuration fails")
@@ -70,41 +75,63 @@ def test_a_failing_job_is_reported_and_the_group_serves_on(client):
     assert results(client)[-1]["kind"] == "done"
 
 
-def test_a_superseded_job_makes_way_long_before_its_end(client):
+def test_a_superseded_job_stops_between_two_batches(client):
     client.post(toy_job(seconds=120, epochs=20))  # 0.6 s a batch
     time.sleep(0.5)
     client.post(toy_job())
     assert results(client, deadline=30)[-1]["kind"] == "done"
 
 
-@pytest.mark.faults
-def test_a_killed_worker_comes_back_and_finishes_the_job(pool, client):
-    import ray
+def test_heartbeats_come_within_an_epoch(pool, client):
+    client.post(toy_job(seconds=120, epochs=1))
+    heartbeats, last, deadline = 0, 0.0, time.monotonic() + 120
+    while heartbeats < 3:  # the first may be the job's start
+        silence = slot_state(pool).silence
+        assert time.monotonic() < deadline, f"no heartbeat for {silence:.0f} s"
+        heartbeats += silence < last
+        last = silence
+        assert client.pull(0.5) is None
 
+
+@pytest.mark.faults
+def test_a_job_that_hangs_is_reported_and_its_process_is_replaced(pool):
+    from tkd_search.engine.workers.queue_clients import LeaseClient
+    from tkd_search.engine.workers.slot import StalledError
+
+    before = slot_state(pool).pid
+    stalled = LeaseClient(pool[0], holder="hangs", timeout=60, silence_limit=2.0)
+    stalled.post(toy_job(hang=True))
+    with pytest.raises(StalledError, match="slot0 made no progress for more than 2 s"):
+        results(stalled)
+    client = LeaseClient(pool[0], holder="next", timeout=120)
+    client.post(toy_job())
+    assert results(client)[-1]["kind"] == "done"
+    client.release()
+    assert slot_state(pool).pid != before
+    assert pool[1].failures == []
+
+
+@pytest.mark.faults
+def test_a_killed_worker_restarts_and_finishes_the_job(pool, client):
     client.post(toy_job(seconds=2.0, epochs=4))
     assert client.pull(30)["epoch"] == 1
-    os.kill(ray.get(pool[0].overview.remote())["slot0"]["info"]["pid"], signal.SIGKILL)
+    os.kill(slot_state(pool).pid, signal.SIGKILL)
     assert results(client, deadline=120)[-1]["kind"] == "done"
     assert pool[1].failures == []
 
 
 @pytest.mark.faults
 def test_a_process_in_which_every_job_fails_is_replaced(pool, client):
-    import ray
-
-    def process() -> int:
-        return ray.get(pool[0].overview.remote())["slot0"]["info"]["pid"]
-
     client.post(toy_job())
     results(client)
-    before = process()
-    for _ in range(FAILURES):
-        assert process() == before
+    before = slot_state(pool).pid
+    for _ in range(MAX_FAILURES):
+        assert slot_state(pool).pid == before
         client.post(toy_job(fail=True))
         assert results(client)[-1]["kind"] == "failed"
     client.post(toy_job())
     assert results(client, deadline=120)[-1]["kind"] == "done"
-    assert process() != before
+    assert slot_state(pool).pid != before
     assert pool[1].failures == []
 
 
@@ -122,14 +149,15 @@ def test_a_stage_that_kills_its_worker_every_time_ends_with_a_message(pool):
 @pytest.mark.faults
 @pytest.mark.exhaustive  # a group of two that starts twice takes minutes
 @pytest.mark.timeout(600)
-def test_a_trial_outlives_the_death_of_its_other_rank(local_ray, tmp_path):
+def test_a_job_continues_after_the_death_of_its_other_rank(local_ray, tmp_path):
     from tkd_search.engine.workers.pool import WarmPool
-    from tkd_search.engine.workers.queue_actor import QueueActor, SlotClient
+    from tkd_search.engine.workers.queue_actor import QueueActor
+    from tkd_search.engine.workers.queue_clients import LeaseClient
 
     queue = QueueActor.remote(5.0)
     pool = WarmPool(queue, ResourceSettings(workers_per_trial=2), 1, tmp_path / "train", runner=TOY)
     pool.wait(120)
-    client = SlotClient(queue, holder="test", timeout=60)
+    client = LeaseClient(queue, holder="test", timeout=60)
     try:
         client.post(toy_job(seconds=1.0, lose_rank_1=str(tmp_path / "lost")))
         assert [r["kind"] for r in results(client, deadline=180)] == ["epoch", "epoch", "done"]
@@ -142,25 +170,25 @@ def test_a_trial_outlives_the_death_of_its_other_rank(local_ray, tmp_path):
 
 
 @pytest.mark.faults
-def test_a_killed_broker_costs_the_lease_and_nothing_else(pool):
+def test_a_killed_queue_actor_ends_the_leases_and_nothing_else(pool):
     import ray
 
-    from tkd_search.engine.workers.job_queue import LeaseLostError
-    from tkd_search.engine.workers.queue_actor import SlotClient
+    from tkd_search.engine.workers.queue_clients import LeaseClient
+    from tkd_search.engine.workers.slot import LeaseLostError
 
-    before = SlotClient(pool[0], holder="before", timeout=60)
+    before = LeaseClient(pool[0], holder="before", timeout=60)
     before.post(toy_job(seconds=60))
     ray.kill(pool[0], no_restart=False)
     with pytest.raises(LeaseLostError):
         results(before)
-    after = SlotClient(pool[0], holder="after", timeout=60)
+    after = LeaseClient(pool[0], holder="after", timeout=60)
     after.post(toy_job())
     assert results(after)[-1]["kind"] == "done"
     after.release()
 
 
 def test_a_group_that_never_fits_does_not_outlive_its_pool(pool, tmp_path):
-    # The last one here: it ends all Train runs of this driver, the shared pool's too.
+    # The last test of this file: it ends all Train runs of this driver, also those of the shared pool.
     import ray
 
     from tkd_search.engine.workers.pool import WarmPool
@@ -168,7 +196,7 @@ def test_a_group_that_never_fits_does_not_outlive_its_pool(pool, tmp_path):
 
     queue = QueueActor.remote(5.0)
     waiting = WarmPool(queue, ResourceSettings(cpus_per_worker=500), 2, tmp_path, runner=TOY)
-    threads = [group.thread for group in waiting._groups.values()]
+    threads = [run.thread for run in waiting._runs.values()]
     assert waiting.attached() == waiting.room() == 0
     time.sleep(5)
     assert all(thread.is_alive() for thread in threads)

@@ -11,7 +11,7 @@ from tkd_search.errors import UserError
 
 
 class ControllerScheduler(FIFOScheduler):
-    """Asks the controller after every validated epoch whether the trial goes on."""
+    """Lets the controller decide after every validated epoch whether the trial continues."""
 
     _supports_buffered_results = False
 
@@ -20,7 +20,7 @@ class ControllerScheduler(FIFOScheduler):
         self._controller = controller
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return nothing: Tune pickles its scheduler, and ours is never restored from that."""
+        """Return nothing: Tune pickles its scheduler, and this one is never restored from that."""
         return {}
 
     def set_search_properties(self, metric: str | None, mode: str | None, **spec: Any) -> bool:
@@ -34,17 +34,17 @@ class ControllerScheduler(FIFOScheduler):
         if result["failed"] or result.get("broken"):
             return str(self.CONTINUE)
         try:
-            goes_on = self._controller.epoch(
+            continues = self._controller.epoch(
                 trial.config["trial_id"], result["epoch"], result["val_accuracy"], metrics_of(result)
             )
         except (UserError, OSError) as error:
             self._controller.broken = error
             return str(self.STOP)
-        return str(self.CONTINUE if goes_on else self.STOP)
+        return str(self.CONTINUE if continues else self.STOP)
 
 
 def metrics_of(result: Mapping[str, Any]) -> dict[str, float]:
-    """Return the epoch's own metrics out of a result that Tune has flattened."""
+    """Return the epoch's metrics from a result that Tune has flattened."""
     return {
         key.removeprefix("metrics/"): float(value)
         for key, value in result.items()

@@ -13,13 +13,13 @@ from tkd_search.errors import UserError
 
 
 class ControllerSearcher(Searcher):
-    """Hands out the referee's assignments and tells it how each ended.
+    """Translates the controller's assignments to Tune and the ends of trials to the controller.
 
     Args:
-        referee: decides.
-        trials: place below which each trial keeps its checkpoint and weights.
-        room: how many trials the worker groups that are up can run (machines come and go); trials that lost
-            theirs count as running, and so come before new ones.
+        controller: proposes trials and records their ends.
+        trials: folder or URI below which each trial keeps its checkpoint and weights.
+        room: returns how many trials the worker groups that are up can run. Trials that lost their group
+            count as running, so that they lease a group before new trials start.
     """
 
     def __init__(
@@ -30,7 +30,7 @@ class ControllerSearcher(Searcher):
         self._names: dict[str, str] = {}
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
-        """The next configuration, None to wait, FINISHED where the budget is spent."""
+        """Return the next configuration, None to be called later, FINISHED where the budget is spent."""
         if self._controller.broken is not None:
             return Searcher.FINISHED
         if len(self._names) >= self._room():
@@ -53,38 +53,39 @@ class ControllerSearcher(Searcher):
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
-        """A trial is over, by its own end, by the scheduler's stop or by an error.
+        """Record the end of a trial: by itself, by the scheduler or by an error.
 
-        Where its machine or the storage broke it is not: the search ends, and the next goes on with it.
+        A trial that its machine or the storage ended stays unfinished: the search ends, and the next run of
+        the same command continues it.
         """
         name = self._names.pop(trial_id, None)
         if name is None or self._controller.broken is not None:
             return
         try:
-            self._over(name, result, error)
+            self._record_end(name, result, error)
         except (UserError, OSError) as problem:
-            self._controller.broken = problem  # Tune would swallow it and try the trial again
+            self._controller.broken = problem  # Tune would catch it and run the trial again
 
-    def _over(self, name: str, result: dict[str, Any] | None, error: bool) -> None:
+    def _record_end(self, name: str, result: dict[str, Any] | None, error: bool) -> None:
         if result and result.get("broken"):
             raise UserError(
                 f"a worker of {name}",
                 result["broken"],
-                "a disk with room, and a storage that answers",
-                "mend it and start the same command again: its trials go on",
+                "a disk with free space and reachable storage",
+                "fix the cause and run the same command again: it continues this search's trials",
             )
         reason = (result or {}).get("failed", "")
         if result and not reason:
-            # Tune does not show the scheduler a trial's last result.
+            # Tune does not pass a trial's last result to the scheduler.
             self._controller.epoch(name, result["epoch"], result["val_accuracy"], metrics_of(result))
         self._controller.ended(name, reason or ("its worker group failed repeatedly" if error else ""))
 
     def __getstate__(self) -> dict[str, Any]:
-        """Tune pickles what it is given at the start; nothing of ours is ever restored from that."""
+        """Return nothing: Tune pickles its searcher, and this one is never restored from that."""
         return {}
 
     def save(self, checkpoint_path: str) -> None:
-        """Nothing: the study is the truth and is on disk already."""
+        """Save nothing: the study on disk holds the state."""
 
     def restore(self, checkpoint_path: str) -> None:
-        """Nothing; see :meth:`save`."""
+        """Restore nothing; see :meth:`save`."""

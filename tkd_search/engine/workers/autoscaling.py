@@ -1,39 +1,28 @@
-"""Which worker groups make way, end or start: a pure decision over the state of slots and cluster."""
+"""Pure decision over slots and cluster: which worker groups leave their machine, end or start."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 from tkd_search.engine.workers.cluster_state import ClusterState
+from tkd_search.engine.workers.slot import SlotState
 
-LAST_SECONDS = 15.0
-"""Before a machine goes: an epoch that has not ended by then is given up."""
+DRAIN_SECONDS = 15.0
+"""Seconds before a machine goes at which its job is interrupted at once, in the middle of an epoch."""
 
-PATIENCE = 3
-"""Looks in a row at which another search must be seen waiting before a slot is yielded to it."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class SlotState:
-    """One slot as the mailboxes see it.
-
-    Attributes:
-        nodes: of its group; empty while none is up, or where it is not known.
-        up: whether its group runs.
-        retiring: whether it was told to end.
-    """
-
-    nodes: tuple[str, ...] = ()
-    up: bool = False
-    retiring: bool = False
+YIELD_AFTER_CHECKS = 3
+"""Checks in a row at which another search must wait for resources before a slot is yielded to it."""
 
 
 @dataclass(frozen=True)
-class Move:
-    """One thing to do.
+class Action:
+    """One change to the pool.
 
-    ``lost``: the slot's machine has gone. ``vacate``: its trial makes way after the epoch at hand;
-    ``vacate_now``: at once. ``retire``: the slot ends after its trial. ``start``: one more slot.
+    Attributes:
+        kind: ``lost``: the slot's machine is gone. ``vacate``: its job is interrupted after the current
+            epoch, ``vacate_now``: at once. ``retire``: the slot ends after its trial. ``start``: one more
+            slot.
+        slot: name of the slot; empty for ``start``.
     """
 
     kind: Literal["lost", "vacate", "vacate_now", "retire", "start"]
@@ -46,63 +35,66 @@ def decide(
     *,
     job: str,
     limit: int,
-    fitting: int,
-    seen_waiting: int,
-) -> tuple[Move, ...]:
-    """What to do now.
+    free_groups: int,
+    checks_waiting: int,
+) -> tuple[Action, ...]:
+    """Return the changes that are due.
+
+    Machines that are gone or about to go come first and alone: the next check sees the state after them.
 
     Args:
-        slots: all slots of this search, by name, those that wait for resources among them.
-        cluster: what Ray knows.
-        job: this search's job.
+        slots: all slots of this search by name, also those that wait for resources.
+        cluster: state of the Ray cluster.
+        job: id of this search's Ray job.
         limit: most slots.
-        fitting: groups that the free resources would hold.
-        seen_waiting: looks in a row, this one among them, at which another search waited.
+        free_groups: groups that fit into the free resources.
+        checks_waiting: checks in a row, this one included, at which another search waited.
     """
-    moves = [move for name, slot in slots.items() if (move := _of_machine(name, slot, cluster)) is not None]
-    if moves:
-        return tuple(moves)  # first those; the next look sees what they have changed
+    urgent = [
+        action for name, slot in slots.items() if (action := _leave_machine(name, slot, cluster)) is not None
+    ]
+    if urgent:
+        return tuple(urgent)
     staying = {name: slot for name, slot in slots.items() if not slot.retiring}
-    if fitting <= 0 and seen_waiting >= PATIENCE and len(staying) == len(slots):
-        if has_too_many(cluster, job):
-            return (Move("retire", _last_up(staying)),) if _last_up(staying) else ()
+    if free_groups <= 0 and checks_waiting >= YIELD_AFTER_CHECKS and len(staying) == len(slots):
+        last = _last_up(staying)
+        return (Action("retire", last),) if last and exceeds_share(cluster, job) else ()
+    if others_wait(cluster, job):
         return ()
     pending = sum(not slot.up for slot in staying.values())
-    if not others_wait(cluster, job):
-        return (Move("start"),) * max(0, min(limit - len(slots), fitting - pending))
-    return ()
+    return (Action("start"),) * max(0, min(limit - len(slots), free_groups - pending))
 
 
 def others_wait(cluster: ClusterState, job: str) -> bool:
-    """Whether another job's group waits for resources."""
+    """Return whether another job's group waits for resources."""
     return any(count for other, count in cluster.waiting.items() if other != job)
 
 
-def has_too_many(cluster: ClusterState, job: str) -> bool:
-    """Whether a slot of ours would be one nearer to equal shares in the hands of a search that waits.
+def exceeds_share(cluster: ClusterState, job: str) -> bool:
+    """Return whether one slot fewer here and one more for a waiting search makes their shares more equal.
 
-    A search that has one slot less than we have is as well off as we would be after yielding, and would yield
-    it back: then nobody moves.
+    A search with one slot fewer than this one is no reason to yield: after yielding, the shares would be as
+    unequal as before, and the slot would move back and forth.
     """
-    mine = cluster.groups.get(job, 0)
+    own = cluster.groups.get(job, 0)
     return any(
-        count and cluster.groups.get(other, 0) + 2 <= mine
+        count and cluster.groups.get(other, 0) + 2 <= own
         for other, count in cluster.waiting.items()
         if other != job
     )
 
 
-def _of_machine(name: str, slot: SlotState, cluster: ClusterState) -> Move | None:
+def _leave_machine(name: str, slot: SlotState, cluster: ClusterState) -> Action | None:
     if not slot.up:
         return None
     if not cluster.alive.issuperset(slot.nodes):
-        return Move("lost", name)
+        return Action("lost", name)
     left = min((cluster.draining[node] for node in slot.nodes if node in cluster.draining), default=None)
     if left is None:
         return None
-    if left <= LAST_SECONDS:
-        return Move("vacate_now", name)
-    return None if slot.retiring else Move("vacate", name)
+    if left <= DRAIN_SECONDS:
+        return Action("vacate_now", name)
+    return None if slot.retiring else Action("vacate", name)
 
 
 def _last_up(slots: Mapping[str, SlotState]) -> str:

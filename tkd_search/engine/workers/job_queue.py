@@ -1,260 +1,272 @@
-"""Who holds which worker group, and what travels between trial and group: pure state, no Ray, no clock.
+"""Job queue between trials and worker groups: pure state, no Ray.
 
-A *slot* is a warm worker group. A *holder* (a trial's Trainable, or the driver for a stage) takes a
-lease on a slot, posts one job at a time and pulls its results; the group takes the job and pushes
-results. Every call names the lease or the job it speaks for, so that whoever was replaced is told so
-instead of disturbing the successor (fencing). :mod:`~tkd_search.engine.workers.queue_actor` wraps
-this in an actor.
+A *slot* is a place for one warm worker group. A *holder* (a trial's Trainable, or the driver for a stage)
+leases a slot, posts one job at a time and pulls its results; the group takes the job and pushes results.
+Every call names its lease, or its group and job, so that a replaced caller is refused instead of disturbing
+its successor (fencing). :mod:`~tkd_search.engine.workers.queue_actor` wraps this in an actor.
 """
 
-from collections import deque
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+import math
+import time
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
+
+from tkd_search.engine.workers.slot import (
+    GroupId,
+    Lease,
+    LeaseLostError,
+    Slot,
+    SlotState,
+    StalledError,
+    WorkerGroup,
+)
 
 PushAnswer = Literal["accepted", "full", "superseded"]
 
-DEATHS = 3
-"""A job during which its group died so often in a row, without getting any further, is given up."""
+JOB_ATTEMPTS = 3
+"""Starts of a job in a row that may end with its group's death and without progress; then the job fails."""
 
 _ENDINGS = ("done", "failed", "broken")
 
-_KILLED = (
-    f"its worker process died {DEATHS} times in a row (out of memory, or a crash in a library: its .err file "
-    "in the folder that Ray names tells); a smaller batch or model, or fewer trials at once "
+_WORKER_DIED = (
+    f"its worker process died {JOB_ATTEMPTS} times in a row (out of memory, or a crash in a library: see its "
+    ".err file in Ray's log folder); a smaller batch or model, or fewer trials at once "
     "(resources.max_concurrent), need less memory"
 )
-
-
-class LeaseLostError(Exception):
-    """The caller no longer holds the slot: it expired, was retired, or the broker was restarted."""
-
-
-@dataclass(frozen=True)
-class Lease:
-    """The right to post to a slot until released or not renewed in time."""
-
-    slot: str
-    token: int
-
-
-@dataclass
-class _Slot:
-    info: dict[str, Any] = field(default_factory=dict)
-    attached: int = 0
-    up: bool = False
-    retiring: bool = False
-    vacating: bool = False
-    holder: str | None = None
-    token: int = 0
-    last_beat: float = 0.0
-    job: dict[str, Any] | None = None
-    job_id: int = 0
-    lives: int = 0
-    told: int = 0
-    furthest: int = 0
-    results: deque[dict[str, Any]] = field(default_factory=deque)
 
 
 class JobQueue:
     """All slots of one search.
 
     Args:
-        time_to_live: seconds without a heartbeat after which a lease is free again.
-        ahead: results a group may push before the holder has pulled them (back-pressure).
-        generation: differs between incarnations of the broker, so that tokens and job numbers of a lost
-            one are never taken for ours.
+        clock: seconds, monotonic.
+        time_to_live: seconds without a renewal after which a lease is over.
+        max_unread: results that a group may push before the holder has pulled them (back-pressure).
+        generation: differs between incarnations of the queue's actor, so that leases and jobs of an earlier
+            actor are never valid in a later one.
     """
 
-    def __init__(self, *, time_to_live: float = 10.0, ahead: int = 2, generation: int = 0) -> None:
-        self._slots: dict[str, _Slot] = {}
-        self._time_to_live, self._ahead = time_to_live, ahead
+    def __init__(
+        self,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        time_to_live: float = 10.0,
+        max_unread: int = 2,
+        generation: int = 0,
+    ) -> None:
+        self._slots: dict[str, Slot] = {}
+        self._clock, self._time_to_live, self._max_unread = clock, time_to_live, max_unread
         self._counter = generation << 32
 
-    # the group's side -------------------------------------------------------------------------------
+    # called by the worker group ---------------------------------------------------------------------
 
-    def attach(self, slot: str, info: dict[str, Any]) -> None:
-        """A group came up (or came up again: its unfinished job will be handed to it once more)."""
-        state = self._slots.setdefault(slot, _Slot())
-        state.info, state.attached, state.up = info, state.attached + 1, True
+    def attach(self, group: WorkerGroup) -> None:
+        """Register a group that has started; it replaces the slot's earlier one and can take its job."""
+        slot = self._slots.setdefault(group.id.slot, Slot(group))
+        slot.group, slot.up, slot.heartbeat = group, True, self._clock()
 
-    def take(self, slot: str, after: int) -> tuple[int, dict[str, Any]] | None:
-        """The job posted since job number ``after``, with its number; None where there is none.
+    def attach_unknown(self, group: WorkerGroup) -> None:
+        """Register a group whose slot is unknown, because the queue's actor was restarted."""
+        if group.id.slot not in self._slots:
+            self.attach(group)
 
-        An unknown slot (the broker was restarted) is attached on the way. A retiring slot that nobody
-        holds is told to exit. A group asks again for a job that it had when it died and came up again; one
-        that keeps killing its group is given up, and its holder told so.
+    def take(self, group: GroupId, after: int) -> tuple[int, dict[str, Any]] | None:
+        """Return the number and content of the job posted since job ``after``; None where there is none.
+
+        A retiring slot without a holder gets an ``exit`` job, and so does a group that was replaced: the
+        request of a dead group can wait here longer than the group lives. A group that restarted gets its
+        unfinished job again, at most :data:`JOB_ATTEMPTS` times without progress; then the job fails.
         """
-        if slot not in self._slots:
-            self.attach(slot, {})
-        state = self._slots[slot]
-        if state.job is not None and state.job_id != after:
-            if state.lives < DEATHS:
-                state.lives, state.told = state.lives + 1, 0
-                return state.job_id, state.job
-            self._give_up(state)
-        if state.retiring and state.holder is None:
-            return self._next(), {"kind": "exit"}
-        return None
+        slot = self._of_group(group)
+        if slot is None:
+            return self._exit_job()
+        if slot.job is not None and slot.job_id != after:
+            if slot.attempts < JOB_ATTEMPTS:
+                return slot.job_id, slot.job
+            slot.job = None
+            slot.results.append({"kind": "failed", "reason": _WORKER_DIED, "trace": ""})
+        return self._exit_job() if slot.retiring and slot.holder is None else None
 
-    def push(self, slot: str, job_id: int, result: dict[str, Any]) -> PushAnswer:
-        """Offer one result; ``full`` asks to wait, ``superseded`` to drop the job at once.
+    def start(self, group: GroupId, job_id: int) -> bool:
+        """Count an attempt at a job; False where the job is superseded.
 
-        ``{"kind": "alive"}`` never waits: it says nothing that the results before it do not say too.
+        Separate from :meth:`take`, whose answer can go to a group that has died in the meantime.
         """
-        if self.superseded(slot, job_id):
+        if self.superseded(group, job_id):
+            return False
+        slot = self._slots[group.slot]
+        if slot.started_by != group.incarnation:
+            slot.started_by, slot.attempts, slot.pushed = group.incarnation, slot.attempts + 1, 0
+        slot.heartbeat = self._clock()
+        return True
+
+    def push(self, group: GroupId, job_id: int, result: dict[str, Any]) -> PushAnswer:
+        """Add one result; ``full`` means to retry later, ``superseded`` to stop the job at once.
+
+        ``{"kind": "alive"}`` is never ``full``: it is dropped where other results wait.
+        """
+        if self.superseded(group, job_id):
             return "superseded"
-        state = self._slots[slot]
-        needless = result.get("kind") == "alive" and bool(state.results)
-        if len(state.results) >= self._ahead and not needless:
+        slot = self._slots[group.slot]
+        droppable = result.get("kind") == "alive" and bool(slot.results)
+        if len(slot.results) >= self._max_unread and not droppable:
             return "full"
-        if not needless:
-            state.results.append(result)
-        self._note_progress(state, result)
+        if not droppable:
+            slot.results.append(result)
+        slot.heartbeat = self._clock()
+        _count_progress(slot, result)
         if result.get("kind") in _ENDINGS:
-            state.job = None  # a group that restarts now must not do it again
-        if state.vacating and result.get("kind") == "epoch" and not result.get("last"):
-            self._interrupt(state)
+            slot.job = None  # a group that restarts now must not run it again
+        if slot.vacating and result.get("kind") == "epoch" and not result.get("last"):
+            slot.interrupt()
         return "accepted"
 
-    def superseded(self, slot: str, job_id: int) -> bool:
-        """Whether the slot's holder has moved on from this job."""
-        state = self._slots.get(slot)
-        return state is None or state.job is None or state.job_id != job_id
+    def heartbeat(self, group: GroupId, job_id: int) -> None:
+        """Record that a job made progress, such as one training step, since the last heartbeat."""
+        if not self.superseded(group, job_id):
+            self._slots[group.slot].heartbeat = self._clock()
 
-    # the holder's side ------------------------------------------------------------------------------
+    def superseded(self, group: GroupId, job_id: int) -> bool:
+        """Return whether the job is no longer this group's to run."""
+        slot = self._of_group(group)
+        return slot is None or slot.job is None or slot.job_id != job_id
 
-    def lease(self, holder: str, now: float) -> Lease | None:
-        """The first free slot, in order of attachment; None where all are taken."""
-        self.expire(now)
-        for name, state in self._slots.items():
-            if state.up and state.holder is None and not state.retiring:
-                state.holder, state.token, state.last_beat = holder, self._next(), now
-                return Lease(name, state.token)
+    # called by the holder ---------------------------------------------------------------------------
+
+    def lease(self, holder: str) -> Lease | None:
+        """Lease the first free slot, in order of attachment; None where all are taken."""
+        self.expire()
+        for name, slot in self._slots.items():
+            if slot.up and slot.holder is None and not slot.retiring:
+                slot.holder, slot.token, slot.renewed = holder, self._next_number(), self._clock()
+                return Lease(name, slot.token)
         return None
 
-    def beat(self, lease: Lease, now: float) -> bool:
+    def renew(self, lease: Lease) -> bool:
         """Renew a lease; False where it is lost."""
-        state = self._held(lease)
-        if state is not None:
-            state.last_beat = now
-        return state is not None
+        slot = self._of_lease(lease)
+        if slot is not None:
+            slot.renewed = self._clock()
+        return slot is not None
 
     def release(self, lease: Lease) -> None:
-        """Give the slot back; its job is superseded. A lost lease is given back already."""
-        state = self._held(lease)
-        if state is not None:
-            self._free(state)
+        """End a lease and supersede its job; a lost lease is ignored."""
+        slot = self._of_lease(lease)
+        if slot is not None:
+            slot.free()
 
-    def expire(self, now: float) -> list[str]:
-        """Free the slots whose holders stopped beating; their names."""
-        late = [n for n, s in self._slots.items() if s.holder and now - s.last_beat > self._time_to_live]
-        for name in late:
-            self._free(self._slots[name])
-        return late
+    def expire(self) -> None:
+        """End the leases that were not renewed in time."""
+        for slot in self._slots.values():
+            if slot.holder is not None and self._clock() - slot.renewed > self._time_to_live:
+                slot.free()
 
     def post(self, lease: Lease, job: dict[str, Any]) -> int:
-        """Put a job before the group, superseding the one there; its number.
+        """Set the slot's job, superseding an earlier one, and return the job's number.
 
         Raises:
             LeaseLostError: the caller no longer holds the slot.
         """
-        state = self._held(lease)
-        if state is None:
+        slot = self._of_lease(lease)
+        if slot is None:
             raise LeaseLostError(lease.slot)
-        state.job, state.job_id = job, self._next()
-        state.lives = state.told = state.furthest = 0
-        state.results.clear()
-        if state.vacating or not state.up:
-            self._interrupt(state)
-        return state.job_id
+        slot.job, slot.job_id, slot.heartbeat = job, self._next_number(), self._clock()
+        slot.started_by, slot.attempts, slot.pushed, slot.furthest = "", 0, 0, 0
+        slot.results.clear()
+        if slot.vacating or not slot.up:
+            slot.interrupt()
+        return slot.job_id
 
-    def pull(self, lease: Lease, job_id: int) -> dict[str, Any] | None:
-        """The next result of a job, or None where there is none yet.
+    def pull(self, lease: Lease, job_id: int, silence_limit: float = math.inf) -> dict[str, Any] | None:
+        """Return the next result of a job, or None where there is none yet.
+
+        Args:
+            lease: the caller's.
+            job_id: number of the job.
+            silence_limit: seconds without a heartbeat after which an unfinished job counts as hanging.
 
         Raises:
             LeaseLostError: the caller no longer holds the slot, or posted another job since.
+            StalledError: the job hangs. The lease is over, and the slot is leased again only after its group
+                has restarted.
         """
-        state = self._held(lease)
-        if state is None or state.job_id != job_id:
+        slot = self._of_lease(lease)
+        if slot is None or slot.job_id != job_id:
             raise LeaseLostError(lease.slot)
-        return state.results.popleft() if state.results else None
+        if slot.results:
+            return slot.results.popleft()
+        if slot.job is not None and self._clock() - slot.heartbeat > silence_limit:
+            slot.up = False
+            slot.free()
+            raise StalledError(slot.group, silence_limit)
+        return None
 
-    # the pool's side --------------------------------------------------------------------------------
+    # called by the pool -----------------------------------------------------------------------------
 
-    def retire(self, slot: str, *, evict: bool = False) -> None:
-        """Ask a slot to end once nobody holds it; ``evict`` takes it from its holder at once."""
-        if slot in self._slots:
-            self._slots[slot].retiring = True
+    def retire(self, name: str, *, evict: bool = False) -> None:
+        """End a slot once it has no holder; ``evict`` ends the holder's lease at once."""
+        if name in self._slots:
+            self._slots[name].retiring = True
             if evict:
-                self._free(self._slots[slot])
+                self._slots[name].free()
 
-    def vacate(self, slot: str, *, at_once: bool = False) -> None:
-        """A slot's machine is about to go: its trial makes way after the epoch at hand, or at once.
+    def vacate(self, name: str, *, at_once: bool = False) -> None:
+        """Interrupt a slot's job after its current epoch, or at once, and retire the slot.
 
-        The holder finds ``{"kind": "interrupted"}`` among the results and goes on elsewhere; the slot ends.
+        The holder finds ``{"kind": "interrupted"}`` among the results and continues on another slot.
         """
-        state = self._slots.get(slot)
-        if state is not None:
-            state.retiring = state.vacating = True
+        slot = self._slots.get(name)
+        if slot is not None:
+            slot.retiring = slot.vacating = True
             if at_once:
-                self._interrupt(state)
+                slot.interrupt()
 
-    def lost(self, slot: str) -> None:
-        """A slot's machine has gone: its holder is interrupted, nobody gets it before it attaches again."""
-        state = self._slots.get(slot)
-        if state is not None and state.up:
-            state.up = False
-            self._interrupt(state)
+    def mark_lost(self, name: str) -> None:
+        """Interrupt the job of a slot whose machine is gone; the slot is leased again after it attaches."""
+        slot = self._slots.get(name)
+        if slot is not None and slot.up:
+            slot.up = False
+            slot.interrupt()
 
-    def forget(self, slot: str) -> None:
-        """A group is gone for good; its holder's lease is lost."""
-        self._slots.pop(slot, None)
+    def remove(self, name: str) -> None:
+        """Remove a slot whose run has ended; its lease is lost."""
+        self._slots.pop(name, None)
 
-    def overview(self) -> dict[str, dict[str, Any]]:
-        """Per slot: info, how often it attached, whether it is up, holder, whether it retires or works."""
+    def overview(self) -> dict[str, SlotState]:
+        """Return the state of every slot."""
+        self.expire()
         return {
-            name: {
-                "info": s.info,
-                "attached": s.attached,
-                "up": s.up,
-                "holder": s.holder,
-                "retiring": s.retiring,
-                "busy": s.job is not None,
-            }
-            for name, s in self._slots.items()
+            name: SlotState(
+                nodes=slot.group.nodes,
+                pid=slot.group.pid,
+                up=slot.up,
+                retiring=slot.retiring,
+                holder=slot.holder,
+                busy=slot.job is not None,
+                silence=self._clock() - slot.heartbeat,
+            )
+            for name, slot in self._slots.items()
         }
 
-    def _held(self, lease: Lease) -> _Slot | None:
-        state = self._slots.get(lease.slot)
-        return state if state is not None and state.holder and state.token == lease.token else None
+    def _of_group(self, group: GroupId) -> Slot | None:
+        slot = self._slots.get(group.slot)
+        return slot if slot is not None and slot.group.id == group else None
 
-    @staticmethod
-    def _note_progress(state: _Slot, result: Mapping[str, Any]) -> None:
-        """Deaths count anew once a job is further than ever; a restarted one first tells its past again."""
-        state.told += 1
-        reached = result.get("epoch", result.get("done", state.told))
-        if reached > state.furthest:
-            state.furthest, state.lives = reached, 1
+    def _of_lease(self, lease: Lease) -> Slot | None:
+        slot = self._slots.get(lease.slot)
+        return slot if slot is not None and slot.holder and slot.token == lease.token else None
 
-    @staticmethod
-    def _give_up(state: _Slot) -> None:
-        """Supersede a job that kills its group, and tell its holder, after the results that are there."""
-        state.job = None
-        state.results.append({"kind": "failed", "reason": _KILLED, "trace": ""})
+    def _exit_job(self) -> tuple[int, dict[str, Any]]:
+        return self._next_number(), {"kind": "exit"}
 
-    @staticmethod
-    def _interrupt(state: _Slot) -> None:
-        """Supersede the job and tell its holder, after the results that are there already."""
-        if state.job is not None:
-            state.job = None
-            state.results.append({"kind": "interrupted"})
-
-    @staticmethod
-    def _free(state: _Slot) -> None:
-        state.holder, state.job = None, None
-        state.results.clear()
-
-    def _next(self) -> int:
+    def _next_number(self) -> int:
         self._counter += 1
         return self._counter
+
+
+def _count_progress(slot: Slot, result: Mapping[str, Any]) -> None:
+    """Reset the attempts once a job gets further than ever; a restarted job repeats earlier results."""
+    slot.pushed += 1
+    reached = result.get("epoch", result.get("done", slot.pushed))
+    if reached > slot.furthest:
+        slot.furthest, slot.attempts = reached, 1

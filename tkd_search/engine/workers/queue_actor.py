@@ -1,72 +1,100 @@
-"""The mailboxes as a Ray actor: long polls instead of busy waiting, and a client for each side.
+"""Ray actor around the job queue: long polls instead of busy waiting.
 
-The actor restarts when killed and has then forgotten everything: groups attach again by asking for work,
-holders find their lease lost and take another, trials go on from their own checkpoints.
+A killed actor restarts with an empty queue: groups attach again with their next request, holders find their
+lease lost and take another, and trials continue from their own checkpoints.
 """
 
 import asyncio
-import threading
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import ray
-from ray.actor import ActorHandle
 
-from tkd_search.engine.workers.job_queue import JobQueue, Lease, LeaseLostError
+from tkd_search.engine.workers.job_queue import JobQueue
+from tkd_search.engine.workers.slot import (
+    GroupId,
+    Lease,
+    LeaseLostError,
+    SlotState,
+    StalledError,
+    WorkerGroup,
+)
 
 POLL_SECONDS = 10.0
-"""Longest single long poll; below gloo's and Ray's own time-outs."""
-BEAT_SECONDS = 2.0
-"""Between two renewals of a lease, a fifth of its default time to live."""
+"""Longest single long poll; below the time-outs of gloo and of Ray."""
+
+HEARTBEAT_SECONDS = 5.0
+"""Between two heartbeats of a running job."""
+
+PullAnswer = tuple[Literal["held", "lost", "stalled"], Any]
+"""``held`` with the next result or None, ``lost`` with None, ``stalled`` with the group that hangs."""
 
 
 @ray.remote(num_cpus=0, max_concurrency=1000, max_restarts=-1, max_task_retries=-1)
 class QueueActor:
-    """One per search; every public method is a call of :class:`JobQueue`, waited for where it may wait."""
+    """One per search. Every public method calls :class:`JobQueue`, and waits where the answer may come later.
+
+    Args:
+        time_to_live: seconds without a renewal after which a lease is over.
+    """
 
     def __init__(self, time_to_live: float = 10.0) -> None:
         self._jobs = JobQueue(time_to_live=time_to_live, generation=time.time_ns() & 0x7FFFFFFF)
         self._changed = asyncio.Condition()
 
-    async def attach(self, slot: str, info: dict[str, Any]) -> None:
-        """A group came up."""
-        self._jobs.attach(slot, info)
+    async def attach(self, group: WorkerGroup) -> None:
+        """Register a group that has started."""
+        self._jobs.attach(group)
         await self._notify()
 
-    async def take(self, slot: str, after: int) -> tuple[int, dict[str, Any]] | None:
-        """The next job for a group, None after one long poll without."""
-        return await self._wait(lambda: self._jobs.take(slot, after), POLL_SECONDS)
+    async def take(self, group: WorkerGroup, after: int) -> tuple[int, dict[str, Any]] | None:
+        """Return the next job for a group; None after one long poll without one."""
+        # Once a request: a request that waits while its slot is removed must not create the slot again.
+        self._jobs.attach_unknown(group)
+        return await self._wait(lambda: self._jobs.take(group.id, after), POLL_SECONDS)
 
-    async def push(self, slot: str, job_id: int, result: dict[str, Any]) -> bool:
-        """Deliver a result, waiting while the mailbox is full; False where the job is superseded."""
+    async def start(self, group: GroupId, job_id: int) -> bool:
+        """Count an attempt at a job; False where the job is superseded."""
+        return self._jobs.start(group, job_id)
+
+    async def push(self, group: GroupId, job_id: int, result: dict[str, Any]) -> bool:
+        """Add a result, waiting while the holder has unread ones; False where the job is superseded."""
+
+        def push() -> str | None:
+            answer = self._jobs.push(group, job_id, result)
+            return None if answer == "full" else answer
+
         answer = None
-        while answer not in ("accepted", "superseded"):
-            answer = await self._wait(
-                lambda: None if (a := self._jobs.push(slot, job_id, result)) == "full" else a, POLL_SECONDS
-            )
+        while answer is None:
+            answer = await self._wait(push, POLL_SECONDS)
         await self._notify()
-        return answer == "accepted"
+        return bool(answer == "accepted")
 
-    async def wait_superseded(self, slot: str, job_id: int) -> bool:
-        """True as soon as the job is superseded, False after one long poll."""
-        return bool(await self._wait(lambda: self._jobs.superseded(slot, job_id) or None, POLL_SECONDS))
+    async def wait_superseded(self, group: GroupId, job_id: int, progressed: bool) -> bool:
+        """Record a heartbeat where the job progressed; True as soon as the job is superseded.
+
+        False after :data:`HEARTBEAT_SECONDS`.
+        """
+        if progressed:
+            self._jobs.heartbeat(group, job_id)
+        return bool(await self._wait(lambda: self._jobs.superseded(group, job_id) or None, HEARTBEAT_SECONDS))
 
     async def lease(self, holder: str, timeout: float) -> Lease | None:
-        """A free slot, waited for; None where none became free in time."""
-        return await self._wait(lambda: self._jobs.lease(holder, time.monotonic()), timeout, every=1.0)
+        """Lease a free slot; None where none became free in time."""
+        return await self._wait(lambda: self._jobs.lease(holder), timeout, every=1.0)
 
-    async def beat(self, lease: Lease) -> bool:
+    async def renew(self, lease: Lease) -> bool:
         """Renew a lease; False where it is lost."""
-        return self._jobs.beat(lease, time.monotonic())
+        return self._jobs.renew(lease)
 
     async def release(self, lease: Lease) -> None:
-        """Give a slot back."""
+        """End a lease."""
         self._jobs.release(lease)
         await self._notify()
 
     async def post(self, lease: Lease, job: dict[str, Any]) -> int | None:
-        """The job's number, None where the lease is lost."""
+        """Set the slot's job and return its number; None where the lease is lost."""
         try:
             return self._jobs.post(lease, job)
         except LeaseLostError:
@@ -74,38 +102,40 @@ class QueueActor:
         finally:
             await self._notify()
 
-    async def pull(self, lease: Lease, job_id: int, timeout: float) -> tuple[bool, dict[str, Any] | None]:
-        """(still held, next result or None)."""
+    async def pull(self, lease: Lease, job_id: int, timeout: float, silence_limit: float) -> PullAnswer:
+        """Return whether the lease holds, with the next result; see :meth:`JobQueue.pull`."""
         try:
-            result = await self._wait(lambda: self._jobs.pull(lease, job_id), timeout)
+            result = await self._wait(lambda: self._jobs.pull(lease, job_id, silence_limit), timeout)
         except LeaseLostError:
-            return False, None
+            return "lost", None
+        except StalledError as error:
+            await self._notify()
+            return "stalled", error.group
         await self._notify()
-        return True, result
+        return "held", result
 
     async def retire(self, slot: str, evict: bool = False) -> None:
-        """Ask a slot to end once nobody holds it, or at once."""
+        """End a slot once it has no holder, or at once."""
         self._jobs.retire(slot, evict=evict)
         await self._notify()
 
     async def vacate(self, slot: str, at_once: bool = False) -> None:
-        """A slot's machine is about to go."""
+        """Interrupt the job of a slot whose machine is about to go."""
         self._jobs.vacate(slot, at_once=at_once)
         await self._notify()
 
-    async def lost(self, slot: str) -> None:
-        """A slot's machine has gone."""
-        self._jobs.lost(slot)
+    async def mark_lost(self, slot: str) -> None:
+        """Interrupt the job of a slot whose machine is gone."""
+        self._jobs.mark_lost(slot)
         await self._notify()
 
-    async def forget(self, slot: str) -> None:
-        """A group is gone for good."""
-        self._jobs.forget(slot)
+    async def remove(self, slot: str) -> None:
+        """Remove a slot whose run has ended."""
+        self._jobs.remove(slot)
         await self._notify()
 
-    async def overview(self) -> dict[str, dict[str, Any]]:
-        """State of every slot."""
-        self._jobs.expire(time.monotonic())
+    async def overview(self) -> dict[str, SlotState]:
+        """Return the state of every slot."""
         return self._jobs.overview()
 
     async def _notify(self) -> None:
@@ -113,7 +143,7 @@ class QueueActor:
             self._changed.notify_all()
 
     async def _wait(self, ask: Callable[[], Any], timeout: float, every: float | None = None) -> Any:
-        """The first answer that is not None, asked again at each change (and each ``every`` seconds)."""
+        """Return the first answer that is not None; ask at each change and every ``every`` seconds."""
         end = time.monotonic() + timeout
         async with self._changed:
             while (answer := ask()) is None:
@@ -125,54 +155,3 @@ class QueueActor:
                 except TimeoutError:
                     continue
         return answer
-
-
-class SlotClient:
-    """A holder's hand on one slot: leases it, keeps the lease alive, posts jobs and pulls results.
-
-    Args:
-        broker: handle of the :class:`QueueActor`.
-        holder: name shown in overviews.
-        timeout: seconds to wait for a free slot.
-
-    Raises:
-        LeaseLostError: no slot became free in time.
-    """
-
-    def __init__(self, queue: ActorHandle, holder: str, *, timeout: float = 60.0) -> None:
-        self._queue = queue
-        lease = ray.get(queue.lease.remote(holder, timeout))
-        if lease is None:
-            raise LeaseLostError(f"no worker group became free in {timeout:g} s")
-        self.lease: Lease = lease
-        self._job_id: int | None = None
-        self._released = threading.Event()
-        threading.Thread(target=self._keep_alive, daemon=True, name=f"lease-{lease.slot}").start()
-
-    def post(self, job: dict[str, Any]) -> None:
-        """Put a job before the group; results of an earlier one are dropped."""
-        self._job_id = ray.get(self._queue.post.remote(self.lease, job))
-        if self._job_id is None:
-            raise LeaseLostError(self.lease.slot)
-
-    def pull(self, timeout: float = 2.0) -> dict[str, Any] | None:
-        """The next result, None where none came within ``timeout`` seconds.
-
-        Raises:
-            LeaseLostError: another holder has the slot, or the broker was restarted.
-        """
-        held, result = ray.get(self._queue.pull.remote(self.lease, self._job_id, timeout))
-        if not held:
-            raise LeaseLostError(self.lease.slot)
-        return result
-
-    def release(self) -> None:
-        """Give the slot back."""
-        self._released.set()
-        ray.get(self._queue.release.remote(self.lease))
-
-    def _keep_alive(self) -> None:
-        """Renew the lease between calls: a slow driver must not cost a trial its group."""
-        while not self._released.wait(BEAT_SECONDS):
-            if not ray.get(self._queue.beat.remote(self.lease)):
-                return
