@@ -12,7 +12,7 @@ from tkd_search.config.experiment_file import load_config
 from tkd_search.data import load_data
 from tkd_search.data.prepared_files import save_prepared
 from tkd_search.engine import finalize, pipeline
-from tkd_search.engine.jobs import checkpoint, dispatch
+from tkd_search.engine.jobs import caches, checkpoint, dispatch
 from tkd_search.engine.jobs.dispatch import job_config, run_job
 from tkd_search.engine.jobs.job_context import JobContext
 from tkd_search.engine.pipeline import big_model_key
@@ -29,6 +29,7 @@ class Group:
     def __init__(self, stop_after: int = 1000) -> None:
         self.results: list[dict[str, Any]] = []
         self._stop_after = stop_after
+        self.beats = 0
 
     @property
     def epochs(self) -> list[int]:
@@ -42,7 +43,12 @@ class Group:
         def stopped() -> bool:
             return any(result.get("epoch", 0) >= self._stop_after for result in self.results)
 
-        return JobContext(rank=0, workers=1, device="cpu", push=self.results.append, should_stop=stopped)
+        return JobContext(
+            rank=0, workers=1, device="cpu", push=self.results.append, should_stop=stopped, beat=self._beat
+        )
+
+    def _beat(self) -> None:
+        self.beats += 1
 
 
 @pytest.fixture(scope="module")
@@ -64,6 +70,13 @@ def train(data: Path, folder: Path, group: Group, *settings: str, after_epoch: i
 
 def test_every_epoch_is_validated_unless_told_otherwise(data: Path, tmp_path: Path) -> None:
     assert train(data, tmp_path, Group(), "training.epochs=3") == [1, 2, 3]
+
+
+def test_a_validation_sends_heartbeats(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(caches, "EVAL_BATCH", 64)
+    group = Group()
+    train(data, tmp_path, group, "training.epochs=1")
+    assert group.beats == -(-len(caches.data_at(str(data)).validation.labels) // 64)
 
 
 @pytest.mark.parametrize(("pruner", "expected"), [("never", [4, 6]), ("single_objective", [1, 2, 4, 6])])

@@ -198,7 +198,7 @@ def _train(
         told: dict[str, Any] = {"kind": "alive", "epoch": stats.epoch}
         validated = _validated(stats.epoch, distiller.train, levels)
         if validated:
-            told = _validation(distiller, stats, data, context.device)
+            told = _validation(distiller, stats, data, context)
             history.append(told)
         if validated or checkpoint.due():
             checkpoint.save(distiller, history)
@@ -206,9 +206,12 @@ def _train(
     return True
 
 
-def _validation(distiller: Distiller, stats: EpochStats, data: DataBundle, device: str) -> dict[str, Any]:
+def _validation(
+    distiller: Distiller, stats: EpochStats, data: DataBundle, context: JobContext
+) -> dict[str, Any]:
     """The result of an epoch that is validated."""
-    accuracy = evaluate(distiller.eval_student(), caches.batches_of(data, data.validation, device))
+    batches = caches.batches_of(data, data.validation, context.device)
+    accuracy = evaluate(distiller.eval_student(), context.beating(batches))
     return {
         "kind": "epoch",
         "epoch": stats.epoch,

@@ -1,8 +1,10 @@
 """What a job sees of the worker group it runs on."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -15,6 +17,7 @@ class JobContext:
         device: torch device name.
         push: delivers a result (on rank 0; a no-op on the others), waiting while the mailbox is full.
         should_stop: the same answer on every rank; True once the job is superseded.
+        beat: sends a heartbeat: the job has made progress. ``push`` and ``should_stop`` send one too.
     """
 
     rank: int
@@ -22,3 +25,10 @@ class JobContext:
     device: str
     push: Callable[[dict[str, Any]], None]
     should_stop: Callable[[], bool]
+    beat: Callable[[], None] = lambda: None
+
+    def beating(self, items: Iterable[T]) -> Iterator[T]:
+        """Yield the items of a long loop without ``should_stop``, and send a heartbeat after each."""
+        for item in items:
+            yield item
+            self.beat()

@@ -96,9 +96,12 @@ def _serve(run_job: RunJob, job: dict[str, Any], job_id: int, client: GroupClien
 
 
 def _job_context(monitor: JobMonitor | None, ranks: Ranks) -> JobContext:
-    def should_stop() -> bool:
+    def beat() -> None:
         if monitor is not None:
             monitor.beat()
+
+    def should_stop() -> bool:
+        beat()
         return ranks.agree(monitor is not None and monitor.superseded.is_set())
 
     return JobContext(
@@ -107,6 +110,7 @@ def _job_context(monitor: JobMonitor | None, ranks: Ranks) -> JobContext:
         device="cuda" if torch.cuda.is_available() else "cpu",
         push=monitor.push if monitor is not None else lambda result: None,
         should_stop=should_stop,
+        beat=beat,
     )
 
 
