@@ -24,6 +24,7 @@ from safetensors.torch import load_file, save_file
 
 from benchmarks.simulator.curves import space_to_json
 from tkd_search.config.experiment_file import Config, load_config, parse_config
+from tkd_search.config.resolve import clip_k
 from tkd_search.data import AugmentedViews, Split, load_data, plain_batches, resolved_augmentation
 from tkd_search.distill import Distiller, Diverged, MethodSettings, TrainSettings, compute_bank, evaluate
 from tkd_search.models import Student, build_big_model, build_student, model_bytes
@@ -88,7 +89,7 @@ class Bench:
     def train(self, number: int, point: Mapping[str, Any]) -> Curve:
         """Train one configuration to the full budget; one that diverges keeps the epochs it had."""
         began = time.monotonic()
-        point = self._clipped(point)
+        point = clip_k(self.config, point, len(self.bank.taps))
         settings = self.config.settings(point)
         seed = child_seed(self.settings.seed, "recording", number)
         torch.manual_seed(seed)
@@ -112,14 +113,6 @@ class Bench:
             failure = str(error)
         size = model_bytes(student.model)
         return Curve(number, point, size, tuple(accuracy), time.monotonic() - began, failure)
-
-    def _clipped(self, point: Mapping[str, Any]) -> dict[str, Any]:
-        """K within the number of candidates, as a search would clip it."""
-        clipped = dict(point)
-        if "method.k" in clipped:
-            most = len(self.bank.taps) * self.config.settings(point).method.masks
-            clipped["method.k"] = min(clipped["method.k"], most)
-        return clipped
 
     def _shape(self) -> dict[str, int]:
         return {"classes": self.data.num_classes, "channels": self.data.channels, "size": self.data.size}

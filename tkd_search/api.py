@@ -216,7 +216,9 @@ def _execute(config: Config, address: str | None, progress: "Progress", command:
         progress.note(ignored)
     progress.stage("data", None)
     data = load_data(settings.data)
-    check_search(config, data)
+    checked = check_search(config, data)
+    for note in checked.notes:
+        progress.note(note)
     check_same_data(config.folder, data.digest)
     with run_lock(config.folder), ray_session(address) as where:
         from tkd_search.engine.driver import run_search
@@ -237,7 +239,13 @@ def _execute(config: Config, address: str | None, progress: "Progress", command:
         )
         try:
             record = run_search(
-                config, data, slots=slots, tracker=tracker, progress=progress, command=command
+                config,
+                data,
+                checked=checked,
+                slots=slots,
+                tracker=tracker,
+                progress=progress,
+                command=command,
             )
         finally:
             progress.stage("tracking", None)

@@ -14,7 +14,7 @@ from tkd_search.results.records import TrialRecord
 
 WINNER = TrialRecord(trial_id="t0000", student="s", config={}, bytes=40, parameters=10, state="complete")
 TESTED = [{"kind": "tested", "test_accuracy": 0.5}, {"kind": "done"}]
-PREPARED = SimpleNamespace(common_job=lambda config: {}, data_folder="data")
+PREPARED = SimpleNamespace(trial_job=lambda: {"kind": "trial"}, data_folder="data")
 
 
 def epoch(number, accuracy=0.25, **metrics):

@@ -78,7 +78,6 @@ def open_controller(folder, power, *overrides, measure=size_of):
         Budget(config.settings().search),
         measure=measure,
         tracker=tracker,
-        candidates=10,
         big_model_bytes=2_000_000,
         classes=10,
     )

@@ -46,7 +46,6 @@ def open_controller(folder, *overrides, latency=latency_of):
         Budget(config.settings().search),
         measure=size_of,
         tracker=Tracker(folder),
-        candidates=10,
         big_model_bytes=2_000_000,
         classes=10,
         latency=latency,

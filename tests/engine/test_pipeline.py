@@ -1,8 +1,15 @@
-"""A data set stored for the workers, on a disk that has no room for it."""
+"""Stages before the trials: stored data sets, keys of big models, results of a stage."""
+
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.full_disk import limited
+from tkd_search.config.experiment_file import load_config
+from tkd_search.data import load_data
+from tkd_search.engine import pipeline
+from tkd_search.engine.pipeline import big_model_key
 
 SCRIPT = """
 import sys
@@ -19,7 +26,7 @@ except DiskFullError as error:
 
 
 @pytest.mark.parametrize("limit", [100, 20_000])  # the first labels, the first images
-def test_a_disk_that_is_full_is_stated_and_leaves_no_part(tmp_path, limit):
+def test_a_full_disk_is_reported_and_no_part_of_the_data_stays(tmp_path, limit):
     cache = tmp_path / "cache"
     done = limited(limit, "-c", SCRIPT, cache, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -28,3 +35,29 @@ def test_a_disk_that_is_full_is_stated_and_leaves_no_part(tmp_path, limit):
     assert list(cache.iterdir()) == []
     again = limited(10**9, "-c", SCRIPT, cache, cwd=tmp_path)
     assert again.stdout.splitlines() == [str(folder) for folder in cache.iterdir()]
+
+
+def test_a_stage_yields_no_alive_results(monkeypatch: pytest.MonkeyPatch) -> None:
+    pushed = [{"kind": "alive", "epoch": 1}, {"kind": "epoch", "epoch": 2}, {"kind": "done"}]
+    monkeypatch.setattr(pipeline, "_on_one_group", lambda queue, job: iter(pushed))
+    queue: Any = None
+    assert list(pipeline.run_stage(queue, {"kind": "trial"})) == pushed[1:]
+
+
+def test_the_key_of_a_big_model_depends_on_the_precision_of_its_training() -> None:
+    data = load_data(load_config(None, []).settings().data)
+
+    def key(*settings: str) -> str:
+        return big_model_key(load_config(None, list(settings)).settings(), 0, data)
+
+    assert key("big_model.precision=bf16") != key()
+    assert key("big_model.precision=bf16") == key("training.precision=bf16")
+    assert key("big_model.precision=fp32", "training.precision=bf16") == key()
+
+
+def test_the_same_weights_under_another_key_have_another_digest(tmp_path: Path) -> None:
+    for name in ("big_model-a", "big_model-b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "model.safetensors").write_bytes(b"weights")
+    a, b = (pipeline._big_model_digest(str(tmp_path / name)) for name in ("big_model-a", "big_model-b"))
+    assert a != b

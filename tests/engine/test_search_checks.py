@@ -20,7 +20,7 @@ def data():
 
 
 def test_the_default_experiment_fits(data):
-    assert check_search(load_config(None, []), data) > 1
+    assert check_search(load_config(None, []), data).taps > 1
 
 
 @pytest.mark.parametrize(
@@ -89,7 +89,7 @@ def test_a_sampler_that_would_break_at_its_first_suggestion_is_refused(data, sam
 )
 def test_samplers_that_work_pass(data, sampler, args):
     given = [f"search.sampler={sampler}", f"search.sampler_args={args}"]
-    assert check_search(load_config(None, given), data) > 1
+    assert check_search(load_config(None, given), data).taps > 1
 
 
 class CarelessSampler(optuna.samplers.RandomSampler):
@@ -120,7 +120,7 @@ def test_a_rehearsal_leaves_no_trace(data, capfd, recwarn):
 
 def test_a_size_that_the_student_does_not_have_is_refused_also_where_it_is_fixed(data):
     given = ["student.name=squeezenet1_1", "student.depth=1", "student.width=0.2", "student.args={}"]
-    with pytest.raises(UserError, match=r"student\.width: found 0\.2\n.*has no width here\n.*width=0\.25"):
+    with pytest.raises(UserError, match=r"student\.width: found 0\.2\n.*has no width\n.*width=0\.25"):
         check_search(load_config(None, given), data)
 
 
@@ -129,7 +129,7 @@ def test_a_size_that_the_student_does_not_have_is_refused_also_where_it_is_fixed
 )
 def test_a_size_that_the_student_does_not_have_cannot_be_searched(data, name, args):
     given = [f"student.args={args}", "student.depth=1", f"student.name={name}"]
-    with pytest.raises(UserError, match=r"student\.width.*\n.*has no width here"):
+    with pytest.raises(UserError, match=r"student\.width.*\n.*has no width"):
         check_search(load_config(None, given), data)
 
 
@@ -156,7 +156,9 @@ def test_an_argument_of_one_of_several_students_and_sizes_that_fail_are_no_mista
     """``half`` stands for a network that wants a width of a half at least."""
     name = f"student.name={{choice: ['{__name__}:half', '{__name__}:plain']}}"
     args = "student.args={share: {float: [0.1, 0.9]}}"
-    assert check_search(load_config(None, [name, args, "student.width=0.25", "student.depth=1"]), data) > 1
+    assert (
+        check_search(load_config(None, [name, args, "student.width=0.25", "student.depth=1"]), data).taps > 1
+    )
 
 
 def half(num_classes, share):
@@ -171,4 +173,44 @@ def plain(num_classes, share):
 
 def test_terms_at_places_that_no_trial_can_use_need_no_cells(data):
     for given in (["method.name=kd", "method.local=4"], ["bank.grid=4", "method.local=4"]):
-        assert check_search(load_config(None, given), data) > 1
+        assert check_search(load_config(None, given), data).taps > 1
+
+
+FAST = "search.sampler=random"
+
+
+@pytest.mark.parametrize(
+    ("given", "found"),
+    [
+        (["method.k=999"], "999"),
+        (["method.k=999", "method.masks={int: [1, 4]}"], "999"),
+        (["method.k=999", "method.masks={choice: [1, 2]}"], "999"),
+        (["method.k={int: [998, 999]}"], "at least 998"),
+        (["method.k={choice: [999, 998]}"], "at least 998"),
+        (["method.k=999", "method.name={choice: [kd, tkd]}"], "999"),
+    ],
+)
+def test_a_k_that_is_always_above_the_number_of_candidates_is_refused(data, given, found):
+    with pytest.raises(
+        UserError, match=rf"method\.k: found {found}\n  allowed: 1 to \d+: \d+ taps × \d masks"
+    ):
+        check_search(load_config(None, given), data)
+
+
+def test_a_k_below_the_number_of_candidates_with_the_most_masks_is_accepted(data):
+    taps = check_search(load_config(None, [FAST]), data).taps
+    for masks in ("method.masks={int: [1, 4]}", "method.masks={choice: [4, 1]}", "method.masks=4"):
+        check_search(load_config(None, [f"method.k={4 * taps}", masks, FAST]), data)
+        with pytest.raises(UserError, match=rf"1 to {4 * taps}: {taps} taps × 4 masks"):
+            check_search(load_config(None, [f"method.k={4 * taps + 1}", masks, FAST]), data)
+
+
+def test_k_is_not_checked_where_no_trial_generates_teachers(data):
+    for method in ("kd", "{choice: [kd, ce]}"):
+        check_search(load_config(None, ["method.k=999", f"method.name={method}", FAST]), data)
+
+
+def test_a_space_with_a_k_above_the_number_of_candidates_gets_a_note(data):
+    assert check_search(load_config(None, ["method.k={int: [1, 2]}", FAST]), data).notes == ()
+    (note,) = check_search(load_config(None, ["method.k={int: [1, 999]}", FAST]), data).notes
+    assert "searched up to 999" in note

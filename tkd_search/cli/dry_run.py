@@ -88,19 +88,21 @@ def _show_space(config: Config, console: Console) -> None:
 def _estimate(config: Config, settings: Settings, slots: int, console: Console, cluster: Path | None) -> None:
     """Time steps of students of the space on this machine and multiply."""
     from tkd_search.data import load_data
-    from tkd_search.engine.search_checks import check_search, sample_students
+    from tkd_search.engine.search_checks import check_search
 
     data = load_data(settings.data)
-    taps = check_search(config, data)
+    checked = check_search(config, data)
+    for note in checked.notes:
+        console.note(note)
     batches = max(1, len(data.train.labels) // settings.training.batch_size)
-    students = sample_students(config, data)
+    students = checked.students
     shape = {"classes": data.num_classes, "channels": data.channels, "size": data.size}
     seconds = sum(step_seconds(settings, student, **shape) for student in students) / len(students)
     epochs = settings.search.trials * settings.training.epochs
     total = epochs * batches * seconds / slots
     console.note(
         f"data: {data.name}, {len(data.train.labels):,} train / {len(data.validation.labels):,} validation / "
-        f"{len(data.test.labels):,} test, {data.num_classes} classes; {taps} taps of the big model"
+        f"{len(data.test.labels):,} test, {data.num_classes} classes; {checked.taps} taps of the big model"
     )
     console.note(f"classes, in the order of the big model's outputs: {_few(data.classes)}")
     if settings.search.latency_limit is not None:

@@ -22,8 +22,9 @@ from tkd_search.comparison.outcomes import failure_of, read_training, training_o
 from tkd_search.comparison.paired_statistics import Failure, Row, Training, summarise
 from tkd_search.comparison.tables import markdown, write_tables
 from tkd_search.config.experiment_file import Config
+from tkd_search.config.resolve import resolve
+from tkd_search.config.settings_json import to_json
 from tkd_search.data import load_data
-from tkd_search.engine.jobs.dispatch import job_config
 from tkd_search.engine.pipeline import Prepared, prepare_bank, prepare_big_models, run_stage, store_data
 from tkd_search.engine.progress import Progress
 from tkd_search.engine.ray_session import live_nodes, ray_session
@@ -246,11 +247,11 @@ def _train(queue: "ActorHandle", trials: str, task: _Task, prepared: Prepared) -
 def _outcome(queue: "ActorHandle", trials: str, task: _Task, prepared: Prepared) -> Training | Failure:
     trial_id = f"fresh{task.seed}"  # the same for all: contestants of a seed begin with the same weights
     target = storage.below(trials, task.file.stem)
+    settings = to_json(resolve(task.config))
     job = {
-        **prepared.common_job(task.config),
-        "kind": "trial",
+        **prepared.trial_job(),  # no rungs: ``Config.fixed`` has switched the pruner off
         "trial_id": trial_id,
-        "point": {},
+        "settings": settings,
         "folder": target,
         "after_epoch": 0,
     }
@@ -260,12 +261,8 @@ def _outcome(queue: "ActorHandle", trials: str, task: _Task, prepared: Prepared)
         if (failure := failure_of(error, task.label, task.seed, task.winner)) is None:
             raise
         return failure
-    member = {"trial_id": trial_id, "point": {}, "weights": storage.below(target, "model.safetensors")}
-    test = {
-        "kind": "test",
-        "config": job_config(task.config),
-        "data": str(prepared.data_folder),
-        "members": [member],
-    }
+    weights = storage.below(target, "model.safetensors")
+    member = {"trial_id": trial_id, "settings": settings, "weights": weights}
+    test = {"kind": "test", "data": prepared.data_folder, "members": [member]}
     tested = next(result for result in list(run_stage(queue, test)) if result["kind"] == "tested")
     return training_of(task.label, task.seed, task.winner, results, tested["test_accuracy"])

@@ -1,26 +1,52 @@
-"""A point of the space as it is wished for and as it is run, and the student in it as a person calls it."""
+"""From a point of the search space to the settings that are run, and their short description."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from tkd_search.config.experiment_file import Config
 from tkd_search.config.sections import Settings
 from tkd_search.models.families import family_of
-from tkd_search.models.model_settings import StudentSettings
+from tkd_search.models.model_settings import BigModelSettings, StudentSettings
+from tkd_search.models.weights import weights_file
+from tkd_search.optimize.space import Choice
 
 
-def clip_point(
-    config: Config, point: Mapping[str, Any], candidates: int
-) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """K clipped to the number of candidates (taps × masks), with a note for each clipping."""
-    clipped = dict(point)
-    settings = config.settings(clipped)
-    most = candidates * settings.method.masks
-    if clipped.get("method.k", 0) > most:
-        note = f"method.k {clipped['method.k']} → {most}: taps × masks"
-        clipped["method.k"] = most
-        return clipped, (note,)
-    return clipped, ()
+def resolve(config: Config, point: Mapping[str, Any] | None = None) -> Settings:
+    """Return the settings that workers run, with absolute paths: they have another working directory.
+
+    Args:
+        config: the experiment.
+        point: dotted key → value; searched leaves that it lacks take their default.
+
+    Raises:
+        UserError: a value of the point is out of range.
+    """
+    settings = config.settings(point)
+    return replace(settings, big_models=tuple(map(_with_absolute_path, settings.big_models)))
+
+
+def _with_absolute_path(model: BigModelSettings) -> BigModelSettings:
+    file = weights_file(model.weights or "")
+    return model if file is None else replace(model, weights=str(file))
+
+
+def clip_k(config: Config, point: Mapping[str, Any], taps: int) -> dict[str, Any]:
+    """Return the point with ``method.k`` limited to the number of candidates, taps × masks.
+
+    The result stays in the search space: a choice becomes its largest option within the limit. Where every
+    value of the space is above the limit, the least is returned; the selection of teachers then takes all
+    candidates.
+    """
+    most = taps * config.settings(point).method.masks
+    if point.get("method.k", 0) <= most:
+        return dict(point)
+    leaf = config.space.leaves["method.k"]
+    if isinstance(leaf, Choice):
+        k: Any = max((option for option in leaf.options if option <= most), default=min(leaf.options))  # type: ignore[type-var,operator]
+    else:
+        k = max(int(leaf.low), most)
+    return {**point, "method.k": k}
 
 
 def left_to_sampler(config: Config) -> str:

@@ -42,8 +42,8 @@ SECTIONS: Mapping[str, type] = MappingProxyType(
 
 
 @dataclass(frozen=True)
-class Settings:
-    """One point of the space: what a trial needs, without a distribution in it."""
+class TrialSettings:
+    """The part of an experiment that a worker needs: plain values, without distributions."""
 
     seed: int
     data: DataSettings
@@ -52,10 +52,16 @@ class Settings:
     student: StudentSettings
     method: MethodSettings
     training: TrainSettings
+
+    def big_model_precision(self, model: BigModelSettings) -> Literal["fp32", "bf16", "fp16"]:
+        """Return the autocast precision of a big model's training: its own, or else the trials'."""
+        return self.training.precision if model.precision == "auto" else model.precision
+
+
+@dataclass(frozen=True)
+class Settings(TrialSettings):
+    """All settings of an experiment at one point of the search space."""
+
     search: SearchSettings
     resources: ResourceSettings
     tracking: TrackingSettings
-
-    def big_model_precision(self, model: BigModelSettings) -> Literal["fp32", "bf16", "fp16"]:
-        """The autocast precision in which a big model is trained: its own, or else the trials'."""
-        return self.training.precision if model.precision == "auto" else model.precision

@@ -9,10 +9,9 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
 from tkd_search.config.experiment_file import Config
-from tkd_search.config.resolve import clip_point, describe_student
+from tkd_search.config.resolve import describe_student, resolve
 from tkd_search.config.sections import Settings
 from tkd_search.engine.budget import Budget
 from tkd_search.engine.latency_limit import too_slow
@@ -27,10 +26,10 @@ from tkd_search.tracking.tracker import Tracker
 
 @dataclass(frozen=True)
 class Assignment:
-    """A trial to run: its point of the space, and the epoch after which it goes on (0: from the start)."""
+    """A trial to run: its settings, and the epoch after which it goes on (0: from the start)."""
 
     trial_id: str
-    point: dict[str, Any]
+    settings: Settings
     after_epoch: int
 
 
@@ -54,7 +53,6 @@ class Controller:
         budget: limits of the search.
         measure: settings of a trial → its student's size, before any training.
         tracker: holds the event log, which is read first and then appended to.
-        candidates: number of taps of F; K is at most this times the masks.
         big_model_bytes: size of F, for ratio and hypervolume.
         classes: number of classes, for the hypervolume's reference point.
         latency: a student → milliseconds of one image; None where ``search.max_latency`` is not set.
@@ -74,7 +72,6 @@ class Controller:
         *,
         measure: Callable[[Settings], Size],
         tracker: Tracker,
-        candidates: int,
         big_model_bytes: int,
         classes: int,
         latency: Callable[[StudentSettings], float] | None = None,
@@ -82,7 +79,6 @@ class Controller:
     ) -> None:
         self._config, self._study, self._budget = config, study, budget
         self._measure, self._tracker = measure, tracker
-        self._candidates = candidates
         self._latency, self._changed = latency, changed
         self._limit = config.settings().search.latency_limit or math.inf
         self._full = config.settings().training.epochs
@@ -105,21 +101,22 @@ class Controller:
         None where the budget is spent. A student above the limit on latency ends here, untrained.
         """
         while (suggestion := self._next_suggestion()) is not None:
-            if not self._start(suggestion):
+            settings = self._start(suggestion)
+            if settings is None:
                 continue
             record = self._trials[suggestion.trial_id]
-            reason = self._refusal(suggestion, record)
+            reason = self._refusal(suggestion, settings)
             if not reason:
                 self._changed(self.search_state())
                 # A worker group needs at least one epoch to train, whose result ends the trial.
-                return Assignment(record.trial_id, record.config, min(record.epochs_trained, self._full - 1))
+                return Assignment(record.trial_id, settings, min(record.epochs_trained, self._full - 1))
             self._stops[record.trial_id] = reason
             self.ended(record.trial_id)
         return None
 
-    def latency_of(self, point: Mapping[str, Any]) -> float | None:
-        """Return a trial's milliseconds per image, None where latency is not limited."""
-        return None if self._latency is None else self._latency(self._config.settings(point).student)
+    def latency_of(self, student: StudentSettings) -> float | None:
+        """Return a student's milliseconds per image, None where latency is not limited."""
+        return None if self._latency is None else self._latency(student)
 
     def _next_suggestion(self) -> Suggestion | None:
         if self._waiting:
@@ -128,22 +125,21 @@ class Controller:
             return None
         return self._study.ask()
 
-    def _refusal(self, suggestion: Suggestion, record: TrialRecord) -> str:
-        """Return why a started trial is not trained: the pruner's earlier verdict, or the latency limit."""
+    def _refusal(self, suggestion: Suggestion, settings: Settings) -> str:
+        """Return why a started trial is not trained: the pruner's earlier decision, or the latency limit."""
         if suggestion.stop is not None:
             return suggestion.stop.reason
-        latency = self.latency_of(record.config)
+        latency = self.latency_of(settings.student)
         return "" if latency is None else too_slow(latency, self._limit)
 
-    def _start(self, suggestion: Suggestion) -> bool:
+    def _start(self, suggestion: Suggestion) -> Settings | None:
         """Record that a trial starts; where its student cannot be built, record that it failed.
 
         Returns:
-            Whether the student can be built.
+            The trial's settings; None where its student cannot be built.
         """
         trial_id = suggestion.trial_id
-        point, notes = clip_point(self._config, suggestion.config, self._candidates)
-        settings = self._config.settings(point)
+        settings = resolve(self._config, suggestion.config)
         size, problem = Size(0, 0), ""
         try:
             size = self._measure(settings)
@@ -153,23 +149,22 @@ class Controller:
         self._trials[trial_id] = TrialRecord(
             trial_id=trial_id,
             student=describe_student(settings),
-            config=point,
+            config=suggestion.config,
             bytes=size.bytes,
             parameters=size.parameters,
             state="running",
             epochs=known.epochs if known else (),
         )
-        params = {**point, **({"clipped": "; ".join(notes)} if notes else {})}
         self._tracker.trial_started(
-            trial_id, self._trials[trial_id].student, params, size.bytes, size.parameters
+            trial_id, self._trials[trial_id].student, suggestion.config, size.bytes, size.parameters
         )
         if problem:
             self.ended(trial_id, problem)
-            return False
+            return None
         self._started[trial_id] = time.monotonic()
         if suggestion.stop is not None or self._study.trial(trial_id).state != "running":
             self._epochs_from_study(trial_id)
-        return True
+        return settings
 
     def _epochs_from_study(self, trial_id: str) -> None:
         """Log the epochs that only the study has, of a trial that trains no more.

@@ -20,7 +20,7 @@ from ray.tune import (
 )
 
 from tkd_search.config.experiment_file import Config
-from tkd_search.config.pruner import configured_pruner
+from tkd_search.config.resolve import clip_k
 from tkd_search.config.sections import Settings
 from tkd_search.config.tree import flatten
 from tkd_search.data import DataBundle, fixed_views
@@ -32,7 +32,7 @@ from tkd_search.engine.pipeline import Prepared, prepare_bank, prepare_big_model
 from tkd_search.engine.progress import Progress
 from tkd_search.engine.ray_session import live_nodes
 from tkd_search.engine.run_dir.run_dir import RunDir
-from tkd_search.engine.search_checks import check_candidates, proposer_settings, warm_start
+from tkd_search.engine.search_checks import CheckedSearch, proposer_settings
 from tkd_search.engine.tune.scheduler import ControllerScheduler
 from tkd_search.engine.tune.searcher import ControllerSearcher
 from tkd_search.engine.tune.trainable import WorkerGroupTrainable
@@ -56,13 +56,21 @@ START_SECONDS = 1800.0
 
 
 def run_search(
-    config: Config, data: DataBundle, *, slots: Slots, tracker: Tracker, progress: Progress, command: str
+    config: Config,
+    data: DataBundle,
+    *,
+    checked: CheckedSearch,
+    slots: Slots,
+    tracker: Tracker,
+    progress: Progress,
+    command: str,
 ) -> SearchRecord:
     """Run or resume a search on the connected Ray; the caller holds the run's lock.
 
     Args:
         config: the experiment.
         data: its data set, read and checked.
+        checked: the results of the checks before the start.
         slots: how many trials run at once.
         tracker: records the search; the caller closes it.
         progress: shown to the user.
@@ -84,7 +92,6 @@ def run_search(
         ),
     ):
         data_folder = store_data(data, place.cache)
-        candidates = check_candidates(config, data)
         tracker.search_started(
             SearchStart(
                 name=config.name,
@@ -110,11 +117,11 @@ def run_search(
         bank = prepare_bank(config, data, data_folder, weights, place.cache, queue, progress, threads, parts)
         prepared = Prepared(data, data_folder, weights, figures, bank)
         budget = Budget(settings.search, spent, began)
-        controller = _controller(config, place, prepared, candidates, tracker, progress, budget)
+        controller = _controller(config, checked, place, prepared, tracker, progress, budget)
         progress.stage("search", settings.search.trials)
         status: Status = "complete"
         try:
-            _tune(controller, queue, pool, prepared, config, place)
+            _tune(controller, queue, pool, prepared.trial_job(checked.pruner.levels), config, place)
         except KeyboardInterrupt:
             status = "interrupted"
         progress.stage("front", None)
@@ -135,9 +142,9 @@ def run_search(
 
 def _controller(
     config: Config,
+    checked: CheckedSearch,
     place: RunDir,
     prepared: Prepared,
-    candidates: int,
     tracker: Tracker,
     progress: Progress,
     budget: Budget,
@@ -163,14 +170,15 @@ def _controller(
         place.folder / "study.journal",
         space=config.space,
         full_budget=settings.training.epochs,
-        pruner=configured_pruner(config, data.num_classes),
+        pruner=checked.pruner,
         seed=settings.seed,
         proposer=proposer_settings(settings.search),
         enqueue=config.enqueued(),
-        earlier=warm_start(config),
+        earlier=checked.earlier,
         big_model_bytes=prepared.big_model.bytes,
         classes=data.num_classes,
         size_of=lambda point: measure(config.settings(point)).bytes,
+        adjust=lambda point: clip_k(config, point, checked.taps),
     )
     return Controller(
         config,
@@ -178,7 +186,6 @@ def _controller(
         budget,
         measure=measure,
         tracker=tracker,
-        candidates=candidates,
         big_model_bytes=prepared.big_model.bytes,
         classes=data.num_classes,
         latency=_latency(settings, place, data),
@@ -199,7 +206,7 @@ def _tune(
     controller: Controller,
     queue: ActorHandle,
     pool: WarmPool,
-    prepared: Prepared,
+    common_job: dict[str, Any],
     config: Config,
     place: RunDir,
 ) -> None:
@@ -209,13 +216,12 @@ def _tune(
         DiskFullError: the disk is full.
         KeyboardInterrupt: interrupted.
     """
-    common = {**prepared.common_job(config), "kind": "trial"}
     # One byte of memory: the worker groups hold all cores, and Tune refuses an empty request. The
     # Trainables run on the driver's node, so a lost machine ends a worker group and nothing that Tune
     # counts as a failure.
     beside = PlacementGroupFactory([{"CPU": 0, "memory": 1, driver_node_resource(): 0.0001}])
     tuner = Tuner(
-        tune.with_resources(tune.with_parameters(WorkerGroupTrainable, queue=queue, common=common), beside),
+        tune.with_resources(tune.with_parameters(WorkerGroupTrainable, queue=queue, common=common_job), beside),
         tune_config=TuneConfig(
             search_alg=ControllerSearcher(controller, place.trials, pool.room),
             scheduler=ControllerScheduler(controller),

@@ -1,7 +1,7 @@
 """The end of a search: the front tested once, its files put together, everything written and tracked."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -9,8 +9,10 @@ from ray.actor import ActorHandle
 
 from tkd_search import storage
 from tkd_search.config.experiment_file import Config
+from tkd_search.config.resolve import resolve
+from tkd_search.config.sections import Settings
+from tkd_search.config.settings_json import to_json
 from tkd_search.engine.controller import Controller
-from tkd_search.engine.jobs.dispatch import job_config
 from tkd_search.engine.pipeline import Prepared, run_stage
 from tkd_search.engine.search_state import front_member
 from tkd_search.export import write_student
@@ -53,9 +55,8 @@ def finalize(
         seconds: of this driver and of earlier ones, asked once the front is tested.
     """
     search_state = controller.search_state()
-    tested = (
-        _test(config, folder, trials, prepared, search_state.front, queue) if status == "complete" else {}
-    )
+    front = {trial.trial_id: resolve(config, trial.config) for trial in search_state.front}
+    tested = _test(front, folder, trials, prepared, search_state.front, queue) if status == "complete" else {}
     settings = config.settings()
     ids = tracker.ids()
     record = SearchRecord(
@@ -67,7 +68,12 @@ def finalize(
         big_model=prepared.big_model,
         trials=controller.trials(),
         front=tuple(
-            _member(trial, prepared, tested.get(trial.trial_id, {}), controller.latency_of(trial.config))
+            _member(
+                trial,
+                prepared,
+                tested.get(trial.trial_id, {}),
+                controller.latency_of(front[trial.trial_id].student),
+            )
             for trial in search_state.front
         ),
         full_budget=settings.training.epochs,
@@ -81,7 +87,7 @@ def finalize(
         method="" if "method.name" in config.space.leaves else settings.method.name,
     )
     for member in record.front:
-        _ship(config, folder, trials, prepared, member)
+        _ship(config, front[member.trial_id], folder, trials, prepared, member)
     write_report(record, folder)
     write_summary(record, folder)
     tracker.search_ended(record)
@@ -89,7 +95,7 @@ def finalize(
 
 
 def _test(
-    config: Config,
+    settings: Mapping[str, Settings],
     folder: Path,
     trials: str,
     prepared: Prepared,
@@ -105,12 +111,11 @@ def _test(
     if missing:
         job = {
             "kind": "test",
-            "config": job_config(config),
             "data": prepared.data_folder,
             "members": [
                 {
                     "trial_id": trial.trial_id,
-                    "point": trial.config,
+                    "settings": to_json(settings[trial.trial_id]),
                     "weights": storage.below(trials, trial.trial_id, "model.safetensors"),
                 }
                 for trial in missing
@@ -142,9 +147,10 @@ def _member(
     )
 
 
-def _ship(config: Config, folder: Path, trials: str, prepared: Prepared, member: FrontMember) -> None:
+def _ship(
+    config: Config, settings: Settings, folder: Path, trials: str, prepared: Prepared, member: FrontMember
+) -> None:
     """Put a member's weights and description into ``students/<trial>``."""
-    settings = config.settings(member.config)
     target = folder / member.path
     with disk_full_errors(target):
         storage.get_file(

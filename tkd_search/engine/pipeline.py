@@ -20,11 +20,12 @@ from ray.actor import ActorHandle
 
 from tkd_search import storage
 from tkd_search.config.experiment_file import Config
+from tkd_search.config.resolve import resolve
 from tkd_search.config.sections import Settings
+from tkd_search.config.settings_json import to_json
 from tkd_search.data import DataBundle, load_data
 from tkd_search.data.bank_files import bank_key
 from tkd_search.data.prepared_files import save_prepared
-from tkd_search.engine.jobs.dispatch import job_config
 from tkd_search.engine.jobs.make_bank import part_files
 from tkd_search.engine.progress import Progress
 from tkd_search.engine.workers.queue_clients import LeaseClient
@@ -46,13 +47,14 @@ class Prepared:
     big_model: BigModelRecord
     bank_folder: str
 
-    def common_job(self, config: Config) -> dict[str, Any]:
-        """The part of a job that is the same for every trial."""
+    def trial_job(self, levels: Sequence[int] = ()) -> dict[str, Any]:
+        """Return the part of a job that is the same for every trial; ``levels`` are the rungs' epochs."""
         return {
-            "config": job_config(config),
+            "kind": "trial",
             "data": self.data_folder,
             "bank": self.bank_folder,
             "big_models": list(self.big_model_folders),
+            "levels": list(levels),
         }
 
 
@@ -97,7 +99,7 @@ def prepare_big_models(
             progress.stage(f"big model {model.name}", model.epochs if model.weights is None else None)
             job = {
                 "kind": "big_model",
-                "config": job_config(config),
+                "settings": to_json(resolve(config)),
                 "index": index,
                 "data": data_folder,
                 "folder": place,
@@ -136,7 +138,7 @@ def prepare_bank(
     if remote_folders.folder_exists(place):
         return place
     job: dict[str, Any] = {
-        "config": job_config(config),
+        "settings": to_json(resolve(config)),
         "data": data_folder,
         "big_models": list(big_models),
         "folder": place,

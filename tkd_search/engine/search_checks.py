@@ -1,6 +1,7 @@
-"""What no single setting can tell, checked before anything is written."""
+"""Checks of a search that concern several settings, or settings and data, before anything is written."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from tkd_search.models.families import family_of
 from tkd_search.models.model_settings import StudentSettings
 from tkd_search.optimize.learning_curves import LEARNING
 from tkd_search.optimize.proposer import ProposerSettings
+from tkd_search.optimize.pruners.base import Pruner
 from tkd_search.optimize.rehearsal import rehearse
 from tkd_search.optimize.samplers.create_sampler import DESIGNS, SAMPLERS
 from tkd_search.optimize.space import Choice
@@ -23,34 +25,52 @@ from tkd_search.optimize.student_bytes import STUDENT
 from tkd_search.optimize.study import earlier_trials
 from tkd_search.optimize.study_trial import StudyTrial
 
-_AT_PLACES = ("method.local", "method.local_feature", "method.stage_feature")
+_SPATIAL_WEIGHTS = ("method.local", "method.local_feature", "method.stage_feature")
+"""Weights of loss terms that compare cells of feature maps."""
 
 
-def check_search(config: Config, data: DataBundle) -> int:
-    """Everything that a search would else find out after the big model is trained.
+@dataclass(frozen=True)
+class CheckedSearch:
+    """The results of the checks that the search itself needs.
 
-    Returns:
-        Number of taps over all big models.
-
-    Raises:
-        UserError: what does not fit.
+    Attributes:
+        taps: number of taps over all big models.
+        pruner: the configured pruner.
+        earlier: trials of the searches in ``search.warm_start``.
+        students: one student for every option that decides the student.
+        notes: lines for the user.
     """
-    configured_pruner(config, data.num_classes)
-    _check_sampler(config)
-    warm_start(config)
-    sample_students(config, data)
-    _check_knobs(config)
-    return check_candidates(config, data)
+
+    taps: int
+    pruner: Pruner
+    earlier: tuple[StudyTrial, ...]
+    students: tuple[StudentSettings, ...]
+    notes: tuple[str, ...]
 
 
-def sample_students(config: Config, data: DataBundle) -> list[StudentSettings]:
-    """A student for every option of every choice that decides the student; one where there is no choice.
-
-    In the middle of the other leaves where that can be built, else at an end: some sizes may fail, and their
-    trials alone then do.
+def check_search(config: Config, data: DataBundle) -> CheckedSearch:
+    """Check what would otherwise fail only after the big model is trained.
 
     Raises:
-        UserError: an option (or any student, by an argument that it does not take) can be built nowhere.
+        UserError: the pruner, the sampler, an earlier search, a student, the taps or K do not fit.
+    """
+    pruner = configured_pruner(config, data.num_classes)
+    _check_sampler(config)
+    earlier = _warm_start(config)
+    students = _sample_students(config, data)
+    _check_sizes(config)
+    taps = _check_candidates(config, data)
+    return CheckedSearch(taps, pruner, earlier, students, _notes(config, taps))
+
+
+def _sample_students(config: Config, data: DataBundle) -> tuple[StudentSettings, ...]:
+    """Return a student for every option of every choice that decides the student; one without a choice.
+
+    The other leaves have their middle where that student can be built, else an end. Some sizes may fail; only
+    their trials fail then.
+
+    Raises:
+        UserError: no student with an option can be built, or none at all (by an argument it does not take).
     """
     space = config.space
     given = [
@@ -61,7 +81,7 @@ def sample_students(config: Config, data: DataBundle) -> list[StudentSettings]:
     ]
     names = space.leaves.get("student.name")
     others = [{"student.name": name} for name in names.options] if isinstance(names, Choice) else [{}]
-    return [
+    return tuple(
         _first_that_builds(
             [
                 config.settings(space.at([share] * len(space.leaves), {**other, **option})).student
@@ -71,7 +91,7 @@ def sample_students(config: Config, data: DataBundle) -> list[StudentSettings]:
             data,
         )
         for option in given or [{}]
-    ]
+    )
 
 
 def _first_that_builds(students: Sequence[StudentSettings], data: DataBundle) -> StudentSettings:
@@ -85,29 +105,29 @@ def _first_that_builds(students: Sequence[StudentSettings], data: DataBundle) ->
     raise problems[0]
 
 
-def _check_knobs(config: Config) -> None:
-    """Refuse a size that the student does not have: a search over it would try the same one every time."""
+def _check_sizes(config: Config) -> None:
+    """Refuse a width or depth that the student does not have: every value would give the same student."""
     student, searched = config.settings().student, config.space.leaves
     name = student.name
     family = family_of(name)  # of a function at an import path: one without width and depth
-    for knob, varies in (("width", family.width), ("depth", family.depth)):
-        value, default = getattr(student, knob), getattr(StudentSettings(), knob)
-        wished = ":" not in name and value != default
-        known = f"student.{knob}" in searched
-        if (known or wished) and "student.name" not in searched and not varies:
+    for field, varies in (("width", family.width), ("depth", family.depth)):
+        value, default = getattr(student, field), getattr(StudentSettings(), field)
+        is_set = ":" not in name and value != default
+        is_searched = f"student.{field}" in searched
+        if (is_searched or is_set) and "student.name" not in searched and not varies:
             raise UserError(
-                f"student.{knob}",
-                "a distribution" if known else str(value),
-                f"nothing: {name} has no {knob} here",
-                f"--set student.{knob}={default}; sizes then come from student.args, or several student.name",
+                f"student.{field}",
+                "a distribution" if is_searched else str(value),
+                f"the default, {default}: {name} has no {field}",
+                f"--set student.{field}={default}; vary the size by student.args, or by several student.name",
             )
 
 
 def proposer_settings(search: SearchSettings) -> ProposerSettings:
-    """How configurations are proposed.
+    """Return the settings of the sampler.
 
     Raises:
-        ValueError: unknown way of learning.
+        ValueError: unknown ``search.learning``.
     """
     return ProposerSettings(
         sampler=search.sampler,
@@ -137,11 +157,11 @@ def _check_sampler(config: Config) -> None:
         ) from error
 
 
-def warm_start(config: Config) -> tuple[StudyTrial, ...]:
-    """The trials of the earlier searches that the configuration names.
+def _warm_start(config: Config) -> tuple[StudyTrial, ...]:
+    """Return the trials of the searches in ``search.warm_start``.
 
     Raises:
-        UserError: one of them is not there.
+        UserError: one of them does not exist.
     """
     trials: list[StudyTrial] = []
     for name in config.settings().search.warm_start:
@@ -155,12 +175,12 @@ def warm_start(config: Config) -> tuple[StudyTrial, ...]:
     return tuple(trials)
 
 
-def check_candidates(config: Config, data: DataBundle) -> int:
-    """Number of taps over all big models; refuses a fixed K above taps × masks, and terms without cells.
+def _check_candidates(config: Config, data: DataBundle) -> int:
+    """Return the number of taps over all big models.
 
     Raises:
-        UserError: ``method.k`` is fixed and larger than the number of candidates, no tap matches, or a term
-            asks for cells that the bank does not hold.
+        UserError: every value of ``method.k`` is above the number of candidates, no tap matches, or a loss
+            term needs cells that the bank does not hold.
     """
     settings = config.settings()
     taps, maps = 0, 0
@@ -172,36 +192,46 @@ def check_candidates(config: Config, data: DataBundle) -> int:
         found = find_taps(model.model, settings.bank.taps, example)
         taps, maps = taps + len(found), maps + sum(tap.spatial for tap in found)
     _check_cells(config, maps)
-    fixed = "method.k" not in config.space.leaves and "method.masks" not in config.space.leaves
-    most = taps * settings.method.masks
-    if fixed and settings.method.name == "tkd" and settings.method.k > most:
+    least, masks = min(_possible(config, "method.k")), max(_possible(config, "method.masks"))
+    if "tkd" in _possible(config, "method.name") and least > taps * masks:
         raise UserError(
             "method.k",
-            str(settings.method.k),
-            f"1 to {most}: {taps} taps × {settings.method.masks} masks",
+            str(least) if "method.k" not in config.space.leaves else f"at least {least}",
+            f"1 to {taps * masks}: {taps} taps × {masks} masks",
             "lower method.k, raise method.masks, or name more bank.taps",
         )
     return taps
 
 
+def _notes(config: Config, taps: int) -> tuple[str, ...]:
+    """Return a note where the search space has values of K above the number of candidates."""
+    most, masks = max(_possible(config, "method.k")), max(_possible(config, "method.masks"))
+    if "method.k" not in config.space.leaves or most <= taps * masks:
+        return ()
+    return (
+        f"method.k is searched up to {most}; at most {taps * masks} candidates exist ({taps} taps × {masks} "
+        "masks), and larger values are lowered to that",
+    )
+
+
 def _check_cells(config: Config, maps: int) -> None:
-    """Terms at places need a bank that holds cells of taps with maps."""
+    """Refuse loss terms that compare cells where the bank holds none; ``maps``: taps with feature maps."""
     methods = _possible(config, "method.name")
-    asking = [key for key in _AT_PLACES if "tkd" in methods and max(_possible(config, key)) > 0]
+    users = [key for key in _SPATIAL_WEIGHTS if "tkd" in methods and max(_possible(config, key)) > 0]
     if "at" in methods and not maps:
-        raise UserError("method.name", "at", "another method: no tap of the big model has a map")
-    asking += ["method.name = at"] if "at" in methods else []
-    if asking and maps and config.settings().bank.grid == 0:
+        raise UserError("method.name", "at", "another method: no tap of the big model has a feature map")
+    users += ["method.name = at"] if "at" in methods else []
+    if users and maps and config.settings().bank.grid == 0:
         raise UserError(
             "bank.grid",
-            f"0, beside {', '.join(asking)}",
-            "above 0: these compare cells of maps",
+            f"0, beside {', '.join(users)}",
+            "above 0: these compare cells of feature maps",
             "--set bank.grid=4",
         )
 
 
 def _possible(config: Config, key: str) -> tuple[Any, ...]:
-    """The values that a leaf may take; of a range its ends."""
+    """Return the values that a leaf may take; of a range its two ends."""
     leaf = config.space.leaves.get(key)
     if leaf is None:
         section, _, name = key.partition(".")

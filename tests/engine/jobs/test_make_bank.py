@@ -1,4 +1,4 @@
-"""The bank as worker groups make it, here in one process: in parts or as a whole it is the same."""
+"""Computing the bank: in several parts it is the same as in one."""
 
 from pathlib import Path
 from typing import Any
@@ -6,12 +6,12 @@ from typing import Any
 import pytest
 import torch
 
+from tests.engine.jobs.group import Group, settings_of
 from tkd_search.config.experiment_file import load_config
 from tkd_search.data import load_data
 from tkd_search.data.bank_files import load_bank
 from tkd_search.data.prepared_files import save_prepared
-from tkd_search.engine.jobs.dispatch import job_config, run_job
-from tkd_search.engine.jobs.job_context import JobContext
+from tkd_search.engine.jobs.dispatch import run_job
 from tkd_search.engine.jobs.make_bank import part_files
 from tkd_search.models import build_big_model
 from tkd_search.models.weights import save_weights
@@ -35,22 +35,23 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def run(place: Path, kind: str, bank: str, **more: Any) -> list[dict[str, Any]]:
-    results: list[dict[str, Any]] = []
+def run(place: Path, kind: str, folder: str, **more: Any) -> list[dict[str, Any]]:
+    group = Group()
     job = {
-        "kind": kind, "config": job_config(CONFIG), "data": str(place / "data"), "key": "k",
-        "big_models": [str(place / "f")], "folder": str(place / bank), "cache": str(place / "cache"), **more,
+        "kind": kind, "settings": settings_of(SETTINGS), "data": str(place / "data"),
+        "big_models": [str(place / "f")], "folder": str(place / folder), "cache": str(place / "cache"),
+        "key": "k", **more,
     }  # fmt: skip
-    run_job(job, JobContext(0, 1, "cpu", results.append, lambda: False))
-    return results
+    run_job(job, group.context())
+    return group.results
 
 
-def test_parts_put_together_are_the_bank_that_one_group_makes(place: Path) -> None:
+def test_a_bank_in_parts_equals_the_bank_in_one_part(place: Path) -> None:
     run(place, "bank", "whole")
     for first in (2, 0, 1):
         run(place, "survey", "parts", first=first, parts=3)
     ends = [run(place, "bank_part", "parts", first=first, parts=3)[-1] for first in range(3)]
-    for _ in range(2):  # a group that was lost after its work: another has the job again
+    for _ in range(2):  # the job runs again where its group was lost after its work
         assert run(place, "assemble", "parts", parts=3, meta=ends[2]["meta"])[-1]["kind"] == "done"
     whole, parts = load_bank(place / "whole"), load_bank(place / "parts")
     assert parts.meta()["taps"] == whole.meta()["taps"]
@@ -60,7 +61,7 @@ def test_parts_put_together_are_the_bank_that_one_group_makes(place: Path) -> No
     assert sorted(part_files(job)) == sorted(map(str, (place / "cache").iterdir()))
 
 
-def test_parts_that_are_not_all_of_it_are_refused(place: Path) -> None:
+def test_joining_fewer_parts_than_the_bank_has_is_refused(place: Path) -> None:
     for first in range(2):
         run(place, "survey", "half", first=first, parts=2, key="half")
     meta = run(place, "bank_part", "half", first=0, parts=2, key="half")[-1]["meta"]
@@ -70,20 +71,22 @@ def test_parts_that_are_not_all_of_it_are_refused(place: Path) -> None:
 
 def test_progress_of_a_part_ends_with_its_rows(place: Path) -> None:
     rows = load_data(CONFIG.settings().data).train.labels.shape[0] * 2
-    told = [r for r in run(place, "survey", "again", first=1, parts=2) if r["kind"] == "progress"]
-    assert told[-1]["done"] == told[-1]["total"] == rows - rows // 2
+    progress = [r for r in run(place, "survey", "again", first=1, parts=2) if r["kind"] == "progress"]
+    assert progress[-1]["done"] == progress[-1]["total"] == rows - rows // 2
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("slots", "workers"), [(2, 1), (1, 2)])
-def test_groups_and_their_ranks_make_it_together(
+def test_several_groups_or_several_ranks_compute_the_same_bank(
     local_ray: None, place: Path, tmp_path: Path, slots: int, workers: int
 ) -> None:
     from tkd_search.config.search_settings import ResourceSettings
     from tkd_search.engine.pipeline import prepare_bank
     from tkd_search.engine.workers.pool import open_pool
 
-    class Told:
+    class Stages:
+        """Records the stages of the progress display."""
+
         def __init__(self) -> None:
             self.stages: list[str] = []
 
@@ -98,35 +101,35 @@ def test_groups_and_their_ranks_make_it_together(
     data = load_data(config.settings().data)
     with open_pool(resources, slots, tmp_path / "train") as (queue, pool):
         pool.wait(120, groups=slots)
-        banks, told = {}, Told()
+        banks, progress = {}, Stages()
         for parts in (1, 2):
             cache = str(tmp_path / f"cache{parts}")
             made = prepare_bank(
-                config, data, str(place / "data"), (str(place / "f"),), cache, queue, told, parts=parts
+                config, data, str(place / "data"), (str(place / "f"),), cache, queue, progress, parts=parts
             )
             banks[parts] = load_bank(made)
             assert [file.name for file in Path(cache).iterdir()] == [Path(made).name]
-        assert "bank in 2 parts" in told.stages
+        assert "bank in 2 parts" in progress.stages
     for name, tensor in banks[1].tensors().items():
         torch.testing.assert_close(banks[2].tensors()[name], tensor, rtol=1e-2, atol=1e-2, msg=name)
 
 
-def test_images_that_are_not_augmented_are_banked_once(place: Path) -> None:
-    plain = job_config(load_config(None, [*SETTINGS, "data.augment=none"]))
-    run(place, "bank", "plain", config=plain)
+def test_without_augmentation_the_bank_has_one_view_and_a_trial_can_use_it(place: Path) -> None:
+    plain = [*SETTINGS, "data.augment=none"]
+    run(place, "bank", "plain", settings=settings_of(plain))
     bank = load_bank(place / "plain")
     assert bank.views == 1
     assert len(bank.features) == len(bank.labels)
-    results: list[dict[str, Any]] = []
-    train = {
-        "kind": "trial",
-        "trial_id": "t0000",
-        "point": {},
-        "folder": str(place / "trial"),
-        "bank": str(place / "plain"),
-    }
-    short = ["training.epochs=1", "method.beta=0", "search.pruner=never", "search.pruner_args={}"]
-    config = job_config(load_config(None, [*SETTINGS, *short, "data.augment=none"]))
-    job = {**train, "config": config, "data": str(place / "data"), "after_epoch": 0, "big_models": []}
-    run_job(job, JobContext(0, 1, "cpu", results.append, lambda: False))
+    trial = settings_of([*plain, "training.epochs=1", "method.beta=0"])
+    results = run(
+        place,
+        "trial",
+        "trial",
+        settings=trial,
+        trial_id="t0000",
+        bank=str(place / "plain"),
+        after_epoch=0,
+        levels=[],
+        big_models=[],
+    )
     assert results[-1]["kind"] == "done"

@@ -78,7 +78,7 @@ def group(monkeypatch: pytest.MonkeyPatch) -> Group:
 def trial_on(group: Group, script: Callable[[], Iterator[None]]) -> WorkerGroupTrainable:
     """A trial that leases the group."""
     group.script = script()
-    return WorkerGroupTrainable({"trial_id": "t0000", "point": {}, "after_epoch": 0, "folder": ""})
+    return WorkerGroupTrainable({"trial_id": "t0000", "settings": "{}", "after_epoch": 0, "folder": ""})
 
 
 def test_epochs_that_a_restarted_group_repeats_reach_tune_once(group: Group) -> None:

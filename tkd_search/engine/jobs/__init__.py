@@ -1,1 +1,1 @@
-"""What a worker group runs: train F, make the bank, run a trial, test the front."""
+"""The jobs of a worker group: train a big model, make the bank, run a trial, measure the front."""

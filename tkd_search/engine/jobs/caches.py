@@ -1,28 +1,29 @@
-"""What jobs of one search have in common, mapped or built once per worker process."""
+"""Data, banks and big models that jobs share: mapped or built once per worker process."""
 
 import json
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, replace
 from functools import lru_cache
 
 from torch import Tensor
 
-from tkd_search.config.experiment_file import Config, parse_config
-from tkd_search.config.sections import Settings
+from tkd_search.config.sections import TrialSettings
 from tkd_search.data import AugmentedViews, DataBundle, Split, plain_batches, resolved_augmentation
 from tkd_search.data.bank_files import load_bank
 from tkd_search.data.prepared_files import load_prepared
 from tkd_search.distill.features.bank import Bank
 from tkd_search.models import Student, build_big_model
+from tkd_search.models.model_settings import BigModelSettings
 from tkd_search.models.weights import load_weights
 from tkd_search.seeds import child_seed
 from tkd_search.storage import remote_folders
 
 EVAL_BATCH = 512
+"""Images per batch of an evaluation."""
 
 
-def views_of(data: DataBundle, settings: Settings, *, views: int, device: str) -> AugmentedViews:
-    """The training images as a training or a bank sees them; ``views`` 0 draws afresh each epoch."""
+def views_of(data: DataBundle, settings: TrialSettings, *, views: int, device: str) -> AugmentedViews:
+    """Return the augmented training images; with ``views`` = 0 they are drawn anew in every epoch."""
     return AugmentedViews(
         data.train,
         mean=data.mean,
@@ -35,40 +36,51 @@ def views_of(data: DataBundle, settings: Settings, *, views: int, device: str) -
 
 
 def batches_of(data: DataBundle, split: Split, device: str) -> Iterator[tuple[Tensor, Tensor]]:
-    """A split in batches, as it is evaluated."""
+    """Return a split's images and labels in batches, without augmentation."""
     return plain_batches(split, mean=data.mean, std=data.std, batch_size=EVAL_BATCH, device=device)
-
-
-@lru_cache(maxsize=8)
-def config_of(text: str) -> Config:
-    """The configuration that travelled in a job."""
-    return parse_config(json.loads(text))
 
 
 @lru_cache(maxsize=2)
 def data_at(place: str) -> DataBundle:
-    """The data set stored at a place, mapped."""
+    """Return the data set stored at a place, mapped."""
     return load_prepared(remote_folders.fetch_folder(place))
 
 
 @lru_cache(maxsize=2)
 def bank_at(place: str) -> Bank:
-    """The bank stored at a place, mapped."""
+    """Return the bank stored at a place, mapped."""
     return load_bank(remote_folders.fetch_folder(place))
 
 
+def big_models_at(
+    models: Sequence[BigModelSettings], data: str, places: Sequence[str], device: str
+) -> tuple[Student, ...]:
+    """Return every big model with its stored weights, frozen in eval mode on the device.
+
+    Args:
+        models: settings of each big model.
+        data: place of the data set.
+        places: place of each big model's weights.
+        device: torch device name.
+    """
+    texts = tuple(json.dumps(asdict(model), sort_keys=True) for model in models)  # settings are not hashable
+    return _big_models_at(texts, data, tuple(places), device)
+
+
 @lru_cache(maxsize=2)
-def big_models_at(config: str, data_folder: str, places: tuple[str, ...], device: str) -> tuple[Student, ...]:
-    """Every F with its weights, frozen in eval mode on the device."""
-    data = data_at(data_folder)
-    models = []
-    for settings, place in zip(config_of(config).settings().big_models, places, strict=True):
+def _big_models_at(
+    models: tuple[str, ...], data_place: str, places: tuple[str, ...], device: str
+) -> tuple[Student, ...]:
+    data, built = data_at(data_place), []
+    for text, place in zip(models, places, strict=True):
+        settings = BigModelSettings(**json.loads(text))
         file = remote_folders.fetch_folder(place) / "model.safetensors"
         given = settings.weights is not None
-        # The file that was given is in the stored F already; this node may not have it, but its stem counts.
+        # The stored weights replace the given file, which this node may not have. ``weights`` stays set,
+        # because it decides the stem.
         settings = replace(settings, weights=str(file) if given else None)
         model = build_big_model(settings, classes=data.num_classes, channels=data.channels, size=data.size)
         if not given:
             load_weights(model.model, file)
-        models.append(model.eval().to(device))
-    return tuple(models)
+        built.append(model.eval().to(device))
+    return tuple(built)

@@ -1,4 +1,4 @@
-"""A training's last epoch in a file: tensors and plain values only, read without unpickling code."""
+"""Checkpoints of a training: a file of tensors and plain values, loaded without unpickling code."""
 
 import io
 import time
@@ -10,7 +10,7 @@ from tkd_search import storage
 from tkd_search.distill.training.distiller import Distiller
 
 SECONDS_BETWEEN = 300.0
-"""Training that a kill may cost where validations, each of which keeps its epoch, are further apart."""
+"""Seconds after which a training is saved also between two validations; each validation saves it."""
 
 
 class TrialCheckpoint:
@@ -22,14 +22,14 @@ class TrialCheckpoint:
 
     def __init__(self, place: str) -> None:
         self._file = storage.below(place, "checkpoint.pt")
-        self._kept = time.monotonic()
+        self._saved = time.monotonic()
 
     def due(self) -> bool:
-        """Whether there is much to lose since the last one (or since the training began or went on)."""
-        return time.monotonic() - self._kept >= SECONDS_BETWEEN
+        """Return whether ``SECONDS_BETWEEN`` have passed since the last save, or else since the start."""
+        return time.monotonic() - self._saved >= SECONDS_BETWEEN
 
     def load(self, distiller: Distiller) -> list[dict[str, Any]]:
-        """Put the trainer where it was; the results of its validated epochs, empty where there is none."""
+        """Restore the training and return the results of its validated epochs; empty without a file."""
         content = storage.read_bytes(self._file)
         if content is None:
             return []
@@ -38,15 +38,15 @@ class TrialCheckpoint:
         return list(saved["history"])
 
     def save(self, distiller: Distiller, history: list[dict[str, Any]]) -> None:
-        """Replace the checkpoint in one step: a kill leaves the old one or the new one.
+        """Replace the checkpoint in one step: a kill leaves the old file or the new one.
 
-        The trainer may be further than ``history``, which has the epochs that were validated.
+        The training may be further than ``history``, which has only the validated epochs.
         """
         content = io.BytesIO()
         torch.save({"distiller": distiller.state_dict(), "history": history}, content)
         storage.write_bytes(self._file, content.getvalue())
-        self._kept = time.monotonic()
+        self._saved = time.monotonic()
 
     def remove(self) -> None:
-        """Forget it (the training is over)."""
+        """Delete the file, after the end of the training."""
         storage.delete(self._file)

@@ -1,4 +1,4 @@
-"""What a job sees of the worker group it runs on."""
+"""The worker group, as a job sees it."""
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -9,14 +9,14 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class JobContext:
-    """What a job may use of the group it runs on.
+    """The worker group that runs a job.
 
     Attributes:
         rank: this worker's rank, from 0.
         workers: number of ranks.
         device: torch device name.
-        push: delivers a result (on rank 0; a no-op on the others), waiting while the mailbox is full.
-        should_stop: the same answer on every rank; True once the job is superseded.
+        push: delivers a result (on rank 0; no effect on the others); blocks while the queue is full.
+        should_stop: returns the same answer on every rank: True once the job is superseded.
         beat: sends a heartbeat: the job has made progress. ``push`` and ``should_stop`` send one too.
     """
 

@@ -1,4 +1,7 @@
-"""The bank as jobs: whole, on one group, or in parts on many, with files in between for surveys and rows."""
+"""The jobs that compute the bank: in one part on one worker group, or in several parts on several groups.
+
+In parts, each job stores its statistics ("survey") and its rows in files that the other jobs read.
+"""
 
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -11,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from tkd_search import storage
+from tkd_search.config.settings_json import from_json
 from tkd_search.data import fixed_views
 from tkd_search.data.bank_files import save_bank
 from tkd_search.distill.features.bank import Bank, join_banks
@@ -21,7 +25,7 @@ from tkd_search.storage import remote_folders
 
 
 def build_bank(job: dict[str, Any], context: JobContext) -> None:
-    """Compute the whole bank of all big models, on rank 0, and store it; pushes progress and ``done``."""
+    """Compute and store the whole bank of all big models, on rank 0. Pushes progress and ``done``."""
     if context.rank != 0:
         return
     with _bank_builder(job, context, (0, 1)) as builder:
@@ -32,7 +36,10 @@ def build_bank(job: dict[str, Any], context: JobContext) -> None:
 
 
 def survey_part(job: dict[str, Any], context: JobContext) -> None:
-    """Each rank surveys one part of the bank's rows, from part ``job["first"]`` of ``job["parts"]`` on."""
+    """Compute the statistics of one part of the bank's rows per rank, and store them.
+
+    Rank r has part ``job["first"]`` + r of ``job["parts"]``. Pushes progress and ``done``.
+    """
     part = job["first"] + context.rank
     with _all_ranks(context), _bank_builder(job, context, (part, job["parts"])) as builder:
         _put_tensors(builder.survey().tensors(), _part_file(job, "survey", part))
@@ -40,7 +47,10 @@ def survey_part(job: dict[str, Any], context: JobContext) -> None:
 
 
 def bank_part(job: dict[str, Any], context: JobContext) -> None:
-    """Each rank makes the rows of one part, after all surveys; pushes progress and ``done`` with the meta."""
+    """Compute the rows of one part per rank from the statistics of all parts, and store them.
+
+    Pushes progress and ``{"kind": "done", "meta"}`` with the bank's description.
+    """
     part = job["first"] + context.rank
     with _all_ranks(context):
         files = [_part_file(job, "survey", other) for other in range(job["parts"])]
@@ -52,14 +62,14 @@ def bank_part(job: dict[str, Any], context: JobContext) -> None:
 
 
 def assemble_bank(job: dict[str, Any], context: JobContext) -> None:
-    """Put the parts together and store the bank; ``job["meta"]`` is that of any part.
+    """Join the parts and store the bank; ``job["meta"]`` is the description from any part.
 
     Raises:
         ValueError: the parts do not hold as many rows as there are views.
     """
     if context.rank != 0:
         return
-    if not remote_folders.folder_exists(job["folder"]):  # else the group that had this job was lost after it
+    if not remote_folders.folder_exists(job["folder"]):  # it is where an earlier group was lost after storing it
         files = [_part_file(job, "rows", part) for part in range(job["parts"])]
         bank = join_banks([Bank.from_tensors(_get_tensors(file), job["meta"]) for file in files])
         if len(bank.features) != bank.views * len(bank.labels):
@@ -70,14 +80,14 @@ def assemble_bank(job: dict[str, Any], context: JobContext) -> None:
 
 
 def part_files(job: Mapping[str, Any]) -> list[str]:
-    """Places of all that a bank in parts leaves on its way."""
+    """Return the places of the files that the jobs of a bank in parts write."""
     return [_part_file(job, what, part) for what in ("survey", "rows") for part in range(job["parts"])]
 
 
 def _bank_builder(job: dict[str, Any], context: JobContext, part: tuple[int, int]) -> BankBuilder:
-    data, settings = caches.data_at(job["data"]), caches.config_of(job["config"]).settings()
+    data, settings = caches.data_at(job["data"]), from_json(job["settings"])
     return BankBuilder(
-        caches.big_models_at(job["config"], job["data"], tuple(job["big_models"]), context.device),
+        caches.big_models_at(settings.big_models, job["data"], job["big_models"], context.device),
         caches.views_of(data, settings, views=fixed_views(settings.data), device=context.device),
         settings.bank,
         device=context.device,
@@ -92,7 +102,10 @@ def _part_file(job: Mapping[str, Any], what: str, part: int) -> str:
 
 @contextmanager
 def _all_ranks(context: JobContext) -> Iterator[None]:
-    """Leave the block together; an error of one rank is every rank's, so that rank 0 can tell it."""
+    """Wait for all ranks at the end of the block, and raise an error of one rank on every rank.
+
+    Rank 0 can then report it.
+    """
     error = ""
     try:
         yield

@@ -7,6 +7,7 @@ from typing import Any
 from ray.tune.search import Searcher
 
 from tkd_search import storage
+from tkd_search.config.settings_json import to_json
 from tkd_search.engine.controller import Controller
 from tkd_search.engine.tune.scheduler import metrics_of
 from tkd_search.errors import UserError
@@ -45,7 +46,7 @@ class ControllerSearcher(Searcher):
         self._names[trial_id] = assignment.trial_id
         return {
             "trial_id": assignment.trial_id,
-            "point": assignment.point,
+            "settings": to_json(assignment.settings),
             "after_epoch": assignment.after_epoch,
             "folder": storage.below(self._trials, assignment.trial_id),
         }

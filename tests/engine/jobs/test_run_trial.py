@@ -1,0 +1,77 @@
+"""Training one student in one process: which epochs are validated and pushed, and where it resumes."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.engine.jobs.group import Group, settings_of
+from tkd_search.config.experiment_file import load_config
+from tkd_search.data import load_data
+from tkd_search.data.prepared_files import save_prepared
+from tkd_search.engine.jobs import checkpoint
+from tkd_search.engine.jobs.dispatch import run_job
+
+QUICK = ["method.name=ce", "student.width=0.1", "training.batch_size=512", "training.lr=0.01"]
+SPARSE = ["training.validate_every=4", "training.epochs=6"]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data")
+    save_prepared(load_data(load_config(None, []).settings().data), folder)
+    return folder
+
+
+def train(
+    data: Path, folder: Path, group: Group, *settings: str, after_epoch: int = 0, levels: tuple[int, ...] = ()
+) -> list[int]:
+    """Run a trial and return the validated epochs that the group got."""
+    job = {
+        "kind": "trial", "settings": settings_of([*QUICK, *settings]), "data": str(data), "trial_id": "t0000",
+        "folder": str(folder), "after_epoch": after_epoch, "bank": "", "big_models": [], "levels": levels,
+    }  # fmt: skip
+    run_job(job, group.context())
+    return group.epochs()
+
+
+def test_with_validate_every_one_each_epoch_is_validated(data: Path, tmp_path: Path) -> None:
+    assert train(data, tmp_path, Group(), "training.validate_every=1", "training.epochs=3") == [1, 2, 3]
+
+
+@pytest.mark.parametrize(("levels", "expected"), [((), [4, 6]), ((1, 2), [1, 2, 4, 6])])
+def test_rungs_and_the_last_epoch_are_always_validated(
+    data: Path, tmp_path: Path, levels: tuple[int, ...], expected: list[int]
+) -> None:
+    assert train(data, tmp_path, Group(), *SPARSE, levels=levels) == expected
+
+
+def test_a_superseded_training_resumes_after_its_last_validation(data: Path, tmp_path: Path) -> None:
+    settings = ["training.validate_every=2", "training.epochs=5"]
+    assert train(data, tmp_path / "cut", Group(stop_after=2), *settings) == [2]
+    resumed, whole = Group(), Group()
+    assert train(data, tmp_path / "cut", resumed, *settings, after_epoch=2) == [4, 5]
+    assert train(data, tmp_path / "whole", whole, *settings) == [2, 4, 5]
+    last = [next(r for r in reversed(g.results) if r["kind"] == "epoch") for g in (resumed, whole)]
+    assert last[0]["val_accuracy"] == last[1]["val_accuracy"]
+
+
+def test_epochs_between_validations_are_pushed_as_alive(data: Path, tmp_path: Path) -> None:
+    group = Group()
+    assert train(data, tmp_path, group, *SPARSE) == [4, 6]
+    assert group.epochs("alive") == [1, 2, 3, 5]
+
+
+def test_a_training_is_saved_between_distant_validations_once_enough_time_has_passed(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, resumed = Group(), Group()
+    train(data, tmp_path / "whole", whole, *SPARSE)
+    assert train(data, tmp_path / "rare", Group(stop_after=2), *SPARSE) == []
+    assert not (tmp_path / "rare").exists(), "nothing is saved within the first minutes"
+    monkeypatch.setattr(checkpoint, "SECONDS_BETWEEN", 0.0)
+    train(data, tmp_path / "cut", Group(stop_after=5), *SPARSE)
+    assert train(data, tmp_path / "cut", resumed, *SPARSE) == [4, 6], "validated epochs are pushed again"
+    assert resumed.epochs("alive") == [], "trained epochs are not trained again"
+    assert [r["val_accuracy"] for r in resumed.results[:2]] == [
+        r["val_accuracy"] for r in whole.results if r["kind"] == "epoch"
+    ]

@@ -1,0 +1,75 @@
+"""The job that trains one student."""
+
+import tempfile
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+
+from tkd_search import storage
+from tkd_search.config.settings_json import from_json
+from tkd_search.data import fixed_views
+from tkd_search.distill.training.distiller import Distiller
+from tkd_search.distill.training.reduction import reduction_for
+from tkd_search.engine.jobs import caches
+from tkd_search.engine.jobs.checkpoint import TrialCheckpoint
+from tkd_search.engine.jobs.job_context import JobContext
+from tkd_search.engine.jobs.train_loop import train
+from tkd_search.models import Student, build_student
+from tkd_search.models.weights import save_weights
+from tkd_search.seeds import child_seed
+
+
+def run_trial(job: dict[str, Any], context: JobContext) -> None:
+    """Train one student, from its last checkpoint where there is one, and store its weights.
+
+    Pushes a result per epoch (see :func:`train_loop.train`) and ``{"kind": "done"}``.
+
+    Args:
+        job: ``settings``, ``trial_id`` and ``after_epoch`` of the trial; the rungs' ``levels``; places
+            ``data``, ``bank``, ``big_models`` and ``folder``.
+        context: the worker group.
+    """
+    settings, data = from_json(job["settings"]), caches.data_at(job["data"])
+    seed = child_seed(settings.seed, "trial", job["trial_id"])
+    torch.manual_seed(seed)
+    student = build_student(
+        settings.student, classes=data.num_classes, channels=data.channels, size=data.size
+    )
+    live = settings.data.views == 0 or settings.method.distil_back == "big_model"
+    distilled = settings.method.name != "ce"
+    big_models = (
+        caches.big_models_at(settings.big_models, job["data"], job["big_models"], context.device)
+        if live and distilled
+        else ()
+    )
+    distiller = Distiller(
+        student,
+        caches.views_of(data, settings, views=fixed_views(settings.data), device=context.device),
+        settings.method,
+        settings.training,
+        seed=seed,
+        bank=caches.bank_at(job["bank"]) if distilled else None,
+        big_models=big_models,
+        device=context.device,
+        group=reduction_for(context.workers),
+        class_count=data.num_classes,
+    )
+    complete = train(
+        distiller,
+        data,
+        context,
+        TrialCheckpoint(job["folder"]),
+        after_epoch=job["after_epoch"],
+        levels=job["levels"],
+    )
+    if complete and context.rank == 0:
+        _store_weights(cast(Student, distiller.eval_student()).model, job["folder"])
+        context.push({"kind": "done"})
+
+
+def _store_weights(model: torch.nn.Module, place: str) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        weights = Path(folder) / "model.safetensors"
+        save_weights(model, weights)
+        storage.put_file(weights, storage.below(place, weights.name))

@@ -1,0 +1,90 @@
+"""The job that trains or loads one big model."""
+
+import json
+from typing import Any, cast
+
+import torch
+
+from tkd_search.config.sections import TrialSettings
+from tkd_search.config.settings_json import from_json
+from tkd_search.data import DataBundle
+from tkd_search.distill.method_settings import MethodSettings, TrainSettings
+from tkd_search.distill.training.distiller import Distiller
+from tkd_search.distill.training.evaluation import evaluate
+from tkd_search.distill.training.reduction import reduction_for
+from tkd_search.engine.jobs import caches
+from tkd_search.engine.jobs.checkpoint import TrialCheckpoint
+from tkd_search.engine.jobs.job_context import JobContext
+from tkd_search.engine.jobs.train_loop import train
+from tkd_search.models import Student, build_big_model, model_bytes, model_parameters
+from tkd_search.models.model_settings import BigModelSettings
+from tkd_search.models.weights import save_weights
+from tkd_search.seeds import child_seed
+from tkd_search.storage import remote_folders
+
+
+def train_big_model(job: dict[str, Any], context: JobContext) -> None:
+    """Train (or load) one big model and store its weights and figures.
+
+    The training goes on from its last checkpoint. Pushes a result per epoch (see :func:`train_loop.train`)
+    and ``{"kind": "done", "figures"}``.
+
+    Args:
+        job: ``settings``; ``index`` of the big model; places ``data``, ``folder`` and ``checkpoint``; and
+            ``after_epoch`` where the driver knows epochs.
+        context: the worker group.
+    """
+    settings, data = from_json(job["settings"]), caches.data_at(job["data"])
+    model_settings = settings.big_models[job["index"]]
+    checkpoint = TrialCheckpoint(job["checkpoint"])
+    seed = child_seed(settings.seed, "big_model", job["index"])
+    torch.manual_seed(seed)
+    model = build_big_model(model_settings, classes=data.num_classes, channels=data.channels, size=data.size)
+    model = model.to(context.device)
+    if model_settings.weights is None:
+        distiller = _distiller(model, settings, model_settings, data, context, seed)
+        if not train(distiller, data, context, checkpoint, after_epoch=job.get("after_epoch", 0)):
+            return
+        model = cast(Student, distiller.eval_student())
+    if context.rank == 0:
+        figures = {
+            "name": model_settings.name,
+            "bytes": model_bytes(model.model),
+            "parameters": model_parameters(model.model),
+            "val_accuracy": evaluate(model, caches.batches_of(data, data.validation, context.device)),
+            "test_accuracy": evaluate(model, caches.batches_of(data, data.test, context.device)),
+        }
+        with remote_folders.write_folder(job["folder"]) as folder:
+            save_weights(model.model, folder / "model.safetensors")
+            (folder / "figures.json").write_text(json.dumps(figures, indent=1))
+        checkpoint.remove()
+        context.push({"kind": "done", "figures": figures})
+
+
+def _distiller(
+    model: Student,
+    settings: TrialSettings,
+    model_settings: BigModelSettings,
+    data: DataBundle,
+    context: JobContext,
+    seed: int,
+) -> Distiller:
+    """Return the training of a big model with labels alone."""
+    return Distiller(
+        model,
+        # Fresh augmentation in every epoch: only students must see exactly the views of the bank.
+        caches.views_of(data, settings, views=0, device=context.device),
+        MethodSettings(name="ce"),
+        TrainSettings(
+            epochs=model_settings.epochs,
+            batch_size=min(model_settings.batch_size, len(data.train.labels)),
+            lr=model_settings.lr,
+            weight_decay=model_settings.weight_decay,
+            schedule="one_cycle",
+            precision=settings.big_model_precision(model_settings),
+        ),
+        seed=seed,
+        device=context.device,
+        group=reduction_for(context.workers),
+        class_count=data.num_classes,
+    )

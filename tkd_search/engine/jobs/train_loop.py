@@ -1,0 +1,84 @@
+"""The epochs of one training in a worker group: validation, checkpoints and results."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from tkd_search.data import DataBundle
+from tkd_search.distill.method_settings import TrainSettings
+from tkd_search.distill.training.distiller import Distiller
+from tkd_search.distill.training.epoch_stats import EpochStats
+from tkd_search.distill.training.evaluation import evaluate
+from tkd_search.engine.jobs import caches
+from tkd_search.engine.jobs.checkpoint import TrialCheckpoint
+from tkd_search.engine.jobs.job_context import JobContext
+
+
+def train(
+    distiller: Distiller,
+    data: DataBundle,
+    context: JobContext,
+    checkpoint: TrialCheckpoint,
+    *,
+    after_epoch: int = 0,
+    levels: Sequence[int] = (),
+) -> bool:
+    """Train to the full budget, from the checkpoint where there is one.
+
+    Pushes ``{"kind": "epoch", "epoch", "val_accuracy", "metrics", "last"}`` after a validated epoch, and
+    ``{"kind": "alive", "epoch"}`` after any other.
+
+    Args:
+        distiller: the training.
+        data: data set with the validation images.
+        context: the worker group.
+        checkpoint: where the training is kept.
+        after_epoch: last epoch that the driver knows; validated epochs in the checkpoint that come after it
+            are pushed again, so that a restart leaves no gap in the records.
+        levels: epochs of the rungs, which are always validated.
+
+    Returns:
+        Whether the training is complete; False where the job was superseded.
+    """
+    history = checkpoint.load(distiller)
+    for past in history:
+        if past["epoch"] > after_epoch:
+            context.push(past)
+    while distiller.epoch < distiller.train.epochs:
+        stats = distiller.run_epoch(context.should_stop)
+        if stats is None:
+            return False
+        if context.rank != 0:
+            continue
+        result: dict[str, Any] = {"kind": "alive", "epoch": stats.epoch}
+        validated = _is_validated(stats.epoch, distiller.train, levels)
+        if validated:
+            result = _validate(distiller, stats, data, context)
+            history.append(result)
+        if validated or checkpoint.due():
+            checkpoint.save(distiller, history)
+        context.push(result)
+    return True
+
+
+def _is_validated(epoch: int, settings: TrainSettings, levels: Sequence[int]) -> bool:
+    return epoch % settings.validate_every == 0 or epoch in levels or epoch >= settings.epochs
+
+
+def _validate(
+    distiller: Distiller, stats: EpochStats, data: DataBundle, context: JobContext
+) -> dict[str, Any]:
+    """Return the result of an epoch with its validation accuracy."""
+    batches = caches.batches_of(data, data.validation, context.device)
+    accuracy = evaluate(distiller.eval_student(), context.beating(batches))
+    return {
+        "kind": "epoch",
+        "epoch": stats.epoch,
+        "val_accuracy": accuracy,
+        "metrics": {
+            **stats.losses,
+            "seconds": stats.seconds,
+            **{f"weight.{name}": weight for name, weight in stats.teachers},
+            **{f"agreement.{name}": cka for name, cka in stats.agreements},
+        },
+        "last": stats.epoch >= distiller.train.epochs,
+    }
