@@ -11,6 +11,23 @@ from typing import Any
 _MISSING = dataclasses.MISSING
 
 
+class SettingError(ValueError):
+    """A settings dataclass was given an illegal value.
+
+    Attributes:
+        field: name of the field.
+        found: the value, as text.
+        allowed: the legal values in words.
+    """
+
+    def __init__(self, field: str, found: str, allowed: str) -> None:
+        super().__init__(field, found, allowed)
+        self.field, self.found, self.allowed = field, found, allowed
+
+    def __str__(self) -> str:
+        return f"{self.field} = {self.found}; allowed: {self.allowed}"
+
+
 def setting(
     default: Any = _MISSING,
     *,
@@ -66,12 +83,10 @@ def bounds_text(metadata: Any) -> str:
 
 
 def check_bounds(settings: Any) -> None:
-    """Check that every numeric field of a settings dataclass lies in its declared range.
-
-    Meant for ``__post_init__``.
+    """Check the numeric fields of a settings dataclass, for its ``__post_init__``.
 
     Raises:
-        ValueError: a field is out of range; the message names field, value and allowed range.
+        SettingError: a value lies outside its declared range.
     """
     for field in dataclasses.fields(settings):
         value = getattr(settings, field.name)
@@ -79,5 +94,4 @@ def check_bounds(settings: Any) -> None:
             continue
         for name, (_, holds) in _BOUNDS.items():
             if name in field.metadata and not holds(value, field.metadata[name]):
-                allowed = bounds_text(field.metadata)
-                raise ValueError(f"{type(settings).__name__}.{field.name} = {value!r}; allowed: {allowed}")
+                raise SettingError(field.name, repr(value), bounds_text(field.metadata))

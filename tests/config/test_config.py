@@ -60,6 +60,8 @@ def test_every_shipped_configuration_is_valid_and_says_what_it_is(file):
         ("search.max_latency=.inf", ["search.max_latency", "inf", "above 0"]),
         ("search.max_latency=true", ["search.max_latency", "True"]),
         ("search.max_latency={float: [1, 5]}", ["search.max_latency", "not searched"]),
+        ("data.mean=[0.5]", ["data.std: found null", "data.mean is set"]),
+        ("data.std=[0.5]", ["data.mean: found null", "data.std is set"]),
     ],
 )
 def test_bad_settings_name_path_value_and_what_is_allowed(override, words):
@@ -239,3 +241,22 @@ def test_a_file_in_which_nothing_is_searched_distils_once(tmp_path):
     assert load_config(file).settings().search.trials == 1
     assert load_config(file, ["search.trials=5"]).settings().search.trials == 5
     assert load_config(file, ["method.k={int: [1, 3]}"]).settings().search.trials == 26
+
+
+@pytest.mark.parametrize("key", ["data.mean.1", "data.mean.2"])
+def test_an_item_of_a_list_is_replaced_by_its_position_also_among_equal_values(key):
+    given = ["data.mean=[0.5, 0.5, 0.5]", "data.std=[0.5, 0.5, 0.5]", f"{key}=0.25"]
+    expected = [0.5, 0.5, 0.5]
+    expected[int(key[-1])] = 0.25
+    assert load_config(None, given).tree["data"]["mean"] == expected
+
+
+@pytest.mark.parametrize("key", ["data.mean.0.x", "data.mean.0.x.y", "seed.x"])
+def test_a_key_through_a_value_is_refused(key):
+    with pytest.raises(UserError, match=rf"--set {key}: found a value at (data\.mean\.0|seed)"):
+        load_config(None, ["data.mean=[0.5]", f"{key}=1"])
+
+
+def test_a_position_past_the_end_of_a_list_is_refused():
+    with pytest.raises(UserError, match="'1'\n  allowed: a position from 0 to 0"):
+        load_config(None, ["data.mean=[0.5]", "data.mean.1=1"])

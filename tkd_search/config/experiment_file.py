@@ -9,7 +9,6 @@ import copy
 import dataclasses
 import hashlib
 import json
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,9 +22,9 @@ from tkd_search.config.renamed import refuse_renamed
 from tkd_search.config.sections import SECTIONS, RunSettings, Settings
 from tkd_search.config.tree import at_point, flatten, override, put
 from tkd_search.errors import UserError, did_you_mean
+from tkd_search.fields import SettingError
 from tkd_search.optimize.space import Distribution, Space
 from tkd_search.storage.object_store import storage_uri
-from tkd_search.units import MILLISECONDS
 
 CONFIG_FOLDER = Path(__file__).parents[2] / "configs"
 _NAME_PATTERN = "letters, digits, '.', '_' and '-', at most 80, not starting with '.'"
@@ -265,11 +264,8 @@ def _build(cls: type, entry: Mapping[str, Any], prefix: str) -> Any:
     values = {k: tuple(v) if isinstance(v, list) else v for k, v in entry.items() if k in names}
     try:
         return cls(**values)
-    except ValueError as error:
-        said = re.fullmatch(rf"{cls.__name__}\.(\w+) = (.*); allowed: (.*)", str(error), re.DOTALL)
-        if said:
-            raise UserError(f"{prefix}.{said[1]}", said[2], said[3]) from error
-        raise UserError(prefix, str(error), "see the range above") from error
+    except SettingError as error:
+        raise UserError(f"{prefix}.{error.field}", error.found, error.allowed) from error
 
 
 def _check_together(config: Config) -> None:
@@ -277,14 +273,6 @@ def _check_together(config: Config) -> None:
     settings = config.settings()
     if config.tree["storage"] is not None:
         storage_uri(config.tree["storage"])
-    try:
-        _ = settings.search.latency_limit
-    except ValueError as error:
-        raise UserError(
-            "search.max_latency",
-            repr(settings.search.max_latency),
-            f"a time above 0, {MILLISECONDS.allowed}, or null for no limit",
-        ) from error
     workers, batch = settings.resources.workers_per_trial, settings.training.batch_size
     if batch // workers < 2:
         raise UserError(

@@ -4,16 +4,16 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from tkd_search.fields import check_bounds, setting
+from tkd_search.fields import SettingError, check_bounds, setting
 from tkd_search.units import MILLISECONDS
 
 _LEAST_SHARE = 0.0001
-"""Of a core or a GPU: Ray counts in these."""
+"""Smallest share of a core or a GPU that Ray can allocate."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SearchSettings:
-    """How much is tried, who proposes it and who is stopped early."""
+    """Budget, sampler, pruner and limits of the search."""
 
     trials: int = setting(
         26, ge=1, doc="number of trials; 1 by default where nothing is searched", searchable=False
@@ -77,25 +77,23 @@ class SearchSettings:
 
     def __post_init__(self) -> None:
         check_bounds(self)
+        try:
+            limit = self.latency_limit
+        except ValueError:
+            limit = math.nan
+        if limit is not None and not 0 < limit < math.inf:
+            allowed = f"a time above 0, {MILLISECONDS.allowed}, or null for no limit"
+            raise SettingError("max_latency", repr(self.max_latency), allowed)
 
     @property
     def latency_limit(self) -> float | None:
-        """``max_latency`` in milliseconds, None for no limit.
-
-        Raises:
-            ValueError: it is no time above 0.
-        """
-        if self.max_latency is None:
-            return None
-        limit = MILLISECONDS.parse(self.max_latency)
-        if not 0 < limit < math.inf:
-            raise ValueError(f"{self.max_latency!r} is no time above 0; write {MILLISECONDS.allowed}")
-        return limit
+        """``max_latency`` in milliseconds, None for no limit."""
+        return None if self.max_latency is None else MILLISECONDS.parse(self.max_latency)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ResourceSettings:
-    """What one trial may use, and how many run at once."""
+    """Resources of one trial, and the number of trials at once."""
 
     workers_per_trial: int = setting(1, ge=1, doc="Ray Train workers of one trial", searchable=False)
     cpus_per_worker: float = setting(1.0, gt=0, doc="CPU cores of one worker", searchable=False)
@@ -111,13 +109,13 @@ class ResourceSettings:
         for name in ("cpus_per_worker", "gpus_per_worker"):
             value = getattr(self, name)
             if 0 < value < _LEAST_SHARE:
-                raise ValueError(
-                    f"ResourceSettings.{name} = {value!r}; allowed: ≥ {_LEAST_SHARE}, which Ray counts in"
-                )
+                allowed = f"≥ {_LEAST_SHARE}, the smallest share that Ray allocates"
+                raise SettingError(name, repr(value), allowed)
         if self.gpus_per_worker > 1 and not float(self.gpus_per_worker).is_integer():
-            raise ValueError(
-                f"ResourceSettings.gpus_per_worker = {self.gpus_per_worker!r}; allowed: a whole number, or a "
-                "part of one GPU below 1: Ray gives a worker no GPU and a half"
+            raise SettingError(
+                "gpus_per_worker",
+                repr(self.gpus_per_worker),
+                "a whole number, or a part of one GPU below 1: Ray allocates only these",
             )
 
 

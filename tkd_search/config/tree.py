@@ -1,8 +1,8 @@
-"""The tree of an experiment as plain YAML values: its leaves by dotted key, read and written."""
+"""The tree of an experiment as plain YAML values: reading and writing its leaves by dotted key."""
 
 import copy
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import Any
 
 import yaml
 
@@ -12,7 +12,7 @@ from tkd_search.optimize.space import Space
 
 
 def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
-    """Dotted key → leaf; a distribution counts as a leaf in its YAML form."""
+    """Return dotted key → leaf; a distribution is one leaf, in its YAML form."""
     if isinstance(tree, Mapping) and tree and is_section(tree):
         return {k: v for key, sub in tree.items() for k, v in flatten(sub, f"{prefix}{key}.").items()}
     if isinstance(tree, list) and any(isinstance(item, Mapping) for item in tree):
@@ -24,11 +24,10 @@ def override(tree: dict[str, Any], text: str) -> None:
     """Write ``key.path=value`` into a tree; the value is YAML.
 
     Raises:
-        UserError: a text of another form, or a key through something that is no section.
+        UserError: the text has another form, or :func:`put` refuses the key.
     """
     key, equals, value = text.partition("=")
-    parts = key.strip().split(".")
-    if not equals or not all(parts):
+    if not equals or not all(key.strip().split(".")):
         raise UserError("--set", repr(text), "key.path=value, for instance --set method.k=3")
     try:
         parsed = yaml.safe_load(value)
@@ -40,35 +39,36 @@ def override(tree: dict[str, Any], text: str) -> None:
 
 
 def put(tree: dict[str, Any], key: str, value: Any) -> None:
-    """Write a value at a dotted key, making sections on the way.
+    """Write a value at a dotted key, and create missing sections. Items of lists have positions as keys.
 
     Raises:
-        UserError: the key leads through a value, or past the end of a list.
+        UserError: the key leads through a value, or to a position that a list does not have.
     """
-    parts, node = key.split("."), cast(Any, tree)
-    for i, part in enumerate(parts[:-1]):
-        if isinstance(node, list):
-            node = _item(node, part, key)
-            continue
-        if node.get(part) is None:
+    *parents, last = key.split(".")
+    node: Any = tree
+    for depth, part in enumerate(parents, start=1):
+        if isinstance(node, dict) and node.get(part) is None:
             node[part] = {}
-        node = node[part]
+        node = node[_index(node, part, key)]
         if not isinstance(node, dict | list):
-            raise UserError(f"--set {key}", f"a value at {'.'.join(parts[: i + 1])}", "a section")
-    if isinstance(node, list):
-        node[node.index(_item(node, parts[-1], key))] = value
-    else:
-        node[parts[-1]] = value
+            raise UserError(f"--set {key}", f"a value at {'.'.join(parents[:depth])}", "a section or a list")
+    node[_index(node, last, key)] = value
 
 
-def _item(node: list[Any], part: str, key: str) -> Any:
-    if part.isdigit() and int(part) < len(node):
-        return node[int(part)]
-    raise UserError(f"--set {key}", repr(part), f"a position from 0 to {len(node) - 1}")
+def _index(node: dict[str, Any] | list[Any], part: str, key: str) -> str | int:
+    """Return one part of a dotted key as the index of a section or of a list."""
+    if isinstance(node, dict):
+        return part
+    if part.isdecimal() and int(part) < len(node):
+        return int(part)
+    allowed = f"a position from 0 to {len(node) - 1}" if node else "nothing: the list is empty"
+    raise UserError(f"--set {key}", repr(part), allowed)
 
 
 def at_point(tree: Mapping[str, Any], space: Space, point: Mapping[str, Any]) -> dict[str, Any]:
-    """The tree with each distribution replaced by the point's value, or left out for its default.
+    """Return the tree with the point's values in place of distributions.
+
+    A distribution without a value in the point is left out, so that its default applies.
 
     Raises:
         UserError: the point has a value for a leaf that is not searched.

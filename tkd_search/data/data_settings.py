@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from tkd_search.fields import check_bounds, setting
+from tkd_search.fields import SettingError, check_bounds, setting
 
 DatasetName = Literal["digits", "mnist", "cifar10", "cifar100", "tinyimagenet", "imagefolder"]
 
@@ -66,6 +66,9 @@ class DataSettings:
     def __post_init__(self) -> None:
         check_bounds(self)
         if (self.mean is None) != (self.std is None):
-            raise ValueError("DataSettings.mean and .std belong together: set both or neither")
+            missing, other = ("mean", "std") if self.mean is None else ("std", "mean")
+            raise SettingError(
+                missing, "null", f"a list of numbers, because data.{other} is set; or both null"
+            )
         if self.std is not None and min(self.std, default=0) <= 0:
-            raise ValueError(f"DataSettings.std = {self.std!r}; allowed: > 0")
+            raise SettingError("std", repr(self.std), "a list of numbers > 0")
