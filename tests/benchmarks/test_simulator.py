@@ -7,6 +7,7 @@ from benchmarks.simulator import moasha
 from benchmarks.simulator.moasha import MoashaStudy
 from benchmarks.simulator.replay import simulate
 from benchmarks.simulator.surrogate import Outcome, Surrogate, Table, encode
+from tkd_search.optimize.history import rungs_of
 from tkd_search.optimize.proposer import ProposerSettings
 from tkd_search.optimize.pruners.base import Stop
 from tkd_search.optimize.pruners.create_pruner import create_pruner
@@ -166,10 +167,11 @@ def test_stops_replay_from_the_simulated_study(synthetic, black_box):
     study = open_study(synthetic)
     replay(study, synthetic, black_box, max_epochs=900)
     pruner = create_pruner("stratified", full_budget=synthetic.epochs, classes=synthetic.classes)
+    rungs = rungs_of(study.trials())
     stopped = {
         record.trial_id
-        for level in pruner.levels
-        for i, record in enumerate(study.records(level))
-        if isinstance(pruner.decide(study.records(level)[:i], record), Stop)
+        for records in rungs.values()
+        for i, record in enumerate(records)
+        if isinstance(pruner.decide(records[:i], record), Stop)
     }
     assert stopped == {trial.trial_id for trial in study.trials("stopped")}

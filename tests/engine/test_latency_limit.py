@@ -12,7 +12,7 @@ from tkd_search.engine.controller import Controller, Size
 from tkd_search.engine.latency_limit import Latencies, measure_student, too_slow
 from tkd_search.engine.search_state import SearchState
 from tkd_search.models.model_settings import StudentSettings
-from tkd_search.optimize.learning_curves import LEARNING
+from tkd_search.optimize.learning_curves import ACCURACY_ESTIMATORS
 from tkd_search.optimize.proposer import ProposerSettings
 from tkd_search.optimize.study import SearchStudy
 from tkd_search.tracking.search_log import read_search_log
@@ -119,14 +119,14 @@ def test_a_search_in_which_no_student_is_fast_enough_ends(tmp_path):
     )
 
 
-@pytest.mark.parametrize("learning", LEARNING)
+@pytest.mark.parametrize("learning", ACCURACY_ESTIMATORS)
 def test_a_sampler_learns_that_such_a_student_is_worth_nothing(tmp_path, learning):
     study, controller = open_controller(tmp_path, LIMIT)
     run_all(controller)
-    lessons = LEARNING[learning](study.trials(), (), 3)
+    accuracies = ACCURACY_ESTIMATORS[learning](study.trials(), (), 3)
     slow = {trial.number for trial in study.trials("stopped")}
     assert slow
-    assert {number for number, accuracy in lessons.items() if accuracy == 0.0} == slow
+    assert {number for number, accuracy in accuracies.items() if accuracy == 0.0} == slow
 
 
 def test_a_plateau_is_so_many_trials_without_gain():

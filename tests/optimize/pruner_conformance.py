@@ -1,11 +1,11 @@
-"""What every rung rule must do: inherit ``PrunerConformance`` and give ``make_rule``."""
+"""Conformance suite of pruners: inherit ``PrunerConformance`` and define ``create_pruner``."""
 
 import dataclasses
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tkd_search.optimize.pareto import dominates
+from tests.optimize.dominance import dominates
 from tkd_search.optimize.pruners.base import Continue, Pruner, RungRecord, Stop
 
 # Coarse values make ties common.
@@ -15,7 +15,7 @@ accuracies = st.integers(0, 20).map(lambda twentieth: twentieth / 20)
 
 @st.composite
 def rungs(draw, levels, most=25):
-    """The records of one rung and a newcomer there."""
+    """Draw the records of one rung and a newcomer."""
     epoch = draw(st.sampled_from(levels))
     drawn = draw(st.lists(st.tuples(sizes, accuracies), min_size=1, max_size=most))
     records = [
@@ -26,17 +26,17 @@ def rungs(draw, levels, most=25):
 
 
 class PrunerConformance:
-    """Promises of a rule (DESIGN section 5)."""
+    """Properties of every pruner."""
 
     full_budget = 27
     classes = 10
 
     def create_pruner(self) -> Pruner:
-        """The rule under test, for ``full_budget`` epochs and ``classes`` classes."""
+        """Return the pruner under test, for ``full_budget`` epochs and ``classes`` classes."""
         raise NotImplementedError
 
     def levels(self):
-        """Rungs to test at: the rule's own, or any where it has none."""
+        """Return the rungs of the tests: the pruner's own, or one where it has none."""
         return self.create_pruner().levels or (3,)
 
     def test_levels_ascend_below_the_full_budget(self):
@@ -50,7 +50,7 @@ class PrunerConformance:
         assert isinstance(self.create_pruner(), Pruner)
 
     @given(st.data())
-    def test_answer_does_not_depend_on_the_order_of_records(self, data):
+    def test_decision_does_not_depend_on_the_order_of_records(self, data):
         records, newcomer = data.draw(rungs(self.levels()))
         shuffled = data.draw(st.permutations(records))
         pruner = self.create_pruner()
@@ -69,7 +69,7 @@ class PrunerConformance:
         assert self.create_pruner().decide(records, best) == Continue()
 
     @given(st.data(), st.sampled_from([0.001, 0.5, 7, 1000]))
-    def test_answer_does_not_depend_on_the_unit_of_size(self, data, scale):
+    def test_decision_does_not_depend_on_the_unit_of_size(self, data, scale):
         records, newcomer = data.draw(rungs(self.levels()))
         rescaled = [dataclasses.replace(r, bytes=r.bytes * scale) for r in [*records, newcomer]]
         pruner = self.create_pruner()
@@ -85,12 +85,12 @@ class PrunerConformance:
             assert pruner.decide(records, better) == Continue()
 
     @given(st.data())
-    def test_names_and_broken_records_do_not_matter(self, data):
+    def test_names_and_records_with_nan_have_no_effect(self, data):
         records, newcomer = data.draw(rungs(self.levels()))
         pruner = self.create_pruner()
         renamed = [dataclasses.replace(r, trial_id=f"x{r.trial_id}") for r in records]
-        broken = dataclasses.replace(newcomer, trial_id="broken", accuracy=float("nan"))
-        assert pruner.decide([*renamed, broken], newcomer) == pruner.decide(records, newcomer)
+        with_nan = dataclasses.replace(newcomer, trial_id="nan", accuracy=float("nan"))
+        assert pruner.decide([*renamed, with_nan], newcomer) == pruner.decide(records, newcomer)
 
     @given(st.data())
     def test_replaying_the_records_reproduces_each_stop(self, data):

@@ -1,8 +1,8 @@
-"""What a study remembers of itself, and takes over from earlier ones."""
+"""Trials of earlier studies, records at rungs, and enqueued configurations."""
 
 import pytest
 
-from tkd_search.optimize.history import check_enqueued, renumbered, rungs_of
+from tkd_search.optimize.history import check_enqueued, renumber, rungs_of
 from tkd_search.optimize.space import FloatDistribution, Space
 from tkd_search.optimize.study_trial import StudyTrial
 
@@ -17,20 +17,20 @@ def trial(number, state="complete", width=0.5, curve=(0.5,), **more):
     )
 
 
-def test_earlier_trials_that_trained_and_fit_come_before_those_of_the_search():
+def test_earlier_trained_trials_within_the_space_get_negative_numbers():
     earlier = [
         trial(0),
         trial(1, "failed"),
         trial(2, "running"),
         trial(3, width=2.0),  # not in this space
-        trial(4, "stopped", curve=()),  # broke a limit of its own search
+        trial(4, "stopped", curve=()),  # above a limit of its own search
         trial(5, "stopped", width=0.7),
     ]
-    found = renumbered(earlier, SPACE)
+    found = renumber(earlier, SPACE)
     assert [(t.number, t.storage_id) for t in found] == [(-2, 0), (-1, 5)]
 
 
-def test_rungs_hold_their_records_in_order_of_arrival():
+def test_records_at_a_rung_are_in_order_of_arrival():
     curve = (0.1, 0.2, 0.3)
     trials = [
         trial(0, curve=curve, arrivals={1: 2, 3: 3}),

@@ -1,4 +1,4 @@
-"""What stopped trials teach."""
+"""Comparable accuracies of trials with different numbers of epochs."""
 
 import math
 
@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 
 from tkd_search.optimize.learning_curves import (
+    ACCURACY_ESTIMATORS,
     ERROR_OFFSET,
-    LEARNING,
     extrapolate,
+    extrapolated_accuracies,
     fit_line,
-    learn_extrapolated,
-    learn_full,
-    learn_highest_rung,
+    full_budget_accuracies,
+    highest_rung_accuracies,
     rank_correlation,
 )
 from tkd_search.optimize.study_trial import StudyTrial
@@ -29,7 +29,7 @@ def whole(number, errors=(0.4, 0.2, 0.1)):
     return trial(number, curve, "complete")
 
 
-def test_whole_trials_teach_what_they_reached():
+def test_a_whole_trial_has_the_accuracy_it_reached():
     trials = [whole(i, (0.4, 0.2, 0.1 + i / 100)) for i in range(6)]
     found = extrapolate(trials, LEVELS, BUDGET)
     assert found.budget == 27
@@ -37,7 +37,7 @@ def test_whole_trials_teach_what_they_reached():
     assert set(found.variance.values()) == {0}
 
 
-def test_stopped_trials_are_carried_by_the_factors_of_the_others():
+def test_stopped_trials_are_extrapolated_by_the_factor_of_the_others():
     trials = [*(whole(i) for i in range(5)), trial(9, {3: 0.6}), trial(10, {3: 0.6, 9: 0.7})]
     found = extrapolate(trials, LEVELS, BUDGET)
     assert found.accuracy(9) == pytest.approx(0.9)
@@ -46,11 +46,11 @@ def test_stopped_trials_are_carried_by_the_factors_of_the_others():
     assert found.variance[9] > found.variance[10] > 0
 
 
-def test_order_within_a_rung_is_kept():
+def test_extrapolation_keeps_the_order_within_a_rung():
     trials = [*(whole(i) for i in range(5)), *(trial(10 + i, {3: 0.3 + i / 20}) for i in range(6))]
-    lessons = learn_extrapolated(trials, LEVELS, BUDGET)
-    carried = [lessons[10 + i] for i in range(6)]
-    assert carried == sorted(carried)
+    accuracies = extrapolated_accuracies(trials, LEVELS, BUDGET)
+    extrapolated = [accuracies[10 + i] for i in range(6)]
+    assert extrapolated == sorted(extrapolated)
 
 
 def test_without_enough_whole_trials_the_common_budget_is_lower():
@@ -61,24 +61,24 @@ def test_without_enough_whole_trials_the_common_budget_is_lower():
     assert set(found.log_error) == {0, 1, 2, 3, 4, 8, 9}
 
 
-def test_until_a_rung_has_enough_trials_all_are_compared_at_the_first():
+def test_without_enough_trials_at_any_rung_the_first_is_the_common_budget():
     found = extrapolate([trial(0, {3: 0.6, 9: 0.8}), trial(1, {3: 0.5})], LEVELS, BUDGET)
     assert found.budget == 3
     assert [found.accuracy(i) for i in (0, 1)] == pytest.approx([0.6, 0.5])
 
 
-def test_unreported_trials_teach_nothing():
+def test_trials_without_a_record_at_a_rung_are_not_used():
     trials = [whole(0), trial(2, {}, "running"), trial(3, {1: 0.5}, "running")]
     assert set(extrapolate(trials, LEVELS, BUDGET).log_error) == {0}
-    assert set(learn_extrapolated(trials, LEVELS, BUDGET)) == {0}
+    assert set(extrapolated_accuracies(trials, LEVELS, BUDGET)) == {0}
 
 
-def test_a_student_that_broke_a_limit_before_its_first_epoch_is_worth_nothing():
-    assert learn_extrapolated([whole(0), trial(1, {})], LEVELS, BUDGET)[1] == 0
+def test_an_untrained_student_above_a_limit_has_accuracy_zero():
+    assert extrapolated_accuracies([whole(0), trial(1, {})], LEVELS, BUDGET)[1] == 0
 
 
 @pytest.mark.parametrize("accuracy", [0.99, 0.01])
-def test_failed_trials_teach_as_much_as_the_worst_of_the_others(accuracy):
+def test_a_failed_trial_is_extrapolated_to_the_worst_error_of_the_others(accuracy):
     trials = [*(whole(i, (0.4, 0.2, 0.1 + i / 100)) for i in range(5)), trial(9, {3: accuracy}, "failed")]
     found = extrapolate(trials, LEVELS, BUDGET)
     assert found.accuracy(9) == pytest.approx(found.accuracy(4))
@@ -86,25 +86,25 @@ def test_failed_trials_teach_as_much_as_the_worst_of_the_others(accuracy):
     assert extrapolate([trial(0, {}, "failed")], LEVELS, BUDGET).log_error == {}
 
 
-@pytest.mark.parametrize("learn", LEARNING.values())
-def test_a_failed_trial_is_worth_nothing_however_good_it_was(learn):
+@pytest.mark.parametrize("estimate", ACCURACY_ESTIMATORS.values())
+def test_a_failed_trial_has_accuracy_zero_whatever_it_reached(estimate):
     trials = [*(whole(i) for i in range(30)), trial(30, {3: 0.99, 9: 0.99}, "failed")]
-    assert learn(trials, LEVELS, BUDGET)[30] == 0
+    assert estimate(trials, LEVELS, BUDGET)[30] == 0
 
 
-def test_highest_rung_with_enough_trials():
+def test_the_highest_rung_with_enough_trials_is_used():
     trials = [*(trial(i, {3: 0.5}) for i in range(10)), *(trial(20 + i, {3: 0.6, 9: 0.7}) for i in range(5))]
-    assert set(learn_highest_rung(trials, LEVELS, BUDGET, enough=5).values()) == {0.7}
-    assert len(learn_highest_rung(trials, LEVELS, BUDGET, enough=6)) == 15
+    assert set(highest_rung_accuracies(trials, LEVELS, BUDGET, enough=5).values()) == {0.7}
+    assert len(highest_rung_accuracies(trials, LEVELS, BUDGET, enough=6)) == 15
 
 
-def test_full_learns_from_whole_trials_alone():
-    assert learn_full([whole(0), trial(1, {3: 0.9})], LEVELS, BUDGET) == {0: pytest.approx(0.9)}
+def test_full_uses_whole_trials_only():
+    assert full_budget_accuracies([whole(0), trial(1, {3: 0.9})], LEVELS, BUDGET) == {0: pytest.approx(0.9)}
 
 
-@pytest.mark.parametrize("learn", LEARNING.values())
-def test_nothing_known_teaches_nothing(learn):
-    assert learn([], LEVELS, BUDGET) == {}
+@pytest.mark.parametrize("estimate", ACCURACY_ESTIMATORS.values())
+def test_without_trials_there_are_no_accuracies(estimate):
+    assert estimate([], LEVELS, BUDGET) == {}
 
 
 def test_rank_correlation():
@@ -117,29 +117,29 @@ def test_rank_correlation():
 
 
 def line_through(low, high):
-    """Fitted to accuracies that have these log errors."""
+    """Return the line fitted to accuracies with these log errors."""
     low, high = (1 + ERROR_OFFSET - np.exp(errors) for errors in (low, high))
     return fit_line(list(zip(low, high, strict=True)))
 
 
-def test_errors_that_shrink_by_one_factor_are_carried_by_it():
+def test_errors_that_shrink_by_one_factor_give_slope_one():
     line = line_through([-1.0, -0.5, -2.0], [-1.7, -1.2, -2.7])
     assert line.slope == pytest.approx(1)
     assert line(-3.0) == pytest.approx(-3.7)
-    assert line.variance == pytest.approx(4 * 0.08 / 5), "nothing but what was believed before"
+    assert line.variance == pytest.approx(4 * 0.08 / 5), "the prior variance only"
 
 
-def test_a_slope_is_as_if_four_pairs_of_unit_slope_had_been_seen():
+def test_the_slope_has_a_prior_of_four_pairs_with_unit_slope():
     low, high = np.array([-1.0, -0.4, -0.1]), np.array([-1.3, -1.2, -1.0])
     x, y = low - low.mean(), high - high.mean()
-    seen, answers = (np.append(values, [0.3] * 4) for values in (x, y))
-    (slope,) = np.linalg.lstsq(seen[:, None], answers)[0]
+    inputs, outputs = (np.append(values, [0.3] * 4) for values in (x, y))
+    (slope,) = np.linalg.lstsq(inputs[:, None], outputs)[0]
     line = line_through(low, high)
     assert line.slope == pytest.approx(slope)
     assert line.variance == pytest.approx((((y - slope * x) ** 2).sum() + 4 * 0.08) / 5)
 
 
-def test_a_slope_is_never_negative_and_never_steep_and_tails_stay_thick():
+def test_the_slope_is_within_its_bounds_and_degrees_of_freedom_are_at_most_five():
     low = np.linspace(-3, -0.1, 30)
     assert line_through(low, -low - 4).slope == 0
     assert line_through(low, 2 * low).slope == 1.5

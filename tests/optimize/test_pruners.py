@@ -1,4 +1,4 @@
-"""The rung rules: the conformance suite for each, and what each promises beyond it."""
+"""Pruners: the conformance suite for each, and the properties of each."""
 
 import dataclasses
 import math
@@ -9,8 +9,8 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from tests.optimize.dominance import dominates
 from tests.optimize.pruner_conformance import PrunerConformance, accuracies, rungs, sizes
-from tkd_search.optimize.pareto import dominates
 from tkd_search.optimize.pruners.base import (
     Continue,
     RungRecord,
@@ -36,7 +36,7 @@ class TestNever(PrunerConformance):
         return create_pruner("never", full_budget=self.full_budget, classes=self.classes)
 
     @given(st.data())
-    def test_nobody_is_stopped(self, data):
+    def test_no_trial_is_stopped(self, data):
         assert self.create_pruner().decide(*data.draw(rungs((3,)))) == Continue()
 
 
@@ -53,7 +53,7 @@ class TestSingleObjective(PrunerConformance):
         ]
         assert min(kept) == pytest.approx(0.5)
 
-    def test_fewer_than_eta_trials_say_nothing(self):
+    def test_with_fewer_than_eta_trials_a_trial_goes_on(self):
         decide = self.create_pruner().decide
         assert decide([record(0, 1000, 0.9)], record(9, 1000, 0.1)) == Continue()
         assert isinstance(decide([record(i, 1000, 0.9) for i in range(2)], record(9, 1000, 0.1)), Stop)
@@ -71,7 +71,7 @@ class TestStratified(PrunerConformance):
         assert pruner.decide(records, newcomer) == Continue()
 
     @given(st.data())
-    def test_anyone_below_the_floor_is_stopped_once_someone_is_above(self, data):
+    def test_a_trial_below_the_floor_is_stopped_once_another_is_above(self, data):
         records, newcomer = data.draw(rungs(self.levels()))
         pruner = self.create_pruner()
         assume(any(r.accuracy >= pruner.floor for r in records))
@@ -79,41 +79,41 @@ class TestStratified(PrunerConformance):
         assert isinstance(pruner.decide(records, low), Stop)
 
     @given(st.data(), st.floats(0.5, 1.0))
-    def test_far_away_sizes_do_not_judge(self, data, accuracy):
-        """Large accurate students, however many, cannot stop a small one that is good for its size."""
+    def test_records_of_distant_sizes_have_no_effect(self, data, accuracy):
+        """Large accurate students, however many, do not stop a small one that is accurate for its size."""
         small = [record(i, 1000 + i, 0.3 + 0.01 * i, epoch=9) for i in range(12)]
         large = [record(100 + i, 10**6 + i, accuracy, epoch=9) for i in range(data.draw(st.integers(0, 30)))]
         newcomer = record(999, 1100, 0.4, epoch=9)
         pruner = dataclasses.replace(self.create_pruner(), stratum=12)
         assert pruner.decide(small + large, newcomer) == pruner.decide(small, newcomer) == Continue()
 
-    def test_nobody_is_stopped_before_six_others_that_are_no_larger_have_come(self):
+    def test_a_trial_goes_on_until_six_others_that_are_no_larger_are_recorded(self):
         better = [record(i, 1000, 0.9, epoch=9) for i in range(6)]
         newcomer = record(99, 1000, 0.5, epoch=9)
-        larger, broken = record(7, 2000, 0.9, epoch=9), record(8, 1000, math.nan, epoch=9)
-        assert self.create_pruner().decide([*better[:5], larger, broken], newcomer) == Continue()
+        larger, with_nan = record(7, 2000, 0.9, epoch=9), record(8, 1000, math.nan, epoch=9)
+        assert self.create_pruner().decide([*better[:5], larger, with_nan], newcomer) == Continue()
         assert isinstance(self.create_pruner().decide(better, newcomer), Stop)
 
     @pytest.mark.parametrize(("epoch", "number"), [(9, 10), (18, 8)])
-    def test_the_best_half_goes_on_and_later_the_best_four_in_ten(self, epoch, number):
+    def test_the_best_half_goes_on_at_the_first_rung_and_four_in_ten_at_the_second(self, epoch, number):
         ladder = [record(i, 1000, 0.3 + i / 100, epoch=epoch) for i in range(20)]
         going = [one for one in ladder if self.create_pruner().decide(set(ladder) - {one}, one) == Continue()]
         assert going == ladder[-number:]
 
-    def test_reason_is_a_sentence_with_the_figures(self):
+    def test_the_reason_has_the_figures(self):
         records = [record(i, 1000, 0.5 + i / 100) for i in range(20)]
         decision = self.create_pruner().decide(records, record(99, 1000, 0.5, epoch=9))
         assert isinstance(decision, Stop)
         assert "50.0% after 9 epochs is 20. of 21 of its size" in decision.reason
 
-    def test_wrong_settings_are_refused(self):
+    def test_illegal_arguments_are_refused(self):
         with pytest.raises(ValueError, match="2 rungs"):
             Stratified(levels=(3, 9), keep=(0.5,), floor=0.1)
         with pytest.raises(ValueError, match="allowed"):
             Stratified(levels=(3,), keep=(1.5,), floor=0.1)
 
 
-def test_all_below_the_floor_is_no_reason_to_stop_everybody():
+def test_where_all_are_below_the_floor_no_trial_is_stopped():
     pruner = create_pruner("stratified", full_budget=27, classes=200)
     records = [record(i, 1000 + i, 0.005, epoch=9) for i in range(30)]
     assert pruner.decide(records, record(99, 900, 0.006, epoch=9)) == Continue()
@@ -125,11 +125,11 @@ def test_the_floor_is_a_share_of_the_way_from_chance_to_one():
 
 
 def finished(i, size, early, late):
-    """A trial seen at the rung and at the end."""
+    """Return the records of a trial at the rung and at the end."""
     return [record(i, size, early), record(i, size, late, epoch=27)]
 
 
-class TestPromise(PrunerConformance):
+class TestFrontProbability(PrunerConformance):
     def create_pruner(self):
         return create_pruner("front_probability", full_budget=self.full_budget, classes=self.classes)
 
@@ -143,25 +143,25 @@ class TestPromise(PrunerConformance):
         pairs = [finished(i, 1000 + i, a, 0.5 + a / 2) for i, a in enumerate(early)]
         return [dataclasses.replace(r, epoch=9 if r.epoch == 3 else 27) for pair in pairs for r in pair]
 
-    def test_stops_who_cannot_reach_the_front_any_more(self):
+    def test_a_trial_with_small_probability_of_reaching_the_front_is_stopped(self):
         decision = self.create_pruner().decide(self.history(0.15), record(99, 2000, 0.3, epoch=9))
         assert isinstance(decision, Stop)
         assert "chance" in decision.reason
 
-    def test_who_may_reach_it_goes_on(self):
+    def test_a_trial_that_may_reach_the_front_goes_on(self):
         assert self.create_pruner().decide(self.history(0.15), record(99, 2000, 0.93, epoch=9)) == Continue()
 
-    def test_only_students_no_larger_speak_against_one(self):
+    def test_larger_students_do_not_stop_a_trial(self):
         assert self.create_pruner().decide(self.history(0.15), record(99, 900, 0.3, epoch=9)) == Continue()
 
-    def test_where_all_that_finished_are_larger_nobody_speaks_against_one(self):
-        rival = record(50, 800, 0.9, epoch=9)  # still trains
+    def test_where_all_finished_students_are_larger_a_trial_goes_on(self):
+        rival = record(50, 800, 0.9, epoch=9)  # not finished
         assert (
             self.create_pruner().decide([*self.history(0.15), rival], record(99, 900, 0.3, epoch=9))
             == Continue()
         )
 
-    def test_on_the_rungs_front_a_trial_goes_on_however_small_its_chance(self):
+    def test_a_trial_on_the_front_of_its_rung_goes_on_with_any_probability(self):
         larger = [dataclasses.replace(r, bytes=5000) for r in self.history(0.15)]
         best = record(50, 1000, 0.99, epoch=27)  # of an earlier search, which had other rungs
         newcomer, as_large = record(99, 1200, 0.3, epoch=9), record(51, 1200, 0.31, epoch=9)
@@ -173,13 +173,13 @@ class TestPromise(PrunerConformance):
         assert isinstance(pruner.decide([record(0, 1000, pruner.floor, epoch=9)], low), Stop)
         assert pruner.decide([record(0, 1000, 0.14, epoch=9)], low) == Continue()
 
-    def test_nobody_is_stopped_before_some_have_finished(self):
+    def test_a_trial_goes_on_until_enough_trials_have_finished(self):
         few = [r for r in self.history(0.15) if r.epoch == 9 or r.trial_id < "t0005"]
         assert self.create_pruner().decide(few, record(99, 2000, 0.3, epoch=9)) == Continue()
 
     @given(st.data())
-    def test_promises_hold_with_finished_trials(self, data):
-        """Order and names do not matter; better is never worse; a dominating newcomer goes on."""
+    def test_the_conformance_properties_hold_with_finished_trials(self, data):
+        """Order has no effect; more accuracy never stops a trial; a dominating newcomer goes on."""
         drawn = data.draw(st.lists(st.tuples(sizes, accuracies, accuracies), min_size=8, max_size=20))
         records = [
             dataclasses.replace(r, epoch=9 if r.epoch == 3 else 27)
@@ -195,7 +195,7 @@ class TestPromise(PrunerConformance):
         best = dataclasses.replace(newcomer, bytes=500, accuracy=max(a for _, a, _ in drawn) + 0.01)
         assert best.accuracy < pruner.floor or pruner.decide(records, best) == Continue()
 
-    def test_chance_is_a_share(self):
+    def test_chance_must_be_a_probability(self):
         with pytest.raises(ValueError, match="chance"):
             create_pruner("front_probability", full_budget=9, classes=2, options={"chance": 1.5})
         assert isinstance(create_pruner("front_probability", full_budget=9, classes=2), FrontProbability)
@@ -252,13 +252,13 @@ def test_levels_of_the_default_budget():
         ("single_objective", {"eta": "three"}, "eta = 'three'"),
     ],
 )
-def test_arguments_that_break_a_rule_or_switch_it_off_are_refused(pruner, options, complaint):
+def test_arguments_that_raise_later_or_never_stop_a_trial_are_refused(pruner, options, complaint):
     with pytest.raises(ValueError, match=complaint):
         create_pruner(pruner, full_budget=27, classes=10, options=options)
 
 
-def test_a_rule_stops_as_soon_as_its_arguments_allow():
-    """The least legal ones are no trap: as many neighbours as must have finished."""
+def test_a_pruner_with_the_least_legal_arguments_stops_trials():
+    """As many neighbours as trials that must have finished."""
     pruner = create_pruner(
         "front_probability", full_budget=27, classes=10, options={"neighbours": 2, "min_finished": 2}
     )
@@ -267,7 +267,7 @@ def test_a_rule_stops_as_soon_as_its_arguments_allow():
 
 
 @pytest.mark.parametrize("path", ["builtins:dict", "os:getpid", "math:pi", ".rules:Rule"])
-def test_an_import_path_without_a_rule_is_refused(path):
+def test_an_import_path_without_a_pruner_is_refused(path):
     with pytest.raises(ValueError, match="pruner"):
         create_pruner(path, full_budget=9, classes=2)
 
@@ -280,14 +280,14 @@ def test_neighbours_are_nearest_in_log_size_with_ties():
     assert nearest_in_size(alike, record(9, 200, 0.5), 1) == alike
 
 
-def test_on_the_front_is_who_is_dominated_by_no_record():
+def test_a_record_that_no_other_dominates_is_on_the_front():
     newcomer = record(9, 1000, 0.5)
     for size, accuracy in product((900, 1000, 1100), (0.4, 0.5, 0.6)):
-        beaten = dominates((size, -accuracy), (newcomer.bytes, -newcomer.accuracy))
-        assert on_front([record(0, size, accuracy)], newcomer) != beaten
+        dominated = dominates((size, -accuracy), (newcomer.bytes, -newcomer.accuracy))
+        assert on_front([record(0, size, accuracy)], newcomer) != dominated
 
 
-def test_rules_by_name_and_by_import_path():
+def test_pruners_by_name_and_by_import_path():
     assert create_pruner("never", full_budget=9, classes=2) == Never()
     path = "tkd_search.optimize.pruners.single_objective:SingleObjective"
     assert create_pruner(path, full_budget=9, classes=2, options={"eta": 2.0}) == SingleObjective(

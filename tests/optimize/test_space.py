@@ -99,14 +99,14 @@ def test_parse(written, expected):
         ({"float": 3}, "takes a list"),
         ({"float": [0, 1], "log": "yes"}, "log is true or false"),
         ({"int": [0.5, 2]}, "whole numbers"),
-        ({"int": [0, 1], "float": [0, 1]}, "one kind"),
+        ({"int": [0, 1], "float": [0, 1]}, "allowed: one of them"),
         ({"choice": []}, "at least one option"),
-        ({"choice": ["a", "a"]}, "stands twice"),
+        ({"choice": ["a", "a"]}, "appears twice"),
         ({"choice": [[1]]}, "is not a text"),
         ({"choice": ["a"], "log": True}, "unknown key 'log'"),
     ],
 )
-def test_malformed_distributions_are_refused_in_words(written, complaint):
+def test_malformed_distributions_are_refused_with_a_reason(written, complaint):
     with pytest.raises(ValueError, match=complaint):
         parse_distribution(written)
 
@@ -118,7 +118,7 @@ def test_one_and_true_are_different_options():
 
 
 @given(st.lists(st.floats(0, 1), min_size=len(SPACE.leaves), max_size=len(SPACE.leaves)))
-def test_points_hold_the_active_leaves_and_no_other(point):
+def test_a_point_gives_exactly_the_active_leaves(point):
     config = SPACE.at(point)
     expected = set(EXPECTED[config["method.name"]])
     if config.get("method.activation") == "prelu":
@@ -135,7 +135,7 @@ def test_suggested_configurations_are_contained(seed):
     assert trial.params == config
 
 
-def test_given_values_stay_and_inactive_ones_are_dropped():
+def test_given_values_are_kept_and_inactive_ones_dropped():
     config = SPACE.at([0.5] * len(SPACE.leaves), {"method.name": "ce", "method.k": 2})
     assert config == {"method.name": "ce", "training.lr": pytest.approx(0.01)}
 
@@ -148,7 +148,7 @@ def test_contains_refuses_missing_extra_and_outside():
     assert not SPACE.contains({**config, "training.lr": 1.0})
 
 
-def test_order_does_not_depend_on_how_the_leaves_were_written():
+def test_the_order_of_leaves_does_not_depend_on_the_order_in_the_file():
     shuffled = Space(dict(reversed(SPACE.leaves.items())), tuple(reversed(SPACE.conditions)))
     assert shuffled.order == SPACE.order
     assert SPACE.order.index("method.name") < SPACE.order.index("method.activation")
@@ -159,5 +159,5 @@ def test_conditions_are_checked():
     leaves = {"a": Choice(("x",)), "b": Choice(("y",))}
     with pytest.raises(ValueError, match="not a searched leaf"):
         Space(leaves, (Condition("a", "c", (1,)),))
-    with pytest.raises(ValueError, match="circle"):
+    with pytest.raises(ValueError, match="cycle"):
         Space(leaves, (Condition("a", "b", ("y",)), Condition("b", "a", ("x",))))

@@ -1,4 +1,4 @@
-"""The unit cube of a space, and features of many points at once."""
+"""Points of the unit cube, and features of many points at once."""
 
 import numpy as np
 import pytest
@@ -20,7 +20,7 @@ def close(a, b):
 
 
 @given(points)
-def test_a_configuration_comes_back_from_its_point(point):
+def test_a_configuration_equals_that_of_its_point(point):
     config = CUBE.decode(point)
     assert close(CUBE.decode(CUBE.point(config)), config)
 
@@ -33,7 +33,7 @@ def test_active_leaves_are_those_of_the_configuration(many):
 
 
 @given(points, points)
-def test_inactive_leaves_do_not_show_in_the_features(point, other):
+def test_features_do_not_depend_on_inactive_leaves(point, other):
     active = CUBE.active(point[None])[0]
     changed = np.where(active, point, other)
     assert (CUBE.features(point[None]) == CUBE.features(changed[None])).all()
@@ -64,7 +64,7 @@ def test_conditions_on_numbers():
     [FloatDistribution(1, 100, log=True), IntDistribution(1, 10), IntDistribution(1, 100, log=True)],
     ids=str,
 )
-def test_coordinates_rise_with_the_value(distribution):
+def test_coordinates_increase_with_the_value(distribution):
     found = [coordinate(distribution, value) for value in (1, 2, 5, 10)]
     assert found == sorted(found)
     assert all(distribution.at(u) == pytest.approx(v) for u, v in zip(found, (1, 2, 5, 10), strict=True))

@@ -15,10 +15,10 @@ from tkd_search.errors import UserError
 from tkd_search.models import build_big_model, build_student
 from tkd_search.models.families import family_of
 from tkd_search.models.model_settings import StudentSettings
-from tkd_search.optimize.learning_curves import LEARNING
+from tkd_search.optimize.check_sampler import check_sampler
+from tkd_search.optimize.learning_curves import ACCURACY_ESTIMATORS
 from tkd_search.optimize.proposer import ProposerSettings
 from tkd_search.optimize.pruners.base import Pruner
-from tkd_search.optimize.rehearsal import rehearse
 from tkd_search.optimize.samplers.create_sampler import DESIGNS, SAMPLERS
 from tkd_search.optimize.space import Choice
 from tkd_search.optimize.student_bytes import STUDENT
@@ -140,7 +140,7 @@ def proposer_settings(search: SearchSettings) -> ProposerSettings:
 def _check_sampler(config: Config) -> None:
     search = config.settings().search
     try:
-        rehearse(
+        check_sampler(
             proposer_settings(search),
             config.space,
             full_budget=config.settings().training.epochs,
@@ -148,11 +148,11 @@ def _check_sampler(config: Config) -> None:
         )
     except Exception as error:  # a sampler may refuse this space or two objectives with any
         raise UserError(
-            "search.learning" if search.learning not in LEARNING else "search.sampler",
+            "search.learning" if search.learning not in ACCURACY_ESTIMATORS else "search.sampler",
             f"{search.sampler!r} with search.sampler_args {search.sampler_args}, "
             f"search.learning {search.learning!r} ({str(error) or type(error).__name__})",
             f"{', '.join(['ehvi', *SAMPLERS, *DESIGNS])} or package.module:Class that takes two objectives "
-            f"and this space, and arguments that it has; learning: {', '.join(LEARNING)}",
+            f"and this space, and arguments that it has; learning: {', '.join(ACCURACY_ESTIMATORS)}",
             "another sampler has other arguments: --set search.sampler_args={} takes its defaults",
         ) from error
 

@@ -1,4 +1,4 @@
-"""Opening a storage: the study in it, what it remembers, and the trials of earlier studies."""
+"""Opening a study, and reading the trials of earlier studies."""
 
 import dataclasses
 import json
@@ -17,18 +17,18 @@ from tkd_search.optimize.study_storage import open_storage
 from tkd_search.optimize.study_trial import StudyTrial, from_optuna
 
 _DIRECTIONS = [StudyDirection.MINIMIZE, StudyDirection.MAXIMIZE]
-_LONGEST_FIRST = 100_000
-"""Bytes of a journal's first record, at most: it makes the study."""
+_FIRST_RECORD_BYTES = 100_000
+"""Upper limit of the bytes of a journal's first record, which creates the study."""
 
 
 def earlier_trials(storage: str | Path | BaseStorage, name: str | None = None) -> tuple[StudyTrial, ...]:
-    """The trials of an earlier study, to learn from.
+    """Return the trials of an earlier study, for the sampler.
 
-    They should come from the same data set and big model: their accuracies are taken at face value.
+    They should come from the same data set and big model: their accuracies are compared with this study's.
 
     Args:
         storage: path of a journal file, an Optuna URL, or an open storage.
-        name: name of the study; None where the storage holds just one.
+        name: name of the study; None where the storage holds exactly one.
 
     Raises:
         ValueError: no such storage or study, or several and no name.
@@ -36,12 +36,12 @@ def earlier_trials(storage: str | Path | BaseStorage, name: str | None = None) -
     try:
         if isinstance(storage, BaseStorage):
             return _trials_of(storage, name)
-        _refuse_foreign(str(storage))
-        return _trials_of(open_storage(storage, mend=False), name)
+        _check_is_storage(str(storage))
+        return _trials_of(open_storage(storage, repair=False), name)
     except Exception as error:  # every database has errors of its own, and a missing driver is an ImportError
         kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
-        said = str(error).partition("\n")[0]
-        raise ValueError(f"no study storage {storage}: {kind}{said}") from error
+        first_line = str(error).partition("\n")[0]
+        raise ValueError(f"no study storage {storage}: {kind}{first_line}") from error
 
 
 def _trials_of(storage: BaseStorage, name: str | None) -> tuple[StudyTrial, ...]:
@@ -49,14 +49,14 @@ def _trials_of(storage: BaseStorage, name: str | None) -> tuple[StudyTrial, ...]
     if name is None and len(names) == 1:
         name = names[0]
     if name not in names:
-        wanted = f"no study {name!r}" if name else "which study is not said"
-        raise ValueError(f"{wanted}; there: {', '.join(names) or 'none'}")
+        problem = f"no study {name!r}" if name else "no name of a study given"
+        raise ValueError(f"{problem}; studies: {', '.join(names) or 'none'}")
     study_id = storage.get_study_id_from_name(name)
     return tuple(map(from_optuna, storage.get_all_trials(study_id, deepcopy=False)))
 
 
-def _refuse_foreign(storage: str) -> None:
-    """Raise ValueError where no study can be; opening would make a database."""
+def _check_is_storage(storage: str) -> None:
+    """Raise ValueError where no study can be, because opening an SQLite file would create it."""
     address, is_url, path = storage.partition("://")
     if is_url and (not address.startswith("sqlite") or "?" in path):
         return
@@ -64,13 +64,13 @@ def _refuse_foreign(storage: str) -> None:
     if not file.is_file():
         raise ValueError("no such file")
     if not is_url and not _is_journal(file):
-        raise ValueError("the file is no study's journal")
+        raise ValueError("the file is not the journal of a study")
 
 
 def _is_journal(file: Path) -> bool:
-    """Whether a file begins with a record of Optuna's journal, or is still empty."""
+    """Return whether a file begins with a record of Optuna's journal, or is empty."""
     with open(file, "rb") as content:
-        start = content.readline(_LONGEST_FIRST)
+        start = content.readline(_FIRST_RECORD_BYTES)
     try:
         first = json.loads(start or b'{"op_code": 0}')
     except ValueError:
@@ -79,8 +79,8 @@ def _is_journal(file: Path) -> bool:
 
 
 def create_or_load(storage: BaseStorage, name: str) -> int:
-    """The id of the study of that name, with our two objectives; made where it does not exist."""
-    optuna.logging.set_verbosity(optuna.logging.WARNING)  # the search has its own voice
+    """Return the id of the study of that name with two objectives; it is created where it does not exist."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)  # the search reports its progress itself
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         study = optuna.create_study(
@@ -100,10 +100,11 @@ def check_enqueued(enqueue: Sequence[Mapping[str, Any]], space: Space) -> None:
                 raise ValueError(f"enqueue.{i}.{leaf} = {value!r}; allowed: {allowed}")
 
 
-def renumbered(earlier: Sequence[StudyTrial], space: Space) -> tuple[StudyTrial, ...]:
-    """Earlier trials that this space contains, numbered … −2, −1 so that they come before its own.
+def renumber(earlier: Sequence[StudyTrial], space: Space) -> tuple[StudyTrial, ...]:
+    """Return the earlier trials within this space, with numbers … −2, −1, which come before its own.
 
-    Those that trained: what broke an earlier search's limit may keep within this one's.
+    Untrained and failed trials are left out: a student above an earlier search's limit may be within this
+    search's.
     """
     fitting = [
         t for t in earlier if t.state in ("complete", "stopped") and t.curve and space.contains(t.config)
@@ -112,7 +113,7 @@ def renumbered(earlier: Sequence[StudyTrial], space: Space) -> tuple[StudyTrial,
 
 
 def rungs_of(trials: Iterable[StudyTrial]) -> dict[int, list[RungRecord]]:
-    """The records at each rung, in order of arrival."""
+    """Return the records at each rung, in order of arrival."""
     arrived = sorted(
         (position, epoch, trial) for trial in trials for epoch, position in trial.arrivals.items()
     )

@@ -1,8 +1,8 @@
-"""What a sampler learns from trials that did not have the full budget.
+"""Accuracies of trials with different numbers of epochs, made comparable at a common budget.
 
-Most trials of a frugal search are stopped early. Told only of the finished ones a sampler starves; told
-the raw accuracy of a stopped trial it takes a short training for a bad configuration. Here every trial
-gets one comparable figure: the accuracy it would have at a common budget.
+Most trials are stopped early. The finished ones alone are too few for a sampler's model, and the last
+accuracy of a stopped trial is too low for its configuration. Each estimator gives every trial one accuracy at
+a common budget.
 """
 
 import math
@@ -15,41 +15,44 @@ from numpy.typing import NDArray
 
 from tkd_search.optimize.study_trial import StudyTrial
 
-Lessons = dict[int, float]
-"""Trial number → accuracy at the common budget, for every trial that teaches."""
+Accuracies = dict[int, float]
+"""Trial number → accuracy at the common budget, for every trial that the sampler uses."""
 
 ERROR_OFFSET = 0.01
-"""Added to an error before its logarithm: differences far below a validation set's grain do not count."""
+"""Added to an error before its logarithm, so that differences below a validation set's resolution vanish."""
 
-_CARRYING = 0.005
+_EXTRAPOLATION_VARIANCE = 0.005
+"""Variance of log error that each rung between the last one and the common budget adds."""
 
 
-def learn_full(trials: Sequence[StudyTrial], levels: Sequence[int], full_budget: int) -> Lessons:
-    """Only trials with the full budget teach (what samplers do by default)."""
+def full_budget_accuracies(
+    trials: Sequence[StudyTrial], levels: Sequence[int], full_budget: int
+) -> Accuracies:
+    """Return the accuracies of trials with the full budget, as samplers use by default."""
     return {
-        **_worthless(trials),
+        **_zero_accuracies(trials),
         **{trial.number: trial.accuracy for trial in trials if trial.state == "complete"},
     }
 
 
-def learn_highest_rung(
+def highest_rung_accuracies(
     trials: Sequence[StudyTrial], levels: Sequence[int], full_budget: int, enough: int = 20
-) -> Lessons:
-    """The accuracies at the highest budget that at least ``enough`` trials have reached (as BOHB does)."""
+) -> Accuracies:
+    """Return the accuracies at the highest budget that at least ``enough`` trials reached (as BOHB does)."""
     for budget in sorted({*levels, full_budget}, reverse=True):
         reached = {trial.number: trial.curve[budget] for trial in trials if budget in trial.curve}
         if len(reached) >= enough:
-            return {**reached, **_worthless(trials)}
-    return learn_full(trials, levels, full_budget)
+            return {**reached, **_zero_accuracies(trials)}
+    return full_budget_accuracies(trials, levels, full_budget)
 
 
 @dataclass(frozen=True)
 class Extrapolation:
-    """What every trial is expected to reach at a common budget.
+    """Every trial's expected error at a common budget.
 
     Attributes:
         log_error: trial number → log(1 − accuracy + ``ERROR_OFFSET``) at the common budget.
-        variance: trial number → variance that carrying a trial's last rung forward has added.
+        variance: trial number → variance that the extrapolation from the trial's last rung has added.
         budget: the common budget in epochs, the full one as soon as enough trials support it.
     """
 
@@ -58,21 +61,23 @@ class Extrapolation:
     budget: int
 
     def accuracy(self, number: int) -> float:
-        """The expected accuracy of a trial."""
+        """Return the expected accuracy of a trial."""
         return min(max(1.0 + ERROR_OFFSET - math.exp(self.log_error[number]), 0.0), 1.0)
 
 
 def extrapolate(
     trials: Sequence[StudyTrial], levels: Sequence[int], full_budget: int, pairs: int = 4
 ) -> Extrapolation:
-    """Carry every trial's last rung forward to a common budget: the highest that ``pairs`` trials reached.
+    """Extrapolate every trial's last rung to a common budget: the highest that ``pairs`` trials reached.
 
-    From a rung to the common budget the error shrinks by a factor, the median over the trials seen at
-    both; the spread of their factors is the variance of having carried. In one step, not from rung to
-    rung: what is noise at a rung in between would count twice. Trials that went further are read at the
-    common budget. A rung at which nobody was seen who reached it (an earlier search had other rungs) tells
-    nothing. A trial that failed teaches as much as the worst of the others: enough to keep away from what
-    diverges or does not fit into memory, without an error so large that it bends the model elsewhere.
+    From a rung to the common budget the error shrinks by a factor: the median over the trials with records at
+    both. The spread of their factors is the variance of the extrapolation. It takes one step instead of one
+    per rung, because noise at a rung in between would count twice. Trials that went further are read at the
+    common budget. A rung without any trial that also reached the common budget is not used (an earlier search
+    may have had other rungs).
+
+    A failed trial gets the error of the worst other trial. That keeps the sampler away from configurations
+    that diverge or do not fit into memory; a larger error would distort the model elsewhere.
     """
     budgets = sorted({*levels, full_budget})
     enough = [b for b in budgets[1:] if sum(b in trial.curve for trial in trials) >= pairs]
@@ -97,22 +102,24 @@ def extrapolate(
 
 
 def _step(trials: Sequence[StudyTrial], low: int, high: int, rungs: int) -> tuple[float, float] | None:
-    """Median and variance of the change in log error between two budgets so many rungs apart."""
+    """Return median and variance of the change in log error between two budgets ``rungs`` rungs apart."""
     both = [t for t in trials if low in t.curve and high in t.curve]
     if not both:
         return None
     shifts = np.array([_log_error(t, high) - _log_error(t, low) for t in both])
-    return float(np.median(shifts)), float(shifts.var()) + rungs * _CARRYING
+    return float(np.median(shifts)), float(shifts.var()) + rungs * _EXTRAPOLATION_VARIANCE
 
 
-def learn_extrapolated(trials: Sequence[StudyTrial], levels: Sequence[int], full_budget: int) -> Lessons:
-    """Every trial that reached a rung teaches the accuracy it would have had in the end."""
+def extrapolated_accuracies(
+    trials: Sequence[StudyTrial], levels: Sequence[int], full_budget: int
+) -> Accuracies:
+    """Return the extrapolated accuracy of every trial that reached a rung."""
     found = extrapolate(trials, levels, full_budget)
-    return {**{number: found.accuracy(number) for number in found.log_error}, **_worthless(trials)}
+    return {**{number: found.accuracy(number) for number in found.log_error}, **_zero_accuracies(trials)}
 
 
-def _worthless(trials: Sequence[StudyTrial]) -> Lessons:
-    """Trials that failed, and students that broke a limit before their first epoch, are worth nothing."""
+def _zero_accuracies(trials: Sequence[StudyTrial]) -> Accuracies:
+    """Return accuracy 0 for failed trials, and for students above a limit, which were not trained."""
     return {
         trial.number: 0.0
         for trial in trials
@@ -120,8 +127,15 @@ def _worthless(trials: Sequence[StudyTrial]) -> Lessons:
     }
 
 
-LEARNING: Mapping[str, Callable[[Sequence[StudyTrial], Sequence[int], int], Lessons]] = MappingProxyType(
-    {"full": learn_full, "highest_rung": learn_highest_rung, "extrapolated": learn_extrapolated}
+AccuracyEstimator = Callable[[Sequence[StudyTrial], Sequence[int], int], Accuracies]
+"""(trials, rungs' epochs, full budget in epochs) → comparable accuracies."""
+
+ACCURACY_ESTIMATORS: Mapping[str, AccuracyEstimator] = MappingProxyType(
+    {
+        "full": full_budget_accuracies,
+        "highest_rung": highest_rung_accuracies,
+        "extrapolated": extrapolated_accuracies,
+    }
 )
 
 
@@ -131,8 +145,8 @@ class Line:
 
     Attributes:
         centre: mean log error at the rung.
-        height: expected log error at the end of a trial there.
-        slope: 1 where the error shrinks by the same factor for all, 0 where the rung tells nothing.
+        height: expected log error at the end of a trial with that mean.
+        slope: 1 where the error shrinks by the same factor for all, 0 where the two are unrelated.
         variance: of the log error at the end about the line.
         freedom: degrees of freedom of that variance.
     """
@@ -144,16 +158,16 @@ class Line:
     freedom: float
 
     def __call__(self, log_error: float) -> float:
-        """Expected log error at the end."""
+        """Return the expected log error at the end."""
         return self.height + self.slope * (log_error - self.centre)
 
 
 def fit_line(pairs: Sequence[tuple[float, float]]) -> Line:
-    """The line through pairs (accuracy at a rung, accuracy at the end), in log error.
+    """Fit a line through pairs (accuracy at a rung, accuracy at the end), in log error.
 
-    The slope is ridge-regressed towards 1, as if four pairs with unit slope had been seen at a spread of
-    .3, and kept in [0, 1.5]. Four prior observations of variance .08 keep few pairs from looking certain,
-    and at most 5 degrees of freedom a tail from looking thin: errors are counts of few images.
+    The slope is ridge-regressed towards 1, with the weight of four pairs of unit slope and a spread of .3,
+    and limited to [0, 1.5]. Four prior observations of variance .08 keep the variance of few pairs from being
+    too small. At most 5 degrees of freedom keep the tails heavy, because errors are counts of few images.
     """
     low = np.array([log_error(a) for a, _ in pairs])
     high = np.array([log_error(b) for _, b in pairs])
@@ -167,7 +181,7 @@ def fit_line(pairs: Sequence[tuple[float, float]]) -> Line:
 
 
 def rank_correlation(low: Sequence[float], high: Sequence[float]) -> float:
-    """Spearman's rank correlation of accuracies at two budgets, NaN below three trials or without spread."""
+    """Return Spearman's rank correlation; NaN below three values or without spread."""
     if len(low) < 3 or len(set(low)) < 2 or len(set(high)) < 2:
         return float("nan")
     return float(np.corrcoef(_ranks(low), _ranks(high))[0, 1])
@@ -179,7 +193,7 @@ def _ranks(values: Sequence[float]) -> NDArray[np.float64]:
 
 
 def log_error(accuracy: float) -> float:
-    """log(1 − accuracy + ``ERROR_OFFSET``), for an accuracy up to 1."""
+    """Return log(1 − accuracy + ``ERROR_OFFSET``), for an accuracy up to 1."""
     return math.log(max(1.0 - accuracy, 0.0) + ERROR_OFFSET)
 
 

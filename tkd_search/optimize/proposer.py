@@ -1,7 +1,7 @@
-"""From what a study knows to the next configuration: start points, then a sampler over a bounded view."""
+"""Proposes the next configuration: start points first, then a sampler over a limited part of the study."""
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,7 +10,7 @@ import optuna
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from tkd_search.optimize.learning_curves import LEARNING, Lessons
+from tkd_search.optimize.learning_curves import ACCURACY_ESTIMATORS, Accuracies
 from tkd_search.optimize.pareto import BYTES_AND_ACCURACY, nondominated_mask
 from tkd_search.optimize.samplers.create_sampler import DESIGNS, SamplerFactory, design_point, make_sampler
 from tkd_search.optimize.samplers.ehvi import EHVISampler, EHVISettings
@@ -21,25 +21,23 @@ from tkd_search.optimize.view_storage import ViewStorage
 from tkd_search.seeds import child_seed
 
 HISTORY_CAP = 1_000
-"""Most recent trials that a sampler learns from, beside the front: its time grows with their number."""
+"""Most recent trials that a sampler uses, beside the front; its time grows with their number."""
 
-_PARTNER_FROM = 30
-"""Trials that must have taught before the EHVI sampler shares with TPE, which knows little of fewer."""
-
-Learning = Callable[[Sequence[StudyTrial], Sequence[int], int], Lessons]
+_TPE_MIN_TRIALS = 30
+"""Usable trials below which the EHVI sampler leaves no suggestion to TPE, which needs many."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ProposerSettings:
-    """How configurations are proposed.
+    """Settings of the sampler.
 
     Attributes:
         sampler: ehvi, tpe, nsga2, gp, random, qmc, or package.module:Class.
         options: further arguments of the sampler's constructor.
-        startup: trials that must have taught something before the model is asked; quasi-random until then.
-            None for what suits the sampler: 6 for ehvi, whose model knows bytes and doubts itself, else 20.
-        learning: full, highest_rung or extrapolated (see ``fidelity``).
-        cap: most recent trials that the sampler sees, beside the front.
+        startup: usable trials below which configurations are quasi-random. Default: 6 for ehvi, whose model
+            knows exact bytes and its own uncertainty, else 20.
+        learning: full, highest_rung or extrapolated (see :mod:`learning_curves`).
+        cap: most recent trials that the sampler uses, beside the front.
     """
 
     sampler: str = "ehvi"
@@ -49,18 +47,18 @@ class ProposerSettings:
     cap: int = HISTORY_CAP
 
     def __post_init__(self) -> None:
-        if self.learning not in LEARNING:
-            raise ValueError(f"learning = {self.learning!r}; allowed: {', '.join(LEARNING)}")
+        if self.learning not in ACCURACY_ESTIMATORS:
+            raise ValueError(f"learning = {self.learning!r}; allowed: {', '.join(ACCURACY_ESTIMATORS)}")
 
     @property
-    def lessons_wanted(self) -> int:
-        """``startup``, or what suits the sampler."""
+    def min_trials(self) -> int:
+        """``startup``, or the sampler's default."""
         return (6 if self.sampler == "ehvi" else 20) if self.startup is None else self.startup
 
 
 @dataclass(frozen=True)
 class Proposal:
-    """A flat configuration, and what the sampler noted on it for itself."""
+    """A flat configuration, and the attributes that the sampler set on it."""
 
     config: dict[str, Any]
     system: dict[str, Any] = field(default_factory=dict)
@@ -71,13 +69,13 @@ class Proposer:
 
     Args:
         space: the searched leaves.
-        settings: sampler, start and learning.
+        settings: sampler, start and accuracy estimator.
         seed: root seed.
         levels: epochs of the rungs.
         full_budget: epochs of a whole trial.
-        big_model_bytes: of F, for samplers that reckon in hypervolume.
-        classes: number of classes, likewise.
-        size_of: exact bytes of a configuration, likewise.
+        big_model_bytes: bytes of F, for samplers that compute hypervolume.
+        classes: number of classes, for the same.
+        size_of: exact bytes of a configuration, for the same.
     """
 
     def __init__(
@@ -98,7 +96,7 @@ class Proposer:
         self._factory: SamplerFactory | None = None
         self._ehvi: EHVISampler | None = None
         self._tpe_share = 0.0
-        if settings.sampler == "ehvi":  # with a partner that is asked now and then
+        if settings.sampler == "ehvi":  # which leaves some suggestions to TPE
             sizes = _ehvi_settings(settings.options)
             self._tpe_share, self._factory = sizes.tpe, make_sampler("tpe")
             self._ehvi = EHVISampler(
@@ -117,36 +115,35 @@ class Proposer:
     def propose(
         self, number: int, trials: Sequence[StudyTrial], given: Mapping[str, Any] | None = None
     ) -> Proposal:
-        """The configuration of trial ``number``.
+        """Return the configuration of trial ``number``.
 
         Args:
             number: position in the study, from 0.
-            trials: all that is known, in order of their numbers (earlier studies' are negative).
-            given: values fixed beforehand; a configuration that is given in part is completed by a
-                quasi-random point.
+            trials: all trials by number (earlier studies' are negative).
+            given: fixed values; missing leaves are filled from a quasi-random point.
         """
         if given is not None:
             return self._design("qmc", number, given)
         if self._settings.sampler in DESIGNS:
             return self._design(self._settings.sampler, number, None)
         trials = _window(trials, self._settings.cap)
-        learning = "extrapolated" if self._ehvi is not None else self._settings.learning
-        lessons = LEARNING[learning](trials, self._levels, self._full_budget)
-        if len(lessons) < self._settings.lessons_wanted:
+        estimator = "extrapolated" if self._ehvi is not None else self._settings.learning
+        accuracies = ACCURACY_ESTIMATORS[estimator](trials, self._levels, self._full_budget)
+        if len(accuracies) < self._settings.min_trials:
             return self._design("qmc", number, None)
         seed = child_seed(self._seed, "sampler", number, bits=31)
-        if self._ehvi is None or self._left_to_tpe(number, len(lessons)):
+        if self._ehvi is None or self._left_to_tpe(number, len(accuracies)):
             assert self._factory is not None
-            self._storage.show(self._view(trials, lessons), number)
-            asked = self._ask(self._factory(seed))
-            if self._ehvi is None or self._ehvi.would_take(asked.config, trials):
-                return asked
+            self._storage.show(self._view(trials, accuracies), number)
+            proposal = self._ask(self._factory(seed))
+            if self._ehvi is None or self._ehvi.accepts(proposal.config, trials):
+                return proposal
         config = self._ehvi.suggest(trials, seed)
         return self._design("qmc", number, None) if config is None else Proposal(config)
 
-    def _left_to_tpe(self, number: int, lessons: int) -> bool:
-        """Whether the EHVI sampler's partner is asked for this trial."""
-        if lessons < _PARTNER_FROM:
+    def _left_to_tpe(self, number: int, usable: int) -> bool:
+        """Return whether TPE suggests this trial in place of the EHVI sampler."""
+        if usable < _TPE_MIN_TRIALS:
             return False
         return np.random.default_rng(child_seed(self._seed, "partner", number)).random() < self._tpe_share
 
@@ -163,15 +160,15 @@ class Proposer:
             config = self._space.suggest(trial)
         return Proposal(config, dict(self._storage.get_trial(trial._trial_id).system_attrs))
 
-    def _view(self, trials: Sequence[StudyTrial], lessons: Lessons) -> list[FrozenTrial]:
-        """Those that teach, with comparable values, and running ones without; oldest first."""
-        shown = [t for t in trials if t.number in lessons or t.state == "running"]
-        frozen = [self._freeze(t, lessons.get(t.number)) for t in shown]
+    def _view(self, trials: Sequence[StudyTrial], accuracies: Accuracies) -> list[FrozenTrial]:
+        """Return the usable trials with comparable values and the running ones without, oldest first."""
+        shown = [t for t in trials if t.number in accuracies or t.state == "running"]
+        frozen = [self._freeze(t, accuracies.get(t.number)) for t in shown]
         self._frozen = {trial.number: trial for trial in frozen}
         return frozen
 
     def _freeze(self, trial: StudyTrial, accuracy: float | None) -> FrozenTrial:
-        """The trial as the sampler sees it: log10(bytes) and a comparable accuracy, or still running."""
+        """Return a trial for the sampler: with log10(bytes) and a comparable accuracy, or as running."""
         frozen = self._frozen.get(trial.number)
         if frozen is None:
             frozen = to_optuna(trial, self._space)
@@ -185,7 +182,7 @@ class Proposer:
 
 
 def _window(trials: Sequence[StudyTrial], cap: int) -> Sequence[StudyTrial]:
-    """The latest ``cap`` trials, and of the older ones the front of whole trials and what still runs."""
+    """Return the latest ``cap`` trials, and the older ones that run or are on the front."""
     if len(trials) <= cap:
         return trials
     old = trials[:-cap]

@@ -1,8 +1,8 @@
-"""The search space: frozen distributions by dotted key, and which of them apply when.
+"""The search space: distributions by dotted key, and the conditions under which they apply.
 
-A leaf may depend on others (a generator's parameter only where the method generates teachers); inactive
-leaves are absent from a configuration. Nothing here samples by itself: an Optuna trial does, or a point of
-the unit cube (for quasi-random designs).
+A leaf may depend on others (a generator's parameter applies only where the method generates teachers).
+Inactive leaves are absent from a configuration. A configuration comes from an Optuna trial, or from a point
+of the unit cube (for quasi-random designs).
 """
 
 import math
@@ -22,7 +22,7 @@ Scalar = None | bool | int | float | str
 
 
 class Suggester(Protocol):
-    """The part of an Optuna trial that a space needs."""
+    """The methods of an Optuna trial that a space calls."""
 
     def suggest_float(self, name: str, low: float, high: float, *, log: bool = False) -> float: ...  # noqa: D102
     def suggest_int(self, name: str, low: int, high: int, *, log: bool = False) -> int: ...  # noqa: D102
@@ -41,11 +41,11 @@ class FloatDistribution:
         _check_range(self.low, self.high, self.log)
 
     def suggest(self, trial: Suggester, name: str) -> float:
-        """Ask the trial for a value."""
+        """Return the trial's suggestion."""
         return float(trial.suggest_float(name, self.low, self.high, log=self.log))
 
     def at(self, u: float) -> float:
-        """The value at quantile u in [0, 1]."""
+        """Return the value at quantile u in [0, 1]."""
         if self.log:
             value = math.exp(math.log(self.low) + u * math.log(self.high / self.low))
         else:
@@ -53,11 +53,11 @@ class FloatDistribution:
         return min(max(value, self.low), self.high)
 
     def contains(self, value: Any) -> bool:
-        """Whether the value is a number within the range."""
+        """Return whether the value is a number within the range."""
         return _is_number(value) and self.low <= value <= self.high
 
     def to_optuna(self) -> BaseDistribution:
-        """The same distribution in Optuna's words."""
+        """Return the same distribution as an Optuna object."""
         return OptunaFloat(self.low, self.high, log=self.log)
 
     def __str__(self) -> str:
@@ -76,11 +76,11 @@ class IntDistribution:
         _check_range(self.low, self.high, self.log)
 
     def suggest(self, trial: Suggester, name: str) -> int:
-        """Ask the trial for a value."""
+        """Return the trial's suggestion."""
         return int(trial.suggest_int(name, self.low, self.high, log=self.log))
 
     def at(self, u: float) -> int:
-        """The value at quantile u in [0, 1]; every value has the same share where ``log`` is off."""
+        """Return the value at quantile u in [0, 1]; every value has the same share where ``log`` is off."""
         if self.log:
             low, high = math.log(self.low - 0.5), math.log(self.high + 0.5)
             value = round(math.exp(low + u * (high - low)))
@@ -89,11 +89,11 @@ class IntDistribution:
         return min(max(value, self.low), self.high)
 
     def contains(self, value: Any) -> bool:
-        """Whether the value is a whole number within the range."""
+        """Return whether the value is a whole number within the range."""
         return _is_number(value) and float(value).is_integer() and self.low <= value <= self.high
 
     def to_optuna(self) -> BaseDistribution:
-        """The same distribution in Optuna's words."""
+        """Return the same distribution as an Optuna object."""
         return OptunaInt(self.low, self.high, log=self.log)
 
     def __str__(self) -> str:
@@ -114,23 +114,23 @@ class Choice:
             raise ValueError(f"option {bad[0]!r} is not a text, a number, true, false or null")
         for i, option in enumerate(self.options):
             if any(_same(option, other) for other in self.options[:i]):
-                raise ValueError(f"option {option!r} stands twice")
+                raise ValueError(f"option {option!r} appears twice")
 
     def suggest(self, trial: Suggester, name: str) -> Scalar:
-        """Ask the trial for an option."""
+        """Return the trial's suggestion."""
         option: Scalar = trial.suggest_categorical(name, self.options)
         return option
 
     def at(self, u: float) -> Scalar:
-        """The option at quantile u in [0, 1]; every option has the same share."""
+        """Return the option at quantile u in [0, 1]; every option has the same share."""
         return self.options[min(int(u * len(self.options)), len(self.options) - 1)]
 
     def contains(self, value: Any) -> bool:
-        """Whether the value is one of the options (1 and true are different)."""
+        """Return whether the value is one of the options (1 and true are different)."""
         return any(_same(value, option) for option in self.options)
 
     def to_optuna(self) -> BaseDistribution:
-        """The same distribution in Optuna's words."""
+        """Return the same distribution as an Optuna object."""
         return CategoricalDistribution(self.options)
 
     def __str__(self) -> str:
@@ -142,14 +142,14 @@ Distribution = FloatDistribution | IntDistribution | Choice
 
 @dataclass(frozen=True)
 class Condition:
-    """``leaf`` is searched only where ``parent`` is active and has one of ``values``."""
+    """Makes ``leaf`` active only where ``parent`` is active and has one of ``values``."""
 
     leaf: str
     parent: str
     values: tuple[Scalar, ...]
 
     def holds(self, config: Mapping[str, Any]) -> bool:
-        """Whether a (partial) configuration has the parent at one of the values."""
+        """Return whether a (partial) configuration has the parent at one of the values."""
         return self.parent in config and any(_same(config[self.parent], value) for value in self.values)
 
 
@@ -158,7 +158,7 @@ class Space:
     """Searched leaves by dotted key, with their conditions; several conditions on a leaf must all hold.
 
     Raises:
-        ValueError: a condition names an unknown leaf, or conditions go round in a circle.
+        ValueError: a condition names an unknown leaf, or the conditions form a cycle.
     """
 
     leaves: Mapping[str, Distribution] = field(default_factory=dict)
@@ -173,14 +173,14 @@ class Space:
 
     @cached_property
     def order(self) -> tuple[str, ...]:
-        """Leaves, each after those it depends on; otherwise by name, so that a seed means the same always."""
+        """Leaves, each after those it depends on, otherwise by name: the file's order has no effect."""
         left = sorted(self.leaves)
         parents = {leaf: {c.parent for c in self.conditions if c.leaf == leaf} for leaf in left}
         done: list[str] = []
         while left:
             ready = [leaf for leaf in left if parents[leaf] <= set(done)]
             if not ready:
-                raise ValueError(f"conditions go round in a circle: {', '.join(left)}")
+                raise ValueError(f"the conditions form a cycle: {', '.join(left)}")
             done.extend(ready)
             left = [leaf for leaf in left if leaf not in ready]
         return tuple(done)
@@ -190,15 +190,15 @@ class Space:
         return {leaf: tuple(c for c in self.conditions if c.leaf == leaf) for leaf in self.leaves}
 
     def active(self, leaf: str, config: Mapping[str, Any]) -> bool:
-        """Whether a leaf applies, given the values of the leaves it depends on."""
+        """Return whether a leaf applies, given the values of the leaves it depends on."""
         return all(condition.holds(config) for condition in self._conditions_of[leaf])
 
     def suggest(self, trial: Suggester, given: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        """A flat configuration of the active leaves, asked of an Optuna trial.
+        """Return a flat configuration of the active leaves, suggested by an Optuna trial.
 
         Args:
             trial: an Optuna trial.
-            given: values that are fixed beforehand and not asked for; inactive ones are dropped.
+            given: fixed values, for which no suggestion is made; inactive ones are dropped.
         """
         config: dict[str, Any] = {}
         for leaf in self.order:
@@ -209,11 +209,11 @@ class Space:
         return config
 
     def at(self, point: Sequence[float], given: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        """The configuration at a point of the unit cube, one coordinate per leaf in ``order``.
+        """Return the configuration at a point of the unit cube, one coordinate per leaf in ``order``.
 
         Args:
             point: coordinates in [0, 1], as many as leaves; those of inactive leaves are unused.
-            given: values that are fixed beforehand; inactive ones are dropped.
+            given: fixed values; inactive ones are dropped.
         """
         config: dict[str, Any] = {}
         for leaf, u in zip(self.order, point, strict=True):
@@ -222,23 +222,23 @@ class Space:
         return config
 
     def contains(self, config: Mapping[str, Any]) -> bool:
-        """Whether a configuration has exactly the active leaves, each within its distribution."""
+        """Return whether a configuration has exactly the active leaves, each within its distribution."""
         expected = {leaf for leaf in self.order if self.active(leaf, config)}
         return set(config) == expected and all(self.leaves[k].contains(v) for k, v in config.items())
 
     def to_optuna(self) -> dict[str, BaseDistribution]:
-        """Every leaf's distribution in Optuna's words, conditions apart."""
+        """Return every leaf's distribution as an Optuna object, without conditions."""
         return {leaf: self.leaves[leaf].to_optuna() for leaf in self.order}
 
 
 def parse_distribution(value: Any) -> Distribution | None:
-    """Read ``{float: [0.1, 10], log: true}``, ``{int: [1, 10]}`` or ``{choice: [a, b]}``.
+    """Parse ``{float: [0.1, 10], log: true}``, ``{int: [1, 10]}`` or ``{choice: [a, b]}``.
 
     Returns:
-        The distribution, or None where the value is not written as one (any other value).
+        The distribution, or None where the value does not have the form of one.
 
     Raises:
-        ValueError: written as one, but malformed; the message says what is wrong and what is allowed.
+        ValueError: the value has the form of a distribution, but an illegal content.
     """
     if not isinstance(value, Mapping):
         return None
@@ -246,7 +246,7 @@ def parse_distribution(value: Any) -> Distribution | None:
     if not kinds:
         return None
     if len(kinds) > 1:
-        raise ValueError(f"both {kinds[0]} and {kinds[1]}: a distribution has one kind")
+        raise ValueError(f"{kinds[0]} and {kinds[1]} together; allowed: one of them")
     kind = kinds[0]
     extra = sorted(str(key) for key in set(value) - ({"choice"} if kind == "choice" else {kind, "log"}))
     if extra:
@@ -284,5 +284,5 @@ def _is_number(value: Any) -> bool:
 
 
 def _same(a: Any, b: Any) -> bool:
-    """Equal, with 1 and true kept apart and 1 and 1.0 alike."""
+    """Return whether two values are equal, where 1 and true differ and 1 and 1.0 do not."""
     return isinstance(a, bool) == isinstance(b, bool) and bool(a == b)

@@ -1,7 +1,7 @@
-"""Configurations as points of the unit cube and as features of a model, many at once.
+"""Encoding of configurations as points of the unit cube and as features of a model, many at once.
 
-A cube point has one coordinate per leaf, in the space's order: the quantile of a number, the place of an
-option. Inactive leaves keep a coordinate (0.5), which features ignore.
+A point has one coordinate per leaf, in the space's order: the quantile of a number, the middle of an option's
+share. Inactive leaves have the coordinate 0.5, which the features ignore.
 """
 
 import math
@@ -16,7 +16,7 @@ from tkd_search.optimize.space import Choice, Condition, Distribution, IntDistri
 Array = NDArray[np.float64]
 
 _OPTION = math.sqrt(0.5)
-"""One-hot value: two different options are then at distance 1, like the two ends of a range."""
+"""One-hot value. It puts two different options at distance 1, like the two ends of a range."""
 
 
 class Cube:
@@ -26,14 +26,14 @@ class Cube:
         self.space = space
         self.dimensions = len(space.order)
         index = {leaf: i for i, leaf in enumerate(space.order)}
-        # Parents come before their children in the space's order, and so their conditions here.
+        # In the space's order parents come before their children, so ``active`` can go through once.
         by_child = sorted(space.conditions, key=lambda condition: index[condition.leaf])
         self._conditions = [(index[c.leaf], index[c.parent], c) for c in by_child]
         widths = [_width(space.leaves[leaf]) for leaf in space.order]
         self.leaf_of_feature = np.repeat(np.arange(self.dimensions), widths)
 
     def point(self, config: Mapping[str, Any]) -> Array:
-        """Coordinates [L] of a configuration; ``decode`` gives it back."""
+        """Return the coordinates [L] of a configuration; :meth:`decode` is the inverse."""
         return np.array(
             [
                 coordinate(self.space.leaves[leaf], config[leaf]) if leaf in config else 0.5
@@ -42,24 +42,24 @@ class Cube:
         )
 
     def decode(self, point: Array) -> dict[str, Any]:
-        """The configuration at a point [L]."""
+        """Return the configuration at a point [L]."""
         return self.space.at(point.tolist())
 
     def active(self, points: Array) -> NDArray[np.bool_]:
-        """Which leaves apply [n, L] at each of the points [n, L]."""
+        """Return which leaves apply [n, L] at each of the points [n, L]."""
         result = np.ones(points.shape, dtype=np.bool_)
         for child, parent, condition in self._conditions:
             result[:, child] &= result[:, parent] & self._holds(condition, points[:, parent])
         return result
 
     def features(self, points: Array) -> Array:
-        """Model inputs [n, D] of points [n, L]: numbers as quantiles, options one-hot, inactive neutral."""
+        """Return model inputs [n, D] of points [n, L]: quantiles, one-hot options, neutral where inactive."""
         active = self.active(points)
         columns = []
         for i, leaf in enumerate(self.space.order):
             distribution = self.space.leaves[leaf]
             if isinstance(distribution, Choice):
-                one_hot = np.eye(len(distribution.options))[_place(distribution, points[:, i])]
+                one_hot = np.eye(len(distribution.options))[_option_index(distribution, points[:, i])]
                 columns.append(one_hot * _OPTION * active[:, i, None])
             else:
                 columns.append(np.where(active[:, i], _snapped(distribution, points[:, i]), 0.5)[:, None])
@@ -70,20 +70,20 @@ class Cube:
         if not isinstance(parent, Choice):
             return np.array([condition.holds({condition.parent: parent.at(u)}) for u in coordinates])
         holds = np.array([condition.holds({condition.parent: option}) for option in parent.options])
-        return np.asarray(holds[_place(parent, coordinates)])
+        return np.asarray(holds[_option_index(parent, coordinates)])
 
 
-def _place(choice: Choice, coordinates: Array) -> NDArray[np.int64]:
-    """Position of the option at each coordinate."""
+def _option_index(choice: Choice, coordinates: Array) -> NDArray[np.int64]:
+    """Return the index of the option at each coordinate."""
     count = len(choice.options)
     return np.minimum((coordinates * count).astype(np.int64), count - 1)
 
 
 def coordinate(distribution: Distribution, value: Any) -> float:
-    """Where a value lies in its distribution, in [0, 1]: its quantile, the middle of its option's share."""
+    """Return a value's coordinate in [0, 1]: its quantile, or the middle of its option's share."""
     if isinstance(distribution, Choice):
-        place = next(i for i, option in enumerate(distribution.options) if Choice((option,)).contains(value))
-        return (place + 0.5) / len(distribution.options)
+        index = next(i for i, option in enumerate(distribution.options) if Choice((option,)).contains(value))
+        return (index + 0.5) / len(distribution.options)
     low, high, at = float(distribution.low), float(distribution.high), float(value)
     if isinstance(distribution, IntDistribution):
         if not distribution.log:
@@ -95,7 +95,7 @@ def coordinate(distribution: Distribution, value: Any) -> float:
 
 
 def _snapped(distribution: Distribution, coordinates: Array) -> Array:
-    """Coordinates with those of the same whole number made equal."""
+    """Return the coordinates with equal ones for the same whole number."""
     if not isinstance(distribution, IntDistribution) or distribution.log:
         return coordinates
     count = distribution.high - distribution.low + 1

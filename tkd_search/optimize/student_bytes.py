@@ -1,8 +1,8 @@
-"""Bytes of students that were not trained yet, exact and built once each.
+"""Exact bytes of students before they are trained.
 
-A model of bytes smooths over the steps in which channels are counted: at the small end, where most
-hypervolume lies, a few per cent of bytes outweigh what a whole trial gains. A student's bytes are known
-before it is trained, so candidates are moved to a grid of students and those are built.
+A regression of bytes smooths over the steps in which channels are counted. At the small end, where most
+hypervolume lies, a few per cent of bytes are worth more than a whole trial gains. A student's bytes are known
+without training, so the sampler's candidates are moved to a grid of students, and those are built.
 """
 
 from collections.abc import Callable, Mapping
@@ -16,30 +16,29 @@ from tkd_search.optimize.space import FloatDistribution
 from tkd_search.optimize.space_encoding import Array, Cube
 
 SizeOf = Callable[[Mapping[str, Any]], int]
-"""A flat configuration → bytes of its student."""
+"""Flat configuration → bytes of its student."""
 
 STUDENT = "student."
-"""Leaves that decide a student's bytes begin so."""
+"""Prefix of the leaves that decide a student's bytes."""
 
 _STEPS = 256
+"""Steps of the grid over each range of floats."""
 
 
 def student_columns(cube: Cube) -> list[int]:
-    """Coordinates of the leaves that decide the student."""
+    """Return the indices of the leaves that decide the student."""
     return [i for i, leaf in enumerate(cube.space.order) if leaf.startswith(STUDENT)]
 
 
 class Sizes:
     """Bytes at points of a cube.
 
+    A student that cannot be built has infinitely many bytes: its trial would fail. :meth:`reset` makes every
+    size unknown, although no student is built twice: results depend only on the calls since then.
+
     Args:
         cube: of the searched space.
-        size_of: exact bytes of a configuration; called once for each student of the grid that is asked for.
-
-    A student that cannot be built has infinitely many bytes: its trial would fail.
-
-    What was asked for before ``forget`` counts as unknown, though it is not built again: so answers depend on
-    what was asked since, and on nothing else.
+        size_of: exact bytes of a configuration; called once per student of the grid.
     """
 
     def __init__(self, cube: Cube, size_of: SizeOf) -> None:
@@ -50,26 +49,26 @@ class Sizes:
         self._built: dict[bytes, float] = {}
         self._known: set[bytes] = set()
 
-    def forget(self) -> None:
-        """Begin anew: nothing is known."""
+    def reset(self) -> None:
+        """Make every size unknown."""
         self._known.clear()
 
     def is_known(self, point: Array) -> bool:
-        """Whether the bytes at a snapped point [L] were asked for."""
+        """Return whether the bytes at a snapped point [L] are known."""
         return self._keys(point[None])[0] in self._known
 
     def snap(self, points: Array) -> Array:
-        """The points [n, L] with the numbers of their students on the grid (257 steps of each range)."""
+        """Return the points [n, L] with the floats of their students on the grid (257 values per range)."""
         snapped = points.copy()
         snapped[:, self._floats] = np.round(snapped[:, self._floats] * _STEPS) / _STEPS
         return snapped
 
     def log_bytes(self, points: Array, most: int) -> Array:
-        """log10 of the bytes [n] at snapped points [n, L]: NaN where unknown, infinite where none is.
+        """Return log10 of the bytes [n] at snapped points [n, L]: NaN where unknown, inf where not buildable.
 
         Args:
-            points: in the order in which they should become known.
-            most: students that become known by this call.
+            points: in the order in which they become known.
+            most: number of students that this call makes known.
         """
         keys = self._keys(points)
         for key, point in zip(keys, points, strict=True):
@@ -83,7 +82,7 @@ class Sizes:
         return np.array([self._built[key] if key in self._known else np.nan for key in keys])
 
     def can_build(self, config: Mapping[str, Any]) -> bool:
-        """Whether the student of a configuration can be built; ``log_bytes`` learns nothing by it."""
+        """Return whether the student of a configuration can be built; its size stays unknown."""
         return bool(np.isfinite(self._log_bytes_of(config)))
 
     def _build(self, point: Array) -> float:

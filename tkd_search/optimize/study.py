@@ -1,9 +1,9 @@
-"""The study is the truth: every trial, its records at the rungs and its end, on durable storage.
+"""The study: every trial, its records at the rungs and its end, on durable storage.
 
-Optuna's storage holds it (two objectives: bytes minimised, validation accuracy maximised), so Optuna's
-own tools can read it. A trial with the full budget is COMPLETE, a stopped one PRUNED (its figures kept in
-an attribute), a broken one FAIL. Rung records live on the trials, so the rungs are derived from them;
-replaying them through the pure rule reproduces every stop.
+It is an Optuna study with two objectives (bytes minimised, validation accuracy maximised), so Optuna's own
+tools can read it. A trial with the full budget is COMPLETE, a stopped one PRUNED (its figures are in an
+attribute), a failed one FAIL. The records at the rungs are stored on the trials; applying the pruner to them
+in order of arrival reproduces every stop.
 """
 
 import dataclasses
@@ -15,8 +15,7 @@ from typing import Any
 
 from optuna.storages import BaseStorage
 
-from tkd_search.optimize.history import check_enqueued, create_or_load, earlier_trials, renumbered, rungs_of
-from tkd_search.optimize.pareto import BYTES_AND_ACCURACY, nondominated_mask
+from tkd_search.optimize.history import check_enqueued, create_or_load, earlier_trials, renumber, rungs_of
 from tkd_search.optimize.proposer import Proposer, ProposerSettings
 from tkd_search.optimize.pruners.base import Continue, Decision, Pruner, RungRecord, Stop
 from tkd_search.optimize.pruners.never import Never
@@ -34,6 +33,8 @@ from tkd_search.optimize.study_trial import (
 from tkd_search.results.records import TrialState
 
 Adjust = Callable[[dict[str, Any]], dict[str, Any]]
+"""Proposed configuration → the configuration that is run."""
+
 _NOT_A_NUMBER = "validation accuracy is not a number"
 
 
@@ -45,8 +46,8 @@ class Suggestion:
         trial_id: its name, such as ``t0007``.
         number: its position in the study, from 0.
         config: flat configuration, active searched leaves only.
-        stop: of an unfinished trial alone: the rule's verdict, where the last driver died before it could
-            end the trial. Such a trial is to be pruned with this reason, not run.
+        stop: the pruner's decision to stop an unfinished trial, where the last driver died before it could
+            end the trial. Such a trial must be pruned with this reason, not run.
     """
 
     trial_id: str
@@ -59,10 +60,10 @@ __all__ = ["SearchStudy", "Suggestion", "earlier_trials"]
 
 
 class SearchStudy:
-    """Asks for trials, takes their reports, decides at rungs and remembers everything.
+    """Creates trials, records their reports and decides at rungs.
 
-    All of the storage is mirrored in memory and written through; one process at a time may hold a study
-    (the driver's lock sees to that). Not safe for threads.
+    All of the storage is kept in memory too, and written through. One process at a time may use a study; the
+    driver's lock ensures it. Not thread-safe.
     """
 
     def __init__(
@@ -83,9 +84,9 @@ class SearchStudy:
         self._space, self._pruner, self._proposer = space, pruner, proposer
         self._full_budget, self._distributions = full_budget, space.to_optuna()
         self._enqueue, self._adjust = tuple(enqueue), adjust
-        self._earlier = renumbered(earlier, space)
-        remembered = storage.get_all_trials(study_id, deepcopy=False)
-        self._trials = {trial.trial_id: trial for trial in map(from_optuna, remembered)}
+        self._earlier = renumber(earlier, space)
+        stored = storage.get_all_trials(study_id, deepcopy=False)
+        self._trials = {trial.trial_id: trial for trial in map(from_optuna, stored)}
         self._rungs = rungs_of(self._trials.values())
         self._arrivals = sum(len(records) for records in self._rungs.values())
         self._sees_finished = bool(getattr(pruner, "sees_finished", False))
@@ -108,24 +109,24 @@ class SearchStudy:
         size_of: SizeOf | None = None,
         adjust: Adjust | None = None,
     ) -> "SearchStudy":
-        """Begin a study, or go on with the one of that name.
+        """Create a study, or open the one of that name.
 
         Args:
             name: name of the study in the storage.
             storage: path of a journal file, an Optuna URL, an open storage, or None for memory.
             space: the searched leaves.
             full_budget: epochs of a whole trial.
-            pruner: decides at the rungs; without one no trial is stopped.
+            pruner: decides at the rungs; None stops no trial.
             seed: root seed of all suggestions.
             proposer: sampler, start points and learning.
-            enqueue: configurations tried first, in this order; leaves that one leaves out are filled from
-                a quasi-random point.
-            earlier: trials of earlier studies to learn from (see :func:`earlier_trials`).
-            big_model_bytes: of F, for samplers that reckon in hypervolume.
-            classes: number of classes, likewise.
-            size_of: exact bytes of a configuration, likewise; without it bytes are learnt from trials.
-            adjust: turns a proposal into what can be run (K clipped to the candidates there are, say);
-                the study remembers, and learns from, what was run. The result must be in the space.
+            enqueue: configurations tried first, in this order; missing leaves are filled from a quasi-random
+                point.
+            earlier: trials of earlier studies for the sampler (see :func:`earlier_trials`).
+            big_model_bytes: bytes of F, for samplers that compute hypervolume.
+            classes: number of classes, for the same.
+            size_of: exact bytes of a configuration, for the same; without it bytes are predicted.
+            adjust: maps a proposal to the configuration that is run, for instance with K limited to the
+                number of candidates; the study records the result, which must be in the space.
 
         Raises:
             ValueError: unknown sampler, or a value in ``enqueue`` outside the space.
@@ -156,7 +157,7 @@ class SearchStudy:
         )
 
     def ask(self) -> Suggestion:
-        """Begin a new trial: enqueued configurations first, then start points, then the sampler's."""
+        """Create a trial: enqueued configurations first, then start points, then the sampler's."""
         number = len(self._trials)
         given = self._enqueue[number] if number < len(self._enqueue) else None
         proposal = self._proposer.propose(number, [*self._earlier, *self._trials.values()], given)
@@ -170,10 +171,10 @@ class SearchStudy:
         return Suggestion(trial.trial_id, number, dict(trial.config))
 
     def report(self, trial_id: str, record: RungRecord) -> Decision:
-        """Take a trial's validation accuracy after an epoch, and decide where that epoch is a rung.
+        """Record a trial's validation accuracy after an epoch, and decide where that epoch is a rung.
 
-        Any epoch may be reported, those of the rungs must be. What is reported twice (a trial that went on
-        from a checkpoint) is taken once, with the same answer. An accuracy that is not a number answers
+        Any epoch may be reported; those of the rungs must be. A repeated report (of a trial that resumed from
+        a checkpoint) is recorded once and gets the same decision. An accuracy that is not finite gets
         :class:`Stop`, after which :meth:`prune` counts the trial as failed.
 
         Raises:
@@ -197,7 +198,7 @@ class SearchStudy:
 
         Args:
             trial_id: its name.
-            values: (bytes, validation accuracy at the full budget); the last reported ones unless given.
+            values: (bytes, validation accuracy at the full budget); default: the last reported ones.
         """
         trial = self._trials[trial_id]
         size, accuracy = values or (trial.bytes or 0, trial.accuracy)
@@ -211,12 +212,12 @@ class SearchStudy:
         self._end(trial, "complete", "", (float(size), accuracy))
 
     def prune(self, trial_id: str, values: tuple[float, float] | None, reason: str) -> None:
-        """End a trial that was stopped early; its figures stay as attributes.
+        """End a trial that was stopped early; its figures are kept as attributes.
 
         Args:
             trial_id: its name.
-            values: (bytes, last validation accuracy), where nothing was reported; else not needed.
-            reason: why, for the user.
+            values: (bytes, last validation accuracy), needed only where nothing was reported.
+            reason: shown to the user.
         """
         trial = self._trials[trial_id]
         if trial.reason == _NOT_A_NUMBER:
@@ -227,12 +228,12 @@ class SearchStudy:
         self._end(trial, "stopped", reason)
 
     def fail(self, trial_id: str, reason: str, size: int | None = None) -> None:
-        """End a trial that broke: NaN, a crash past its retries.
+        """End a trial that failed: by NaN, or by a crash after all retries.
 
         Args:
             trial_id: its name.
-            reason: why, for the user.
-            size: its student's bytes, where nothing was reported: without them it cannot teach.
+            reason: shown to the user.
+            size: its student's bytes, where nothing was reported: the sampler's model needs them.
         """
         trial = self._trials[trial_id]
         if trial.bytes is None and size:
@@ -240,40 +241,23 @@ class SearchStudy:
         self._end(trial, "failed", reason)
 
     def unfinished(self) -> tuple[Suggestion, ...]:
-        """Trials that began and did not end, for a driver that resumes; they keep their numbers."""
+        """Return the running trials, for a driver that resumes; they keep their numbers."""
         return tuple(
-            Suggestion(t.trial_id, t.number, dict(t.config), self._verdict(t)) for t in self.trials("running")
+            Suggestion(t.trial_id, t.number, dict(t.config), self._pending_stop(t))
+            for t in self.trials("running")
         )
 
-    def records(self, epoch: int | None = None) -> tuple[RungRecord, ...]:
-        """What was recorded at a rung in order of arrival; at every rung, lowest first, without one."""
-        if epoch is not None:
-            return tuple(self._rungs.get(epoch, ()))
-        return tuple(record for level in sorted(self._rungs) for record in self._rungs[level])
-
     def trials(self, *states: TrialState) -> tuple[StudyTrial, ...]:
-        """Trials by number, those in the given states or all."""
+        """Return the trials in the given states, or all, by number."""
         return tuple(t for t in self._trials.values() if not states or t.state in states)
 
     def trial(self, trial_id: str) -> StudyTrial:
-        """One trial.
+        """Return a trial.
 
         Raises:
             KeyError: no such trial.
         """
         return self._trials[trial_id]
-
-    @property
-    def epochs_spent(self) -> int:
-        """Epochs trained by all trials together, as far as they were reported."""
-        return sum(trial.epochs for trial in self._trials.values())
-
-    def front(self) -> tuple[StudyTrial, ...]:
-        """Trials with the full budget that no other beats in both bytes and accuracy, smallest first."""
-        complete = self.trials("complete")
-        mask = nondominated_mask([[t.bytes or 0, t.accuracy] for t in complete], BYTES_AND_ACCURACY)
-        front = [trial for trial, kept in zip(complete, mask, strict=True) if kept]
-        return tuple(sorted(front, key=lambda trial: trial.bytes or 0))
 
     def _decide(self, trial: StudyTrial, record: RungRecord) -> Decision:
         decision = self._pruner.decide(self._seen(record.epoch, None), record)
@@ -281,7 +265,7 @@ class SearchStudy:
         return decision
 
     def _arrived(self, trial: StudyTrial, epoch: int) -> StudyTrial:
-        """The trial with its record at a rung, or at the end, noted as the latest of all."""
+        """Return the trial with its record at a rung, or at the end, as the latest arrival."""
         if epoch in trial.arrivals:
             return trial
         trial = dataclasses.replace(trial, arrivals={**trial.arrivals, epoch: self._arrivals})
@@ -292,7 +276,7 @@ class SearchStudy:
         return trial
 
     def _seen(self, epoch: int, until: int | None) -> list[RungRecord]:
-        """What the rule was given at a rung when so many records had arrived; now, without a number."""
+        """Return the pruner's records at a rung: the first ``until`` arrivals of the study, or all."""
         epochs = [epoch, self._full_budget] if self._sees_finished else [epoch]
         records = [record for e in epochs for record in self._rungs.get(e, ())]
         if until is None:
@@ -300,14 +284,14 @@ class SearchStudy:
         return [r for r in records if self._trials[r.trial_id].arrivals[r.epoch] < until]
 
     def _replay(self, record: RungRecord) -> Decision:
-        """The decision that was made when this record arrived."""
+        """Return the decision that was made when this record arrived."""
         if record.epoch not in self._pruner.levels:
             return Continue()
         arrival = self._trials[record.trial_id].arrivals[record.epoch]
         return self._pruner.decide(self._seen(record.epoch, arrival), record)
 
-    def _verdict(self, trial: StudyTrial) -> Stop | None:
-        """What the rule said at the trial's last rung, if that was to stop."""
+    def _pending_stop(self, trial: StudyTrial) -> Stop | None:
+        """Return the decision at the trial's last rung where it was to stop, else None."""
         last = trial.record_at(max(trial.arrivals, default=0))
         decision = self._replay(last) if last is not None else Continue()
         return decision if isinstance(decision, Stop) else None
@@ -315,7 +299,7 @@ class SearchStudy:
     def _end(
         self, trial: StudyTrial, state: TrialState, reason: str, values: tuple[float, float] | None = None
     ) -> None:
-        """Tell the storage once; a trial that has ended stays as it ended."""
+        """Write the end of a trial; one that has ended is not changed."""
         if self._trials[trial.trial_id].state != "running":
             return
         trial = dataclasses.replace(trial, reason=reason)

@@ -1,4 +1,4 @@
-"""Durable storage of a study: a journal file that survives a kill at any moment, or any Optuna URL."""
+"""Storage of a study: a journal file that stays readable after a kill at any moment, or any Optuna URL."""
 
 import os
 import sys
@@ -33,53 +33,53 @@ class JournalLock(BaseJournalFileLock):
 
 
 class SlimJournal(JournalFileBackend):
-    """Optuna's journal file, holding less in memory: a search of 10,000 trials reads 80,000 lines.
+    """Optuna's journal file with less memory: a search of 10,000 trials reads 80,000 lines.
 
-    One reader goes through the file once, so of all lines' offsets only the next one's is kept; and a name of
-    a leaf is one string, however many trials have it.
+    The file has one reader, which goes through it once, so only the offset of the next line is kept. All
+    trials share the strings of the leaves' names.
     """
 
     def read_logs(self, log_number_from: int) -> Generator[dict[str, Any], None, None]:
-        """The records from the given number on."""
+        """Yield the records from the given number on."""
         offset = self._log_number_offset.get(log_number_from, 0)
         self._log_number_offset = {0: 0} | ({log_number_from: offset} if offset else {})
         for record in super().read_logs(log_number_from):
-            yield _names_shared(record)
+            yield _with_shared_names(record)
 
 
-def _names_shared(value: Any) -> Any:
-    """The same plain value, with every key of a mapping a string that exists once."""
+def _with_shared_names(value: Any) -> Any:
+    """Return the same plain value with interned keys of mappings."""
     if isinstance(value, dict):
-        return {sys.intern(name): _names_shared(inner) for name, inner in value.items()}
-    return [_names_shared(inner) for inner in value] if isinstance(value, list) else value
+        return {sys.intern(name): _with_shared_names(inner) for name, inner in value.items()}
+    return [_with_shared_names(inner) for inner in value] if isinstance(value, list) else value
 
 
-def open_storage(where: str | Path | None, *, mend: bool = True) -> BaseStorage:
-    """The storage of a study.
+def open_storage(where: str | Path | None, *, repair: bool = True) -> BaseStorage:
+    """Return the storage of a study.
 
     Args:
         where: path of a journal file (its folder must exist), an Optuna storage URL such as
             ``postgresql://…`` or ``sqlite:///…``, or None for memory alone.
-        mend: cut a half-written last line off a journal, which a writer must and a mere reader need not.
+        repair: remove a half-written last line of a journal; necessary before writing, not before reading.
     """
     if where is None:
         return InMemoryStorage()
     if "://" in str(where):
         return RDBStorage(str(where))
-    if mend:
-        mend_journal(Path(where))
+    if repair:
+        repair_journal(Path(where))
     return JournalStorage(SlimJournal(str(where), lock_obj=JournalLock(str(where))))
 
 
-def mend_journal(path: Path) -> bool:
-    """Cut a half-written last line off a journal, as a kill in mid-write leaves it.
+def repair_journal(path: Path) -> bool:
+    """Remove a half-written last line of a journal, which a kill during a write leaves.
 
-    Optuna tolerates such a line only while nothing follows it: the next record would make the whole
-    journal unreadable. Nothing acknowledged is lost, since a record counts once its line is complete. What
-    another process is just writing is no half line: the lock of writers is waited for.
+    Optuna reads such a line only while nothing follows it: the next record would make the whole journal
+    unreadable. No acknowledged record is lost, since a record counts once its line is complete. The writers'
+    lock is held meanwhile, so that the line that another process is writing is not removed.
 
     Returns:
-        Whether anything was cut.
+        Whether a line was removed.
     """
     if not path.exists() or path.stat().st_size == 0:
         return False

@@ -1,8 +1,8 @@
-"""A trial as the study remembers it, and its translation from and to Optuna's records.
+"""A trial of the study, and its conversion from and to Optuna's records.
 
-What Optuna has no place for is kept in one user attribute, ``progress``: the student's bytes, validation
-accuracy by epoch, the order of arrival at each rung, and why the trial ended. Rungs are derived from it
-and stored nowhere else.
+One user attribute, ``progress``, holds what Optuna has no field for: the student's bytes, validation accuracy
+by epoch, the order of arrival at each rung, and the reason of the end. The records at the rungs are derived
+from it and are stored nowhere else.
 """
 
 import datetime
@@ -21,6 +21,8 @@ from tkd_search.optimize.space import Space
 from tkd_search.results.records import TrialState
 
 PROGRESS = "progress"
+"""Name of the user attribute."""
+
 _STATES: Mapping[OptunaState, TrialState] = MappingProxyType(
     {
         OptunaState.RUNNING: "running",
@@ -43,11 +45,11 @@ class StudyTrial:
         number: position in the study, from 0; ``trial_id`` is made from it.
         storage_id: key of the trial in the storage.
         config: flat configuration, dotted key → value, active searched leaves only.
-        bytes: size of the student; None until it was first reported.
-        curve: epoch → validation accuracy in [0, 1], as far as it was reported.
+        bytes: size of the student; None before the first report.
+        curve: epoch → validation accuracy in [0, 1], as far as reported.
         arrivals: rung epoch → position among all rung records of the study, in order of arrival.
         reason: why it was stopped or failed.
-        system: what the sampler noted for itself (an evolutionary sampler's generation).
+        system: attributes of the sampler (an evolutionary sampler's generation).
     """
 
     number: int
@@ -67,7 +69,7 @@ class StudyTrial:
 
     @property
     def epochs(self) -> int:
-        """Epochs trained, as far as they were reported."""
+        """Epochs trained, as far as reported."""
         return max(self.curve, default=0)
 
     @property
@@ -76,13 +78,13 @@ class StudyTrial:
         return self.curve[self.epochs] if self.curve else float("nan")
 
     def record_at(self, epoch: int) -> RungRecord | None:
-        """The trial's record at a rung, None where it did not get there."""
+        """Return the trial's record at a rung, None where it did not reach it."""
         if epoch not in self.arrivals or self.bytes is None:
             return None
         return RungRecord(trial_id=self.trial_id, epoch=epoch, bytes=self.bytes, accuracy=self.curve[epoch])
 
     def progress(self) -> dict[str, Any]:
-        """The ``progress`` attribute: plain JSON."""
+        """Return the ``progress`` attribute: plain JSON."""
         return {
             "bytes": self.bytes,
             "curve": {str(epoch): accuracy for epoch, accuracy in self.curve.items()},
@@ -92,12 +94,12 @@ class StudyTrial:
 
 
 def trial_name(number: int) -> str:
-    """``t0007`` for 7; longer numbers are written out. One string for all: records at rungs hold it."""
+    """Return ``t0007`` for 7; numbers above 9999 have more digits. Interned: every record holds the name."""
     return sys.intern(f"t{number:04d}")
 
 
 def to_optuna(trial: StudyTrial, space: Space) -> FrozenTrial:
-    """A trial that has just begun, as a template for Optuna's storage."""
+    """Return a trial as a template for Optuna's storage."""
     return FrozenTrial(
         number=trial.number,
         trial_id=trial.storage_id,
@@ -115,16 +117,16 @@ def to_optuna(trial: StudyTrial, space: Space) -> FrozenTrial:
 
 
 def share_distributions(frozen: FrozenTrial, distributions: Mapping[str, BaseDistribution]) -> None:
-    """Let a storage's own record of a trial hold these distributions in place of equal copies.
+    """Replace the distributions of a storage's record of a trial by these equal ones.
 
-    Optuna's journal makes one for every leaf of every trial, half of what a trial takes in memory. Where a
-    storage hands out copies, nothing is gained and nothing lost.
+    Optuna's journal creates one per leaf and trial, which is half of a trial's memory. Where a storage
+    returns copies, this has no effect.
     """
     frozen.distributions = {leaf: distributions[leaf] for leaf in frozen.distributions}
 
 
 def from_optuna(frozen: FrozenTrial) -> StudyTrial:
-    """The trial that a storage remembers; it holds the storage's own mappings."""
+    """Return a storage's record as a trial; it shares the record's mappings."""
     progress = frozen.user_attrs.get(PROGRESS, {})
     return StudyTrial(
         number=frozen.number,

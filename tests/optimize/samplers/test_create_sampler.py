@@ -8,7 +8,7 @@ from tkd_search.optimize.samplers.create_sampler import design_point, make_sampl
 
 
 @pytest.mark.parametrize("name", ["random", "qmc"])
-def test_a_point_depends_on_seed_and_number_alone(name):
+def test_a_point_depends_only_on_seed_and_number(name):
     late_first = design_point(name, 200, 5, seed=3)
     early = [design_point(name, i, 5, seed=3) for i in range(10)]
     assert (design_point(name, 200, 5, seed=3) == late_first).all()
@@ -17,7 +17,7 @@ def test_a_point_depends_on_seed_and_number_alone(name):
     assert all(((point >= 0) & (point < 1)).all() for point in early)
 
 
-def test_quasi_random_points_fill_the_cube_evenly():
+def test_quasi_random_points_are_evenly_distributed():
     for dimension in range(6):
         points = np.array([design_point("qmc", i, 6, seed=0)[dimension] for i in range(16)])
         assert sorted(np.floor(points * 16)) == list(range(16))
@@ -44,7 +44,7 @@ def test_unknown_samplers_are_refused(name, complaint):
 
 
 @pytest.mark.parametrize("option", ["seed", "constraints_func", "after_trial_strategy"])
-def test_options_that_would_do_nothing_are_refused(option):
+def test_options_without_effect_are_refused(option):
     with pytest.raises(ValueError, match=option):
         make_sampler("nsga2", {option: 1})
 
@@ -55,7 +55,7 @@ def test_an_import_path_without_a_class_is_refused(path):
         make_sampler(path)
 
 
-def test_what_builds_no_sampler_is_refused_rather_than_replaced():
-    """Optuna takes None for its default sampler."""
+def test_a_callable_that_returns_no_sampler_is_refused():
+    """Optuna replaces None by its default sampler."""
     with pytest.raises(ValueError, match="not an Optuna sampler"):
         make_sampler("gc:collect")(0)

@@ -1,4 +1,4 @@
-"""The EHVI sampler on problems whose answer is known."""
+"""The EHVI sampler on problems with known answers."""
 
 from dataclasses import replace
 
@@ -11,7 +11,7 @@ from tkd_search.optimize.pareto import normalised_hypervolume
 from tkd_search.optimize.proposer import Proposer, ProposerSettings
 from tkd_search.optimize.pruners.never import Never
 from tkd_search.optimize.samplers.ehvi import EHVISampler, EHVISettings
-from tkd_search.optimize.samplers.surrogate import SurrogateFitter, _settled, taught_by
+from tkd_search.optimize.samplers.surrogate import SurrogateFitter, _ended_range, usable_trials
 from tkd_search.optimize.space import IntDistribution, Space
 from tkd_search.optimize.space_encoding import Cube
 from tkd_search.optimize.study_trial import StudyTrial
@@ -56,8 +56,8 @@ def test_suggestions_are_in_the_space_and_repeatable():
     assert sampler().suggest(trials, seed=6) != first
 
 
-def test_what_is_kept_between_suggestions_changes_nothing():
-    """A sampler that saw the search grow and one that is new, as after a restart, agree at every trial."""
+def test_a_new_sampler_makes_the_same_suggestions_as_one_that_saw_the_search():
+    """What a sampler keeps between suggestions does not change them."""
 
     def build():
         return EHVISampler(
@@ -77,26 +77,26 @@ def test_what_is_kept_between_suggestions_changes_nothing():
     for number, late in enumerate(map(with_rung, whole_trials(16, seed=1)), start=4):
         config = old.suggest(trials, seed=number)
         assert config == build().suggest(trials, seed=number)
-        # Every third trial is overtaken by those after it, and every fourth is stopped.
+        # Every third trial ends after those that follow it, and every fourth is stopped.
         state = "running" if number % 3 == 0 else "stopped" if number % 4 == 0 else "complete"
         score = min(quality(config), 1.0)
         curve = {3: 0.9 * score} if state == "stopped" else {3: 0.9 * score, BUDGET: score}
         if number % 3 == 1 and number > 4:
             trials[-1] = replace(trials[-1], state="complete", bytes=late.bytes, curve=late.curve)
-        asked = StudyTrial(number=number, storage_id=number, config=config, state=state)
-        trials.append(asked if state == "running" else replace(asked, bytes=size_of(config), curve=curve))
+        new = StudyTrial(number=number, storage_id=number, config=config, state=state)
+        trials.append(new if state == "running" else replace(new, bytes=size_of(config), curve=curve))
 
 
-def test_earlier_searches_teach_but_their_front_is_not_this_ones():
-    """What an earlier search found best is worth finding again: its students are not in this search."""
+def test_trials_of_earlier_searches_are_in_the_model_and_not_on_the_front():
+    """The best students of an earlier search are worth suggesting: this search does not have them."""
     earlier = [replace(t, number=t.number - 40) for t in whole_trials(40)]
-    asked = [sampler(aimed=0.0).suggest(earlier, seed=i)["student.width"] for i in range(4)]
-    assert min(asked) < 0.2  # hypervolume is gained fastest at the smallest size, as by a first trial
+    widths = [sampler(aimed=0.0).suggest(earlier, seed=i)["student.width"] for i in range(4)]
+    assert min(widths) < 0.2  # the smallest size adds the most hypervolume
     assert sampler(aimed=0.0).suggest(earlier, 0) != sampler(aimed=0.0).suggest(whole_trials(40), 0)
 
 
-def test_students_near_refused_ones_are_hardly_asked_for():
-    """A limit (of latency, say) at a width of .3: beyond it trials end before their first epoch."""
+def test_students_similar_to_refused_ones_are_rarely_suggested():
+    """With a limit at a width of .3, trials above it end before their first epoch."""
 
     def outcome(trial):
         if trial.config["student.width"] > 0.3:
@@ -115,8 +115,8 @@ def test_students_near_refused_ones_are_hardly_asked_for():
 
 
 @pytest.mark.parametrize("sampler_name", ["ehvi", "tpe"])
-def test_failing_regions_are_left(sampler_name):
-    """What diverges at large learning rates takes few of the trials once that is known."""
+def test_regions_where_trials_fail_are_avoided(sampler_name):
+    """Where large learning rates diverge, few of the later trials have one."""
     study = open_study(pruner=Never(), proposer=ProposerSettings(sampler=sampler_name), seed=1)
     failed = []
     for _ in range(40):
@@ -130,7 +130,7 @@ def test_failing_regions_are_left(sampler_name):
     assert len(late) < 10, failed
 
 
-def test_students_that_cannot_be_built_are_not_asked_for():
+def test_students_that_cannot_be_built_are_not_suggested():
     def fails_above(config):
         if config["student.width"] > 0.2:
             raise UserError("student.width", "too wide", "less")
@@ -148,21 +148,21 @@ def test_students_that_cannot_be_built_are_not_asked_for():
     assert all(made.suggest(trials, seed=i)["student.width"] <= 0.2 for i in range(20))
 
 
-def test_a_space_without_leaves_is_left_to_the_design():
-    nothing = EHVISampler(Space({}, ()), levels=(), full_budget=BUDGET)
+def test_a_space_without_leaves_gets_no_suggestion():
+    empty = EHVISampler(Space({}, ()), levels=(), full_budget=BUDGET)
     same = [replace(t, config={}) for t in whole_trials(8)]
-    assert nothing.suggest(same, seed=0) is None
+    assert empty.suggest(same, seed=0) is None
 
 
-def test_earlier_trials_without_this_searchs_rungs_teach_what_they_can():
+def test_earlier_trials_with_other_rungs_can_be_used():
     earlier = [replace(t, number=t.number - 8) for t in whole_trials(8)]
     running = StudyTrial(number=0, storage_id=0, config=earlier[0].config, bytes=50_000, curve={3: 0.5})
     made = EHVISampler(SPACE, levels=(3,), full_budget=BUDGET, classes=10, settings=EHVISettings(**SMALL))
     assert SPACE.contains(made.suggest([*earlier, running], seed=0))
 
 
-def test_first_trials_that_teach_too_little_by_themselves_are_not_fitted_to_alone():
-    """Of ten, three ended without this search's rung and one was stopped at it: alone they tell one error."""
+def test_too_few_usable_first_trials_are_not_fitted_alone():
+    """Of the first ten, one has a record at this search's rung: one error."""
     whole = whole_trials(10)
     stopped = replace(whole[3], state="stopped", curve={3: 0.4})
     failed = [replace(t, state="failed", curve={}, bytes=None) for t in whole[4:]]
@@ -172,33 +172,34 @@ def test_first_trials_that_teach_too_little_by_themselves_are_not_fitted_to_alon
     ]
     trials = [*whole[:3], stopped, *failed, *later]
     fitter = SurrogateFitter(Cube(SPACE), (3,), BUDGET, memory=200, refit_every=10)
-    lessons = fitter.lessons(trials)
-    taught = taught_by(trials, lessons)
-    fitted, wanted = fitter._fitted_to(trials, taught, lessons), fitter._fit(taught, lessons)
-    assert len(taught) == 10
-    np.testing.assert_array_equal(fitted.error.vector, wanted.error.vector)
+    extrapolation = fitter.extrapolation(trials)
+    usable = usable_trials(trials, extrapolation)
+    fitted = fitter._hyperparameters(trials, usable, extrapolation)
+    expected = fitter._fit(usable, extrapolation)
+    assert len(usable) == 10
+    np.testing.assert_array_equal(fitted.error.vector, expected.error.vector)
 
 
-def test_hyperparameters_are_fitted_now_and_then():
-    """While trials overtake each other and the history slides, the same trials are fitted to for a while."""
+def test_the_trials_of_a_fit_change_in_steps():
+    """Also where later trials end first, and where the history is capped."""
     numbers = [*range(-3, 1), 7, *range(20, 60)]
-    ranges = [_settled(numbers[: i + 1], [], 10) for i in range(10, len(numbers))]
+    ranges = [_ended_range(numbers[: i + 1], [], 10) for i in range(10, len(numbers))]
     assert len(set(ranges)) == 5
-    assert _settled(list(range(48)), [31, 44], 10) == (0, 30)
-    assert _settled(list(range(-5, 12)), [], 10) == (-5, 10)
+    assert _ended_range(list(range(48)), [31, 44], 10) == (0, 30)
+    assert _ended_range(list(range(-5, 12)), [], 10) == (-5, 10)
 
 
-def test_one_size_is_searched_for_accuracy_alone():
+def test_with_equal_sizes_only_accuracy_decides():
     trials = [replace(t, bytes=50_000) for t in whole_trials(30)]
     rates = [sampler().suggest(trials, seed=i)["training.lr"] for i in range(8)]
     assert np.median(np.abs(np.array(rates) - 0.01)) < 0.01
 
 
-def test_too_little_is_known_at_first():
+def test_three_trials_give_no_suggestion():
     assert sampler().suggest(whole_trials(3), seed=0) is None
 
 
-def test_it_finds_the_learning_rate_that_pays():
+def test_it_suggests_the_best_learning_rate():
     trials = whole_trials(30)
     rates = [sampler().suggest(trials, seed=i)["training.lr"] for i in range(8)]
     assert np.median(np.abs(np.array(rates) - 0.01)) < 0.01
@@ -206,31 +207,31 @@ def test_it_finds_the_learning_rate_that_pays():
 
 def test_running_trials_are_not_suggested_again():
     trials = whole_trials(25)
-    asked = []
+    suggested = []
     for i in range(6):
         config = sampler().suggest(trials, seed=1)
-        asked.append(tuple(config.values()))
+        suggested.append(tuple(config.values()))
         trials.append(StudyTrial(number=25 + i, storage_id=25 + i, config=config))
-    assert len(set(asked)) == 6
+    assert len(set(suggested)) == 6
 
 
-def test_memory_bounds_the_model():
+def test_a_model_with_fewer_trials_than_the_history_suggests():
     trials = whole_trials(60)
     small = sampler(memory=20)
     assert SPACE.contains(small.suggest(trials, seed=0))
 
 
-def test_without_a_big_model_the_largest_student_is_the_measure():
+def test_without_a_big_model_the_largest_student_scales_the_sizes():
     plain = EHVISampler(SPACE, levels=(), full_budget=BUDGET, settings=EHVISettings(**SMALL))
     assert SPACE.contains(plain.suggest(whole_trials(20), seed=0))
 
 
-def test_exact_sizes_replace_the_model_of_bytes():
-    """A step in bytes that no model sees: all students but the smallest are as large as F."""
-    asked = []
+def test_exact_sizes_replace_predicted_ones():
+    """A step in bytes that a model cannot predict: all students but the smallest are as large as F."""
+    built = []
 
     def steep(config):
-        asked.append(config["student.width"])
+        built.append(config["student.width"])
         return 20_000 if config["student.width"] < 0.2 else 2_000_000
 
     trials = [t for t in whole_trials(40) if t.config["student.width"] > 0.25]
@@ -245,12 +246,12 @@ def test_exact_sizes_replace_the_model_of_bytes():
     )
     widths = [exact.suggest(trials, seed=i)["student.width"] for i in range(5)]
     assert sum(width < 0.2 for width in widths) >= 3
-    assert len(asked) == len(set(asked))  # each student is built once
-    assert len(asked) <= 5 * 16  # few of the candidates: building takes time
+    assert len(built) == len(set(built))  # each student is built once
+    assert len(built) <= 5 * 16  # few of the candidates: building takes time
 
 
-def test_some_suggestions_aim_at_any_size():
-    """Where all gain is at one end, the share that aims at a size still asks for the others."""
+def test_target_sizes_spread_the_suggestions():
+    """Also where all gain is at one end of the sizes."""
     trials = whole_trials(60)
     sizes = [size_of(sampler(aimed=1.0).suggest(trials, seed=i)) for i in range(12)]
     assert np.log10(max(sizes)) - np.log10(min(sizes)) > 0.5
@@ -277,7 +278,7 @@ def test_better_than_random_on_the_same_number_of_trials():
 
 
 def proposals(name, trials, numbers, size_of=None, **options):
-    """What a sampler proposes for each of these trials after the same history."""
+    """Return a sampler's proposal for each of these trials after the same history."""
     proposer = Proposer(
         SPACE,
         ProposerSettings(sampler=name, options=options, startup=6),
@@ -291,7 +292,7 @@ def proposals(name, trials, numbers, size_of=None, **options):
     return [proposer.propose(number, trials).config for number in numbers]
 
 
-def test_a_share_of_the_suggestions_is_left_to_tpe_once_enough_is_known():
+def test_with_enough_trials_a_share_of_the_suggestions_is_left_to_tpe():
     trials, numbers = whole_trials(40), range(40, 64)
     own = proposals("ehvi", trials, numbers, **SMALL, tpe=0.0)
     mixed = proposals("ehvi", trials, numbers, **SMALL, tpe=0.5)
@@ -299,7 +300,7 @@ def test_a_share_of_the_suggestions_is_left_to_tpe_once_enough_is_known():
     assert proposals("ehvi", trials, numbers, **SMALL, tpe=1.0) == tpe
     assert all(made in (a, b) for made, a, b in zip(mixed, own, tpe, strict=True))
     assert 6 <= sum(made == other for made, other in zip(mixed, tpe, strict=True)) <= 18
-    # Which ones are left is a matter of the trial's number alone, so a resumed search leaves the same.
+    # The trial's number alone decides, so a resumed search leaves the same ones.
     assert proposals("ehvi", trials, numbers[5:], **SMALL, tpe=0.5) == mixed[5:]
     few = whole_trials(20)
     assert proposals("ehvi", few, [20, 21], **SMALL, tpe=1.0) == proposals(
@@ -307,7 +308,7 @@ def test_a_share_of_the_suggestions_is_left_to_tpe_once_enough_is_known():
     )
 
 
-def test_what_tpe_wants_and_cannot_be_built_is_left_to_the_model():
+def test_a_suggestion_of_tpe_that_cannot_be_built_is_replaced():
     def fails_above(config):
         if config["student.width"] > 0.2:
             raise UserError("student.width", "too wide", "less")
@@ -319,7 +320,7 @@ def test_what_tpe_wants_and_cannot_be_built_is_left_to_the_model():
     assert max(c["student.width"] for c in proposals("tpe", trials, range(120, 150))) > 0.2
 
 
-def test_what_tpe_wants_and_a_limit_refused_nearby_is_left_to_the_model():
+def test_a_suggestion_of_tpe_near_refused_students_is_replaced():
     def with_limit(trial):
         if trial.config["student.width"] > 0.2:
             return replace(trial, state="stopped", curve={}, bytes=None)
@@ -332,16 +333,16 @@ def test_what_tpe_wants_and_a_limit_refused_nearby_is_left_to_the_model():
     )
     assert sum(width > 0.2 for width in tpe) >= 5
     assert sum(width > 0.2 for width in made) <= 1
-    assert sum(a == b for a, b in zip(made, tpe, strict=True)) >= 5  # what is within it is TPE's still
+    assert sum(a == b for a, b in zip(made, tpe, strict=True)) >= 5  # suggestions within the limit are TPE's
 
 
-def test_tpe_does_not_repeat_what_was_tried():
+def test_a_tried_configuration_is_not_accepted_from_tpe():
     space = Space({"a": IntDistribution(0, 8), "b": IntDistribution(0, 7)})
     made = EHVISampler(space, levels=(), full_budget=BUDGET, settings=EHVISettings(**SMALL))
     (tried,) = [replace(trial, config={"a": 3, "b": 4}) for trial in whole_trials(1)]
-    assert not made.would_take({"a": 3, "b": 4}, [tried])
-    assert made.would_take({"a": 3, "b": 5}, [tried])
-    assert made.would_take({"a": 3, "b": 4}, [replace(tried, number=-1)])  # an earlier search's
+    assert not made.accepts({"a": 3, "b": 4}, [tried])
+    assert made.accepts({"a": 3, "b": 5}, [tried])
+    assert made.accepts({"a": 3, "b": 4}, [replace(tried, number=-1)])  # of an earlier search
 
 
 @pytest.mark.parametrize("options", [{"builds": 0}, {"refit_every": -1}, {"aimed": 2.0}, {"tpe": -0.1}])

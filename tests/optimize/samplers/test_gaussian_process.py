@@ -1,4 +1,4 @@
-"""The regression against brute force: gradients, interpolation, what it finds to matter."""
+"""Gaussian-process regression: gradients, interpolation, lengths and noise."""
 
 import numpy as np
 import pytest
@@ -32,7 +32,7 @@ def test_gradient_agrees_with_differences():
         assert gradient == pytest.approx(numeric, rel=1e-3, abs=1e-3)
 
 
-def test_predicts_points_it_did_not_see():
+def test_predictions_at_new_points_are_close():
     found = fit(INPUTS, TARGETS, NO_NOISE, GROUPS)
     fresh = RNG.random((200, 3))
     mean, deviation = Posterior(INPUTS, TARGETS, NO_NOISE, GROUPS, found).predict(fresh)
@@ -59,18 +59,18 @@ def test_uncertainty_is_small_at_the_data_and_large_away_from_it():
     assert at_data.max() < 0.2 * away.min()
 
 
-def test_observations_with_known_noise_count_less():
+def test_observations_with_larger_known_noise_have_less_weight():
     inputs, targets = np.array([[0.2], [0.21], [0.8]]), np.array([1.0, -1.0, 0.0])
     given = Hyperparameters(np.array([0.0]), 0.0, -6.0, -6.0)
     groups = np.array([0])
-    trusted = Posterior(inputs, targets, np.array([0.0, 10.0, 0.0]), groups, given)
-    doubted = Posterior(inputs, targets, np.array([10.0, 0.0, 0.0]), groups, given)
+    first_exact = Posterior(inputs, targets, np.array([0.0, 10.0, 0.0]), groups, given)
+    second_exact = Posterior(inputs, targets, np.array([10.0, 0.0, 0.0]), groups, given)
     at = np.array([[0.2]])
-    assert trusted.predict(at)[0][0] > 0.8
-    assert doubted.predict(at)[0][0] < -0.8
+    assert first_exact.predict(at)[0][0] > 0.8
+    assert second_exact.predict(at)[0][0] < -0.8
 
 
-def test_constant_targets_and_copies_do_not_break_it():
+def test_constant_targets_and_repeated_inputs_are_handled():
     inputs = np.repeat(RNG.random((3, 2)), 4, axis=0)
     found = fit(inputs, np.ones(12), np.zeros(12), np.arange(2))
     mean, deviation = Posterior(inputs, np.ones(12), np.zeros(12), np.arange(2), found).predict(inputs)
@@ -78,13 +78,13 @@ def test_constant_targets_and_copies_do_not_break_it():
     assert np.isfinite(deviation).all()
 
 
-def test_many_small_effects_under_noise_are_found_together():
-    """No length could tell any one of them from noise; their sum is most of what can be known."""
+def test_the_linear_part_finds_the_sum_of_many_small_effects():
+    """Each effect alone is too small to be told from noise by a length."""
     rng = np.random.default_rng(1)
     inputs, slopes = rng.random((100, 20)), rng.choice([-0.3, 0.3], 20)
     targets = inputs @ slopes + 0.3 * rng.standard_normal(100)
-    groups, nothing = np.arange(20), np.zeros(100)
-    posterior = Posterior(inputs, targets, nothing, groups, fit(inputs, targets, nothing, groups))
+    groups, exact = np.arange(20), np.zeros(100)
+    posterior = Posterior(inputs, targets, exact, groups, fit(inputs, targets, exact, groups))
     fresh = rng.random((300, 20))
     assert np.corrcoef(posterior.predict(fresh)[0], fresh @ slopes)[0, 1] > 0.6
     assert posterior.noise == pytest.approx(0.3, rel=0.35)

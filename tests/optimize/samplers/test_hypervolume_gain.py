@@ -1,4 +1,4 @@
-"""The gain of a point is the hypervolume it adds."""
+"""The area gain of a point equals the hypervolume it adds."""
 
 import numpy as np
 import pytest

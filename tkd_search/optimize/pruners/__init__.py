@@ -1,1 +1,1 @@
-"""Pruners: decide at a rung whether a trial goes on."""
+"""Pruners, which decide at a rung whether a trial goes on."""

@@ -1,9 +1,9 @@
-"""What every pruner shares: records in, a decision out.
+"""The pruner's interface and the functions that pruners share.
 
-A rung is a number of epochs at which trials are compared. A pruner gets the records of that rung and one
-newcomer, and returns a decision. It holds no state, so replaying the records in order of arrival reproduces
-every decision. Every pruner passes ``tests/optimize/pruner_conformance.py``: the decision does not depend on
-the order of the records, and a newcomer that dominates every record goes on.
+A rung is a number of epochs at which trials are compared. A pruner gets the records at a rung and one new
+record, the newcomer, and returns a decision. It has no state, so replaying the records in order of arrival
+reproduces every decision. Every pruner passes ``tests/optimize/pruner_conformance.py``: the decision does not
+depend on the order of the records, and a newcomer that dominates every record goes on.
 """
 
 import math
@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 FIRST_RUNGS = (1 / 9, 1 / 3)
-"""Shares of the full budget at which plain halving by three compares."""
+"""Shares of the full budget of the rungs of plain halving by three."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RungRecord:
-    """What a trial had reached at a rung: validation accuracy in [0, 1] after ``epoch`` epochs (from 1)."""
+    """A trial's validation accuracy in [0, 1] after ``epoch`` epochs (from 1)."""
 
     trial_id: str
     epoch: int
@@ -32,7 +32,7 @@ class Continue:
 
 @dataclass(frozen=True)
 class Stop:
-    """The trial ends here; ``reason`` is a sentence for the user."""
+    """The trial is stopped; ``reason`` is shown to the user."""
 
     reason: str
 
@@ -42,11 +42,11 @@ Decision = Continue | Stop
 
 @runtime_checkable
 class Pruner(Protocol):
-    """Decides at each rung; a frozen value.
+    """Decides at each rung; an immutable value.
 
-    ``levels`` are the epochs of the rungs, ascending, each below the full budget. A rule whose attribute
-    ``sees_finished`` is true is also given the records of trials that had finished before, at the full
-    budget's epoch.
+    ``levels`` are the epochs of the rungs, ascending, each below the full budget. A pruner whose attribute
+    ``sees_finished`` is true also gets the records of the trials that have finished, at the full budget's
+    epoch.
     """
 
     @property
@@ -54,15 +54,18 @@ class Pruner(Protocol):
         """Epochs at which trials are compared."""
 
     def decide(self, records: Collection[RungRecord], newcomer: RungRecord) -> Decision:
-        """Whether the newcomer goes on, given the other records at its rung (any order, itself excluded)."""
+        """Return whether the newcomer goes on, given the other records at its rung in any order."""
 
 
 def check_number(
     name: str, value: Any, allowed: str, holds: Callable[[float], bool], *, whole: bool = False
 ) -> None:
-    """Raise ValueError unless a rule's argument is a finite number, whole where asked, for which ``holds``.
+    """Check that a pruner's argument is a finite number (``whole``: an integer) for which ``holds`` is true.
 
-    Where it is none, comparisons would raise a TypeError, or a rule would silently never stop anyone.
+    Without the check, comparisons raise a TypeError, or the pruner never stops a trial.
+
+    Raises:
+        ValueError: it is not.
     """
     right_type = isinstance(value, int if whole else int | float) and not isinstance(value, bool)
     if not (right_type and math.isfinite(value) and holds(value)):
@@ -71,7 +74,11 @@ def check_number(
 
 
 def check_shares(name: str, shares: Any, allowed: str, holds: Callable[[float], bool]) -> None:
-    """Raise ValueError unless a rule's argument is a list of numbers for which ``holds``, at least one."""
+    """Check that a pruner's argument is a list of at least one number, for each of which ``holds`` is true.
+
+    Raises:
+        ValueError: it is not.
+    """
     if not isinstance(shares, list | tuple) or not shares:
         raise ValueError(f"{name} = {shares!r}; allowed: a list of numbers {allowed}")
     for share in shares:
@@ -79,7 +86,7 @@ def check_shares(name: str, shares: Any, allowed: str, holds: Callable[[float], 
 
 
 def accuracy_floor(classes: int, margin: float) -> float:
-    """Accuracy below which nobody is protected: chance, and ``margin`` of the way from there to 1.
+    """Return the accuracy below which a trial can always be stopped: chance + ``margin`` × (1 − chance).
 
     Raises:
         ValueError: ``margin`` outside [0, 1).
@@ -89,7 +96,7 @@ def accuracy_floor(classes: int, margin: float) -> float:
 
 
 def rung_levels(full_budget: int, shares: Sequence[float] = FIRST_RUNGS) -> tuple[int, ...]:
-    """Epochs of the rungs: each share of the budget, rounded, in [1, full_budget), ascending, no doubles.
+    """Return the epochs of the rungs: shares of the budget, rounded, in [1, full_budget), sorted, unique.
 
     Raises:
         ValueError: no share, or one outside (0, 1).
@@ -100,7 +107,7 @@ def rung_levels(full_budget: int, shares: Sequence[float] = FIRST_RUNGS) -> tupl
 
 
 def on_front(records: Collection[RungRecord], newcomer: RungRecord) -> bool:
-    """Whether no record is at least as small and as accurate as the newcomer, and better in one."""
+    """Return whether no record dominates the newcomer in bytes and accuracy."""
     size, accuracy = newcomer.bytes, newcomer.accuracy
     return not any(
         r.bytes <= size and r.accuracy >= accuracy and (r.bytes < size or r.accuracy > accuracy)
@@ -111,7 +118,7 @@ def on_front(records: Collection[RungRecord], newcomer: RungRecord) -> bool:
 def nearest_in_size(
     records: Collection[RungRecord], newcomer: RungRecord, count: int
 ) -> tuple[RungRecord, ...]:
-    """The ``count`` records nearest in log(bytes), with all that are as near as the farthest of them."""
+    """Return the ``count`` records nearest in log(bytes), and any as near as the farthest of them."""
     if len(records) <= count:
         return tuple(records)
     distances = [abs(math.log(record.bytes / newcomer.bytes)) for record in records]

@@ -1,4 +1,4 @@
-"""Pruners by name: those of this package, and any at an import path."""
+"""Creates pruners by name or import path."""
 
 import importlib
 import inspect
@@ -22,12 +22,13 @@ PRUNERS: Mapping[str, Callable[..., Pruner]] = {
 def create_pruner(
     name: str, *, full_budget: int, classes: int, options: Mapping[str, Any] | None = None
 ) -> Pruner:
-    """A pruner by name or by import path ``package.module:Class``.
+    """Return a pruner by name or by import path ``package.module:Class``.
 
-    A class is built by its ``build(full_budget=…, classes=…, **options)`` where it has one, else called so.
+    A class is created by its ``build(full_budget=…, classes=…, **options)`` where it has one, else by its
+    constructor with the same arguments.
 
     Raises:
-        ValueError: unknown name, nothing or no pruner at the import path, or options that it does not take.
+        ValueError: unknown name, nothing or no pruner at the import path, or options that it does not have.
     """
     build = PRUNERS.get(name) or _imported(name)
     try:

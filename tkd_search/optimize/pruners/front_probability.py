@@ -1,9 +1,8 @@
-"""The rule that asks a trial's chance of reaching the front, learnt from the trials that finished.
+"""A pruner that stops trials with a small probability of reaching the front.
 
-Pairs (error at the rung, error at the end) of finished trials say what an error at the rung is worth, and
-how surely. A trial is stopped when its chance to end above every finished student no larger is small. So
-regret is what is bounded, and cost follows: where early epochs say little nobody is stopped, where they
-say much most are.
+It fits a line to the pairs (error at the rung, error at the end) of finished trials, and stops a trial when
+its probability to end above every finished student of at most its size is small. That bounds the regret.
+Where early epochs predict little, no trial is stopped; where they predict much, most are.
 """
 
 import math
@@ -27,28 +26,29 @@ from tkd_search.optimize.pruners.base import (
 )
 
 FIVE_RUNGS = (1 / 6, 1 / 3, 1 / 2, 2 / 3, 5 / 6)
-"""Shares of the budget: looking often costs no regret where each look knows its chance of being wrong."""
+"""Shares of the budget. Many rungs cost little regret, since each decision has a known error probability."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class FrontProbability:
-    """Stops a trial whose chance of joining the front has become small.
+    """Stops a trial whose probability of reaching the front is small.
 
     In this order:
 
     1. Below the accuracy ``floor`` a trial is stopped as soon as any record at the rung is above it.
-    2. On its rung's front (among students no larger) a trial goes on.
+    2. On the rung's front (among students no larger) a trial goes on.
     3. Until ``min_finished`` trials that passed this rung have finished, a trial goes on.
-    4. Else it is stopped when its chance to end above all finished students no larger is below ``chance``.
+    4. Else it is stopped when its probability to end above all finished students no larger is below
+       ``chance``.
 
     Attributes:
         levels: epochs of the rungs.
-        full_budget: epochs of a whole trial; records of finished trials carry it as their epoch.
-        floor: accuracy in [0, 1] below which nobody is protected.
-        chance: least chance with which a trial goes on.
-        neighbours: finished trials, the nearest in log(bytes), from which the chance is learnt: what a rung
-            tells differs between small and large students.
-        min_finished: finished trials that are needed.
+        full_budget: epochs of a whole trial; the epoch of the records of finished trials.
+        floor: accuracy in [0, 1] below which rules 2 to 4 do not apply.
+        chance: least probability with which a trial goes on.
+        neighbours: number of finished trials, the nearest in log(bytes), to which the line is fitted: small
+            and large students differ in what a rung predicts.
+        min_finished: least number of finished trials for rule 4.
     """
 
     levels: tuple[int, ...]
@@ -61,17 +61,17 @@ class FrontProbability:
     def __post_init__(self) -> None:
         check_number("chance", self.chance, "≥ 0, < 1", lambda chance: 0 <= chance < 1)
         check_number("min_finished", self.min_finished, "≥ 2", lambda count: count >= 2, whole=True)
-        least = self.min_finished  # with fewer neighbours the chance would never be asked
+        least = self.min_finished  # with fewer neighbours rule 4 would never apply
         allowed = f"≥ min_finished = {least}"
         check_number("neighbours", self.neighbours, allowed, lambda count: count >= least, whole=True)
 
     @property
     def sees_finished(self) -> bool:
-        """Asks for the records of finished trials, beside those of the rung."""
+        """True: the pruner needs the records of finished trials."""
         return True
 
     def decide(self, records: Collection[RungRecord], newcomer: RungRecord) -> Decision:
-        """Stop below the floor, or when a place on the final front has become unlikely."""
+        """Stop below the floor, or where the final front has become unlikely."""
         known = [record for record in records if math.isfinite(record.accuracy)]
         rung = [record for record in known if record.epoch == newcomer.epoch]
         if newcomer.accuracy < self.floor and any(record.accuracy >= self.floor for record in rung):
@@ -107,7 +107,7 @@ class FrontProbability:
         min_finished: int = 8,
         shares: Sequence[float] = FIVE_RUNGS,
     ) -> "FrontProbability":
-        """The rule for a budget in epochs and a number of classes; ``floor`` = chance accuracy + margin."""
+        """Return the pruner for a budget in epochs and a number of classes (see ``accuracy_floor``)."""
         return cls(
             levels=rung_levels(full_budget, shares),
             full_budget=full_budget,
@@ -119,6 +119,6 @@ class FrontProbability:
 
 
 def chance_above(line: Line, accuracy: float, target: float) -> float:
-    """Chance that a trial with this accuracy at the rung ends above the target (Student's t)."""
+    """Return the probability to end above the target, given the accuracy at the rung (Student's t)."""
     needed = (log_error(target) - line(log_error(accuracy))) / math.sqrt(line.variance)
     return float(stdtr(line.freedom, np.float64(needed)))

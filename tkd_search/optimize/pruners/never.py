@@ -8,15 +8,15 @@ from tkd_search.optimize.pruners.base import Continue, Decision, RungRecord
 
 @dataclass(frozen=True, kw_only=True)
 class Never:
-    """Nobody is stopped: every trial has the full budget."""
+    """Gives every trial the full budget."""
 
     levels: tuple[int, ...] = ()
 
     def decide(self, records: Collection[RungRecord], newcomer: RungRecord) -> Decision:
-        """Always :class:`Continue`."""
+        """Return :class:`Continue`."""
         return Continue()
 
     @classmethod
     def build(cls, *, full_budget: int, classes: int) -> "Never":
-        """The rule for a budget in epochs and a number of classes."""
+        """Return the pruner; the arguments have no effect."""
         return cls()

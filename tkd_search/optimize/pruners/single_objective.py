@@ -1,4 +1,4 @@
-"""Asynchronous successive halving on accuracy alone (Li et al. 2020), as a control."""
+"""Asynchronous successive halving on accuracy alone (Li et al. 2020), for comparison."""
 
 import math
 from collections.abc import Collection
@@ -9,9 +9,9 @@ from tkd_search.optimize.pruners.base import Continue, Decision, RungRecord, Sto
 
 @dataclass(frozen=True, kw_only=True)
 class SingleObjective:
-    """Plain asynchronous halving on accuracy, whatever the size (Li et al. 2020): a control.
+    """Lets the most accurate 1/η of a rung go on, whatever their size.
 
-    The best 1/η of a rung go on. It starves small students, which is why it is not the default.
+    It stops most small students, and is not the default for that reason.
     """
 
     levels: tuple[int, ...]
@@ -34,5 +34,5 @@ class SingleObjective:
 
     @classmethod
     def build(cls, *, full_budget: int, classes: int, eta: float = 3.0) -> "SingleObjective":
-        """The rule for a budget in epochs and a number of classes."""
+        """Return the pruner for a budget in epochs; ``classes`` has no effect."""
         return cls(levels=rung_levels(full_budget), eta=eta)

@@ -18,30 +18,29 @@ from tkd_search.optimize.pruners.base import (
 )
 
 LATE_RUNGS = (1 / 3, 2 / 3)
-"""Shares at which like is compared with like: among students of a size the ranks at 1/9 agree with those
-at the end by .3 to .6 only, at 1/3 by .7 to .8, at 2/3 by .9 (docs/search-notes.md)."""
+"""Shares of the budget. Among students of similar size, the rank correlation with the end is only .3 to .6 at
+1/9, .7 to .8 at 1/3 and .9 at 2/3 (docs/search-notes.md)."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Stratified:
-    """Like with like: a trial is ranked by accuracy among the records of its size and just below.
+    """Ranks a trial by accuracy among the records of its size and just below.
 
-    Only students no larger speak against a student: that a larger one is more accurate is no news. In
-    this order:
+    Larger students are not compared, because they are expected to be more accurate. In this order:
 
     1. Below the accuracy ``floor`` a trial is stopped as soon as any record at the rung is above it
-       (otherwise the smallest student, which nothing can dominate, would never stop).
-    2. Until a rung holds ``min_records`` others that are no larger, nobody else is stopped.
+       (otherwise the smallest student, which nothing can dominate, would never be stopped).
+    2. Until a rung holds ``min_records`` others that are no larger, a trial goes on.
     3. On the rung's front, a trial goes on.
     4. Else it goes on within the best share ``keep`` of its stratum: of the records that are no larger the
-       ``stratum`` nearest in log(bytes) (and any as near as the farthest of them), the newcomer counted.
+       ``stratum`` nearest in log(bytes) (and any as near as the farthest of them), and the trial itself.
 
     Attributes:
         levels: epochs of the rungs.
         keep: share of a stratum that goes on, one per level (1/η).
-        floor: accuracy in [0, 1] below which nobody is protected.
+        floor: accuracy in [0, 1] below which rules 2 to 4 do not apply.
         stratum: number of neighbours in size.
-        min_records: records of students no larger that are needed before ranks count.
+        min_records: least number of records of students no larger for rules 3 and 4.
     """
 
     levels: tuple[int, ...]
@@ -59,7 +58,7 @@ class Stratified:
         check_number("min_records", self.min_records, "≥ 0", lambda count: count >= 0, whole=True)
 
     def decide(self, records: Collection[RungRecord], newcomer: RungRecord) -> Decision:
-        """Stop below the floor, or when neither on the rung's front nor among the best of its size."""
+        """Stop below the floor, or where the trial is neither on the front nor among the best of its size."""
         known = [record for record in records if math.isfinite(record.accuracy)]
         if newcomer.accuracy < self.floor and any(record.accuracy >= self.floor for record in known):
             return Stop(
@@ -92,7 +91,7 @@ class Stratified:
         min_records: int = 6,
         shares: Sequence[float] = LATE_RUNGS,
     ) -> "Stratified":
-        """The rule for a budget in epochs and a number of classes; ``floor`` = chance + margin."""
+        """Return the pruner for a budget in epochs and a number of classes (see ``accuracy_floor``)."""
         levels = rung_levels(full_budget, shares)
         check_shares("keep", keep, "> 0, ≤ 1", lambda share: 0 < share <= 1)
         return cls(

@@ -1,1 +1,1 @@
-"""Samplers: propose the next configuration."""
+"""Samplers, which propose the next configuration."""

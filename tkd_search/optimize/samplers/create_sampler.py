@@ -1,7 +1,7 @@
-"""Who proposes the next configuration: Optuna's samplers by name or import path, and designs without a model.
+"""Creates Optuna's samplers by name or import path, and points of designs without a model.
 
-A sampler is built anew for every suggestion, seeded from the root seed and the trial's number: what it
-knows lives in the study alone, so a resumed search goes on exactly as if it had never stopped.
+A sampler is created for every suggestion, with a seed from the root seed and the trial's number. It has no
+state beside the study, so a resumed search makes the same suggestions as an uninterrupted one.
 """
 
 import importlib
@@ -20,10 +20,10 @@ from optuna.samplers import BaseSampler
 from scipy.stats import qmc  # type: ignore[import-untyped]
 
 SamplerFactory = Callable[[int], BaseSampler]
-"""Seed → a fresh sampler."""
+"""Seed → a new sampler."""
 
 DESIGNS = ("random", "qmc")
-"""Names that need no model: uniform points, and a scrambled Sobol sequence."""
+"""Samplers without a model: uniform points, and a scrambled Sobol sequence."""
 
 SAMPLERS: Mapping[str, Callable[..., BaseSampler]] = MappingProxyType(
     {
@@ -32,7 +32,7 @@ SAMPLERS: Mapping[str, Callable[..., BaseSampler]] = MappingProxyType(
         "gp": optuna.samplers.GPSampler,
     }
 )
-# The study decides when a model is worth asking, so the samplers' own random start is switched off.
+# The proposer decides when to use a model, so the samplers' own random start is switched off.
 _DEFAULTS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
         "tpe": {"n_startup_trials": 1, "n_ei_candidates": 24},
@@ -40,42 +40,42 @@ _DEFAULTS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
         "gp": {"n_startup_trials": 1},
     }
 )
-_USELESS = ("constraints_func", "after_trial_strategy")
-"""Arguments of Optuna's samplers that do nothing here: they are called when Optuna itself ends a trial."""
+_NO_EFFECT = ("constraints_func", "after_trial_strategy")
+"""Arguments of Optuna's samplers without effect: Optuna uses them where it ends a trial itself."""
 
 
 def make_sampler(name: str, options: Mapping[str, Any] | None = None) -> SamplerFactory:
-    """A sampler by name or by import path ``package.module:Class``, which is called with seed and options.
+    """Return a factory for a sampler by name or by import path ``package.module:Class``.
 
     Raises:
-        ValueError: unknown name, nothing at the import path, or options that it does not take or use.
+        ValueError: unknown name, nothing at the import path, or options that it does not have or use.
     """
     build = SAMPLERS.get(name) or _imported(name)
     settings = {**_DEFAULTS.get(name, {}), **(options or {})}
     takes_seed = "seed" in inspect.signature(build).parameters
-    _refuse_useless(name, settings, takes_seed)
+    _refuse_without_effect(name, settings, takes_seed)
     try:
         inspect.signature(build).bind(**({"seed": 0} if takes_seed else {}), **settings)
     except TypeError as error:
         raise ValueError(f"sampler {name}: {error}") from error
 
-    def fresh(seed: int) -> BaseSampler:
+    def create(seed: int) -> BaseSampler:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             sampler = build(**({"seed": seed} if takes_seed else {}), **settings)
-        if not isinstance(sampler, BaseSampler):  # Optuna would take None for its default
+        if not isinstance(sampler, BaseSampler):  # Optuna replaces None by its default
             raise ValueError(f"sampler {name}: a {type(sampler).__name__}, not an Optuna sampler")
         return sampler
 
-    return fresh
+    return create
 
 
-def _refuse_useless(name: str, settings: Mapping[str, Any], takes_seed: bool) -> None:
+def _refuse_without_effect(name: str, settings: Mapping[str, Any], takes_seed: bool) -> None:
     if takes_seed and "seed" in settings:
-        raise ValueError(f"sampler {name}: seed is the experiment's own (--set seed=…)")
-    for option in _USELESS if name in SAMPLERS else ():
+        raise ValueError(f"sampler {name}: the seed is that of the experiment (--set seed=…)")
+    for option in _NO_EFFECT if name in SAMPLERS else ():
         if option in settings:
-            raise ValueError(f"sampler {name}: {option} does nothing in this search")
+            raise ValueError(f"sampler {name}: {option} has no effect in this search")
 
 
 def _imported(path: str) -> Callable[..., BaseSampler]:
@@ -93,11 +93,11 @@ def _imported(path: str) -> Callable[..., BaseSampler]:
 
 
 def design_point(name: str, number: int, dimensions: int, seed: int) -> NDArray[np.float64]:
-    """Point ``number`` (from 0) of a design without a model, in [0, 1)^dimensions.
+    """Return point ``number`` (from 0) of a design without a model, in [0, 1)^dimensions.
 
     Args:
         name: ``random`` or ``qmc``.
-        number: which point; the same number, dimensions and seed give the same point always.
+        number: index of the point; the same number, dimensions and seed always give the same point.
         dimensions: coordinates of a point.
         seed: seed of the design.
     """
@@ -111,5 +111,5 @@ def design_point(name: str, number: int, dimensions: int, seed: int) -> NDArray[
 
 @lru_cache(maxsize=8)
 def _sobol(count: int, dimensions: int, seed: int) -> NDArray[np.float64]:
-    """The first ``count`` points of a scrambled Sobol sequence; longer ones begin with shorter ones."""
+    """Return the first ``count`` points of a scrambled Sobol sequence; longer ones begin the same."""
     return np.asarray(qmc.Sobol(dimensions, scramble=True, rng=seed).random(count))

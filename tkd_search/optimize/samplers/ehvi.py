@@ -1,11 +1,10 @@
-"""The EHVI sampler: a model of accuracy that every trial teaches, asked for the largest expected gain.
+"""The EHVI sampler: suggests the configuration with the largest expected hypervolume improvement.
 
-Only accuracy is uncertain; bytes are nearly a function of a few leaves. So one Gaussian process predicts
-the log error at the full budget, from whole trials and from stopped ones whose error is carried forward
-(with the variance that carrying adds, see ``fidelity.extrapolate``); another predicts log bytes. The next
-configuration is the candidate with the largest expected gain in normalised hypervolume, running trials
-counted as if they ended as predicted. A suggestion is a function of the trials and the seed: what is kept
-between suggestions saves time and changes nothing, so a resumed search goes on as if it had never stopped.
+Only accuracy is uncertain; bytes are nearly a function of a few leaves. One Gaussian process predicts the log
+error at the full budget, from whole trials and from stopped ones with extrapolated errors (and the variance
+of the extrapolation, see :func:`learning_curves.extrapolate`); another predicts log bytes. Running trials
+count as if they ended as predicted. A suggestion is a function of the trials and the seed: what is kept
+between suggestions saves time and does not change results, so a resumed search makes the same suggestions.
 """
 
 import math
@@ -19,36 +18,36 @@ from tkd_search.optimize.learning_curves import ERROR_OFFSET, Extrapolation
 from tkd_search.optimize.pareto import BYTES_AND_ACCURACY, nondominated_mask, unit_square
 from tkd_search.optimize.samplers.feasibility import Feasibility
 from tkd_search.optimize.samplers.hypervolume_gain import NODES, WEIGHTS, area_gain
-from tkd_search.optimize.samplers.surrogate import FEWEST, Surrogate, SurrogateFitter, taught_by
+from tkd_search.optimize.samplers.surrogate import MIN_TRIALS, Surrogate, SurrogateFitter, usable_trials
 from tkd_search.optimize.space import Space
 from tkd_search.optimize.space_encoding import Array, Cube
 from tkd_search.optimize.student_bytes import SizeOf, Sizes, student_columns
 from tkd_search.optimize.study_trial import StudyTrial
 
-_CURIOSITY = 1e-7
-"""Weight of the uncertainty: it decides only among candidates that promise no gain."""
-_DOUBTFUL = 0.5
-"""Feasibility below which a student is neither aimed at nor taken from another sampler."""
-_ROUNDS = 16
-"""How often candidates are built until the best one's size is known."""
+_UNCERTAINTY_WEIGHT = 1e-7
+"""Weight of the standard deviation in a candidate's value: it orders candidates without expected gain."""
+_MIN_FEASIBILITY = 0.5
+"""Least feasibility of a target size, and of another sampler's suggestion."""
+_SIZE_ROUNDS = 16
+"""Maximum number of rounds of building candidates until the best one's size is state."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class EHVISettings:
-    """Sizes of the sampler's work, each bounding what a suggestion costs.
+    """Limits on the cost of a suggestion, and shares of suggestions.
 
     Attributes:
-        memory: most trials in the model; the best half, the rest drawn at random.
+        memory: maximum number of trials in the model: half of them the best, half drawn at random.
         refit_every: finished trials between fits of the hyperparameters.
         random: candidates drawn uniformly.
         local: candidates made from good trials by small changes.
         polish: candidates made from the best candidates.
-        aimed: share of the model's own suggestions that aim at a size drawn uniformly in log(bytes).
-            Hypervolume is gained fastest at the smallest size, but users want students of every size; and
-            where the model is too hopeful at some size, others have their turn.
-        tpe: share of suggestions left to Optuna's TPE once 30 trials teach: it errs in other ways than this
-            model, whose mistakes would otherwise never be found out.
-        builds: students whose exact size is asked for at once, until the best candidate's is known: at most
+        aimed: share of the model's own suggestions with a target size drawn uniformly in log(bytes). The
+            smallest sizes add the most hypervolume, but users need students of every size; and target sizes
+            spread the suggestions where the model is too optimistic at one size.
+        tpe: share of suggestions left to Optuna's TPE once 30 trials are usable, to diversify the proposals:
+            they reveal errors of this model.
+        builds: students built at once to get their exact size, until the best candidate's is known: at most
             sixteen times, twice per suggestion.
 
     Raises:
@@ -76,16 +75,16 @@ class EHVISettings:
 
 
 @dataclass(frozen=True)
-class _Aim:
-    """A size to aim at in log10(bytes), and how far from it counts."""
+class _TargetSize:
+    """A target size in log10(bytes), and the width of the weight around it."""
 
     log_bytes: float
     width: float
 
 
 @dataclass(frozen=True)
-class _Knowledge:
-    """What a suggestion rests on: the front [m, 2] in the unit square, beliefs, trials so far."""
+class _State:
+    """The inputs of a suggestion: the front [m, 2] in the unit square, the surrogate, the trials so far."""
 
     front: Array
     surrogate: Surrogate
@@ -100,10 +99,10 @@ class EHVISampler:
         space: the searched leaves.
         levels: epochs of the rungs.
         full_budget: epochs of a whole trial.
-        big_model_bytes: of F; the largest student seen unless given.
-        classes: for chance accuracy; chance 0 unless given.
-        size_of: exact bytes of a configuration; a model of bytes unless given.
-        settings: sizes of its work.
+        big_model_bytes: bytes of F; default: 1.1 × those of the largest student so far.
+        classes: number of classes; default: chance accuracy is 0.
+        size_of: exact bytes of a configuration; default: predicted bytes.
+        settings: cost limits and shares.
     """
 
     def __init__(
@@ -131,36 +130,37 @@ class EHVISampler:
         )
 
     def suggest(self, trials: Sequence[StudyTrial], seed: int) -> dict[str, object] | None:
-        """The next configuration, or None while too little is known (fewer than four lessons)."""
+        """Return the next configuration, or None with fewer than ``MIN_TRIALS`` usable trials."""
         rng = np.random.default_rng(seed)
         fitter = self._fitter
-        lessons = fitter.lessons(trials)
-        taught = taught_by(trials, lessons)
-        if len(taught) < FEWEST or not self._cube.dimensions:
+        extrapolation = fitter.extrapolation(trials)
+        usable = usable_trials(trials, extrapolation)
+        if len(usable) < MIN_TRIALS or not self._cube.dimensions:
             return None
         if self._sizes:
-            self._sizes.forget()
-        self._largest = max(float(t.bytes or 0) for t in taught)
-        running = [t for t in trials if t.state == "running" and t.number not in lessons.log_error]
-        surrogate = fitter.surrogate(trials, taught, lessons, running, rng)
-        mine = [t for t in trials if t.number >= 0]  # earlier searches' students are not this one's
-        front = self._front(mine, lessons, running, surrogate)
-        best = sorted(zip(fitter.ranks(taught, lessons), taught, strict=True), key=lambda pair: pair[0])
-        elite = np.array([fitter.point(t) for _, t in best[: max(20, len(taught) // 8)]])
-        tried = frozenset(_keys(fitter.features(mine)))
-        known = _Knowledge(front, surrogate, tried, self._feasibility(mine))
-        return self._cube.decode(self._best_candidate(elite, known, rng))
+            self._sizes.reset()
+        self._largest = max(float(t.bytes or 0) for t in usable)
+        running = [t for t in trials if t.state == "running" and t.number not in extrapolation.log_error]
+        surrogate = fitter.surrogate(trials, usable, extrapolation, running, rng)
+        own = [t for t in trials if t.number >= 0]  # negative numbers are trials of earlier searches
+        front = self._front(own, extrapolation, running, surrogate)
+        best = sorted(zip(fitter.ranks(usable, extrapolation), usable, strict=True), key=lambda pair: pair[0])
+        elite = np.array([fitter.point(t) for _, t in best[: max(20, len(usable) // 8)]])
+        tried = frozenset(_keys(fitter.features(own)))
+        state = _State(front, surrogate, tried, self._feasibility(own))
+        return self._cube.decode(self._best_candidate(elite, state, rng))
 
-    def would_take(self, config: Mapping[str, object], trials: Sequence[StudyTrial]) -> bool:
-        """Whether another's suggestion is worth a trial: new, its student can be built and breaks no limit.
+    def accepts(self, config: Mapping[str, object], trials: Sequence[StudyTrial]) -> bool:
+        """Return whether another sampler's suggestion is worth a trial.
 
-        Limits are known by what they refused: near students must have trained at least as often as not.
+        It must be new and its student buildable. Of similar students, at least as many must have kept the
+        limits (of latency) as not.
         """
-        mine = [t for t in trials if t.number >= 0]
+        own = [t for t in trials if t.number >= 0]
         features = self._cube.features(self._cube.point(config)[None])
-        if _keys(features)[0] in _keys(self._fitter.features(mine)):
+        if _keys(features)[0] in _keys(self._fitter.features(own)):
             return False
-        if self._feasibility(mine)(features[:, self._of_student])[0] < _DOUBTFUL:
+        if self._feasibility(own)(features[:, self._of_student])[0] < _MIN_FEASIBILITY:
             return False
         return self._sizes is None or self._sizes.can_build(config)
 
@@ -172,15 +172,15 @@ class EHVISampler:
     def _front(
         self,
         trials: Sequence[StudyTrial],
-        lessons: Extrapolation,
+        extrapolation: Extrapolation,
         running: list[StudyTrial],
         surrogate: Surrogate,
     ) -> Array:
-        """The front to improve on, in the unit square: whole trials, and running ones as they promise."""
-        known = [t for t in trials if t.state == "complete" and t.bytes]
-        promising = [t for t in trials if t.state == "running" and t.number in lessons.log_error]
-        sizes = [float(t.bytes or 1) for t in [*known, *promising]]
-        values = [t.accuracy for t in known] + [lessons.accuracy(t.number) for t in promising]
+        """Return the front in the unit square: whole trials, and running ones with expected accuracy."""
+        complete = [t for t in trials if t.state == "complete" and t.bytes]
+        extrapolated = [t for t in trials if t.state == "running" and t.number in extrapolation.log_error]
+        sizes = [float(t.bytes or 1) for t in [*complete, *extrapolated]]
+        values = [t.accuracy for t in complete] + [extrapolation.accuracy(t.number) for t in extrapolated]
         if running:
             points = np.array([self._fitter.point(t) for t in running])
             sizes += (10 ** self._log_bytes(points, surrogate, builds=len(running))).tolist()
@@ -192,7 +192,7 @@ class EHVISampler:
         front = np.unique(square[nondominated_mask(square, BYTES_AND_ACCURACY)], axis=0)
         return front
 
-    def _best_candidate(self, elite: Array, known: _Knowledge, rng: np.random.Generator) -> Array:
+    def _best_candidate(self, elite: Array, state: _State, rng: np.random.Generator) -> Array:
         settings = self._settings
         candidates = self._snapped(
             [
@@ -200,65 +200,65 @@ class EHVISampler:
                 self._changed(elite, settings.local, rng, share=0.3, step=0.2),
             ]
         )
-        aim = self._aim(candidates, known, rng)
-        best = candidates[self._by_worth(candidates, known, aim)[:12]]
+        target = self._target_size(candidates, state, rng)
+        best = candidates[self._order(candidates, state, target)[:12]]
         polished = self._snapped([best, self._changed(best, settings.polish, rng, share=0.15, step=0.07)])
-        return np.asarray(polished[self._by_worth(polished, known, aim)[0]])
+        return np.asarray(polished[self._order(polished, state, target)[0]])
 
     def _snapped(self, parts: list[Array]) -> Array:
         points = np.vstack(parts)
         return self._sizes.snap(points) if self._sizes else points
 
-    def _aim(self, candidates: Array, known: _Knowledge, rng: np.random.Generator) -> "_Aim | None":
-        """A size to aim at, now and then, that the space can make and no limit seems to forbid."""
+    def _target_size(self, candidates: Array, state: _State, rng: np.random.Generator) -> _TargetSize | None:
+        """Return a target size for a share of the suggestions: one of a feasible candidate, else None."""
         if rng.random() >= self._settings.aimed:
             return None
-        sizes = self._log_bytes(candidates, known.surrogate)
-        feasible = known.feasibility(self._cube.features(candidates)[:, self._of_student])
-        sizes = sizes[(feasible >= min(_DOUBTFUL, feasible.max())) & np.isfinite(sizes)]
+        sizes = self._log_bytes(candidates, state.surrogate)
+        feasible = state.feasibility(self._cube.features(candidates)[:, self._of_student])
+        sizes = sizes[(feasible >= min(_MIN_FEASIBILITY, feasible.max())) & np.isfinite(sizes)]
         if not len(sizes):
             return None
         low, high = float(sizes.min()), float(sizes.max())
-        return _Aim(rng.uniform(low, high), (high - low) / 8 or 1.0)
+        return _TargetSize(rng.uniform(low, high), (high - low) / 8 or 1.0)
 
-    def _by_worth(self, points: Array, known: _Knowledge, aim: "_Aim | None") -> NDArray[np.intp]:
-        """Order [n] of the points, best first; the sizes of the most promising are exact."""
+    def _order(self, points: Array, state: _State, target: _TargetSize | None) -> NDArray[np.intp]:
+        """Return the order [n] of the points, best first; the sizes of the best are exact."""
         features = self._cube.features(points)
-        mean, deviation = known.surrogate.error.predict(features)
-        tried = np.array([key in known.tried for key in _keys(features)])
-        feasible = known.feasibility(features[:, self._of_student])
+        mean, deviation = state.surrogate.error.predict(features)
+        tried = np.array([key in state.tried for key in _keys(features)])
+        feasible = state.feasibility(features[:, self._of_student])
 
-        def order(log_bytes: Array) -> NDArray[np.intp]:
-            # The front is made of measured accuracies, so what a trial may measure counts, luck included:
-            # where the front owes its height to luck, more of the same is worth little.
+        def by_value(log_bytes: Array) -> NDArray[np.intp]:
+            # The front has measured accuracies, noise included, so the candidate's measurement is predicted,
+            # noise included. Where a lucky measurement is on the front, similar candidates have little gain.
             gains = self._gains(
-                mean, np.hypot(deviation, known.surrogate.error.noise), log_bytes, known.front
+                mean, np.hypot(deviation, state.surrogate.error.noise), log_bytes, state.front
             )
-            # Where nothing is expected the least known goes first; nothing goes twice.
-            worth = gains + _CURIOSITY * deviation
-            if aim is not None:
-                worth = worth * np.exp(-(((log_bytes - aim.log_bytes) / aim.width) ** 2))
-            hopeless = tried | np.isinf(log_bytes)
-            return np.argsort(-np.where(hopeless, -1.0, worth * feasible), kind="stable")
+            # Without expected gain, the most uncertain candidate is first. No configuration is tried twice.
+            value = gains + _UNCERTAINTY_WEIGHT * deviation
+            if target is not None:
+                value = value * np.exp(-(((log_bytes - target.log_bytes) / target.width) ** 2))
+            excluded = tried | np.isinf(log_bytes)
+            return np.argsort(-np.where(excluded, -1.0, value * feasible), kind="stable")
 
-        found = order(self._log_bytes(points, known.surrogate))
-        for _ in range(_ROUNDS):
+        found = by_value(self._log_bytes(points, state.surrogate))
+        for _ in range(_SIZE_ROUNDS):
             if self._sizes is None or self._sizes.is_known(points[found[0]]):
                 break
             self._sizes.log_bytes(points[found], self._settings.builds)
-            found = order(self._log_bytes(points, known.surrogate))
+            found = by_value(self._log_bytes(points, state.surrogate))
         return found
 
     def _log_bytes(self, points: Array, surrogate: Surrogate, builds: int = 0) -> Array:
-        """log10 of the bytes [n]: exact as far as known (``builds`` more are made), else modelled."""
-        modelled = surrogate.size.predict(self._cube.features(points))[0]
+        """Return log10 of the bytes [n]: exact where known (after ``builds`` more builds), else predicted."""
+        predicted = surrogate.size.predict(self._cube.features(points))[0]
         if self._sizes is None:
-            return modelled
+            return predicted
         exact = self._sizes.log_bytes(points, builds)
-        return np.where(np.isnan(exact), modelled, exact)
+        return np.where(np.isnan(exact), predicted, exact)
 
     def _gains(self, mean: Array, deviation: Array, log_bytes: Array, front: Array) -> Array:
-        """Expected gain in normalised hypervolume [n], from the beliefs about log error and log10 bytes."""
+        """Return the expected gain in normalised hypervolume [n] from predicted log errors and bytes."""
         heights = _accuracy(mean[:, None] + deviation[:, None] * NODES)
         square = self._square(np.repeat(10**log_bytes, len(NODES)), heights.ravel())
         gains = area_gain(front, square[:: len(NODES), 0], square[:, 1].reshape(heights.shape))
@@ -267,7 +267,10 @@ class EHVISampler:
     def _changed(
         self, parents: Array, count: int, rng: np.random.Generator, *, share: float, step: float
     ) -> Array:
-        """Children of random parents: each coordinate is kept, crossed with another parent's, or moved."""
+        """Return ``count`` changed copies of random parents.
+
+        Each coordinate is kept, taken from another parent, moved by a normal ``step``, or drawn anew.
+        """
         shape = (count, self._cube.dimensions)
         children = parents[rng.integers(len(parents), size=count)]
         others = parents[rng.integers(len(parents), size=count)]
@@ -286,10 +289,10 @@ class EHVISampler:
 
 
 def _keys(features: Array) -> list[bytes]:
-    """What makes configurations the same: their features [n, D], but for rounding."""
+    """Return a key per configuration, equal for equal features [n, D] up to rounding."""
     return [row.tobytes() for row in np.round(features, 9)]
 
 
 def _accuracy(log_error: Array) -> Array:
-    """Accuracy in [0, 1] from the log error that the model predicts."""
+    """Return the accuracy in [0, 1] of a predicted log error."""
     return np.clip(1.0 + ERROR_OFFSET - np.exp(np.minimum(log_error, math.log1p(ERROR_OFFSET))), 0.0, 1.0)

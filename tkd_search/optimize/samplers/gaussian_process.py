@@ -1,8 +1,8 @@
 """Gaussian-process regression for a few hundred trials: Matérn-5/2 plus a linear part, fitted by MAP.
 
-Small and exact on purpose: a suggestion must cost milliseconds beside trainings of seconds. The prior on
-the lengths is that of Hvarfner et al. 2024 (centred at a multiple of √dimensions, √3 wide in logarithms; a
-smaller multiple than theirs), so that with few trials all leaves count little and those that matter emerge.
+Small and exact, so that a suggestion takes milliseconds. The prior on the lengths is that of Hvarfner et al.
+2024 (centred at a multiple of √dimensions, √3 wide in logarithms; a smaller multiple than theirs): with few
+trials every leaf has a small effect, and more trials shorten the lengths of the leaves that matter.
 """
 
 import math
@@ -30,8 +30,8 @@ class Hyperparameters:
     Attributes:
         lengths: of the leaves [L].
         signal: variance of the smooth part.
-        linear: variance of the slope of each feature. Many small effects, none of which a length could tell
-            from noise, are together most of what noisy trials have to teach.
+        linear: variance of the slope of each feature. Many small effects, each too small for a length to be
+            told from noise, are together a large part of the variance of noisy trials.
         noise: variance of an observation about the function.
     """
 
@@ -42,12 +42,12 @@ class Hyperparameters:
 
     @property
     def vector(self) -> Array:
-        """All in one, for the optimiser."""
+        """All parameters in one array, for the optimiser."""
         return np.append(self.lengths, [self.signal, self.linear, self.noise])
 
     @classmethod
     def prior(cls, leaves: int) -> "Hyperparameters":
-        """The prior's centre."""
+        """Return the prior's centre."""
         return cls(np.full(leaves, 0.5 * math.log(max(leaves, 1)) + LENGTH), 0.0, LINEAR, NOISE)
 
 
@@ -59,15 +59,15 @@ def fit(
     start: Hyperparameters | None = None,
     iterations: int = 30,
 ) -> Hyperparameters:
-    """Maximum a posteriori hyperparameters.
+    """Return the maximum a posteriori hyperparameters.
 
     Args:
         inputs: features [n, D].
         targets: observations [n].
         variances: known noise variance of each observation beyond the common one [n].
         groups: leaf of each feature [D], 0 … L − 1; features of a leaf share its length.
-        start: where to begin; the prior's centre unless given.
-        iterations: at most so many steps of L-BFGS.
+        start: initial value; default: the prior's centre.
+        iterations: maximum number of L-BFGS steps.
     """
     leaves = int(groups.max()) + 1 if len(groups) else 0
     prior = Hyperparameters.prior(leaves)
@@ -90,7 +90,7 @@ def fit(
 def _loss(
     vector: Array, distances: Array, gram: Array, targets: Array, known: Array, centre: Array
 ) -> tuple[float, Array]:
-    """Negative log posterior and its gradient; distances [L, n, n] are squared, per leaf."""
+    """Return the negative log posterior and its gradient; distances [L, n, n] are squared, per leaf."""
     leaves = len(distances)
     weights, (signal, linear, noise) = np.exp(-2 * vector[:leaves]), np.exp(vector[-3:]).tolist()
     squared = np.tensordot(weights, distances, 1)
@@ -115,7 +115,7 @@ def _loss(
 
 
 class Posterior:
-    """What is believed after the observations.
+    """The posterior of the function, given observations.
 
     Args:
         inputs: features [n, D].
@@ -125,7 +125,7 @@ class Posterior:
         hyperparameters: of the kernel.
 
     Attributes:
-        noise: standard deviation by which an observation misses the function, in the targets' unit.
+        noise: standard deviation of an observation about the function, in the targets' unit.
     """
 
     def __init__(
@@ -147,7 +147,7 @@ class Posterior:
         self.noise = self._scale * math.exp(hyperparameters.noise / 2)
 
     def predict(self, inputs: Array) -> tuple[Array, Array]:
-        """Mean and standard deviation [n] of the function itself (noise apart) at features [n, D]."""
+        """Return mean and standard deviation [n] of the function (without noise) at features [n, D]."""
         covariance = self._kernel(inputs, self._inputs)
         explained = (solve_triangular(self._factor, covariance.T, lower=True) ** 2).sum(axis=0)
         before = self._signal + self._linear * ((inputs - _MIDDLE) ** 2).sum(axis=1)
@@ -168,7 +168,7 @@ def _standardised(targets: Array) -> tuple[Array, float, float]:
 
 
 def _gram(a: Array, b: Array) -> Array:
-    """Covariance [n, m] of a linear function with unit variance of every slope, 0 in the cube's middle."""
+    """Return the covariance [n, m] of a linear function with unit slope variances, 0 in the cube's middle."""
     return np.asarray((a - _MIDDLE) @ (b - _MIDDLE).T)
 
 

@@ -1,4 +1,4 @@
-"""How much a student is expected to add to the hypervolume, before it is trained."""
+"""The hypervolume that a student would add to a front."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +12,7 @@ WEIGHTS: Array = _weights / _weights.sum()
 
 
 def area_gain(front: Array, sizes: Array, heights: Array) -> Array:
-    """Area that single points would add to what a front dominates in the unit square.
+    """Return the area that single points would add to the area a front dominates in the unit square.
 
     Args:
         front: points [m, 2] (size minimised, height maximised), sizes strictly ascending and so heights.

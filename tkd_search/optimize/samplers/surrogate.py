@@ -1,4 +1,4 @@
-"""What a frugal search believes of students that were not trained: two Gaussian processes over its trials."""
+"""The surrogate model of the EHVI sampler: Gaussian processes of error and of bytes over its trials."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from tkd_search.optimize.study_trial import StudyTrial
 
 @dataclass(frozen=True)
 class Surrogate:
-    """Posteriors at a cube's features: of the log error at the common budget, and of log10 bytes."""
+    """Posteriors over a cube's features: of the log error at the common budget, and of log10 bytes."""
 
     error: Posterior
     size: Posterior
@@ -28,20 +28,20 @@ class _Fit:
     size: Hyperparameters
 
 
-FEWEST = 4
-"""Lessons below which there is no model."""
+MIN_TRIALS = 4
+"""Usable trials below which there is no model."""
 
 
-def taught_by(trials: Sequence[StudyTrial], lessons: Extrapolation) -> list[StudyTrial]:
-    """The trials that teach: those that reached a rung or failed, and have bytes."""
-    return [t for t in trials if t.number in lessons.log_error and t.bytes]
+def usable_trials(trials: Sequence[StudyTrial], extrapolation: Extrapolation) -> list[StudyTrial]:
+    """Return the trials of a model: those that reached a rung or failed, and have bytes."""
+    return [t for t in trials if t.number in extrapolation.log_error and t.bytes]
 
 
-def _settled(numbers: Sequence[int], running: Sequence[int], every: int) -> tuple[int, int]:
-    """The widest range of numbers between multiples of ``every`` in which all trials are seen and ended.
+def _ended_range(numbers: Sequence[int], running: Sequence[int], every: int) -> tuple[int, int]:
+    """Return the widest range of numbers between multiples of ``every`` in which all trials have ended.
 
-    Numbers ascend without a gap, but that a capped history begins with single ones (the front) before the
-    latest. The range moves by ``every`` at a time, so what is learnt from it can be kept for a while.
+    Numbers ascend without a gap, except that a capped history begins with single trials (the front) before
+    the latest. The range moves in steps of ``every``, so a fit to it can be reused in between.
     """
     gaps = [i for i in range(1, len(numbers)) if numbers[i] != numbers[i - 1] + 1]
     first = numbers[gaps[-1]] if gaps else numbers[0]
@@ -51,13 +51,13 @@ def _settled(numbers: Sequence[int], running: Sequence[int], every: int) -> tupl
 
 
 class SurrogateFitter:
-    """Learns beliefs from trials. What it keeps between calls saves time and changes nothing.
+    """Fits surrogates to trials. What it keeps between calls saves time and does not change results.
 
     Args:
         cube: of the searched space.
         levels: epochs of the rungs.
         full_budget: epochs of a whole trial.
-        memory: most trials in a model; the best half, the rest drawn at random.
+        memory: maximum number of trials in a model: half of them the best, half drawn at random.
         refit_every: finished trials between fits of the hyperparameters.
     """
 
@@ -69,90 +69,90 @@ class SurrogateFitter:
         self._points: dict[int, Array] = {}
         self._fitted: tuple[tuple[tuple[int, int], ...], _Fit] | None = None
 
-    def lessons(self, trials: Sequence[StudyTrial]) -> Extrapolation:
-        """What every trial is expected to reach at a common budget."""
+    def extrapolation(self, trials: Sequence[StudyTrial]) -> Extrapolation:
+        """Return every trial's expected error at a common budget."""
         return extrapolate(trials, self._levels, self._full_budget)
 
     def surrogate(
         self,
         trials: Sequence[StudyTrial],
-        taught: list[StudyTrial],
-        lessons: Extrapolation,
+        usable: list[StudyTrial],
+        extrapolation: Extrapolation,
         running: list[StudyTrial],
         rng: np.random.Generator,
     ) -> Surrogate:
-        """Surrogate after the trials that teach; running ones that do not are believed as predicted."""
-        fitted = self._fitted_to(trials, taught, lessons)
-        taught = self._remembered(taught, lessons, rng)
-        inputs, errors, variances, sizes = self._observations(taught, lessons)
-        groups, nothing = self._cube.leaf_of_feature, np.zeros(len(taught))
-        size = Posterior(inputs, sizes, nothing, groups, fitted.size)
+        """Return the surrogate of the usable trials, and of running ones with their predicted error."""
+        fitted = self._hyperparameters(trials, usable, extrapolation)
+        usable = self._subset(usable, extrapolation, rng)
+        inputs, errors, variances, sizes = self._observations(usable, extrapolation)
+        groups, exact = self._cube.leaf_of_feature, np.zeros(len(usable))
+        size = Posterior(inputs, sizes, exact, groups, fitted.size)
         error = Posterior(inputs, errors, variances, groups, fitted.error)
         if running:
-            waiting = self.features(running)
-            inputs = np.vstack([inputs, waiting])
-            errors = np.append(errors, error.predict(waiting)[0])
+            features = self.features(running)
+            inputs = np.vstack([inputs, features])
+            errors = np.append(errors, error.predict(features)[0])
             variances = np.append(variances, np.zeros(len(running)))
             error = Posterior(inputs, errors, variances, groups, fitted.error)
         return Surrogate(error, size)
 
-    def _fitted_to(
-        self, trials: Sequence[StudyTrial], taught: list[StudyTrial], lessons: Extrapolation
+    def _hyperparameters(
+        self, trials: Sequence[StudyTrial], usable: list[StudyTrial], extrapolation: Extrapolation
     ) -> _Fit:
-        """Hyperparameters fitted to what the first trials told, those up to a number that all have ended.
+        """Return hyperparameters fitted to the first trials, up to a number below which all have ended.
 
-        While these teach too little by themselves, all that teach are fitted to, each time.
+        While these are too few, they are fitted to all usable trials, at every call.
         """
         running = [t.number for t in trials if t.state == "running" and t.number >= 0]
-        first, end = _settled([t.number for t in trials], running, self._refit_every)
-        group = [t for t in taught if first <= t.number < end]
-        own = self.lessons(group)
-        group = taught_by(group, own)
-        if len(group) < FEWEST:
-            return self._fit(taught, lessons)
+        first, end = _ended_range([t.number for t in trials], running, self._refit_every)
+        group = [t for t in usable if first <= t.number < end]
+        own = self.extrapolation(group)
+        group = usable_trials(group, own)
+        if len(group) < MIN_TRIALS:
+            return self._fit(usable, extrapolation)
         key = tuple((t.number, len(t.curve)) for t in group)
         if self._fitted is None or self._fitted[0] != key:
             self._fitted = (key, self._fit(group, own))
         return self._fitted[1]
 
-    def _fit(self, trials: list[StudyTrial], lessons: Extrapolation) -> _Fit:
-        kept = self._remembered(trials, lessons, np.random.default_rng(len(trials)))
-        inputs, errors, variances, sizes = self._observations(kept, lessons)
+    def _fit(self, trials: list[StudyTrial], extrapolation: Extrapolation) -> _Fit:
+        kept = self._subset(trials, extrapolation, np.random.default_rng(len(trials)))
+        inputs, errors, variances, sizes = self._observations(kept, extrapolation)
         groups = self._cube.leaf_of_feature
         return _Fit(fit(inputs, errors, variances, groups), fit(inputs, sizes, np.zeros(len(kept)), groups))
 
     def _observations(
-        self, trials: list[StudyTrial], lessons: Extrapolation
+        self, trials: list[StudyTrial], extrapolation: Extrapolation
     ) -> tuple[Array, Array, Array, Array]:
-        """Features [n, D], log errors, the variances of having carried them, log10 bytes [n]."""
-        errors = np.array([lessons.log_error[t.number] for t in trials])
-        variances = np.array([lessons.variance[t.number] for t in trials])
+        """Return features [n, D], log errors, the variances of their extrapolation, and log10 bytes [n]."""
+        errors = np.array([extrapolation.log_error[t.number] for t in trials])
+        variances = np.array([extrapolation.variance[t.number] for t in trials])
         return self.features(trials), errors, variances, np.log10([float(t.bytes or 1) for t in trials])
 
     def features(self, trials: Sequence[StudyTrial]) -> Array:
-        """Model inputs [n, D] of the trials' configurations."""
+        """Return model inputs [n, D] of the trials' configurations."""
         points = [self.point(t) for t in trials]
         return self._cube.features(np.array(points).reshape(-1, self._cube.dimensions))
 
     def point(self, trial: StudyTrial) -> Array:
-        """The cube's point [L] of a trial's configuration."""
+        """Return the cube's point [L] of a trial's configuration."""
         if trial.number not in self._points:
             self._points[trial.number] = self._cube.point(trial.config)
         return self._points[trial.number]
 
-    def _remembered(
-        self, taught: list[StudyTrial], lessons: Extrapolation, rng: np.random.Generator
+    def _subset(
+        self, usable: list[StudyTrial], extrapolation: Extrapolation, rng: np.random.Generator
     ) -> list[StudyTrial]:
-        """At most ``memory`` trials: the best half by rank, the rest at random."""
+        """Return at most ``memory`` trials: half of them the best by rank, the rest at random."""
         most = self._memory
-        if len(taught) <= most:
-            return taught
-        order = np.argsort(self.ranks(taught, lessons), kind="stable")
+        if len(usable) <= most:
+            return usable
+        order = np.argsort(self.ranks(usable, extrapolation), kind="stable")
         kept = set(order[: most // 2].tolist())
         kept |= set(rng.choice(order[most // 2 :], most - most // 2, replace=False).tolist())
-        return [taught[i] for i in sorted(kept)]
+        return [usable[i] for i in sorted(kept)]
 
-    def ranks(self, taught: list[StudyTrial], lessons: Extrapolation) -> list[int]:
-        """Non-domination rank of each, by bytes and expected accuracy."""
-        points = [[float(t.bytes or 1), lessons.accuracy(t.number)] for t in taught]
+    def ranks(self, usable: list[StudyTrial], extrapolation: Extrapolation) -> list[int]:
+        """Return the non-domination rank of each trial, by bytes and expected accuracy."""
+        points = [[float(t.bytes or 1), extrapolation.accuracy(t.number)] for t in usable]
         return nondominated_sort(points, BYTES_AND_ACCURACY).tolist()

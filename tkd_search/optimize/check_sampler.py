@@ -1,4 +1,4 @@
-"""Rehearses a sampler before a search starts, because many refuse a space only when they are asked."""
+"""Tries a sampler before a search starts: many refuse a space only at a suggestion."""
 
 import dataclasses
 import random
@@ -24,10 +24,10 @@ _SUGGESTIONS: Mapping[str, int] = MappingProxyType({"ehvi": 5, "nsga2": 24, "gp"
 second for each. Other samplers get 12, because Optuna's own begin with 10 random ones."""
 
 
-def rehearse(proposer: ProposerSettings, space: Space, *, full_budget: int, seed: int) -> None:
-    """Ask the sampler for a few suggestions over invented trials.
+def check_sampler(proposer: ProposerSettings, space: Space, *, full_budget: int, seed: int) -> None:
+    """Make the sampler suggest a few configurations after artificial trials.
 
-    Global random states and warnings are left as they were.
+    Global random states and warning filters are restored.
 
     Raises:
         ValueError: an option that the sampler does not have, or of the wrong type.
@@ -42,7 +42,7 @@ def rehearse(proposer: ProposerSettings, space: Space, *, full_budget: int, seed
 
 
 def _check_options(sampler: str, options: Mapping[str, Any]) -> None:
-    """Refuse options that a rehearsal would not notice: without effect, or used only after many trials.
+    """Refuse options that a few suggestions do not show: without effect, or used only after many trials.
 
     Raises:
         ValueError: the option, and what it may be.
@@ -57,7 +57,7 @@ def _check_options(sampler: str, options: Mapping[str, Any]) -> None:
 
 def _ask(proposer: ProposerSettings, space: Space, full_budget: int, seed: int) -> None:
     study = SearchStudy.open(
-        "rehearsal",
+        "check",
         None,
         space=space,
         full_budget=full_budget,
