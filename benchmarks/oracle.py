@@ -1,10 +1,10 @@
-"""What could be known: a searcher that is told every configuration's mean curve and the law of its luck.
+"""An upper estimate of the hypervolume that a sampler can reach on a recording.
 
     python -m benchmarks.oracle [--curves FILE] [--seeds 5] [--pruner never] [--json FILE]
 
-It chooses, among thousands of configurations, the one with the largest expected gain in hypervolume, and is
-told what luck did like everyone else. What it reaches is about what a sampler could hope for on a recording,
-under a rung rule: no strict limit, for it looks one trial ahead.
+The oracle has every configuration's mean curve and the distribution of its noise, and chooses among thousands
+of configurations the one with the largest expected gain in hypervolume. Its measurements are as noisy as
+those of other searchers. It is not a strict bound, because it plans only one trial ahead.
 """
 
 import argparse
@@ -33,18 +33,18 @@ from tkd_search.optimize.study import SearchStudy
 Array = NDArray[np.float64]
 SHARES = (1 / 6, 1 / 3, 2 / 3, 1.0)
 DRAWN, CHILDREN = 6000, 3000
-"""Configurations that an oracle looks at: at first, and in each of the generations after that."""
+"""Configurations that the oracle considers: drawn at first, and per later generation."""
 _GENERATIONS, _STRATA, _PARENTS = 3, 12, 12
 
 
 class Oracle:
-    """Knows the black box but not its draws.
+    """Chooses configurations from the black box's means and noise distribution.
 
     Args:
         curves: the recording.
         black_box: fitted on it.
-        seed: of the configurations it looks at: drawn uniformly, then three generations of small changes to
-            the best means of every size.
+        seed: seed of the considered configurations: drawn uniformly, then three generations of small changes
+            to the best means of every size.
     """
 
     def __init__(self, curves: Curves, black_box: Surrogate, seed: int) -> None:
@@ -52,14 +52,14 @@ class Oracle:
         rng = np.random.default_rng([seed, 11])
         points = rng.random((DRAWN, self._cube.dimensions))
         self.configs: list[dict[str, Any]] = []
-        sizes, means = self._look(points)
+        sizes, means = self._consider(points)
         for _ in range(_GENERATIONS):
             strata = np.array_split(np.argsort(sizes), _STRATA)
             best = np.concatenate([s[np.argsort(-means[s])[:_PARENTS]] for s in strata])
             parents = points[rng.choice(best, CHILDREN)]
             moved = np.clip(parents + 0.15 * rng.standard_normal(parents.shape), 0, 1)
             children = np.where(rng.random(parents.shape) < 0.25, moved, parents)
-            more_sizes, more_means = self._look(children)
+            more_sizes, more_means = self._consider(children)
             points = np.vstack([points, children])
             sizes, means = np.append(sizes, more_sizes), np.append(means, more_means)
         ends = black_box.possible_ends(means)
@@ -68,7 +68,7 @@ class Oracle:
         self._untried = np.ones(len(means), dtype=bool)
 
     def choose(self, study: SearchStudy, proposal: Mapping[str, Any]) -> dict[str, Any]:
-        """The untried configuration with the largest expected gain over the whole trials so far."""
+        """Return the untried configuration with the largest expected gain over the whole trials so far."""
         done = study.trials("complete")
         front = np.empty((0, 2))
         if done:
@@ -81,8 +81,8 @@ class Oracle:
         self._untried[chosen] = False
         return dict(self.configs[chosen])
 
-    def _look(self, points: Array) -> tuple[Array, Array]:
-        """Bytes and mean accuracy at the end of the configurations at these points, which it remembers."""
+    def _consider(self, points: Array) -> tuple[Array, Array]:
+        """Add the configurations at these points, and return their bytes and mean final accuracies."""
         configs = [self._cube.decode(point) for point in points]
         self.configs += configs
         sizes = np.array([float(self._black_box.size_of(config)) for config in configs])
@@ -96,7 +96,7 @@ class Oracle:
 def run_oracle(
     curves: Curves, black_box: Surrogate, *, seed: int, pruner: str, options: Mapping[str, Any], trials: int
 ) -> Replay:
-    """One search by an oracle, with the epochs of so many whole trials."""
+    """Run one search by an oracle, with the epochs of ``trials`` whole trials."""
     oracle = Oracle(curves, black_box, seed)
     studies: list[SearchStudy] = []
     searcher = Searcher(
@@ -123,10 +123,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.oracle", description=__doc__)
     parser.add_argument("--curves", type=Path, default=DEFAULT_CURVES, help="recording to replay")
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--trials", type=int, default=200, help="whole trials that the epochs pay for")
-    parser.add_argument(
-        "--pruner", default="never", help="rung rule: never, stratified, front_probability, …"
-    )
+    parser.add_argument("--trials", type=int, default=200, help="the budget, in whole trials")
+    parser.add_argument("--pruner", default="never", help="pruner: never, stratified, front_probability, …")
     parser.add_argument("--pruner-args", type=json.loads, default={}, help="its arguments as JSON")
     parser.add_argument("--json", type=Path, help="write the figures here")
     args = parser.parse_args(arguments)

@@ -37,7 +37,7 @@ HEADER_END = ("bytes", "epoch", "val_accuracy")
 
 @dataclass(frozen=True)
 class Curve:
-    """What a configuration did: its point as trained, bytes, accuracy by epoch, seconds, why it failed."""
+    """A configuration's result: point as trained, bytes, accuracy by epoch, seconds, reason of failure."""
 
     number: int
     point: Mapping[str, Any]
@@ -48,7 +48,7 @@ class Curve:
 
 
 def recorded_points(space: Space, count: int, seed: int) -> list[dict[str, Any]]:
-    """Quasi-random configurations, numbers rounded to the six digits that the table holds."""
+    """Return quasi-random configurations, with numbers rounded to the six digits of the table."""
     dimensions = len(space.leaves)
     points = [space.at(design_point("qmc", i, dimensions, seed).tolist()) for i in range(count)]
     return [{leaf: _rounded(space, leaf, value) for leaf, value in point.items()} for point in points]
@@ -78,7 +78,7 @@ class Bench:
         self.bank = compute_bank([self.big_model], self._views(self.settings.data.views), self.settings.bank)
 
     def figures(self) -> dict[str, Any]:
-        """F's bytes and accuracies."""
+        """Return F's bytes and accuracies."""
         return {
             "name": self.settings.big_models[0].name,
             "bytes": model_bytes(self.big_model.model),
@@ -161,7 +161,7 @@ class Bench:
 
 
 class Recorder:
-    """Appends curves to ``curves.csv`` and packs it; knows what is recorded already.
+    """Appends curves to ``curves.csv`` and compresses it.
 
     Args:
         folder: of the recording.
@@ -179,7 +179,7 @@ class Recorder:
         self._drop_half_line()
 
     def recorded(self) -> set[str]:
-        """Names of the configurations in the table."""
+        """Return the names of the configurations in the table."""
         lines = self._file.read_text().splitlines()[1:]
         return {line.split(",", 1)[0] for line in lines}
 
@@ -194,7 +194,7 @@ class Recorder:
             table.write("".join(row + "\n" for row in rows))
 
     def pack(self) -> None:
-        """Compress the table; the plain one goes."""
+        """Compress the table and remove the uncompressed one."""
         self._packed.write_bytes(gzip.compress(self._file.read_bytes(), 9, mtime=0))
         self._file.unlink()
 
@@ -279,11 +279,11 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder of the recording")
     parser.add_argument("--workers", type=int, default=2, help="processes, one thread each")
     parser.add_argument("--seed", type=int, default=0, help="seed of the quasi-random points")
-    parser.add_argument("--resume", action="store_true", help="go on with a recording that is there")
+    parser.add_argument("--resume", action="store_true", help="continue an existing recording")
     args = parser.parse_args(arguments)
     there = any((args.out / name).exists() for name in ("curves.csv", "curves.csv.gz"))
     if there and not args.resume:
-        sys.exit(f"{args.out}: a recording is there; --resume goes on with it")
+        sys.exit(f"{args.out}: a recording exists; --resume continues it")
     words = " ".join(arguments if arguments is not None else sys.argv[1:])
     record(
         load_config(args.config, args.set),

@@ -1,10 +1,10 @@
-"""Where a search may stop trials: what early ranks say about the end, and what rules cost.
+"""Correlation of early accuracies with the end, and cost and regret of pruners.
 
     python -m benchmarks.rung_report [--curves FILE]
 
 First, on the recorded curves as they are, Spearman's rank correlation between accuracy at each epoch and
-at the end: over all students, and among students of a size (bytes regressed out), which is what a rule
-that compares like with like relies on. Then rules, on 250 configurations of the black box at a time: the
+at the end: over all students, and among students of a size (bytes regressed out), which matters to a pruner
+that compares students of similar size. Then pruners, on 250 configurations of the black box at a time: the
 share of the full epochs that a trial costs, and the share of the true front that was stopped.
 """
 
@@ -38,7 +38,7 @@ VARIANTS: Sequence[tuple[Sequence[float], Sequence[float]]] = (
 
 
 def correlations(curves: Curves) -> list[tuple[int, float, float]]:
-    """(epoch, rank correlation with the end, the same among students of a size)."""
+    """Return (epoch, rank correlation with the end, the same among students of a size)."""
     inputs = np.column_stack([np.ones(len(curves)), np.log(curves.bytes)])
 
     def apart_from_size(values: NDArray[np.float64]) -> list[float]:
@@ -57,7 +57,7 @@ def correlations(curves: Curves) -> list[tuple[int, float, float]]:
 
 
 def pools(curves: Curves, box: Surrogate, *, count: int, size: int) -> list[list[Outcome]]:
-    """Outcomes of uniformly drawn configurations, ``count`` times ``size`` of them."""
+    """Return the outcomes of uniformly drawn configurations, ``count`` times ``size`` of them."""
     space = curves.space
     draw = (
         box.evaluate(space.at(design_point("random", i, len(space.leaves), seed=99).tolist()))
@@ -68,7 +68,7 @@ def pools(curves: Curves, box: Surrogate, *, count: int, size: int) -> list[list
 
 
 def judge(pruner: Pruner, outcomes: Sequence[Outcome], full_budget: int) -> tuple[float, float]:
-    """(share of the full epochs spent, share of the true front that was stopped), one after another."""
+    """Return (share of the full epochs spent, share of the true front that was stopped)."""
     records: dict[int, list[RungRecord]] = {level: [] for level in pruner.levels}
     epochs = np.full(len(outcomes), full_budget)
     for i, outcome in enumerate(outcomes):

@@ -1,10 +1,10 @@
-"""What the search's own work costs when it is large: 10,000 simulated trials in 256 slots.
+"""Cost of the search's own work at scale: 10,000 simulated trials in 256 slots.
 
     python -m benchmarks.scale [--trials 10000] [--slots 256] [--json FILE] [--journal FILE] [--sampler NAME]
 
-Training is replaced by an invented learning curve that costs nothing, so that all time is the search's:
-milliseconds of a decision (rule and bookkeeping, storage included) and of a suggestion apart, at the
-beginning and at the end, and the memory held. About 5 minutes with the quasi-random sampler.
+Training is replaced by an artificial learning curve that takes no time, so that all time is the search's. It
+reports milliseconds of a decision (pruner and bookkeeping, storage included) and of a suggestion, at the
+beginning and at the end, and the memory used. About 5 minutes with the quasi-random sampler.
 """
 
 import argparse
@@ -34,7 +34,7 @@ CLASSES = 10
 class Figures:
     """Medians and 95th percentiles in milliseconds, over the first and the last tenth of the calls.
 
-    ``decide_*``: a report at a rung, with rule, bookkeeping and storage. ``ask_*``: a suggestion.
+    ``decide_*``: a report at a rung, with pruner, bookkeeping and storage. ``ask_*``: a suggestion.
     ``memory_mb_per_1000_trials`` is the growth of the resident set over the second half.
     """
 
@@ -53,10 +53,10 @@ class Figures:
 
 
 class Invented:
-    """A curve from the configuration alone, at no cost."""
+    """An artificial curve, computed from the configuration."""
 
     def evaluate(self, config: Mapping[str, Any]) -> Outcome:
-        """Better with size and near one learning rate; nobody repeats a curve."""
+        """Return a curve that is better with size and near one learning rate."""
         width, rate = config["student.width"], np.log10(config["training.lr"] / 8e-3)
         end = 0.95 - 0.1 / width**0.5 * 0.3 - 0.1 * rate**2
         steps = np.arange(1, FULL_BUDGET + 1) / FULL_BUDGET
@@ -109,7 +109,7 @@ def measure(
 
 
 class _Watched(Simulation):
-    """A simulation that notes the resident memory every hundred trials."""
+    """A simulation that records the resident memory every hundred trials."""
 
     def __init__(self, study: SearchStudy, trials: int, slots: int, memory: list[tuple[int, float]]) -> None:
         super().__init__(
@@ -164,7 +164,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--slots", type=int, default=256)
     parser.add_argument("--sampler", default="qmc", help="qmc times the bookkeeping alone; ehvi, tpe, …")
     parser.add_argument(
-        "--pruner", default="front_probability", help="rung rule: front_probability, stratified, …"
+        "--pruner", default="front_probability", help="pruner: front_probability, stratified, …"
     )
     parser.add_argument(
         "--journal", type=Path, help="keep the study's journal here; default: a temporary one"
@@ -180,8 +180,8 @@ def main(arguments: list[str] | None = None) -> None:
             pruner=args.pruner,
         )
     print(
-        f"{figures.trials} trials in {figures.slots} slots, sampler {figures.sampler}, rule {args.pruner}\n"
-        f"decision at a rung (rule, bookkeeping, journal): {figures.decide_first:.2f} ms at first, "
+        f"{figures.trials} trials in {figures.slots} slots, sampler {figures.sampler}, pruner {args.pruner}\n"
+        f"decision at a rung (pruner, bookkeeping, journal): {figures.decide_first:.2f} ms at first, "
         f"{figures.decide_last:.2f} ms at the end (95 %: {figures.decide_last_p95:.2f} ms)\n"
         f"suggestion: {figures.ask_first:.1f} ms at first, {figures.ask_last:.1f} ms at the end "
         f"(95 %: {figures.ask_last_p95:.1f} ms)\n"

@@ -1,4 +1,4 @@
-"""How frugal the search is: hypervolume against epochs, on recorded learning curves.
+"""Efficiency of searchers: hypervolume against epochs, on recorded learning curves.
 
     python -m benchmarks.search_efficiency [--curves FILE] [--json FILE] [--plot FILE]
 
@@ -38,7 +38,7 @@ _GRID = 120
 
 @dataclass(frozen=True)
 class Summary:
-    """One searcher over all seeds.
+    """Results of one searcher over all seeds.
 
     Attributes:
         name: of the searcher.
@@ -52,7 +52,7 @@ class Summary:
 
     @property
     def final(self) -> float:
-        """Median hypervolume when the budget is spent."""
+        """Median hypervolume at the end of the budget."""
         return float(np.median(self.hypervolume[:, -1]))
 
     @property
@@ -83,7 +83,7 @@ def compare(
         black_box: what training shows.
         names: keys of ``SEARCHERS``.
         seeds: number of seeds.
-        trials: whole trials that the budget pays for.
+        trials: the budget, in whole trials.
         workers: processes.
         first_seed: the lowest of the seeds.
     """
@@ -125,7 +125,7 @@ def _summarise(name: str, replays: Sequence[Replay], grid: NDArray[np.float64]) 
 
 
 def epochs_ratio(ours: Summary, tpe: Summary) -> float:
-    """Share of the budget after which the median of ours reaches the final median of TPE; inf if never."""
+    """Return the share of the budget after which our median reaches the final one of TPE; inf if never."""
     median = np.median(ours.hypervolume, axis=0)
     reached = np.flatnonzero(median >= tpe.final)
     return float((reached[0] + 1) / len(median)) if reached.size else math.inf
@@ -134,7 +134,7 @@ def epochs_ratio(ours: Summary, tpe: Summary) -> float:
 def to_json(
     summaries: Mapping[str, Summary], seeds: int, trials: int, curves: Curves, first_seed: int = 0
 ) -> dict[str, Any]:
-    """The figures that the README quotes."""
+    """Return the figures that the documentation quotes."""
     ratio = epochs_ratio(summaries["ours"], summaries["tpe"])
     return {
         "epochs_ratio_to_tpe": ratio if math.isfinite(ratio) else None,
@@ -150,7 +150,7 @@ def to_json(
 
 
 def table(summaries: Mapping[str, Summary]) -> str:
-    """A row per searcher: hypervolume along the way, and what stopping cost."""
+    """Return a row per searcher: hypervolume at shares of the budget, and the cost of stopping."""
     shares = (1 / 6, 1 / 3, 2 / 3, 1.0)
     head = "".join(f"{f'{share:.0%} of epochs':>16}" for share in shares)
     lines = [f"{'hypervolume, median':22}{head}{'quartiles':>16}{'trials':>8}{'regret':>8}{'lost':>8}"]
@@ -167,7 +167,7 @@ def table(summaries: Mapping[str, Summary]) -> str:
 
 
 def plot(summaries: Mapping[str, Summary], epochs: int, path: Path) -> None:
-    """Median and quartiles of the hypervolume against epochs spent."""
+    """Plot median and quartiles of the hypervolume against epochs spent."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -200,7 +200,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument(
         "--first-seed", type=int, default=0, help="0 to 19 and 30 to 49 served to choose; 20 is fresh"
     )
-    parser.add_argument("--trials", type=int, default=200, help="whole trials that the epochs pay for")
+    parser.add_argument("--trials", type=int, default=200, help="the budget, in whole trials")
     parser.add_argument("--exact-table", action="store_true", help="draw recorded rows alone, no regressor")
     parser.add_argument(
         "--noise", type=float, default=1.0, help="scale of the recording's luck: a figure of its own below 1"

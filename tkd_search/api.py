@@ -122,7 +122,7 @@ class Experiment:
         finished = finished_record(self.config)
         if finished is not None:
             return Result(finished, self.config.folder)
-        return _execute(self.config, address, progress or Silent(), command)
+        return run_search(self.config, address, progress or Silent(), command)
 
     def distil(self, point: dict[str, Any] | None = None, **options: Any) -> Result:
         """One training with nothing searched: at a point of the space, or at the defaults.
@@ -193,7 +193,11 @@ def _budget_raised(old: Config, new: Config) -> bool:
     return any(after > before for after, before in zip(limits(new), limits(old), strict=True))
 
 
-def _execute(config: Config, address: str | None, progress: "Progress", command: str) -> Result:
+def run_search(config: Config, address: str | None, progress: "Progress", command: str) -> Result:
+    """Run or resume a search that :func:`finished_record` has found unfinished.
+
+    Arguments and errors are those of :meth:`Experiment.search`.
+    """
     from tkd_search.cluster.cluster_limits import launchable_nodes
     from tkd_search.config.resolve import left_to_sampler
     from tkd_search.data import load_data
@@ -221,7 +225,7 @@ def _execute(config: Config, address: str | None, progress: "Progress", command:
         progress.note(note)
     check_same_data(config.folder, data.digest)
     with run_lock(config.folder), ray_session(address) as where:
-        from tkd_search.engine.driver import run_search
+        from tkd_search.engine import driver
         from tkd_search.files import write_text
         from tkd_search.results.summary import reopen
         from tkd_search.tracking.tracker import open_tracker
@@ -238,7 +242,7 @@ def _execute(config: Config, address: str | None, progress: "Progress", command:
             system_metrics=settings.tracking.system_metrics,
         )
         try:
-            record = run_search(
+            record = driver.run_search(
                 config,
                 data,
                 checked=checked,

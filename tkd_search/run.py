@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 import tkd_search
-from tkd_search.api import Experiment, finished_record
+from tkd_search.api import finished_record, run_search
 from tkd_search.cli.console import Console, hear_interrupts
 from tkd_search.config.experiment_file import Config, load_config
 from tkd_search.errors import UserError
@@ -83,9 +83,7 @@ def start(
     began = time.monotonic()
     try:
         with console.live():
-            result = Experiment(config).search(
-                address=address, progress=console, command=resume_command(config)
-            )
+            result = run_search(config, address, console, resume_command(config))
     except KeyboardInterrupt:  # before the first trial, or again while the end is written
         console.note(f"interrupted; go on with: {resume_command(config)}")
         return 130

@@ -1,6 +1,6 @@
-"""syne-tune's MOASHA as it comes from PyPI, behind the calls that a simulated search makes.
+"""syne-tune's MOASHA from PyPI, unchanged, behind the interface of a simulated search.
 
-Optional: ``pip install syne-tune``. Its decisions and its (random) suggestions are its own.
+Optional: ``pip install syne-tune``.
 """
 
 import datetime
@@ -16,7 +16,7 @@ from tkd_search.optimize.study_trial import StudyTrial, trial_name
 
 
 def installed() -> bool:
-    """Whether syne-tune can be imported."""
+    """Return whether syne-tune can be imported."""
     try:
         import syne_tune.optimizer.schedulers.multiobjective.moasha  # noqa: F401
     except ImportError:
@@ -25,7 +25,7 @@ def installed() -> bool:
 
 
 class _Points:
-    """Looks like a distribution of syne-tune; a sample is a whole configuration of our space."""
+    """Has the interface of a syne-tune distribution; a sample is a whole configuration of the space."""
 
     def __init__(self, space: Space, seed: int) -> None:
         self._space, self._rng = space, np.random.default_rng([seed, 11])
@@ -35,12 +35,12 @@ class _Points:
 
 
 class MoashaStudy:
-    """Asks and reports like a ``SearchStudy``; every answer is MOASHA's."""
+    """Has the interface of a ``SearchStudy``; MOASHA suggests and decides."""
 
     def __init__(self, space: Space, full_budget: int, seed: int) -> None:
         from syne_tune.optimizer.schedulers.multiobjective.moasha import MOASHA
 
-        # Brackets are drawn from the global state in there.
+        # MOASHA draws its brackets from the global random state.
         np.random.seed(seed)
         random.seed(seed)
         self._scheduler = MOASHA(
@@ -53,11 +53,11 @@ class MoashaStudy:
             random_seed=seed,
         )
         self._full_budget = full_budget
-        self._theirs: dict[str, Any] = {}
+        self._syne_tune_trials: dict[str, Any] = {}
         self._trials: dict[str, StudyTrial] = {}
 
     def ask(self) -> Suggestion:
-        """MOASHA's next trial."""
+        """Return MOASHA's next trial."""
         from syne_tune.backend.trial_status import Trial
 
         number = len(self._trials)
@@ -67,34 +67,34 @@ class MoashaStudy:
         trial_id = trial_name(number)
         trial = Trial(number, suggestion.config, datetime.datetime.now())
         self._scheduler.on_trial_add(trial)
-        self._theirs[trial_id] = trial
+        self._syne_tune_trials[trial_id] = trial
         self._trials[trial_id] = StudyTrial(number=number, storage_id=number, config=config)
         return Suggestion(trial_id, number, config)
 
     def report(self, trial_id: str, record: RungRecord) -> Decision:
-        """MOASHA's answer; it sees every epoch and finds its own rungs."""
+        """Return MOASHA's decision; it gets every epoch and selects its own rungs."""
         result = {
             "epoch": record.epoch,
             "log_bytes": float(np.log10(record.bytes)),
             "error": 1.0 - record.accuracy,
         }
         if record.epoch >= self._full_budget:
-            self._scheduler.on_trial_complete(self._theirs[trial_id], result)
+            self._scheduler.on_trial_complete(self._syne_tune_trials[trial_id], result)
             return Continue()
-        answer = self._scheduler.on_trial_result(self._theirs[trial_id], result)
+        answer = self._scheduler.on_trial_result(self._syne_tune_trials[trial_id], result)
         return Stop("MOASHA") if answer == "STOP" else Continue()
 
     def complete(self, trial_id: str, values: tuple[float, float] | None = None) -> None:
-        """Remember the end."""
+        """Record that a trial is complete."""
         self._end(trial_id, "complete")
 
     def prune(self, trial_id: str, values: tuple[float, float] | None, reason: str) -> None:
-        """Remember the stop, and tell MOASHA that the trial is gone."""
-        self._scheduler.on_trial_remove(self._theirs[trial_id])
+        """Record that a trial was stopped, also in MOASHA."""
+        self._scheduler.on_trial_remove(self._syne_tune_trials[trial_id])
         self._end(trial_id, "stopped")
 
     def trials(self, *states: str) -> tuple[StudyTrial, ...]:
-        """Trials in the given states."""
+        """Return the trials in the given states, or all."""
         return tuple(t for t in self._trials.values() if not states or t.state in states)
 
     def _end(self, trial_id: str, state: Any) -> None:

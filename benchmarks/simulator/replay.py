@@ -1,7 +1,7 @@
-"""A whole search in virtual time, by the study, rule and sampler code of the real one.
+"""Simulates a whole search in virtual time, with the study, pruner and sampler code of a real one.
 
-``slots`` trials run at once; an epoch takes one unit of time, give or take a little per trial so that
-they do not march in step. Only the training is replaced, by a black box.
+``slots`` trials run at once. An epoch takes about one unit of time; each trial has its own pace, so that
+trials do not run in lockstep. Only the training is replaced, by a black box.
 """
 
 import heapq
@@ -26,35 +26,35 @@ class AskTell(Protocol):
     """The part of a ``SearchStudy`` that a simulated driver uses."""
 
     def ask(self) -> Suggestion:
-        """Begin a trial."""
+        """Create a trial."""
 
     def report(self, trial_id: str, record: RungRecord) -> Decision:
-        """One epoch of a trial."""
+        """Record an epoch of a trial and decide."""
 
     def complete(self, trial_id: str, values: tuple[float, float] | None = None) -> None:
-        """A trial had the full budget."""
+        """End a trial with the full budget."""
 
     def prune(self, trial_id: str, values: tuple[float, float] | None, reason: str) -> None:
-        """A trial was stopped."""
+        """End a trial that was stopped."""
 
     def trials(self, *states: Any) -> tuple[StudyTrial, ...]:
-        """Trials in the given states."""
+        """Return the trials in the given states, or all."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Replay:
-    """What a simulated search did.
+    """The results of a simulated search.
 
     Attributes:
         epochs: epochs spent when each whole trial ended [k], ascending.
         hypervolume: normalised hypervolume of the whole trials after each of them [k].
         epochs_spent: epochs of all trials.
-        trials: number of trials begun.
+        trials: number of trials started.
         stopped: number of trials stopped early.
         regret_stops: members of the full-information front that were stopped, ÷ its size.
         lost_hypervolume: full-information hypervolume of all trials less that of the whole ones.
         ask_seconds: wall seconds of each suggestion.
-        decide_seconds: wall seconds of each report (rule and bookkeeping).
+        decide_seconds: wall seconds of each report (pruner and bookkeeping).
     """
 
     epochs: NDArray[np.int64]
@@ -68,12 +68,12 @@ class Replay:
     decide_seconds: Sequence[float]
 
     def at(self, epochs: float) -> float:
-        """Hypervolume once this many epochs were spent."""
+        """Return the hypervolume after this many epochs."""
         reached = np.searchsorted(self.epochs, epochs, side="right")
         return float(self.hypervolume[reached - 1]) if reached else 0.0
 
     def epochs_to(self, hypervolume: float) -> float:
-        """Epochs spent when the hypervolume was first reached; inf if never."""
+        """Return the epochs after which the hypervolume was first reached; inf if never."""
         reached = np.flatnonzero(self.hypervolume >= hypervolume)
         return float(self.epochs[reached[0]]) if reached.size else float("inf")
 
@@ -114,7 +114,7 @@ class Simulation:
         self.decide_seconds: list[float] = []
 
     def run(self) -> None:
-        """Begin as many trials as there are slots, then serve events until the budget is spent."""
+        """Start as many trials as there are slots, then process events until the budget is spent."""
         while len(self._running) < self._slots and self._begin(0.0):
             pass
         while self._queue:
@@ -139,7 +139,7 @@ class Simulation:
         return True
 
     def _epoch(self, running: Running) -> bool:
-        """One epoch of one trial; whether it goes on."""
+        """Run one epoch of one trial and return whether it goes on."""
         running.epoch += 1
         self.epochs_spent += 1
         trial_id = running.suggestion.trial_id
@@ -172,16 +172,16 @@ def simulate(
     max_trials: int | None = None,
     seed: int = 0,
 ) -> Replay:
-    """Run a search until no trial may begin any more and all have ended.
+    """Run a search until the budget is spent and all trials have ended.
 
     Args:
-        study: the study that asks, decides and remembers.
-        black_box: what training would show.
+        study: suggests and decides.
+        black_box: outcomes in place of training.
         full_budget: epochs of a whole trial.
         classes: number of classes, for the hypervolume.
         big_model_bytes: bytes of the big model, for the hypervolume.
         slots: trials at once.
-        max_epochs: no trial begins once this many epochs are spent.
+        max_epochs: no trial starts once this many epochs are spent.
         max_trials: no more trials than this.
         seed: seed of the trials' pace.
     """
@@ -225,7 +225,7 @@ def _summarise(simulation: Simulation, *, classes: int, big_model_bytes: float) 
 
 
 def _regret(outcomes: dict[str, Outcome], stopped: set[str]) -> float:
-    """Stopped members of the front of all trials, had each run to the end, ÷ size of that front."""
+    """Return the share of stopped trials on the front of all trials, each with its final accuracy."""
     ids = list(outcomes)
     points = [[outcomes[i].bytes, outcomes[i].accuracy[-1]] for i in ids]
     front = nondominated_mask(points, BYTES_AND_ACCURACY)

@@ -1,4 +1,4 @@
-"""The searchers that are compared: each a study over the same space, sampled and stopped in its own way."""
+"""The searchers that are compared: studies over the same space with different samplers and pruners."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -16,13 +16,13 @@ from tkd_search.optimize.study import Adjust, SearchStudy
 
 @dataclass(frozen=True, kw_only=True)
 class Searcher:
-    """How one searcher proposes and stops.
+    """The sampler and the pruner of one searcher.
 
     Attributes:
         name: as in tables and JSON.
-        proposer: sampler, start points, and what it learns from.
-        rule: name or import path of the rung rule.
-        rule_options: further arguments of the rule.
+        proposer: sampler, start points and accuracy estimator.
+        pruner: name or import path of the pruner.
+        pruner_options: further arguments of the pruner.
     """
 
     name: str
@@ -33,7 +33,7 @@ class Searcher:
     def open(
         self, curves: Curves, seed: int, adjust: Adjust | None = None, size_of: SizeOf | None = None
     ) -> SearchStudy:
-        """A fresh study in memory; ``adjust`` may turn every proposal into another configuration."""
+        """Return a new study in memory; ``adjust`` may map every proposal to another configuration."""
         return SearchStudy.open(
             f"{self.name}-{seed}",
             None,
@@ -62,14 +62,14 @@ class Moasha:
     def open(
         self, curves: Curves, seed: int, adjust: Adjust | None = None, size_of: SizeOf | None = None
     ) -> AskTell:
-        """A fresh scheduler, which nobody adjusts: in table mode its points are evaluated as nearest rows."""
+        """Return a new scheduler; it has no ``adjust``, so in table mode the nearest rows are evaluated."""
         return moasha.MoashaStudy(curves.space, curves.epochs, seed)
 
 
 OURS = Searcher(name="ours", pruner="front_probability")
-"""What a search does unless told otherwise: the sampler ``ehvi`` under the rule ``front_probability``."""
+"""The defaults of a search: the sampler ``ehvi`` and the pruner ``front_probability``."""
 
-# Optuna's own defaults: ten random trials, then the model, learning from whole trials alone.
+# Optuna's own defaults: ten random trials, then the model, fitted to whole trials only.
 _STOCK_TPE = ProposerSettings(sampler="tpe", options={"n_startup_trials": 10}, startup=0, learning="full")
 _STOCK_NSGA2 = ProposerSettings(sampler="nsga2", options={"population_size": 50}, startup=0, learning="full")
 

@@ -1,4 +1,4 @@
-"""Bytes of a configuration's student, built where the recording says how."""
+"""Exact bytes of a configuration's student, where the recording has its experiment."""
 
 import math
 from collections.abc import Mapping
@@ -10,7 +10,7 @@ from tkd_search.models import build_student, model_bytes
 from tkd_search.optimize.space import Distribution, FloatDistribution
 
 _STEPS = 256
-"""Float leaves are taken to the nearest of so many steps of their range, so that few students are built."""
+"""Steps of the range of a float leaf; values are rounded to them, so that few students are built."""
 
 
 class ExactSizes:
@@ -28,7 +28,7 @@ class ExactSizes:
         self._known: dict[tuple[tuple[str, Any], ...], int] = {}
 
     def __call__(self, point: Mapping[str, Any]) -> int:
-        """Bytes of the student of a configuration."""
+        """Return the bytes of the student of a configuration."""
         leaves = self._config.space.leaves
         student = {k: _stepped(leaves[k], v) for k, v in point.items() if k.startswith("student.")}
         key = tuple(sorted(student.items()))
@@ -39,7 +39,7 @@ class ExactSizes:
 
 
 def exact_sizes(curves: Curves) -> ExactSizes | None:
-    """A function from configurations to bytes, or None where ``meta.json`` does not hold the experiment."""
+    """Return a function from configurations to bytes, None where ``meta.json`` lacks the experiment."""
     experiment, data = curves.meta.get("experiment"), curves.meta.get("data")
     if not isinstance(experiment, Mapping) or not isinstance(data, Mapping):
         return None

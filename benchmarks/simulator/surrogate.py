@@ -1,9 +1,9 @@
-"""The black box of a simulated search: what a configuration's learning curve would be.
+"""The black box of a simulated search: predicts a configuration's learning curve.
 
-Samplers propose points that no table holds. So extremely randomised trees are fitted on the recording,
-one output per epoch, the same for all searchers. What trees cannot explain (seeds, small validation sets)
-comes back as the residual curve of a recorded configuration that was predicted to do about as well, drawn
-once per configuration: whole curves, because what an early rung says about the end lives in them.
+Samplers propose points that are not recorded, so extremely randomised trees are fitted to the recording, one
+output per epoch, the same for all searchers. The noise (of seeds and small validation sets) is the residual
+curve of a recorded configuration with a similar prediction, drawn once per configuration. Residuals are whole
+curves, which keeps the correlation between early rungs and the end.
 """
 
 import hashlib
@@ -28,7 +28,7 @@ _NEIGHBOURS = 25
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a trial of a configuration would show: bytes, and validation accuracy by epoch [E]."""
+    """The outcome of a trial: bytes, and validation accuracy by epoch [E]."""
 
     bytes: int
     accuracy: Array
@@ -38,11 +38,11 @@ class BlackBox(Protocol):
     """Evaluates configurations; the same configuration gives the same outcome."""
 
     def evaluate(self, config: Mapping[str, Any]) -> Outcome:
-        """The whole curve of one configuration."""
+        """Return the outcome of one configuration."""
 
 
 def encode(space: Space, config: Mapping[str, Any]) -> Array:
-    """A configuration as numbers in about [0, 1]: quantiles, one column per option, −1 where inactive."""
+    """Return a configuration as numbers: quantiles, one column per option, −1 where inactive."""
     cells: list[float] = []
     for leaf in space.order:
         distribution = space.leaves[leaf]
@@ -54,7 +54,7 @@ def encode(space: Space, config: Mapping[str, Any]) -> Array:
 
 
 def quantile(distribution: Distribution, value: float) -> float:
-    """Where a number lies in its range, in [0, 1]."""
+    """Return the relative position of a number in its range, in [0, 1]."""
     if isinstance(distribution, Choice):
         raise TypeError("options have no order")
     low, high, at = float(distribution.low), float(distribution.high), float(value)
@@ -67,7 +67,7 @@ def quantile(distribution: Distribution, value: float) -> float:
 
 @dataclass(frozen=True)
 class Fidelity:
-    """How good the black box is on configurations it did not see (5 folds), at some epochs."""
+    """Quality of the black box on held-out configurations (5 folds), at some epochs."""
 
     r_squared: Mapping[int, float]
     rank_correlation: Mapping[int, float]
@@ -112,7 +112,7 @@ class Surrogate:
         self._known: dict[str, Outcome] = {}
 
     def evaluate(self, config: Mapping[str, Any]) -> Outcome:
-        """The curve of one configuration: the trees' prediction and a residual curve, clipped to [0, 1]."""
+        """Return the outcome: the trees' prediction plus a residual curve, clipped to [0, 1]."""
         key = json.dumps(config, sort_keys=True, default=str)
         if key not in self._known:
             predicted = self._forest.predict(encode(self._curves.space, config)[None])[0]
@@ -122,12 +122,12 @@ class Surrogate:
         return self._known[key]
 
     def mean_curves(self, configs: Sequence[Mapping[str, Any]]) -> Array:
-        """The trees' predictions [n, E], without luck."""
+        """Return the trees' predictions [n, E], without noise."""
         inputs = np.array([encode(self._curves.space, config) for config in configs])
         return np.asarray(self._forest.predict(inputs))
 
     def possible_ends(self, means: Array) -> Array:
-        """The final accuracies [n, 25], all equally likely, of trials whose means end at these [n]."""
+        """Return the final accuracies [n, 25], all equally likely, given the means [n] at the end."""
         near = np.argsort(np.abs(self._held_out[:, -1] - means[:, None]), axis=1, kind="stable")
         residual = (self._curves.accuracy - self._held_out)[:, -1]
         return np.clip(means[:, None] + self._noise * residual[near[:, :_NEIGHBOURS]], 0.0, 1.0)
@@ -150,7 +150,7 @@ class Surrogate:
         return np.asarray(predicted).reshape(self._curves.accuracy.shape)
 
     def _residual(self, predicted: Array, key: str) -> Array:
-        """The residual curve of one of the recorded configurations that were predicted to end alike."""
+        """Return the residual curve of one of the recorded configurations with a similar final prediction."""
         distance = np.abs(self._held_out[:, -1] - predicted[-1])
         near = np.argsort(distance, kind="stable")[:_NEIGHBOURS]
         digest = hashlib.sha256(f"{self._seed}/{key}".encode()).digest()
@@ -159,22 +159,22 @@ class Surrogate:
 
 
 class Table:
-    """The recorded rows alone: a configuration stands for the nearest recorded one."""
+    """Black box of the recorded rows: a configuration has the outcome of the nearest recorded one."""
 
     def __init__(self, curves: Curves) -> None:
         self._curves = curves
         self._inputs = np.array([encode(curves.space, config) for config in curves.configs])
 
     def nearest(self, config: Mapping[str, Any], without: frozenset[int] = frozenset()) -> int:
-        """Index of the recorded configuration nearest in encoded distance, some left out."""
+        """Return the index of the nearest recorded configuration, except those in ``without``."""
         distance = np.abs(self._inputs - encode(self._curves.space, config)).sum(axis=1)
         distance[list(without)] = np.inf
         return int(distance.argmin())
 
     def drawing(self) -> Callable[[dict[str, Any]], dict[str, Any]]:
-        """A function that draws rows without replacement: the nearest that it has not given yet.
+        """Return a function that draws the nearest row without replacement.
 
-        It starts anew once every row was drawn.
+        It starts again once every row was drawn.
         """
         drawn: set[int] = set()
 
@@ -188,13 +188,13 @@ class Table:
         return draw
 
     def evaluate(self, config: Mapping[str, Any]) -> Outcome:
-        """The recorded curve of the nearest configuration (itself, where it was recorded)."""
+        """Return the recorded outcome of the nearest configuration."""
         row = self.nearest(config)
         return Outcome(int(self._curves.bytes[row]), self._curves.accuracy[row])
 
 
 class _NearestSize:
-    """Bytes of the recorded student that is nearest in the leaves that decide its size."""
+    """Bytes of the recorded student that is nearest in the student's leaves."""
 
     def __init__(self, curves: Curves) -> None:
         leaves = {k: d for k, d in curves.space.leaves.items() if k.startswith("student.")}

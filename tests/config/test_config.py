@@ -1,4 +1,4 @@
-"""The configuration tree: what is refused, with which words, and what a point of the space becomes."""
+"""Experiment files: what is refused with which error, and the settings at a point of the space."""
 
 import math
 
@@ -23,7 +23,7 @@ def minimal(**sections: object) -> dict[str, object]:
 
 
 @pytest.mark.parametrize("file", sorted(CONFIG_FOLDER.glob("*.yaml")), ids=lambda file: file.stem)
-def test_every_shipped_configuration_is_valid_and_says_what_it_is(file):
+def test_every_shipped_configuration_is_valid_and_has_a_header(file):
     config = load_config(file)
     assert config.space.leaves
     assert file.read_text().startswith("# ")
@@ -64,7 +64,7 @@ def test_every_shipped_configuration_is_valid_and_says_what_it_is(file):
         ("data.std=[0.5]", ["data.mean: found null", "data.std is set"]),
     ],
 )
-def test_bad_settings_name_path_value_and_what_is_allowed(override, words):
+def test_errors_name_path_value_and_what_is_allowed(override, words):
     with pytest.raises(UserError) as caught:
         load_config(None, [override])
     message = str(caught.value)
@@ -73,12 +73,12 @@ def test_bad_settings_name_path_value_and_what_is_allowed(override, words):
         assert word in message
 
 
-def test_missing_file_names_the_nearest():
+def test_the_error_for_a_missing_file_names_the_nearest():
     with pytest.raises(UserError, match=r"configs/digits\.yaml"):
         load_config("configs/digit.yaml")
 
 
-def test_text_that_is_no_yaml(tmp_path):
+def test_text_that_is_not_yaml_is_refused(tmp_path):
     (tmp_path / "bad.yaml").write_text("a: [1\n")
     with pytest.raises(UserError, match="not YAML"):
         load_config(tmp_path / "bad.yaml")
@@ -93,22 +93,22 @@ def test_numbers_that_yaml_reads_as_text_are_numbers():
 
 
 @pytest.mark.parametrize("method", ["kd", "dkd", "dist", "hint", "at", "sp"])
-def test_all_that_teach_by_soft_targets_can_search_them(method):
+def test_methods_with_soft_targets_can_search_their_settings(method):
     given = [f"method.name={method}", "method.lam={float: [0.3, 0.5]}", "method.tau={float: [1, 4]}"]
     assert {"method.lam", "method.tau"} <= set(load_config(None, given).space.leaves)
 
 
-def test_values_to_try_first_must_be_legal():
+def test_enqueued_values_must_be_legal():
     with pytest.raises(UserError, match=r"search\.enqueue\.0\.method\.k"):
         load_config(None, ["search.enqueue=[{method.k: many}]"])
 
 
-def test_an_empty_file_name_is_no_file():
+def test_an_empty_file_name_is_refused():
     with pytest.raises(UserError, match="--config"):
         load_config("")
 
 
-def test_any_searchable_leaf_takes_a_distribution_and_a_point_fills_it():
+def test_a_searchable_leaf_can_be_a_distribution_and_a_point_sets_it():
     config = parse_config(
         minimal(
             student={"name": {"choice": ["mobilenet_v2", "resnet18"]}, "args": {"depth": {"int": [1, 3]}}},
@@ -136,13 +136,13 @@ def test_a_point_outside_its_range_is_refused():
         ("resources.cpus_per_worker", 0.00001, "≥ 0.0001"),
     ],
 )
-def test_what_ray_does_not_give_a_worker_is_refused_by_its_key(key, value, allowed):
+def test_resources_that_ray_cannot_allocate_are_refused(key, value, allowed):
     with pytest.raises(UserError) as refused:
         load_config(None, [f"{key}={'.inf' if value == math.inf else f'{value:f}'}"])
     assert str(refused.value).startswith(f"{key}: found {value!r}\n  allowed: {allowed}")
 
 
-def test_leaves_are_searched_only_where_they_matter():
+def test_leaves_are_searched_only_where_they_have_an_effect():
     config = load_config()
     conditions = {(c.leaf, c.parent): c.values for c in config.space.conditions}
     assert conditions["method.k", "method.name"] == ("tkd",)
@@ -156,8 +156,8 @@ def test_fixing_a_leaf_keeps_the_rest_of_the_enqueued_configurations():
     assert all("method.k" not in point and "training.lr" not in point for point in config.enqueued())
 
 
-def test_values_to_try_first_outside_the_space_are_named_once_each():
-    assert left_to_sampler(load_config(None, ["method.k=3"])) == ""  # who fixes a leaf knows it
+def test_enqueued_values_outside_the_space_are_listed():
+    assert left_to_sampler(load_config(None, ["method.k=3"])) == ""  # a fixed leaf needs no note
     config = load_config(
         None,
         [
@@ -181,7 +181,7 @@ def test_the_resolved_file_reproduces_the_experiment():
     assert again.digest() == config.digest()
 
 
-def test_budgets_and_places_do_not_contradict_but_all_else_does():
+def test_only_budgets_and_places_may_differ():
     old = load_config()
     budgets = [f"{key}=99" for key in BUDGET_KEYS]
     assert differences(old, load_config(None, [*budgets, "data.path=/elsewhere"])) == []
@@ -200,19 +200,19 @@ def test_several_big_models_and_one_of_them_overridden():
 @pytest.mark.parametrize(
     ("written", "milliseconds"), [("5ms", 5), ("0.2s", 200), ("2.5", 2.5), ("null", None)]
 )
-def test_a_limit_on_latency_is_read_with_its_unit(written, milliseconds):
+def test_a_latency_limit_can_have_a_unit(written, milliseconds):
     config = load_config(None, [f"search.max_latency={written}"])
     assert config.settings().search.latency_limit == milliseconds
     assert parse_config(yaml.safe_load(config.to_yaml())).tree == config.tree
 
 
-def test_a_leaf_that_no_trial_can_use_is_not_searched():
+def test_a_leaf_that_no_trial_uses_is_not_searched():
     config = load_config(None, ["method.name=kd"])
     assert {key for key in config.space.leaves if key.startswith("method.")} == {"method.lam", "method.tau"}
     assert config.settings().method == parse_config(minimal(method={"name": "kd"})).settings().method
 
 
-def test_leaves_can_be_laid_over_a_checked_experiment():
+def test_leaves_of_a_checked_experiment_can_be_replaced():
     config = with_overrides(load_config(), {"method.k": 3, "training.lr": {"float": [0.1, 0.2]}})
     assert config.settings().method.k == 3
     assert "method.k" not in config.space.leaves
@@ -221,13 +221,13 @@ def test_leaves_can_be_laid_over_a_checked_experiment():
         with_overrides(config, {"method.kk": 3})
 
 
-def test_where_a_search_is_tracked_may_change_but_not_what_it_tracks():
+def test_the_tracking_uri_may_differ_and_the_experiment_may_not():
     old = load_config()
     assert differences(old, load_config(None, ["tracking.uri=http://127.0.0.1:5000"])) == []
     assert differences(old, load_config(None, ["tracking.experiment=mine"])) != []
 
 
-def test_one_training_searches_nothing_and_is_never_stopped():
+def test_a_fixed_experiment_has_one_trial_and_no_pruner():
     fixed = load_config().fixed({"method.name": "kd"})
     assert fixed.space.leaves == {}
     assert fixed.settings().method.name == "kd"
@@ -235,7 +235,7 @@ def test_one_training_searches_nothing_and_is_never_stopped():
     assert (search.trials, search.enqueue, search.pruner, search.pruner_args) == (1, (), "never", {})
 
 
-def test_a_file_in_which_nothing_is_searched_distils_once(tmp_path):
+def test_a_file_without_distributions_has_one_trial(tmp_path):
     file = tmp_path / "one.yaml"
     file.write_text("data: {name: digits}\n")
     assert load_config(file).settings().search.trials == 1

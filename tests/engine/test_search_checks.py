@@ -1,4 +1,4 @@
-"""What is refused before anything starts, though no single setting shows it."""
+"""Checks before a search that concern several settings, or settings and data."""
 
 import random
 import warnings
@@ -19,7 +19,7 @@ def data():
     return load_data(load_config(None, []).settings().data)
 
 
-def test_the_default_experiment_fits(data):
+def test_the_default_experiment_passes(data):
     assert check_search(load_config(None, []), data).taps > 1
 
 
@@ -42,7 +42,7 @@ def test_the_default_experiment_fits(data):
         ("method.name={choice: [kd, at]}", ["bank.grid", "method.name = at"]),
     ],
 )
-def test_a_wrong_part_is_named_with_what_is_allowed(data, setting, words):
+def test_the_error_names_the_setting_and_what_is_allowed(data, setting, words):
     with pytest.raises(UserError) as refused:
         check_search(load_config(None, [setting]), data)
     for word in words:
@@ -67,7 +67,7 @@ def test_a_wrong_part_is_named_with_what_is_allowed(data, setting, words):
         ("qmc", "{scramble: false}", "qmc has no arguments"),
     ],
 )
-def test_a_sampler_that_would_break_at_its_first_suggestion_is_refused(data, sampler, args, complaint):
+def test_a_sampler_that_fails_at_its_first_suggestions_is_refused(data, sampler, args, complaint):
     given = [f"search.sampler={sampler}", f"search.sampler_args={args}"]
     with pytest.raises(UserError, match=r"search\.sampler: found") as refused:
         check_search(load_config(None, given), data)
@@ -87,25 +87,25 @@ def test_a_sampler_that_would_break_at_its_first_suggestion_is_refused(data, sam
         ("optuna.samplers:NSGAIIISampler", "{}"),
     ],
 )
-def test_samplers_that_work_pass(data, sampler, args):
+def test_working_samplers_pass(data, sampler, args):
     given = [f"search.sampler={sampler}", f"search.sampler_args={args}"]
     assert check_search(load_config(None, given), data).taps > 1
 
 
 class CarelessSampler(optuna.samplers.RandomSampler):
-    """Draws from every global random state, and speaks in every way."""
+    """Draws from every global random state, warns and logs."""
 
-    asked = 0
+    calls = 0
 
     def sample_relative(self, *args):
-        type(self).asked += 1
+        type(self).calls += 1
         random.random(), np.random.random(), torch.rand(1)
         warnings.warn("careless", stacklevel=1)
         optuna.logging.get_logger("optuna").warning("careless")
         return super().sample_relative(*args)
 
 
-def test_a_rehearsal_leaves_no_trace(data, capfd, recwarn):
+def test_checking_a_sampler_restores_random_states_and_prints_nothing(data, capfd, recwarn):
     def states_after(sampler):
         random.seed(0), np.random.seed(0), torch.manual_seed(0)
         check_search(load_config(None, [f"search.sampler={sampler}"]), data)
@@ -113,12 +113,12 @@ def test_a_rehearsal_leaves_no_trace(data, capfd, recwarn):
 
     verbosity = optuna.logging.get_verbosity()
     assert states_after(f"{__name__}:CarelessSampler") == states_after("random")
-    assert CarelessSampler.asked > 0
+    assert CarelessSampler.calls > 0
     assert optuna.logging.get_verbosity() == verbosity
     assert "careless" not in "".join(capfd.readouterr()) + "".join(str(w.message) for w in recwarn)
 
 
-def test_a_size_that_the_student_does_not_have_is_refused_also_where_it_is_fixed(data):
+def test_a_fixed_width_that_the_student_does_not_have_is_refused(data):
     given = ["student.name=squeezenet1_1", "student.depth=1", "student.width=0.2", "student.args={}"]
     with pytest.raises(UserError, match=r"student\.width: found 0\.2\n.*has no width\n.*width=0\.25"):
         check_search(load_config(None, given), data)
@@ -127,7 +127,7 @@ def test_a_size_that_the_student_does_not_have_is_refused_also_where_it_is_fixed
 @pytest.mark.parametrize(
     ("name", "args"), [("squeezenet1_1", "{}"), ("tkd_search.models.plain:plain_cnn", "{in_channels: 1}")]
 )
-def test_a_size_that_the_student_does_not_have_cannot_be_searched(data, name, args):
+def test_searching_a_width_that_the_student_does_not_have_is_refused(data, name, args):
     given = [f"student.args={args}", "student.depth=1", f"student.name={name}"]
     with pytest.raises(UserError, match=r"student\.width.*\n.*has no width"):
         check_search(load_config(None, given), data)
@@ -145,15 +145,15 @@ def test_a_size_that_the_student_does_not_have_cannot_be_searched(data, name, ar
         ([f"student.name={__name__}:half", "student.args={share: {choice: [0.9, 0.1]}}"], ["too narrow"]),
     ],
 )
-def test_an_option_that_builds_no_student_is_refused_before_anything_starts(data, given, words):
+def test_an_option_without_a_buildable_student_is_refused(data, given, words):
     with pytest.raises(UserError) as refused:
         check_search(load_config(None, [*given, "student.width=0.25", "student.depth=1"]), data)
     for word in words:
         assert word in str(refused.value)
 
 
-def test_an_argument_of_one_of_several_students_and_sizes_that_fail_are_no_mistake(data):
-    """``half`` stands for a network that wants a width of a half at least."""
+def test_options_and_sizes_that_fail_only_for_some_students_pass(data):
+    """``half`` is a network with a least width."""
     name = f"student.name={{choice: ['{__name__}:half', '{__name__}:plain']}}"
     args = "student.args={share: {float: [0.1, 0.9]}}"
     assert (
@@ -171,7 +171,7 @@ def plain(num_classes, share):
     return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, num_classes))
 
 
-def test_terms_at_places_that_no_trial_can_use_need_no_cells(data):
+def test_cell_terms_without_effect_need_no_cells(data):
     for given in (["method.name=kd", "method.local=4"], ["bank.grid=4", "method.local=4"]):
         assert check_search(load_config(None, given), data).taps > 1
 

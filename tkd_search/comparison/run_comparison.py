@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tkd_search import storage
-from tkd_search.api import Experiment, finished_record
+from tkd_search.api import finished_record, run_search
 from tkd_search.comparison.contestants import (
     Contestant,
     check_equal_students,
@@ -103,9 +103,11 @@ def run_comparison(
     # An ablation that cannot be is refused before anything starts.
     for contestant in contestants:
         retrained_config(config, contestant, configs[contestant.winner_of or contestant.label], {}, 0)
-    with ray_session(address) if any(map(_unfinished, configs.values())) else nullcontext():
+    finished = {label: finished_record(searched) for label, searched in configs.items()}
+    with ray_session(address) if None in finished.values() else nullcontext():
         records = {
-            label: _search(searched, address, progress, command) for label, searched in configs.items()
+            label: finished[label] or _search(searched, address, progress, command)
+            for label, searched in configs.items()
         }
     winners = {label: _winner(label, record) for label, record in records.items()}
     folder, place = config.folder / "comparison", RunDir.of(config)
@@ -137,13 +139,9 @@ def run_comparison(
     return Comparison(rows, trainings, page, files)
 
 
-def _unfinished(config: Config) -> bool:
-    return finished_record(config) is None
-
-
 def _search(config: Config, address: str | None, progress: Progress, command: str) -> SearchRecord:
     progress.note(f"search of {config.name}")
-    result = Experiment(config).search(address=address, progress=progress, command=command)
+    result = run_search(config, address, progress, command)
     if result.record.status != "complete":
         raise KeyboardInterrupt
     return result.record

@@ -1,1 +1,1 @@
-"""Experiment files: YAML to a checked tree, distributions, and plain settings."""
+"""Experiment files: from YAML to a checked tree with distributions, and to plain settings."""

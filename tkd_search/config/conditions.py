@@ -1,4 +1,4 @@
-"""Which leaves matter when, as their sections declare it (``setting(…, when=…)``)."""
+"""Conditions under which leaves have an effect, as declared by ``setting(…, when=…)``."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -9,7 +9,7 @@ from tkd_search.optimize.space import Condition, Distribution
 
 
 def conditions(leaves: Mapping[str, Distribution]) -> tuple[Condition, ...]:
-    """The declared ``when`` of each searched leaf whose parent is searched too."""
+    """Return the conditions of searched leaves on other searched leaves."""
     return tuple(
         Condition(key, parent, values)
         for key in leaves
@@ -18,8 +18,8 @@ def conditions(leaves: Mapping[str, Distribution]) -> tuple[Condition, ...]:
     )
 
 
-def settle_unused(leaves: dict[str, Distribution], tree: dict[str, Any]) -> None:
-    """Give leaves that no trial can use their default: a search over γ teaches nothing where all is KD."""
+def drop_unused(leaves: dict[str, Distribution], tree: dict[str, Any]) -> None:
+    """Replace distributions that no trial uses by their default, for instance of γ where the method is KD."""
     for key in list(leaves):
         section, _, name = key.partition(".")
         parents = [(p.partition(".")[2], values) for p, values in _declared_parents(key) if p not in leaves]
@@ -29,7 +29,7 @@ def settle_unused(leaves: dict[str, Distribution], tree: dict[str, Any]) -> None
 
 
 def _declared_parents(key: str) -> list[tuple[str, tuple[Any, ...]]]:
-    """(dotted parent, values) under which a leaf matters, as its section declares them."""
+    """Return the (dotted parent, values) under which a leaf has an effect."""
     section, _, name = key.partition(".")
     fields = fields_of(section)
     when = fields[name].metadata.get("when") or {} if name in fields else {}
@@ -37,5 +37,5 @@ def _declared_parents(key: str) -> list[tuple[str, tuple[Any, ...]]]:
 
 
 def fields_of(section: str) -> dict[str, dataclasses.Field[Any]]:
-    """The declared settings of a section by name; empty where there is no such section."""
+    """Return the settings of a section by name; empty for an unknown section."""
     return {f.name: f for f in dataclasses.fields(SECTIONS[section])} if section in SECTIONS else {}

@@ -1,8 +1,8 @@
-"""One YAML file is one experiment: a typed tree in which any leaf may be a value or a distribution.
+"""Experiment files: one YAML file is one experiment, whose leaves are values or distributions.
 
-The sections are the settings dataclasses of the packages (``tkd_search/*/settings.py``); their declared
-types and ranges are checked by pydantic, unknown keys are refused with the nearest known one, and every
-complaint is a :class:`~tkd_search.errors.UserError` that names the dotted key path.
+The sections are the settings dataclasses of the packages (:mod:`tkd_search.config.sections`). Pydantic checks
+their declared types and ranges, unknown keys are refused with the nearest known one, and every error is a
+:class:`~tkd_search.errors.UserError` that names the dotted key path.
 """
 
 import copy
@@ -16,7 +16,7 @@ from typing import Any
 
 import yaml
 
-from tkd_search.config.conditions import conditions, fields_of, settle_unused
+from tkd_search.config.conditions import conditions, drop_unused, fields_of
 from tkd_search.config.leaf import read_leaf, read_value
 from tkd_search.config.renamed import refuse_renamed
 from tkd_search.config.sections import SECTIONS, RunSettings, Settings
@@ -31,7 +31,7 @@ _NAME_PATTERN = "letters, digits, '.', '_' and '-', at most 80, not starting wit
 
 
 BUDGET_KEYS = frozenset({"search.trials", "search.max_hours", "search.max_epochs", "search.plateau"})
-"""Raising these extends a finished search instead of contradicting it."""
+"""Keys that may be raised to extend a finished search."""
 
 FREE_KEYS = frozenset(
     {
@@ -46,7 +46,7 @@ FREE_KEYS = frozenset(
         *("tracking.uri", "tracking.system_metrics"),
     }
 )
-"""What may differ between a run and its resumption: where it runs, not what it computes."""
+"""Keys that may differ between a run and its resumption: they decide where it runs, not what it computes."""
 
 
 @dataclass(frozen=True)
@@ -68,17 +68,17 @@ class Config:
 
     @property
     def folder(self) -> Path:
-        """``<output>/<name>``, where everything of this run is written."""
+        """``<output>/<name>``, the folder of the run's files."""
         return Path(self.tree["output"]) / self.name
 
     def settings(self, point: Mapping[str, Any] | None = None) -> Settings:
-        """The plain settings at a point of the space.
+        """Return the plain settings at a point of the space.
 
         Args:
-            point: dotted key → value; searched leaves that are missing (inactive ones) take their default.
+            point: dotted key → value; missing searched leaves (inactive ones) take their default.
 
         Raises:
-            UserError: where a value of the point is out of range.
+            UserError: a value of the point is out of range.
         """
         tree = at_point(self.tree, self.space, point or {})
         parts: dict[str, Any] = {}
@@ -91,23 +91,22 @@ class Config:
         return Settings(seed=tree["seed"], **parts)
 
     def fixed(self, point: Mapping[str, Any]) -> "Config":
-        """The same experiment with nothing searched: one trial, at the point or at the defaults."""
+        """Return the same experiment with nothing searched: one trial, at the point or at the defaults."""
         tree = at_point(self.tree, self.space, point)
         tree["search"] = {**tree["search"], "trials": 1, "enqueue": [], "pruner": "never", "pruner_args": {}}
         return parse_config(tree)
 
     def enqueued(self) -> tuple[dict[str, Any], ...]:
-        """The configurations to try first, as far as this space allows.
+        """Return the configurations to try first, restricted to this space.
 
-        A leaf that is fixed (by ``--set``, say) stays so; one whose range excludes the value is left to the
-        sampler (see :func:`~tkd_search.config.resolve.left_to_sampler`); entries that become equal are tried
-        once.
+        A fixed leaf keeps its value. A value outside the range of its leaf is left to the sampler (see
+        :func:`~tkd_search.config.resolve.left_to_sampler`). Equal entries are tried once.
         """
         points: list[dict[str, Any]] = []
-        for wish in self.settings().search.enqueue:
+        for entry in self.settings().search.enqueue:
             point = {
                 key: value
-                for key, value in wish.items()
+                for key, value in entry.items()
                 if key in self.space.leaves and self.space.leaves[key].contains(value)
             }
             if point and point not in points:
@@ -115,11 +114,11 @@ class Config:
         return tuple(points)
 
     def to_yaml(self) -> str:
-        """The resolved tree, as a file that reproduces this experiment."""
+        """Return the resolved tree as the text of a file that reproduces this experiment."""
         return yaml.safe_dump(copy.deepcopy(dict(self.tree)), sort_keys=False, allow_unicode=True)
 
     def digest(self) -> str:
-        """Hash of all that decides the outcome (not budgets, paths or names)."""
+        """Return a hash of all that decides the outcome (not budgets, paths or names)."""
         rest = {k: v for k, v in flatten(self.tree).items() if k not in BUDGET_KEYS | FREE_KEYS}
         return hashlib.sha256(json.dumps(rest, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
@@ -132,11 +131,11 @@ def load_config(
     Args:
         path: YAML file, or the name of one in ``configs/``; None is ``configs/digits.yaml``.
         overrides: ``key.path=value`` strings; the value is YAML.
-        name: name of the run, above the file's own.
+        name: name of the run, in place of the file's.
 
     Raises:
-        UserError: missing file, bad YAML, unknown key, wrong type, impossible range, or a distribution
-            where none may stand.
+        UserError: missing file, bad YAML, unknown key, wrong type, illegal range, or a distribution where
+            none is allowed.
     """
     file = _find(path)
     try:
@@ -172,9 +171,9 @@ def parse_config(tree: Mapping[str, Any]) -> Config:
         else:
             resolved[section] = dict(_checked(cls, written, f"{section}.", leaves))
     resolved["search"]["enqueue"] = _enqueued(resolved["search"]["enqueue"])
-    settle_unused(leaves, resolved)
+    drop_unused(leaves, resolved)
     if not leaves and "trials" not in (tree.get("search") or {}):
-        resolved["search"]["trials"] = 1  # the same training again would only pick the luckiest seed
+        resolved["search"]["trials"] = 1  # more trials would only select the luckiest seed
     config = Config(resolved, Space(leaves, conditions(leaves)))
     config.settings()
     _check_together(config)
@@ -182,7 +181,7 @@ def parse_config(tree: Mapping[str, Any]) -> Config:
 
 
 def with_overrides(config: Config, changes: Mapping[str, Any]) -> Config:
-    """The experiment with leaves replaced: dotted key → value, or distribution as in a file.
+    """Return the experiment with leaves replaced: dotted key → value, or distribution as in a file.
 
     Raises:
         UserError: as :func:`parse_config`.
@@ -194,9 +193,9 @@ def with_overrides(config: Config, changes: Mapping[str, Any]) -> Config:
 
 
 def differences(old: Config, new: Config) -> list[str]:
-    """What contradicts between a run's configuration and a new one for the same name, a line each.
+    """Return the differences between a run's configuration and a new one for the same name, a line each.
 
-    Raised budgets do not contradict; lowered ones do not either, they only end the search sooner.
+    Budgets are not compared: a raised one extends the search, a lowered one ends it sooner.
     """
     before, after = flatten(old.tree), flatten(new.tree)
     keys = sorted((before.keys() | after.keys()) - BUDGET_KEYS - FREE_KEYS)
@@ -242,7 +241,7 @@ def _refuse_unknown(written: Mapping[str, Any], known: Any, prefix: str) -> None
 
 
 def _enqueued(points: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Configurations to try first, their values converted: YAML reads 1e-3 as a text."""
+    """Return the configurations to try first with converted values: YAML reads 1e-3 as a text."""
 
     def value_of(number: int, key: str, value: Any) -> Any:
         section, _, name = key.partition(".")
@@ -269,7 +268,7 @@ def _build(cls: type, entry: Mapping[str, Any], prefix: str) -> Any:
 
 
 def _check_together(config: Config) -> None:
-    """What no single leaf can tell."""
+    """Check constraints that concern several leaves."""
     settings = config.settings()
     if config.tree["storage"] is not None:
         storage_uri(config.tree["storage"])

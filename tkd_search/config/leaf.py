@@ -1,4 +1,4 @@
-"""One leaf of the configuration: a value of the declared type and range, or a distribution over it."""
+"""Reading one leaf of the configuration: a value of the declared type and range, or a distribution."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -22,7 +22,7 @@ _WORDS = {"float": "a number", "int": "a whole number", "bool": "true or false",
 
 
 def is_section(value: Mapping[str, Any]) -> bool:
-    """Whether a mapping is a section of the tree rather than a distribution in YAML form."""
+    """Return whether a mapping is a section of the tree rather than a distribution in YAML form."""
     return not any(kind in value for kind in _KINDS)
 
 
@@ -33,10 +33,10 @@ def read_leaf(
     written: Mapping[str, Any],
     leaves: dict[str, Distribution],
 ) -> Any:
-    """The plain value of one field, checked; distributions are also put into ``leaves`` by dotted path.
+    """Return the checked plain value of one field; add a distribution to ``leaves`` by dotted path.
 
     Raises:
-        UserError: wrong type, out of range, or a distribution where none may stand.
+        UserError: wrong type, out of range, or a distribution where none is allowed.
     """
     if field.name not in written:
         default = field.default_factory() if callable(field.default_factory) else field.default
@@ -57,7 +57,7 @@ def read_leaf(
 
 
 def read_value(cls: type, name: str, path: str, value: Any) -> Any:
-    """A single value for a field by its name, converted to the declared type.
+    """Return a value for a field by its name, converted to the declared type.
 
     Raises:
         UserError: wrong type, or out of range.
@@ -133,7 +133,7 @@ def _adapter(cls: type, name: str) -> TypeAdapter[Any]:
 
 
 def _allowed(cls: type, field: "dataclasses.Field[Any]") -> str:
-    """The legal values in words, with the setting's documentation."""
+    """Return the legal values in words, with the setting's documentation."""
     hint = get_type_hints(cls)[field.name]
     arms = [arm for arm in get_args(hint) if arm is not type(None)] or [hint]
     if get_origin(hint) is Literal:

@@ -1,4 +1,4 @@
-"""The pruner that an experiment asks for."""
+"""The pruner of an experiment."""
 
 from tkd_search.config.experiment_file import Config
 from tkd_search.errors import UserError
@@ -7,10 +7,10 @@ from tkd_search.optimize.pruners.create_pruner import PRUNERS, create_pruner
 
 
 def configured_pruner(config: Config, classes: int) -> Pruner:
-    """The configured rule.
+    """Return the configured pruner.
 
     Raises:
-        UserError: no such rule, or options it does not take.
+        UserError: no such pruner, or options that it does not have.
     """
     search, epochs = config.settings().search, config.settings().training.epochs
     try:
@@ -19,6 +19,6 @@ def configured_pruner(config: Config, classes: int) -> Pruner:
         raise UserError(
             "search.pruner",
             f"{search.pruner!r} with search.pruner_args {search.pruner_args} ({error})",
-            f"{', '.join(PRUNERS)} or package.module:Class, and arguments that it has",
-            "another rule has other arguments: --set search.pruner_args={} takes its defaults",
+            f"{', '.join(PRUNERS)} or package.module:Class, with its own arguments",
+            "another pruner has other arguments: --set search.pruner_args={} takes its defaults",
         ) from error

@@ -50,21 +50,21 @@ def clip_k(config: Config, point: Mapping[str, Any], taps: int) -> dict[str, Any
 
 
 def left_to_sampler(config: Config) -> str:
-    """A line on the values in ``search.enqueue`` that the searched space excludes; '' without any."""
+    """Return a line with the values in ``search.enqueue`` that are outside the space; '' without any."""
     leaves = config.space.leaves
     outside = [
         f"search.enqueue.{number}.{key} = {value!r} (searched: {leaves[key]})"
-        for number, wish in enumerate(config.settings().search.enqueue)
-        for key, value in wish.items()
+        for number, entry in enumerate(config.settings().search.enqueue)
+        for key, value in entry.items()
         if key in leaves and not leaves[key].contains(value)
     ]
     return f"outside the searched space, left to the sampler: {'; '.join(outside)}" if outside else ""
 
 
 def describe_student(settings: Settings) -> str:
-    """A short name a person can read: ``mobilenet_v2 ×0.25``, ``plain_cnn widths=[32, 64]``."""
+    """Return a short readable name: ``mobilenet_v2 ×0.25``, ``plain_cnn widths=[32, 64]``."""
     student = settings.student
-    own = ":" in student.name  # a function of the user's, which may know neither width nor depth
+    own = ":" in student.name  # a function of the user's, which may have neither width nor depth
     family = family_of(student.name)
     wide = student.width != StudentSettings().width if own else family.width
     words = [student.name.rsplit(":", 1)[-1]]

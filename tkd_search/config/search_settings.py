@@ -1,4 +1,4 @@
-"""Settings of the search, of the resources it uses and of where its results go."""
+"""Settings of the search, of its resources and of tracking."""
 
 import math
 from dataclasses import dataclass
@@ -57,12 +57,12 @@ class SearchSettings:
         searchable=False,
     )
     pruner_args: dict[str, Any] = setting(
-        default_factory=dict, doc="further arguments of the rung rule", searchable=False
+        default_factory=dict, doc="further arguments of the pruner", searchable=False
     )
     enqueue: tuple[dict[str, Any], ...] = setting(
         (),
-        doc="configurations tried first, such as [{student.width: 0.25, method.name: kd}]; leaves that are "
-        "fixed stay so, and values outside the space are left to the sampler: the run says which",
+        doc="configurations tried first, such as [{student.width: 0.25, method.name: kd}]; fixed leaves keep "
+        "their value, and values outside the space are left to the sampler: the run lists them",
         searchable=False,
     )
     warm_start: tuple[str, ...] = setting(
@@ -121,7 +121,7 @@ class ResourceSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class TrackingSettings:
-    """Where MLflow writes."""
+    """MLflow tracking."""
 
     uri: str | None = setting(
         None,

@@ -1,4 +1,4 @@
-"""The sections of an experiment, each the settings dataclass of its package."""
+"""The sections of an experiment: the settings dataclasses of the packages."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from tkd_search.models.model_settings import BigModelSettings, StudentSettings
 
 @dataclass(frozen=True, kw_only=True)
 class RunSettings:
-    """The leaves at the top of the file."""
+    """The leaves at the top level of the file."""
 
     name: str | None = setting(None, doc="name of the run; default: the file's name", searchable=False)
     seed: int = setting(0, ge=0, le=2**31 - 1, doc="root seed of everything random", searchable=False)

@@ -1,4 +1,4 @@
-"""The limit on a student's latency: measured once per architecture, judged before any training."""
+"""The limit on a student's latency, measured once per architecture and applied before training."""
 
 import json
 import math
@@ -11,13 +11,13 @@ from tkd_search.files import write_json
 from tkd_search.models.model_settings import StudentSettings
 
 ATTEMPTS = 3
-"""How often a student above the limit is measured: other work on the machine only makes it look slower."""
+"""Measurements of a student above the limit: other work on the machine can only make it slower."""
 
 
 class Latencies:
-    """Milliseconds for one image by architecture, measured when first asked for.
+    """Milliseconds for one image by architecture, measured at the first use.
 
-    They are kept in a file, so that a resumed search judges as it did before.
+    They are kept in a file, so that a resumed search makes the same decisions.
 
     Args:
         file: JSON, the settings of a student → milliseconds.
@@ -29,7 +29,7 @@ class Latencies:
         self._known: dict[str, float] = json.loads(file.read_text()) if file.exists() else {}
 
     def of(self, student: StudentSettings) -> float:
-        """Milliseconds of one image through this architecture on the CPU."""
+        """Return the milliseconds of one image through this architecture on the CPU."""
         key = json.dumps(asdict(student), sort_keys=True)
         if key not in self._known:
             self._known[key] = self._measure(student)
@@ -38,16 +38,16 @@ class Latencies:
 
 
 def too_slow(latency: float, limit: float) -> str:
-    """Why a student is not trained; empty where it keeps the limit (both in milliseconds)."""
+    """Return why a student is not trained; empty where it keeps the limit (both in milliseconds)."""
     if latency <= limit:
         return ""
     return f"not trained: {latency:.3g} ms for one image on the CPU, above search.max_latency {limit:g} ms"
 
 
 def measure_student(student: StudentSettings, data: DataBundle, limit: float = math.inf) -> float:
-    """Median milliseconds of one image through an untrained student, on one CPU thread of this machine.
+    """Return the median milliseconds of one image through an untrained student, on one CPU thread.
 
-    Above ``limit`` the best of ``ATTEMPTS`` such medians.
+    Above ``limit``, the lowest of ``ATTEMPTS`` medians.
     """
     import torch
 

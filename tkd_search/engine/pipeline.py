@@ -1,7 +1,7 @@
-"""The stages around the trials, each a job on a warm worker group: the big model, the bank, the test.
+"""The stages before the trials: data, big models and bank, and running a job on a worker group.
 
-A stage whose result is stored is skipped: results are kept by what they depend on, so that searches over
-the same data share one F and one bank. Places are strings: folders here, or on object storage.
+A stage whose result is stored is skipped. Results are stored under a hash of their inputs, so that searches
+over the same data share one F and one bank. Places are strings: local folders or object storage.
 """
 
 import contextlib
@@ -39,7 +39,7 @@ from tkd_search.storage import remote_folders
 
 @dataclass(frozen=True)
 class Prepared:
-    """What the trials of a search share, at places that every worker can read."""
+    """Data, big models and bank of a search, at places that every worker can read."""
 
     data: DataBundle
     data_folder: str
@@ -59,14 +59,14 @@ class Prepared:
 
 
 def store_data(bundle: DataBundle, cache: str) -> str:
-    """Store a data set once, for workers to map; its place.
+    """Store a data set, unless it is stored, and return its place.
 
     Raises:
-        DiskFullError: it does not fit.
+        DiskFullError: the disk is full.
     """
     place = storage.below(cache, f"data-{bundle.digest[:16]}")
     if not remote_folders.folder_exists(place):
-        # What goes elsewhere is put together here first.
+        # Files for object storage are assembled in the local temporary folder first.
         with (
             disk_full_errors(storage.local_path(place) or Path(tempfile.gettempdir())),
             remote_folders.write_folder(place) as folder,
@@ -84,9 +84,12 @@ def prepare_big_models(
     progress: Progress,
     threads: int | None = None,
 ) -> tuple[tuple[str, ...], BigModelRecord]:
-    """Train or load every F with so many threads; the places of their weights, and the figures of the first.
+    """Train or load every F with ``threads`` threads.
 
-    F is trained on the whole training part, also where the students get only some of it.
+    F is trained on the whole training part, also where ``data.train_limit`` restricts the students.
+
+    Returns:
+        The places of the weights, and the figures of the first F.
     """
     settings = config.settings()
     if settings.data.train_limit is not None:
@@ -127,9 +130,10 @@ def prepare_bank(
     threads: int | None = None,
     parts: int = 1,
 ) -> str:
-    """Compute the bank once for data, F, taps and views (statistics alone where F runs live).
+    """Compute the bank for data, F, taps and views, unless it is stored, and return its place.
 
-    In so many parts, each by one worker of a group: all their statistics first, then all their rows.
+    Where F runs live, the bank has only the statistics. With several ``parts``, each worker computes one:
+    first the statistics of all parts, then the rows.
     """
     settings = config.settings()
     digests = [_big_model_digest(place) for place in big_models]
@@ -143,17 +147,19 @@ def prepare_bank(
         "big_models": list(big_models),
         "folder": place,
     }
-    told = _Told(progress, "bank" if parts == 1 else f"bank in {parts} parts")
+    advance = _JointProgress(progress, "bank" if parts == 1 else f"bank in {parts} parts")
     if parts == 1:
-        _side_by_side(queue, [{**job, "kind": "bank", "threads": threads}], told)
+        _run_concurrently(queue, [{**job, "kind": "bank", "threads": threads}], advance)
         return place
-    # Another search may be making the same bank, in other parts.
+    # Another search may compute the same bank in other parts at the same time.
     job |= {"cache": cache, "key": f"{key}-{uuid.uuid4().hex[:8]}", "parts": parts}
     firsts = range(0, parts, settings.resources.workers_per_trial)
     try:
-        _side_by_side(queue, [{**job, "kind": "survey", "first": first} for first in firsts], told)
-        ends = _side_by_side(queue, [{**job, "kind": "bank_part", "first": first} for first in firsts], told)
-        _side_by_side(queue, [{**job, "kind": "assemble", "meta": ends[0]["meta"]}], told)
+        _run_concurrently(queue, [{**job, "kind": "survey", "first": first} for first in firsts], advance)
+        ends = _run_concurrently(
+            queue, [{**job, "kind": "bank_part", "first": first} for first in firsts], advance
+        )
+        _run_concurrently(queue, [{**job, "kind": "assemble", "meta": ends[0]["meta"]}], advance)
     finally:
         for file in part_files(job):
             with contextlib.suppress(OSError):
@@ -161,8 +167,8 @@ def prepare_bank(
     return place
 
 
-class _Told:
-    """Progress of jobs side by side as one, over both passes where there are two."""
+class _JointProgress:
+    """Sums the progress of concurrent jobs, over both passes where there are two."""
 
     def __init__(self, progress: Progress, stage: str) -> None:
         self._progress, self._stage, self._lock = progress, stage, threading.Lock()
@@ -182,12 +188,14 @@ class _Told:
             self._progress.advance(done)
 
 
-def _side_by_side(
+def _run_concurrently(
     queue: ActorHandle,
     jobs: Sequence[Mapping[str, Any]],
-    told: Callable[[Mapping[str, Any], Mapping[str, Any]], None],
+    received: Callable[[Mapping[str, Any], Mapping[str, Any]], None],
 ) -> list[dict[str, Any]]:
-    """Run jobs, each on a group of its own as far as groups are free; the last result of each.
+    """Run jobs, each on a free group, and return the last result of each.
+
+    ``received`` is called with each job and result.
 
     Raises:
         UserError: of the first job that failed.
@@ -196,7 +204,7 @@ def _side_by_side(
     def run(job: Mapping[str, Any]) -> dict[str, Any]:
         result: dict[str, Any] = {}
         for result in run_stage(queue, job):
-            told(job, result)
+            received(job, result)
         return result
 
     threads = ThreadPoolExecutor(len(jobs))
@@ -206,17 +214,17 @@ def _side_by_side(
             done.result()
         return [job.result() for job in running]
     finally:
-        # Without waiting: an interrupt must not wait for jobs, which end with the pool.
+        # Without waiting: an interrupt must not wait for the jobs, which end with the pool.
         threads.shutdown(wait=False, cancel_futures=True)
 
 
 def run_stage(queue: ActorHandle, job: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     """Run one job on a free group and yield its results up to and including ``done``.
 
-    Where the group's machine goes away, another group takes the job up: after its last epoch, or anew.
+    Where the group's machine is lost, another group resumes the job after its last epoch, or restarts it.
 
     Raises:
-        UserError: the job failed, with its reason.
+        UserError: the job failed; the error has the reason.
     """
     job = dict(job)
     while True:
@@ -234,11 +242,11 @@ def run_stage(queue: ActorHandle, job: Mapping[str, Any]) -> Iterator[dict[str, 
 
 
 def _on_one_group(queue: ActorHandle, job: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """The job's results as long as one group has it."""
+    """Yield the job's results until it ends or its group is lost."""
     try:
         client = LeaseClient(queue, holder=str(job["kind"]), timeout=600.0)
     except LeaseLostError:
-        return  # all groups are busy, or on their way: the caller asks again
+        return  # all groups are busy or starting: the caller tries again
     try:
         client.post(job)
         while True:
@@ -254,7 +262,7 @@ def _on_one_group(queue: ActorHandle, job: dict[str, Any]) -> Iterator[dict[str,
 
 
 def big_model_key(settings: Settings, index: int, data: DataBundle) -> str:
-    """What one F depends on: data, its settings, the seed, the file it is loaded from."""
+    """Return a hash of the inputs of one F: data, its settings, the seed, the file it is loaded from."""
     model = settings.big_models[index]
     parts: dict[str, Any] = {
         "data": data.digest,
@@ -270,7 +278,7 @@ def big_model_key(settings: Settings, index: int, data: DataBundle) -> str:
 
 
 def _big_model_digest(place: str) -> str:
-    """A stored F's key and the hash of its weights: the same weights may belong to other strides."""
+    """Return a stored F's key and the hash of its weights; the same weights may belong to other strides."""
     weights = (remote_folders.fetch_folder(place) / "model.safetensors").read_bytes()
     return f"{storage.last_name(place)}-{hashlib.sha256(weights).hexdigest()}"
 

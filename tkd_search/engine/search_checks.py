@@ -151,8 +151,8 @@ def _check_sampler(config: Config) -> None:
             "search.learning" if search.learning not in ACCURACY_ESTIMATORS else "search.sampler",
             f"{search.sampler!r} with search.sampler_args {search.sampler_args}, "
             f"search.learning {search.learning!r} ({str(error) or type(error).__name__})",
-            f"{', '.join(['ehvi', *SAMPLERS, *DESIGNS])} or package.module:Class that takes two objectives "
-            f"and this space, and arguments that it has; learning: {', '.join(ACCURACY_ESTIMATORS)}",
+            f"{', '.join(['ehvi', *SAMPLERS, *DESIGNS])} or package.module:Class that accepts two objectives "
+            f"and this space, with its own arguments; learning: {', '.join(ACCURACY_ESTIMATORS)}",
             "another sampler has other arguments: --set search.sampler_args={} takes its defaults",
         ) from error
 

@@ -10,10 +10,11 @@ from tkd_search.engine.jobs.job_context import JobContext
 
 
 class Group:
-    """Collects the results that a job pushes; supersedes the job after the epoch ``stop_after``."""
+    """Collects a job's results and heartbeats; supersedes the job after the epoch ``stop_after``."""
 
     def __init__(self, stop_after: int = 1000) -> None:
         self.results: list[dict[str, Any]] = []
+        self.beats = 0
         self._stop_after = stop_after
 
     def epochs(self, kind: str = "epoch") -> list[int]:
@@ -26,7 +27,12 @@ class Group:
         def stopped() -> bool:
             return any(result.get("epoch", 0) >= self._stop_after for result in self.results)
 
-        return JobContext(rank=0, workers=1, device="cpu", push=self.results.append, should_stop=stopped)
+        return JobContext(
+            rank=0, workers=1, device="cpu", push=self.results.append, should_stop=stopped, beat=self._beat
+        )
+
+    def _beat(self) -> None:
+        self.beats += 1
 
 
 def settings_of(overrides: Sequence[str]) -> str:

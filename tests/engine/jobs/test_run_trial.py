@@ -8,7 +8,7 @@ from tests.engine.jobs.group import Group, settings_of
 from tkd_search.config.experiment_file import load_config
 from tkd_search.data import load_data
 from tkd_search.data.prepared_files import save_prepared
-from tkd_search.engine.jobs import checkpoint
+from tkd_search.engine.jobs import caches, checkpoint
 from tkd_search.engine.jobs.dispatch import run_job
 
 QUICK = ["method.name=ce", "student.width=0.1", "training.batch_size=512", "training.lr=0.01"]
@@ -75,3 +75,10 @@ def test_a_training_is_saved_between_distant_validations_once_enough_time_has_pa
     assert [r["val_accuracy"] for r in resumed.results[:2]] == [
         r["val_accuracy"] for r in whole.results if r["kind"] == "epoch"
     ]
+
+
+def test_a_validation_sends_heartbeats(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(caches, "EVAL_BATCH", 64)
+    group = Group()
+    train(data, tmp_path, group, "training.epochs=1")
+    assert group.beats == -(-len(caches.data_at(str(data)).validation.labels) // 64)
