@@ -221,7 +221,9 @@ def _tune(
     # counts as a failure.
     beside = PlacementGroupFactory([{"CPU": 0, "memory": 1, driver_node_resource(): 0.0001}])
     tuner = Tuner(
-        tune.with_resources(tune.with_parameters(WorkerGroupTrainable, queue=queue, common=common_job), beside),
+        tune.with_resources(
+            tune.with_parameters(WorkerGroupTrainable, queue=queue, common=common_job), beside
+        ),
         tune_config=TuneConfig(
             search_alg=ControllerSearcher(controller, place.trials, pool.room),
             scheduler=ControllerScheduler(controller),
