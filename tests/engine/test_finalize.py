@@ -1,17 +1,124 @@
-"""The end of a search: figures of the front's members."""
+"""The end of a search: what is written although a later step fails."""
 
+import json
 import math
 from types import SimpleNamespace
-from typing import Any
 
-from tkd_search.engine import finalize
-from tkd_search.results.records import BigModelRecord, TrialRecord
+import pytest
+
+from tkd_search.config.experiment_file import load_config
+from tkd_search.data import load_data
+from tkd_search.engine import finalize as module
+from tkd_search.engine import pipeline
+from tkd_search.engine.finalize import TESTED_FILE, finalize
+from tkd_search.engine.search_state import SearchState
+from tkd_search.errors import UserError
+from tkd_search.models import build_student, model_bytes, model_parameters, save_weights
+from tkd_search.results.records import BigModelRecord, EpochRecord, TrialRecord
+from tkd_search.results.summary import read_record, read_summary
+from tkd_search.tracking.tracker import Tracker
+
+BIG = BigModelRecord(name="alexnet", bytes=900_000, parameters=220_000, val_accuracy=0.98, test_accuracy=0.9)
+TRIALS = ("t0000", "t0001")
+
+
+class Notes:
+    """Progress that keeps the notes."""
+
+    def __init__(self):
+        self.lines = []
+
+    def note(self, text):
+        self.lines.append(text)
+
+    def stage(self, name, total):
+        pass
+
+
+def result_of(trial_id):
+    return {"kind": "tested", "trial_id": trial_id, "test_accuracy": 0.5, "latency_ms": {1: 2.0}}
+
+
+@pytest.fixture
+def end(tmp_path, monkeypatch):
+    """Call ``finalize`` over two trained students; the test job gives the results it is called with."""
+    config = load_config(None, ["student.width=0.1", f"output={tmp_path}"], name="ended")
+    data = load_data(config.settings().data)
+    student = build_student(config.settings().student, classes=10, channels=1, size=8)
+    for trial_id in TRIALS:
+        (tmp_path / "trials" / trial_id).mkdir(parents=True)
+        save_weights(student.model, tmp_path / "trials" / trial_id / "model.safetensors")
+    front = tuple(
+        TrialRecord(
+            trial_id=trial_id,
+            student="mobilenet_v2 ×0.1",
+            config={},
+            bytes=model_bytes(student.model),
+            parameters=model_parameters(student.model),
+            state="complete",
+            epochs=(EpochRecord(epoch=1, val_accuracy=0.5, metrics={}),),
+        )
+        for trial_id in TRIALS
+    )
+    state = SearchState(
+        running=0, complete=2, stopped=0, not_trained=0, failed=0, epochs=2, front=front, hypervolume=0.5
+    )
+    controller = SimpleNamespace(
+        search_state=lambda: state, trials=lambda: front, history=[(1, 0.5)], latency_of=lambda point: None
+    )
+    prepared = SimpleNamespace(data=data, data_folder="data", big_model=BIG)
+    config.folder.mkdir()
+
+    def ended(*results, progress=None, jobs=None):
+        def on_one_group(queue, job):
+            (jobs if jobs is not None else []).append([member["trial_id"] for member in job["members"]])
+            yield from results
+
+        monkeypatch.setattr(pipeline, "_on_one_group", on_one_group)
+        return finalize(
+            config,
+            config.folder,
+            str(tmp_path / "trials"),
+            prepared,
+            controller,
+            None,
+            Tracker(config.folder),
+            progress=progress or Notes(),
+            status="complete",
+            seconds=lambda: 1.0,
+        )
+
+    return config.folder, ended
+
+
+def test_a_report_that_fails_is_a_warning_and_the_record_is_written(end):
+    folder, ended = end
+    (folder / "pareto.png").mkdir()  # a file cannot replace a folder
+    notes = Notes()
+    record = ended(*map(result_of, TRIALS), {"kind": "done"}, progress=notes)
+    assert read_record(folder) == record
+    assert read_summary(folder)["status"] == "complete"
+    (line,) = notes.lines
+    assert line.startswith("warning: the report was not written: IsADirectoryError")
+    assert f"python -m tkd_search report {folder}" in line
+
+
+def test_each_member_is_tested_once_although_the_test_of_a_later_one_fails(end):
+    folder, ended = end
+    jobs = []
+    failure = {"kind": "failed", "reason": "OutOfMemoryError: CUDA out of memory", "trace": "…"}
+    with pytest.raises(UserError, match="OutOfMemoryError"):
+        ended(result_of(TRIALS[0]), failure, jobs=jobs)
+    assert list(json.loads((folder / TESTED_FILE).read_text())) == [TRIALS[0]]
+    record = ended(result_of(TRIALS[1]), {"kind": "done"}, jobs=jobs)
+    assert jobs == [list(TRIALS), [TRIALS[1]]]
+    assert [member.test_accuracy for member in record.front] == [0.5, 0.5]
 
 
 def test_a_big_model_with_test_accuracy_zero_leaves_retention_nan() -> None:
     trial = TrialRecord(trial_id="t0000", student="s", config={}, bytes=10, parameters=2, state="complete")
     f = BigModelRecord(name="f", bytes=100, parameters=20, val_accuracy=0.0, test_accuracy=0.0)
-    prepared: Any = SimpleNamespace(big_model=f)
-    member = finalize._member(trial, prepared, {"test_accuracy": 0.5}, None)
+    prepared = SimpleNamespace(big_model=f)
+    member = module._member(trial, prepared, {"test_accuracy": 0.5}, None)
     assert math.isnan(member.retention)
     assert member.ratio == 0.1

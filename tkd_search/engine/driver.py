@@ -133,6 +133,7 @@ def run_search(
             controller,
             queue,
             tracker,
+            progress=progress,
             status=status,
             seconds=lambda: controller.seconds_before + time.monotonic() - began,
         )

@@ -1,6 +1,8 @@
-"""The end of a search: the front tested once, its files put together, everything written and tracked."""
+"""Write the results of a search: test figures of the front, record, summary, students, report, tracking."""
 
+import json
 import math
+import shlex
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -14,6 +16,7 @@ from tkd_search.config.sections import Settings
 from tkd_search.config.settings_json import to_json
 from tkd_search.engine.controller import Controller
 from tkd_search.engine.pipeline import Prepared, run_stage
+from tkd_search.engine.progress import Progress
 from tkd_search.engine.search_state import front_member
 from tkd_search.export import write_student
 from tkd_search.files import disk_full_errors, write_json
@@ -35,31 +38,55 @@ def finalize(
     queue: ActorHandle,
     tracker: Tracker,
     *,
+    progress: Progress,
     status: Status,
     seconds: Callable[[], float],
 ) -> SearchRecord:
-    """Write summary, report, students and tracking; the record of the search.
+    """Write students, record, summary and report, record the end in the tracker; return the record.
 
-    Test data are read here alone, and only for the front of a complete search: an interrupted one has no
-    test figures yet (NaN), for choosing is not over.
+    Test data are read here only, and only for the front of a complete search. The test figures of an
+    interrupted search are NaN, because its front may still change. Record and summary are written before the
+    report, so that an error while drawing cannot keep them from being written: it becomes a warning.
 
     Args:
         config: the experiment.
         folder: the run's folder on this machine.
         trials: the place of the trials' weights.
         prepared: data, F and bank.
-        controller: knows the trials.
+        controller: holds the trials.
         queue: job queue of the worker groups that test the front.
-        tracker: is told.
+        tracker: records the end.
+        progress: shows the warning of a report that failed.
         status: how the search ended.
-        seconds: of this driver and of earlier ones, asked once the front is tested.
+        seconds: wall time of this driver and of earlier ones, called after the front is tested.
+
+    Raises:
+        UserError: the test of the front failed.
     """
-    search_state = controller.search_state()
-    front = {trial.trial_id: resolve(config, trial.config) for trial in search_state.front}
-    tested = _test(front, folder, trials, prepared, search_state.front, queue) if status == "complete" else {}
-    settings = config.settings()
-    ids = tracker.ids()
-    record = SearchRecord(
+    front = controller.search_state().front
+    resolved = {trial.trial_id: resolve(config, trial.config) for trial in front}
+    tested = _test(resolved, folder, trials, prepared, front, queue) if status == "complete" else {}
+    record = _record(config, prepared, controller, tracker, tested, status=status, seconds=seconds())
+    for member in record.front:
+        _ship(config, resolved[member.trial_id], folder, trials, prepared, member)
+    write_summary(record, folder)
+    _report(record, folder, progress)
+    tracker.search_ended(record)
+    return record
+
+
+def _record(
+    config: Config,
+    prepared: Prepared,
+    controller: Controller,
+    tracker: Tracker,
+    tested: Mapping[str, dict[str, Any]],
+    *,
+    status: Status,
+    seconds: float,
+) -> SearchRecord:
+    settings, ids, search_state = config.settings(), tracker.ids(), controller.search_state()
+    return SearchRecord(
         name=config.name,
         dataset=settings.data.name,
         seed=settings.seed,
@@ -79,19 +106,24 @@ def finalize(
         full_budget=settings.training.epochs,
         hypervolume=search_state.hypervolume,
         reference_point=(float(prepared.big_model.bytes), 1.0 / prepared.data.num_classes),
-        wall_seconds=seconds(),
+        wall_seconds=seconds,
         history=tuple(controller.history),
         tracking_uri=ids.tracking_uri,
         experiment_id=ids.experiment_id,
         parent_run_id=ids.parent_run_id,
         method="" if "method.name" in config.space.leaves else settings.method.name,
     )
-    for member in record.front:
-        _ship(config, front[member.trial_id], folder, trials, prepared, member)
-    write_report(record, folder)
-    write_summary(record, folder)
-    tracker.search_ended(record)
-    return record
+
+
+def _report(record: SearchRecord, folder: Path, progress: Progress) -> None:
+    """Draw the report; an error is shown as a warning, because the results are written already."""
+    try:
+        write_report(record, folder)
+    except Exception as error:
+        progress.note(
+            f"warning: the report was not written: {type(error).__name__}: {error}\n"
+            f"  the results are whole; draw it with: python -m tkd_search report {shlex.quote(str(folder))}"
+        )
 
 
 def _test(
@@ -102,32 +134,31 @@ def _test(
     front: tuple[TrialRecord, ...],
     queue: ActorHandle,
 ) -> dict[str, dict[str, Any]]:
-    """Test figures by trial; a member that was tested before keeps its figure."""
-    import json
-
+    """Return test figures by trial; each is saved at once, and a saved one is not measured again."""
     file = folder / TESTED_FILE
     tested: dict[str, dict[str, Any]] = json.loads(file.read_text()) if file.exists() else {}
     missing = [trial for trial in front if trial.trial_id not in tested]
-    if missing:
-        job = {
-            "kind": "test",
-            "data": prepared.data_folder,
-            "members": [
-                {
-                    "trial_id": trial.trial_id,
-                    "settings": to_json(settings[trial.trial_id]),
-                    "weights": storage.below(trials, trial.trial_id, "model.safetensors"),
-                }
-                for trial in missing
-            ],
-        }
-        for result in run_stage(queue, job):
-            if result["kind"] == "tested":
-                tested[result["trial_id"]] = {
-                    "test_accuracy": result["test_accuracy"],
-                    "latency_ms": {str(batch): ms for batch, ms in result["latency_ms"].items()},
-                }
-        write_json(file, tested, indent=1)
+    if not missing:
+        return tested
+    job = {
+        "kind": "test",
+        "data": prepared.data_folder,
+        "members": [
+            {
+                "trial_id": trial.trial_id,
+                "settings": to_json(settings[trial.trial_id]),
+                "weights": storage.below(trials, trial.trial_id, "model.safetensors"),
+            }
+            for trial in missing
+        ],
+    }
+    for result in run_stage(queue, job):
+        if result["kind"] == "tested":
+            tested[result["trial_id"]] = {
+                "test_accuracy": result["test_accuracy"],
+                "latency_ms": {str(batch): ms for batch, ms in result["latency_ms"].items()},
+            }
+            write_json(file, tested, indent=1)
     return tested
 
 
@@ -147,10 +178,9 @@ def _member(
     )
 
 
-def _ship(
-    config: Config, settings: Settings, folder: Path, trials: str, prepared: Prepared, member: FrontMember
-) -> None:
-    """Put a member's weights and description into ``students/<trial>``."""
+def _ship(config: Config, folder: Path, trials: str, prepared: Prepared, member: FrontMember) -> None:
+    """Write a member's weights and description to ``students/<trial>``."""
+    settings = config.settings(member.config)
     target = folder / member.path
     with disk_full_errors(target):
         storage.get_file(
