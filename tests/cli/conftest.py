@@ -1,13 +1,11 @@
-import fcntl
-import json
-import os
-import socket
+from contextlib import ExitStack
 
 import pytest
 from hypothesis import settings
 
 from tests.tracking.conftest import empty_database  # noqa: F401
 from tests.tracking.synthetic import synthetic_search, tell_all
+from tkd_search.engine.run_dir.run_lock import run_lock
 from tkd_search.tracking import MlflowTracker, Tracker, write_summary
 
 settings.register_profile("untimed", deadline=None)  # a loaded machine is no failure
@@ -53,15 +51,5 @@ class Quiet(MlflowTracker):
 @pytest.fixture
 def hold():
     """Hold a run's lock as a live driver does."""
-    files = []
-
-    def take(folder):
-        file = open(folder / ".lock", "a+")  # noqa: SIM115
-        fcntl.flock(file, fcntl.LOCK_EX)
-        file.write(json.dumps({"pid": os.getpid(), "host": socket.gethostname()}))
-        file.flush()
-        files.append(file)
-
-    yield take
-    for file in files:
-        file.close()
+    with ExitStack() as locks:
+        yield lambda folder: locks.enter_context(run_lock(folder))

@@ -1,7 +1,6 @@
 import dataclasses
 import json
 import os
-import signal
 import subprocess
 import sys
 
@@ -10,7 +9,8 @@ import pytest
 from tests.cli.calling import call
 from tests.cli.conftest import make_run
 from tests.tracking.synthetic import synthetic_search
-from tkd_search.cli.run_folders import disk_bytes
+from tkd_search.engine.run_dir.find_runs import disk_bytes
+from tkd_search.engine.run_dir.run_lock import DRIVER_FILE
 from tkd_search.tracking.search_log import SearchLog, read_search_log
 
 
@@ -78,39 +78,65 @@ def test_the_log_adds_up_to_the_search(output):
 
 
 DRIVER = """
-import fcntl, json, os, signal, socket, sys, time
+import signal, sys
+from pathlib import Path
+from tkd_search.engine.run_dir.run_lock import run_lock
 signal.signal(signal.SIGINT, signal.default_int_handler)
-file = open(sys.argv[1] + "/.lock", "a+")
-fcntl.flock(file, fcntl.LOCK_EX)
-file.write(json.dumps({"pid": os.getpid(), "host": socket.gethostname()}))
-file.flush()
-try:
-    print("held", flush=True)
-    time.sleep(60)
-except KeyboardInterrupt:
-    open(sys.argv[1] + "/stopped", "w").write("as by Ctrl-C")
+folder = Path(sys.argv[1])
+with run_lock(folder):
+    try:
+        print("held", flush=True)
+        signal.pause()
+    except KeyboardInterrupt:
+        (folder / "stopped").write_text("by SIGINT")
 """
 
 
-def test_stop_ends_a_live_driver_as_ctrl_c_does(output):
-    folder = output / "digits"
-    driver = subprocess.Popen([sys.executable, "-c", DRIVER, str(folder)], stdout=subprocess.PIPE)
-    try:
-        driver.stdout.readline()
-        assert call("runs", "stop", "digits").code == 0
-        assert driver.wait(10) == 0
-        assert (folder / "stopped").exists()
-    finally:
-        driver.kill()
+@pytest.fixture
+def driver(output):
+    """A process that holds the lock of the run ``digits`` until it is interrupted."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", DRIVER, str(output / "digits")], stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout.readline() == "held\n"
+    yield process
+    process.kill()
+    process.wait()
 
 
-def test_stop_refuses_what_does_not_run_or_runs_elsewhere(output, hold):
+def test_stop_interrupts_a_live_driver(output, driver):
+    assert call("runs", "stop", "digits").code == 0
+    assert driver.wait(10) == 0
+    assert (output / "digits" / "stopped").exists()
+
+
+def test_a_search_whose_driver_was_killed_is_not_running(output, driver):
+    assert "running" in call("runs", "list").out
+    driver.kill()
+    driver.wait()
+    assert "running" not in call("runs", "list").out
+    assert "not running" in call("runs", "stop", "digits").err
+
+
+def test_stop_signals_no_later_process_with_the_id_of_a_killed_driver(output, driver):
+    """The note of a killed driver stays, and its process id may belong to another process by now."""
+    file = output / "digits" / DRIVER_FILE
+    note = json.loads(file.read_text())
+    file.write_text(json.dumps({**note, "created": note["created"] - 3600}))
+    assert "not running" in call("runs", "stop", "digits").err
+    assert driver.poll() is None
+    assert not (output / "digits" / "stopped").exists()
+
+
+def test_stop_refuses_a_search_that_does_not_run_or_runs_on_another_machine(output, hold):
     assert "not running" in call("runs", "stop", "digits").err
     hold(output / "digits")
-    (output / "digits" / ".lock").write_text(json.dumps({"pid": 1, "host": "elsewhere"}))
+    note = {"pid": 1, "created": 0.0, "host": "elsewhere"}
+    (output / "digits" / DRIVER_FILE).write_text(json.dumps(note))
+    assert "running (process 1 on elsewhere)" in call("runs", "status", "digits").out
     done = call("runs", "stop", "digits")
     assert done.code == 2
-    assert "elsewhere" in done.err
+    assert "runs on elsewhere" in done.err
 
 
 @pytest.fixture
@@ -157,7 +183,3 @@ def test_clean_leaves_live_killed_and_unfinished_searches_alone(output, cache, h
     assert {name: disk_bytes(output / name) for name in sizes} == sizes
     assert running.exists()
     assert len(list(cache.iterdir())) == 3
-
-
-def test_sigint_is_what_stop_sends():
-    assert signal.SIGINT.value == 2

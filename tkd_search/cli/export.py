@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from tkd_search.cli.run_folders import CONFIG_FILE, front_of, member_of, run_folder
+from tkd_search.engine.run_dir.find_runs import CONFIG_FILE, front_of, member_of, run_folder
 from tkd_search.errors import UserError
 from tkd_search.tracking.mlflow.republish import publish_member
 from tkd_search.units import human_bytes

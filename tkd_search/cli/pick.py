@@ -6,7 +6,7 @@ import math
 import click
 
 from tkd_search.cli.option_types import MILLISECONDS, SHARE, SIZE
-from tkd_search.cli.run_folders import front_of, run_folder
+from tkd_search.engine.run_dir.find_runs import front_of, run_folder
 from tkd_search.results.json_values import finite, to_plain
 from tkd_search.results.records import FrontMember
 from tkd_search.results.select import Constraints, nearest_miss, select

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import click
 
-from tkd_search.cli.run_folders import live_driver, record_of, run_folder
+from tkd_search.engine.run_dir.find_runs import record_of, run_folder
+from tkd_search.engine.run_dir.run_lock import live_driver
 from tkd_search.engine.search_state import record_so_far
 from tkd_search.errors import UserError
 from tkd_search.results.records import SearchRecord

@@ -1,16 +1,15 @@
 """``runs``: what is running, how far, what it costs on disk, and what can go."""
 
 import math
-import os
 import signal
-import socket
 import time
 from pathlib import Path
 
 import click
 
-from tkd_search.cli.run_folders import CACHE_FOLDER, all_runs, disk_bytes, live_driver, record_of, run_folder
-from tkd_search.cli.unused_files import Unused, find_unused, remove
+from tkd_search.engine.run_dir.find_runs import CACHE_FOLDER, all_runs, disk_bytes, record_of, run_folder
+from tkd_search.engine.run_dir.run_lock import live_driver
+from tkd_search.engine.run_dir.unused_files import Unused, find_unused, remove
 from tkd_search.errors import UserError
 from tkd_search.results.summary import epochs_spent
 from tkd_search.tracking.event_log import EVENTS_FOLDER, events_file, last_sequence
@@ -82,7 +81,7 @@ def status(name: str, output: str) -> None:
     """How far search NAME is, what it costs on disk, and whether its tracking store has everything."""
     folder = run_folder(name, output)
     driver = live_driver(folder)
-    by = f" (process {driver.pid} on {driver.host})" if driver is not None and driver.pid else ""
+    by = f" (process {driver.pid} on {driver.host})" if driver is not None else ""
     click.echo(f"{folder.name}: {state_of(folder)}{by}")
     log = read_search_log(folder)
     if log.started:
@@ -125,11 +124,12 @@ def stop(name: str, output: str, seconds: float) -> None:
     driver = live_driver(folder)
     if driver is None:
         raise UserError(name, "a search that is not running", "a running search", "see `runs list`")
-    if not driver.pid or driver.host != socket.gethostname():
+    if not driver.is_local:
         raise UserError(
-            name, f"a search that runs on {driver.host or 'another machine'}", "one on this machine"
+            name, f"a search that runs on {driver.host}", "one on this machine", f"stop it on {driver.host}"
         )
-    os.kill(driver.pid, signal.SIGINT)
+    if (process := driver.process()) is not None:
+        process.send_signal(signal.SIGINT)  # psutil signals no later process that has the same id
     deadline = time.monotonic() + seconds
     while live_driver(folder) is not None:
         if time.monotonic() > deadline:
