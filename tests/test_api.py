@@ -102,7 +102,7 @@ import json, sys
 from tkd_search import Experiment
 from tkd_search.config.experiment_file import load_config
 small = {"training.epochs": 2, "training.batch_size": 256, "big_model.epochs": 2, "data.views": 1}
-experiment = Experiment.from_yaml(name="note", **small)
+experiment = Experiment.from_yaml(name="note", storage=sys.argv[1], **small)
 result = experiment.distil({"method.name": "kd", "student.width": 0.1})
 model, transform = result.load(result.front.trial_id[0])
 import torch
@@ -116,7 +116,7 @@ print(json.dumps([result.folder.name, *found]))
 @pytest.mark.slow
 def test_one_training_and_its_student_in_a_few_lines(tmp_path):
     done = subprocess.run(
-        [sys.executable, "-c", NOTEBOOK],
+        [sys.executable, "-c", NOTEBOOK, str(tmp_path / "storage")],
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
         capture_output=True,
@@ -128,6 +128,11 @@ def test_one_training_and_its_student_in_a_few_lines(tmp_path):
     assert name.startswith("note-one-")
     assert (trials, shape, front, method) == (1, [1, 10], 1, "kd")
     assert (tmp_path / "runs" / name / "summary.json").exists()
+    tracking, copied = (
+        place / name / "tracking" for place in (tmp_path / "runs", tmp_path / "storage" / "runs")
+    )
+    for file in tracking.glob("*.json*"):  # the writer of the tracking store is done before the last copy
+        assert (copied / file.name).read_bytes() == file.read_bytes()
 
 
 def test_a_search_does_not_go_on_with_other_data(tmp_path):

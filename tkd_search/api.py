@@ -15,7 +15,10 @@ from tkd_search.results.records import SearchRecord
 if TYPE_CHECKING:
     import pandas as pd
 
+    from tkd_search.data import DataBundle
     from tkd_search.engine.progress import Progress
+    from tkd_search.engine.search_checks import CheckedSearch
+    from tkd_search.tracking.tracker import Tracker
 
 DATA_FILE = "data.json"
 """In a run's folder: the digest of the data that it was begun with."""
@@ -197,13 +200,60 @@ def run_search(config: Config, address: str | None, progress: "Progress", comman
     """Run or resume a search that :func:`finished_record` has found unfinished.
 
     Arguments and errors are those of :meth:`Experiment.search`.
+
+    The run's folder is copied to the storage for the last time after the tracker has closed, because its
+    writer changes files there until then.
     """
     from tkd_search.cluster.cluster_limits import launchable_nodes
-    from tkd_search.config.resolve import left_to_sampler
-    from tkd_search.data import load_data
-    from tkd_search.engine.ray_session import check_address, live_nodes, local_nodes, ray_session
+    from tkd_search.engine.ray_session import live_nodes, ray_session
     from tkd_search.engine.run_dir.run_dir import RunDir
     from tkd_search.engine.run_dir.run_lock import run_lock
+    from tkd_search.engine.workers.placement import plan_slots
+
+    settings = config.settings()
+    data, checked = _check(config, address, progress)
+    with (
+        run_lock(config.folder),
+        ray_session(address) as where,
+        RunDir.of(config).replicated(progress) as owned,
+    ):
+        from tkd_search.engine import driver
+
+        slots = plan_slots(settings.resources, launchable_nodes() or live_nodes(), settings.search.trials)
+        progress.note(f"{where}; {slots.arithmetic}")
+        _write_start(config, data.digest)
+        tracker = _open_tracker(config)
+        try:
+            record = driver.run_search(
+                config,
+                data,
+                checked=checked,
+                slots=slots,
+                tracker=tracker,
+                progress=owned,
+                command=command,
+            )
+        finally:
+            progress.stage("tracking", None)
+            leftover = tracker.close()
+    return Result(record, config.folder, tuple(filter(None, [str(leftover)])))
+
+
+def _check(
+    config: Config, address: str | None, progress: "Progress"
+) -> tuple["DataBundle", "CheckedSearch"]:
+    """Refuse a search that cannot run before anything starts or is written.
+
+    Returns:
+        The data set, and what the checks found.
+
+    Raises:
+        UserError: storage, address, resources, data or settings do not fit.
+    """
+    from tkd_search.config.resolve import left_to_sampler
+    from tkd_search.data import load_data
+    from tkd_search.engine.ray_session import check_address, local_nodes
+    from tkd_search.engine.run_dir.run_dir import RunDir
     from tkd_search.engine.search_checks import check_search
     from tkd_search.engine.workers.placement import plan_slots
     from tkd_search.storage.object_store import check_storage, storage_uri
@@ -214,7 +264,6 @@ def run_search(config: Config, address: str | None, progress: "Progress", comman
     RunDir.of(config).refuse_stale()
     check_address(address)
     if address in (None, "local"):
-        # Refuse what can never fit before anything starts.
         plan_slots(settings.resources, local_nodes(), settings.search.trials)
     if ignored := left_to_sampler(config):
         progress.note(ignored)
@@ -224,34 +273,26 @@ def run_search(config: Config, address: str | None, progress: "Progress", comman
     for note in checked.notes:
         progress.note(note)
     check_same_data(config.folder, data.digest)
-    with run_lock(config.folder), ray_session(address) as where:
-        from tkd_search.engine import driver
-        from tkd_search.files import write_text
-        from tkd_search.results.summary import reopen
-        from tkd_search.tracking.tracker import open_tracker
+    return data, checked
 
-        slots = plan_slots(settings.resources, launchable_nodes() or live_nodes(), settings.search.trials)
-        progress.note(f"{where}; {slots.arithmetic}")
-        reopen(config.folder)
-        write_text(config.folder / "config.yaml", config.to_yaml())
-        write_text(config.folder / DATA_FILE, json.dumps({"digest": data.digest}))
-        tracker = open_tracker(
-            settings.tracking.uri or "",
-            config.folder,
-            experiment=settings.tracking.experiment,
-            system_metrics=settings.tracking.system_metrics,
-        )
-        try:
-            record = driver.run_search(
-                config,
-                data,
-                checked=checked,
-                slots=slots,
-                tracker=tracker,
-                progress=progress,
-                command=command,
-            )
-        finally:
-            progress.stage("tracking", None)
-            leftover = tracker.close()
-    return Result(record, config.folder, tuple(filter(None, [str(leftover)])))
+
+def _write_start(config: Config, digest: str) -> None:
+    """Write the configuration and the data's digest to the run's folder."""
+    from tkd_search.files import write_text
+    from tkd_search.results.summary import reopen
+
+    reopen(config.folder)
+    write_text(config.folder / "config.yaml", config.to_yaml())
+    write_text(config.folder / DATA_FILE, json.dumps({"digest": digest}))
+
+
+def _open_tracker(config: Config) -> "Tracker":
+    from tkd_search.tracking.tracker import open_tracker
+
+    settings = config.settings().tracking
+    return open_tracker(
+        settings.uri or "",
+        config.folder,
+        experiment=settings.experiment,
+        system_metrics=settings.system_metrics,
+    )

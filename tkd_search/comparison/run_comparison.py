@@ -121,8 +121,8 @@ def run_comparison(
         for seed in fresh_seeds(config, seeds)
         for contestant in contestants
     ]
-    with run_lock(config.folder), place.mirrored():
-        _retrain([task for task in tasks if not task.file.exists()], config, place, address, progress)
+    with run_lock(config.folder), place.replicated(progress) as owned:
+        _retrain([task for task in tasks if not task.file.exists()], config, place, address, owned)
         outcomes = {task.file: read_training(task.file) for task in tasks}
         trainings = tuple(outcomes.values())
         rows = summarise(trainings, base)

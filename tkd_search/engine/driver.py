@@ -84,12 +84,9 @@ def run_search(
     settings = config.settings()
     spent = tracker.logged().seconds
     tracker.driver_started(time.monotonic() - began)
-    with (
-        place.mirrored(),
-        open_pool(settings.resources, slots.count, place.folder / "train", limit=slots_limit(settings)) as (
-            queue,
-            pool,
-        ),
+    with open_pool(settings.resources, slots.count, place.folder / "train", limit=slots_limit(settings)) as (
+        queue,
+        pool,
     ):
         data_folder = store_data(data, place.cache)
         tracker.search_started(

@@ -178,9 +178,10 @@ def _member(
     )
 
 
-def _ship(config: Config, folder: Path, trials: str, prepared: Prepared, member: FrontMember) -> None:
+def _ship(
+    config: Config, settings: Settings, folder: Path, trials: str, prepared: Prepared, member: FrontMember
+) -> None:
     """Write a member's weights and description to ``students/<trial>``."""
-    settings = config.settings(member.config)
     target = folder / member.path
     with disk_full_errors(target):
         storage.get_file(

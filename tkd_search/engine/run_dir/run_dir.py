@@ -1,21 +1,24 @@
-"""Where a search keeps its things: on the driver's disk, and on a storage that all nodes reach."""
+"""Paths of a run: on the driver's disk, and on a storage that all nodes reach."""
 
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from tkd_search import storage
 from tkd_search.config.experiment_file import Config
+from tkd_search.engine.progress import Progress
+from tkd_search.engine.run_dir.owned_progress import OwnedProgress
 from tkd_search.engine.run_dir.replicate import Replicator, check_owner, restore
 
 
 @dataclass(frozen=True)
 class RunDir:
-    """Where a search keeps its things.
+    """Paths of a run.
 
     Attributes:
         folder: ``<output>/<name>`` on the driver's disk: study, logs and results of this run.
-        cache: place of what searches over the same data share: data, F, bank.
+        cache: place of data, F and bank, which searches over the same data share.
         trials: place of the trials' checkpoints and weights.
         home: place on ``storage`` to which ``folder`` is copied; None without a storage.
     """
@@ -27,7 +30,7 @@ class RunDir:
 
     @classmethod
     def of(cls, config: Config) -> "RunDir":
-        """The places that a configuration names."""
+        """Return the paths that a configuration names."""
         output = Path(config.tree["output"]).absolute()
         folder = output / config.name
         if config.tree["storage"] is None:
@@ -42,7 +45,7 @@ class RunDir:
         return None if self.home is None or storage.local_path(self.home) == self.folder else self.home
 
     def recover(self) -> None:
-        """Fetch a run of this name from the storage, where another machine has begun it.
+        """Fetch a run of this name that another machine has begun from the storage.
 
         Raises:
             UserError: the storage cannot be read and written.
@@ -52,7 +55,7 @@ class RunDir:
             restore(self.folder, home)
 
     def refuse_stale(self) -> None:
-        """Refuse to go on from a folder of this machine, where another machine has gone on since.
+        """Refuse to go on from this machine's folder where another machine has gone on from the copy.
 
         Raises:
             UserError: the copy on the storage is another machine's.
@@ -60,7 +63,18 @@ class RunDir:
         if (home := self.copied_to) is not None and self.folder.exists():
             check_owner(self.folder, home)
 
-    def mirrored(self) -> AbstractContextManager[object]:
-        """Keeps the copy of ``folder`` on the storage fresh for the length of a ``with`` block."""
-        home = self.copied_to
-        return nullcontext() if home is None else Replicator(self.folder, home)
+    @contextmanager
+    def replicated(self, progress: Progress) -> Iterator[Progress]:
+        """Copy ``folder`` to the storage at intervals and at the end of a ``with`` block.
+
+        Yields:
+            ``progress``; each call raises once another driver owns the copy, so that the search ends.
+
+        Raises:
+            UserError: another driver owns the copy, or the storage cannot be written.
+        """
+        if (home := self.copied_to) is None:
+            yield progress
+        else:
+            with Replicator(self.folder, home) as replicator:
+                yield OwnedProgress(progress, replicator.check)
