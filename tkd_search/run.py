@@ -5,14 +5,16 @@ import shlex
 import sys
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 import tkd_search
-from tkd_search.api import finished_record, run_search
-from tkd_search.cli.console import Console, hear_interrupts
-from tkd_search.config.experiment_file import Config, load_config
+from tkd_search.cli.interrupts import raise_on_interrupt
 from tkd_search.errors import UserError
+
+if TYPE_CHECKING:
+    from tkd_search.config.experiment_file import Config
 
 EPILOG = """\b
 Examples:
@@ -56,6 +58,8 @@ def cli(
     Trains (or loads) the big model, computes its bank of features, searches students and how they are
     taught, and writes the front to <output>/<name>/ and to MLflow.
     """
+    from tkd_search.config.experiment_file import load_config
+
     given = [*overrides, *([f"output={json.dumps(output)}"] if output else [])]
     config = load_config(config_path, given, name=name)
     if cluster is not None and not dry_run:
@@ -66,9 +70,11 @@ def cli(
 
 
 def start(
-    config: Config, *, address: str | None = None, cluster: Path | None = None, dry_run: bool = False
+    config: "Config", *, address: str | None = None, cluster: Path | None = None, dry_run: bool = False
 ) -> int:
     """Plan, check and run one search; the process's exit code."""
+    from tkd_search.api import finished_record, run_search
+    from tkd_search.cli.console import Console
     from tkd_search.cli.dry_run import nodes_for, show_plan
 
     console = Console()
@@ -96,7 +102,7 @@ def start(
     return int(result.record.found_nothing)
 
 
-def resume_command(config: Config) -> str:
+def resume_command(config: "Config") -> str:
     """The line that starts this run again."""
     arguments = [] if __name__ != "__main__" else sys.argv[1:]
     if "--name" not in " ".join(arguments):
@@ -118,7 +124,7 @@ def _without_cluster(arguments: list[str]) -> list[str]:
 
 def main() -> None:
     """Run the command line; user errors end with one readable message and exit code 2."""
-    hear_interrupts()
+    raise_on_interrupt()
     try:
         cli.main(prog_name="python -m tkd_search.run", standalone_mode=False)
     except click.ClickException as error:

@@ -100,9 +100,39 @@ def test_a_dry_run_shows_plan_space_and_time_and_writes_nothing(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_help_and_version(tmp_path):
-    assert "Examples:" in run(tmp_path, "--help")[1]
-    assert run(tmp_path, "--version")[0] == 0
+IMPORTED = """
+import sys
+from tkd_search.run import main
+code = 0
+try:
+    main()
+except SystemExit as exit:
+    code = exit.code
+heavy = [name for name in ("torch", "ray", "mlflow", "pandas") if name in sys.modules]
+print(f"exit code {code}, imported {heavy}")
+"""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["--help"], 0, "Examples:"),
+        (["--version"], 0, "tkd_search"),
+        (["--set", "method.kk=3"], 2, "did you mean method.k"),
+    ],
+)
+def test_what_needs_no_search_imports_no_heavy_library(tmp_path, arguments, code, words):
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    done = subprocess.run(
+        [sys.executable, "-c", IMPORTED, *arguments],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert words in done.stdout + done.stderr
+    assert done.stdout.splitlines()[-1] == f"exit code {code}, imported []"
 
 
 def check_summary(folder: Path, trials: int) -> dict:

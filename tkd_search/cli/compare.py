@@ -58,7 +58,8 @@ def command(
     fresh subsets where data.train_limit is set, and tested once each. Writes compare.md, compare.csv and
     teachers.csv to <output>/NAME/ and to MLflow. The student's size must be fixed.
     """
-    from tkd_search.cli.console import Console, hear_interrupts
+    from tkd_search.cli.console import Console
+    from tkd_search.cli.interrupts import raise_on_interrupt
     from tkd_search.comparison.contestants import parse_contestants
     from tkd_search.config.experiment_file import load_config
 
@@ -71,7 +72,7 @@ def command(
     console = Console()
     from tkd_search.comparison.run_comparison import run_comparison
 
-    hear_interrupts()
+    raise_on_interrupt()
     try:
         with console.live():
             result = run_comparison(

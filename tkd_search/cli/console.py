@@ -2,7 +2,6 @@
 
 import math
 import shlex
-import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,14 +31,6 @@ from tkd_search.units import human_bytes, percent
 _COLUMNS = ("trial", "student", "method", "size", "ratio", "val", "test", "kept")
 _SPARED, _NARROW = ("method", "ratio"), 70
 """On terminals with fewer columns the front's table leaves these out."""
-
-
-def hear_interrupts() -> None:
-    """Let SIGINT raise KeyboardInterrupt, also where a script put this process into the background.
-
-    A shell that is not interactive starts such processes with SIGINT ignored; ``runs stop`` needs it.
-    """
-    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 class Console:

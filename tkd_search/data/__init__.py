@@ -1,9 +1,17 @@
-"""Data sets: reading, splits, deterministic augmented views, and the bank on disk."""
+"""Data sets: reading, splits, deterministic augmented views, and the bank on disk.
 
-from tkd_search.data.bundle import DataBundle, ImageStore, Split
-from tkd_search.data.data_settings import DataSettings
-from tkd_search.data.load_data import fixed_views, load_data, resolved_augmentation
-from tkd_search.data.views import AugmentedViews, plain_batches
+The names are imported on first use: the settings of an experiment are read without PyTorch.
+"""
+
+from typing import TYPE_CHECKING
+
+from tkd_search.lazy import importer
+
+if TYPE_CHECKING:
+    from tkd_search.data.bundle import DataBundle, ImageStore, Split
+    from tkd_search.data.data_settings import DataSettings
+    from tkd_search.data.load_bundle import fixed_views, load_data, resolved_augmentation
+    from tkd_search.data.views import AugmentedViews, plain_batches
 
 __all__ = [
     "AugmentedViews",
@@ -16,3 +24,13 @@ __all__ = [
     "plain_batches",
     "resolved_augmentation",
 ]
+
+__getattr__ = importer(
+    __name__,
+    {
+        **dict.fromkeys(("DataBundle", "ImageStore", "Split"), "bundle"),
+        "DataSettings": "data_settings",
+        **dict.fromkeys(("fixed_views", "load_data", "resolved_augmentation"), "load_bundle"),
+        **dict.fromkeys(("AugmentedViews", "plain_batches"), "views"),
+    },
+)

@@ -10,7 +10,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from tkd_search.data.data_settings import DataSettings
-from tkd_search.data.load_data import fixed_views, resolved_augmentation
+from tkd_search.data.load_bundle import fixed_views, resolved_augmentation
 from tkd_search.data.views import VIEWS_VERSION
 from tkd_search.distill.features.bank import Bank
 from tkd_search.distill.method_settings import BankSettings

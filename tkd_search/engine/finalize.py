@@ -66,7 +66,7 @@ def finalize(
     front = controller.search_state().front
     resolved = {trial.trial_id: resolve(config, trial.config) for trial in front}
     tested = _test(resolved, folder, trials, prepared, front, queue) if status == "complete" else {}
-    record = _record(config, prepared, controller, tracker, tested, status=status, seconds=seconds())
+    record = _record(config, resolved, prepared, controller, tracker, tested, status=status, seconds=seconds())
     for member in record.front:
         _ship(config, resolved[member.trial_id], folder, trials, prepared, member)
     write_summary(record, folder)
@@ -77,6 +77,7 @@ def finalize(
 
 def _record(
     config: Config,
+    resolved: Mapping[str, Settings],
     prepared: Prepared,
     controller: Controller,
     tracker: Tracker,
@@ -99,7 +100,7 @@ def _record(
                 trial,
                 prepared,
                 tested.get(trial.trial_id, {}),
-                controller.latency_of(front[trial.trial_id].student),
+                controller.latency_of(resolved[trial.trial_id].student),
             )
             for trial in search_state.front
         ),
