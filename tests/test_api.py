@@ -1,4 +1,4 @@
-"""The Python interface, as a notebook uses it."""
+"""The Python interface."""
 
 import dataclasses
 import json
@@ -73,7 +73,7 @@ def test_a_result_without_a_front_is_an_empty_table(tmp_path):
         result.load("t0001")
 
 
-def test_a_finished_search_is_read_back_without_running_anything(tmp_path):
+def test_a_finished_search_is_read_and_not_run(tmp_path):
     experiment = Experiment.from_yaml(name="digits", output=str(tmp_path))
     record = synthetic_search(14)
     write_summary(record, tmp_path / "digits")
@@ -121,7 +121,7 @@ print(json.dumps([result.folder.name, *found]))
 
 
 @pytest.mark.slow
-def test_one_training_and_its_student_in_a_few_lines(tmp_path):
+def test_one_training_gives_a_student_that_can_be_loaded(tmp_path):
     done = subprocess.run(
         [sys.executable, "-c", NOTEBOOK, str(tmp_path / "storage")],
         cwd=tmp_path,
@@ -139,7 +139,7 @@ def test_one_training_and_its_student_in_a_few_lines(tmp_path):
     assert (tmp_path / "storage" / "runs" / name / "closed").exists()
 
 
-def test_a_search_does_not_go_on_with_other_data(tmp_path):
+def test_a_search_with_other_data_is_not_resumed(tmp_path):
     experiment = Experiment.from_yaml(name="begun", output=str(tmp_path))
     folder = experiment.config.folder
     folder.mkdir()
@@ -150,7 +150,7 @@ def test_a_search_does_not_go_on_with_other_data(tmp_path):
     assert sorted(file.name for file in folder.iterdir()) == ["config.yaml", "data.json"]
 
 
-def test_a_folder_that_cannot_be_written_is_the_users_to_mend(tmp_path):
+def test_a_folder_that_cannot_be_written_is_an_error(tmp_path):
     from tkd_search.engine.run_dir.run_lock import run_lock
 
     (tmp_path / "file").write_text("")
@@ -158,12 +158,12 @@ def test_a_folder_that_cannot_be_written_is_the_users_to_mend(tmp_path):
         pass
 
 
-def test_figures_on_other_images_do_not_enter_the_cards_of_a_run(tmp_path):
+def test_export_refuses_other_data_than_the_search(tmp_path):
     from tkd_search.cli.export import data_of
 
     config = load_config(None, ["data.train_limit=50"])
     (tmp_path / "config.yaml").write_text(config.to_yaml())
-    digest = data_of(tmp_path).digest  # of before there were digests
+    digest = data_of(tmp_path).digest  # of a run without data.json
     (tmp_path / "data.json").write_text(json.dumps({"digest": digest}))
     assert data_of(tmp_path).digest == digest
     (tmp_path / "data.json").write_text(json.dumps({"digest": "another"}))

@@ -26,9 +26,9 @@ def cli() -> None:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the command line and exit: 0 fine, 1 nothing found, 2 the user's to mend (one message)."""
+    """Run the command line and exit: 0 success, 1 nothing found, 2 user error (one message)."""
     if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())  # as `python -m` does: students of the user's own modules are found
+        sys.path.insert(0, os.getcwd())  # as `python -m` does: a student may be in the user's own module
     try:
         code = cli.main(arguments, prog_name="python -m tkd_search", standalone_mode=False)
     except click.ClickException as error:

@@ -1,4 +1,4 @@
-"""The Python interface: an experiment from a file, searched or distilled, and what came out of it."""
+"""The Python interface: read an experiment from a file, search or distil it, and use the results."""
 
 import json
 import math
@@ -21,18 +21,18 @@ if TYPE_CHECKING:
     from tkd_search.tracking.tracker import Tracker
 
 DATA_FILE = "data.json"
-"""In a run's folder: the digest of the data that it was begun with."""
+"""In a run's folder: the digest of the data set that the run started with."""
 _SHOWN = ("trial_id", "student", "bytes", "ratio", "val_accuracy", "test_accuracy", "retention")
 
 
 @dataclass(frozen=True)
 class Result:
-    """What a search returns; a notebook shows its picture and table, ``print`` the table.
+    """Result of a search; a notebook shows its picture and table, ``print`` the table.
 
     Attributes:
-        record: everything that was tried.
+        record: all trials and the front.
         folder: ``<output>/<name>``, with summary, report and students.
-        notes: what the user should know, such as events that the tracking store does not have yet.
+        notes: messages for the user, such as events that the tracking store does not have yet.
     """
 
     record: SearchRecord
@@ -41,13 +41,13 @@ class Result:
 
     @property
     def front(self) -> "pd.DataFrame":
-        """The front, smallest first: one row per student, its configuration in columns of dotted keys."""
+        """Return the front, smallest first: a row per student, with its configuration by dotted key."""
         from tkd_search.report.front_csv import front_frame
 
         return front_frame((self.record,))
 
     def load(self, trial_id: str) -> Any:
-        """A front member's model and its transform; see :func:`tkd_search.load`."""
+        """Return a front member's model and its transform; see :func:`tkd_search.load`."""
         from tkd_search.export import load
 
         paths = {member.trial_id: member.path for member in self.record.front}
@@ -82,7 +82,7 @@ class Result:
 
 @dataclass(frozen=True)
 class Experiment:
-    """A checked experiment, ready to run.
+    """A checked experiment.
 
     Example::
 
@@ -110,15 +110,15 @@ class Experiment:
     def search(
         self, *, address: str | None = None, progress: "Progress | None" = None, command: str = ""
     ) -> Result:
-        """Run the search, or go on with it; a complete one is read back.
+        """Run or resume the search; the results of a complete one are read.
 
         Args:
-            address: which Ray: ``local`` (default), ``auto`` or an address.
-            progress: told of stages and trials.
-            command: the line that starts it again, kept with the results.
+            address: of Ray: ``local`` (default) starts one, ``auto`` finds one; or an address.
+            progress: shows stages and trials.
+            command: the shell command that starts the search again, kept with the results.
 
         Raises:
-            UserError: it cannot run here, or a run of this name has another configuration.
+            UserError: the search cannot run here, or a run of this name has another configuration.
         """
         from tkd_search.engine.progress import Silent
 
@@ -128,10 +128,9 @@ class Experiment:
         return run_search(self.config, address, progress or Silent(), command)
 
     def distil(self, point: dict[str, Any] | None = None, **options: Any) -> Result:
-        """One training with nothing searched: at a point of the space, or at the defaults.
+        """Train one student, at a point of the space or at the defaults.
 
-        Its run is called ``<name>-one-<digest>``, so that it stands beside the search's and beside those of
-        other points.
+        The run is named ``<name>-one-<digest>``, different from the search and from other points.
 
         Args:
             point: dotted key → value for searched leaves.
@@ -143,7 +142,7 @@ class Experiment:
 
 
 def finished_record(config: Config) -> SearchRecord | None:
-    """The record of a run that is complete already, None for one to start or to go on with.
+    """Return the record of a complete run, None for a run to start or to resume.
 
     Raises:
         UserError: a run of this name exists with another configuration.
@@ -172,18 +171,18 @@ def finished_record(config: Config) -> SearchRecord | None:
 
 
 def check_same_data(folder: Path, digest: str) -> None:
-    """Accuracies on other images or labels cannot stand in one study, nor in its students' cards.
+    """Refuse another data set than the run started with: its accuracies are not comparable.
 
     Raises:
-        UserError: the run in ``folder`` was begun with data of another digest.
+        UserError: the run in ``folder`` started with data of another digest.
     """
     file = folder / DATA_FILE
     if file.exists() and json.loads(file.read_text())["digest"] != digest:
         raise UserError(
             "data",
-            f"other images or labels than those that {folder} was begun with",
+            f"other images or labels than those that {folder} started with",
             "the same data",
-            "bring them back, or choose another --name; other images: python -m tkd_search evaluate",
+            "restore the data, or choose another --name; python -m tkd_search evaluate scores other images",
         )
 
 

@@ -23,7 +23,7 @@ Examples:
   python -m tkd_search.run --set method.k=3 --set search.trials=60 --name k3
   python -m tkd_search.run --config mine.yaml --dry-run
   python -m tkd_search.run --cluster clusters/aws.yaml --config configs/cifar10.yaml --set data.path=FOLDER
-The same command again, after any crash or Ctrl-C, goes on where it stopped.
+The same command resumes the search after a crash or Ctrl-C.
 """
 
 
@@ -38,9 +38,9 @@ The same command again, after any crash or Ctrl-C, goes on where it stopped.
     metavar="KEY=VALUE",
     help="Override a leaf, e.g. method.k=3; repeatable.",
 )
-@click.option("--name", metavar="NAME", help="Name of the run; one that exists is resumed.")
+@click.option("--name", metavar="NAME", help="Name of the run; an existing run is resumed.")
 @click.option("--output", metavar="FOLDER", help="Folder that holds the runs  [default: runs]")
-@click.option("--address", metavar="local|auto|ADDRESS", help="Which Ray to use  [default: local]")
+@click.option("--address", metavar="local|auto|ADDRESS", help="Ray to connect to  [default: local]")
 @click.option("--cluster", metavar="FILE", type=Path, help="Run on the cluster of this `ray up` file.")
 @click.option("--dry-run", is_flag=True, help="Show plan, space and estimated time; start and write nothing.")
 @click.version_option(tkd_search.__version__, prog_name="tkd_search")
@@ -53,10 +53,10 @@ def cli(
     cluster: Path | None,
     dry_run: bool,
 ) -> None:
-    """Search the Pareto front of small students for a big image classifier.
+    """Search the Pareto front of small students of a big image classifier.
 
-    Trains (or loads) the big model, computes its bank of features, searches students and how they are
-    taught, and writes the front to <output>/<name>/ and to MLflow.
+    Trains (or loads) the big model, computes its bank of features, searches students and their training,
+    and writes the front to <output>/<name>/ and to MLflow.
     """
     from tkd_search.config.experiment_file import load_config
 
@@ -72,7 +72,7 @@ def cli(
 def start(
     config: "Config", *, address: str | None = None, cluster: Path | None = None, dry_run: bool = False
 ) -> int:
-    """Plan, check and run one search; the process's exit code."""
+    """Plan, check and run one search; return the exit code of the process."""
     from tkd_search.api import finished_record, run_search
     from tkd_search.cli.console import Console
     from tkd_search.cli.dry_run import nodes_for, show_plan
@@ -90,20 +90,20 @@ def start(
     try:
         with console.live():
             result = run_search(config, address, console, resume_command(config))
-    except KeyboardInterrupt:  # before the first trial, or again while the end is written
-        console.note(f"interrupted; go on with: {resume_command(config)}")
+    except KeyboardInterrupt:  # before the first trial, or a second one while results are written
+        console.note(f"interrupted; resume with: {resume_command(config)}")
         return 130
     console.front(result.record, result.folder, seconds=time.monotonic() - began)
     for note in result.notes:
         console.note(note)
     if result.record.status == "interrupted":
-        console.note(f"interrupted; go on with: {resume_command(config)}")
+        console.note(f"interrupted; resume with: {resume_command(config)}")
         return 130
     return int(result.record.found_nothing)
 
 
 def resume_command(config: "Config") -> str:
-    """The line that starts this run again."""
+    """Return the shell command that starts this run again."""
     arguments = [] if __name__ != "__main__" else sys.argv[1:]
     if "--name" not in " ".join(arguments):
         arguments = [*arguments, "--name", config.name]

@@ -1,4 +1,4 @@
-"""Commands called as a shell would, without the price of a new interpreter."""
+"""Call commands in this process, with the results that a shell sees."""
 
 import contextlib
 import io

@@ -12,20 +12,20 @@ from tkd_search.cli.console import Console, failures
 
 
 def shown(record, folder):
-    """The lines below each other that a log gets."""
+    """Return the lines that are printed to a log."""
     out = io.StringIO()
     Console(rich.console.Console(file=out, width=160, soft_wrap=True)).front(record, folder)
     return out.getvalue().splitlines()
 
 
 def rows(lines):
-    """The cells of the table's rows; two spaces part them, and a line under the heads precedes them."""
+    """Return the cells of the table's rows, which follow the line under the heads."""
     start = next(number for number, line in enumerate(lines) if line.startswith("──"))
     return [re.split(r" {2,}", line.strip()) for line in lines[start + 1 : lines.index("", start)]]
 
 
 def on_a_terminal(record, folder, columns):
-    """The lines on a terminal of so many columns."""
+    """Return the lines on a terminal of so many columns."""
     out = io.StringIO()
     terminal = rich.console.Console(
         file=out, width=columns, force_terminal=True, color_system=None, soft_wrap=True
@@ -35,7 +35,7 @@ def on_a_terminal(record, folder, columns):
 
 
 def with_long_names(record):
-    """The same front with ids, names and figures as long as they come in practice."""
+    """Return the same front with ids, names and figures of the lengths that occur in practice."""
     front = [
         dataclasses.replace(
             member,
@@ -51,7 +51,7 @@ def with_long_names(record):
     return dataclasses.replace(record, front=tuple(front))
 
 
-def test_the_table_has_a_method_also_where_it_was_not_searched(tmp_path):
+def test_the_table_shows_the_method_also_if_it_was_not_searched(tmp_path):
     record = synthetic_search(14)
     methods = [row[2] for row in rows(shown(record, tmp_path))]
     assert methods == [member.config["method.name"] for member in record.front]
@@ -59,7 +59,7 @@ def test_the_table_has_a_method_also_where_it_was_not_searched(tmp_path):
     assert [row[2] for row in fixed] == ["dkd"] * len(record.front)
 
 
-def test_a_terminal_of_80_columns_has_every_cell_whole_on_one_line_each(tmp_path):
+def test_80_columns_show_every_cell_whole_and_each_row_on_one_line(tmp_path):
     record = with_long_names(taught_by(synthetic_search(14), "tkd"))
     figures = ["1.07 MB", "100.00%", "91.35%", "100.0%"]
     assert rows(on_a_terminal(record, tmp_path, 80)) == [
@@ -68,7 +68,7 @@ def test_a_terminal_of_80_columns_has_every_cell_whole_on_one_line_each(tmp_path
 
 
 @pytest.mark.parametrize("columns", [69, 60, 50])
-def test_narrow_terminals_leave_out_columns_before_they_cut_a_figure(tmp_path, columns):
+def test_narrow_terminals_omit_columns_and_cut_no_figure(tmp_path, columns):
     record = with_long_names(synthetic_search(14))
     lines = on_a_terminal(record, tmp_path, columns)
     whole = [row for row in rows(lines) if len(row) > 1]
@@ -79,15 +79,15 @@ def test_narrow_terminals_leave_out_columns_before_they_cut_a_figure(tmp_path, c
     assert "…" not in "".join(table)
 
 
-def test_a_name_in_square_brackets_is_no_markup(tmp_path):
+def test_square_brackets_in_a_name_are_shown(tmp_path):
     record = synthetic_search(14)
     front = [dataclasses.replace(member, student="own widths=[8] [bold]") for member in record.front]
     found = rows(shown(dataclasses.replace(record, front=tuple(front)), tmp_path))
     assert {row[1] for row in found} == {"own widths=[8] [bold]"}
 
 
-def test_failed_trials_have_their_reasons_by_kind_and_where_the_rest_is(tmp_path):
-    """Figures make no kind of their own; text after the first line, and of the rarest kinds, is elsewhere."""
+def test_failed_trials_show_their_reasons_by_kind_and_where_all_reasons_are(tmp_path):
+    """Reasons that differ in figures are one kind; only first lines and the most frequent kinds are shown."""
     diverged = "Diverged: the loss is not finite in epoch {} (ce {}, kd 1.5e-3); lower training.lr"
     reasons = [
         *("student.width: found 7\n  allowed: less", "its worker group failed repeatedly", "", "Odd: one"),
@@ -106,10 +106,10 @@ def test_failed_trials_have_their_reasons_by_kind_and_where_the_rest_is(tmp_path
         "  1 × student.width: found 7 (0000)",
         "  1 × its worker group failed repeatedly (0001)",
         "  3 × other reasons",
-        f"  more of them: {tmp_path / 'record.json'}, and each trial's tag `reason` in MLflow",
+        f"  all reasons: {tmp_path / 'record.json'}, and each trial's tag `reason` in MLflow",
     ]
     long = dataclasses.replace(record, trials=(failed[6],), tracking_uri="")
-    line, whole = failures(long, tmp_path)
+    line, all_reasons = failures(long, tmp_path)
     assert line == f"1 × Odd: {'x' * 154}… (0006)"
-    assert whole == f"more of them: {tmp_path / 'record.json'}"
+    assert all_reasons == f"all reasons: {tmp_path / 'record.json'}"
     assert failures(synthetic_search(14), tmp_path) == []

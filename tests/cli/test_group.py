@@ -45,7 +45,7 @@ def test_every_command_has_help(name):
         (["runs", "status", "nothing"], "no search"),
     ],
 )
-def test_mistakes_cost_one_message_and_exit_code_two(tmp_path, monkeypatch, arguments, words):
+def test_wrong_arguments_give_one_message_and_exit_code_two(tmp_path, monkeypatch, arguments, words):
     monkeypatch.chdir(tmp_path)
     done = call(*arguments)
     assert done.code == 2
@@ -54,8 +54,8 @@ def test_mistakes_cost_one_message_and_exit_code_two(tmp_path, monkeypatch, argu
     assert not list(tmp_path.iterdir())
 
 
-def test_modules_of_the_current_folder_are_found(tmp_path, monkeypatch):
-    """By ``tkd-search`` too: a student may be of the user's own module."""
+def test_modules_of_the_current_folder_can_be_imported(tmp_path, monkeypatch):
+    """Also by ``tkd-search``, because a student may be in the user's own module."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.path", [entry for entry in sys.path if entry not in ("", str(tmp_path))])
     with pytest.raises(SystemExit):

@@ -14,7 +14,7 @@ from tkd_search.results.select import Constraints, knee_of, nearest_miss, select
 
 FRONT = synthetic_search().front
 LIMITS = st.none() | st.floats(0.01, 1)
-WISHES = st.builds(
+CONSTRAINTS = st.builds(
     lambda b, a, r, lat: Constraints(
         max_bytes=b and b * 3e6, min_accuracy=a, max_ratio=r, max_latency=lat and lat * 10
     ),
@@ -42,53 +42,53 @@ def test_quantities(kind, text, value):
 
 
 @pytest.mark.parametrize("text", ["", "kB", "-5kB", "5 parsecs", "1e", "5,5MB", "nan", "1.2.3"])
-def test_what_is_no_quantity_is_refused(text):
+def test_a_text_that_is_no_quantity_is_refused(text):
     with pytest.raises(click.BadParameter, match="500kB"):
         SIZE.convert(text, None, None)
 
 
 @pytest.mark.parametrize("text", ["30", "300%"])
-def test_more_than_all_is_no_share(text):
+def test_a_share_above_one_is_refused(text):
     with pytest.raises(click.BadParameter, match="97%"):
         SHARE.convert(text, None, None)
 
 
-@given(wish=WISHES, knee=st.booleans())
-def test_the_choice_keeps_every_limit_and_none_means_nobody_does(wish, knee):
-    chosen = select(FRONT, wish, knee=knee)
-    fitting = [member for member in FRONT if not wish.misses(member)]
+@given(limits=CONSTRAINTS, knee=st.booleans())
+def test_the_choice_is_within_every_limit_and_none_only_if_no_member_is(limits, knee):
+    chosen = select(FRONT, limits, knee=knee)
+    fitting = [member for member in FRONT if not limits.misses(member)]
     if chosen is None:
         assert not fitting
     else:
         assert chosen in fitting
-        if not knee and wish.min_accuracy is None:
+        if not knee and limits.min_accuracy is None:
             assert chosen.val_accuracy == max(one.val_accuracy for one in fitting)
-        if not knee and wish.min_accuracy is not None:
+        if not knee and limits.min_accuracy is not None:
             assert chosen.bytes == min(one.bytes for one in fitting)
 
 
-@given(wish=WISHES, order=st.permutations(range(len(FRONT))))
-def test_the_order_of_the_front_does_not_matter(wish, order):
+@given(limits=CONSTRAINTS, order=st.permutations(range(len(FRONT))))
+def test_the_order_of_the_front_does_not_matter(limits, order):
     shuffled = [FRONT[place] for place in order]
     for knee in (False, True):
-        assert select(shuffled, wish, knee=knee) == select(FRONT, wish, knee=knee)
+        assert select(shuffled, limits, knee=knee) == select(FRONT, limits, knee=knee)
 
 
 @given(size=st.floats(1, min(one.bytes for one in FRONT) - 1), accuracy=LIMITS, latency=LIMITS)
-def test_the_nearest_miss_misses_least(size, accuracy, latency):
-    wish = Constraints(max_bytes=size, min_accuracy=accuracy, max_latency=latency and latency * 10)
-    assert select(FRONT, wish) is None
-    nearest = nearest_miss(FRONT, wish)
-    worst = max(wish.misses(nearest).values())
+def test_the_nearest_miss_has_the_smallest_worst_miss(size, accuracy, latency):
+    limits = Constraints(max_bytes=size, min_accuracy=accuracy, max_latency=latency and latency * 10)
+    assert select(FRONT, limits) is None
+    nearest = nearest_miss(FRONT, limits)
+    worst = max(limits.misses(nearest).values())
     assert worst > 0
-    assert all(max(wish.misses(one).values()) >= worst for one in FRONT)
+    assert all(max(limits.misses(one).values()) >= worst for one in FRONT)
 
 
-def test_test_accuracy_plays_no_part():
+def test_test_accuracy_does_not_matter():
     swapped = [dataclasses.replace(one, test_accuracy=1 - one.test_accuracy) for one in FRONT]
     for knee in (False, True):
-        wish = Constraints(max_ratio=0.2)
-        assert select(swapped, wish, knee=knee).trial_id == select(FRONT, wish, knee=knee).trial_id
+        limits = Constraints(max_ratio=0.2)
+        assert select(swapped, limits, knee=knee).trial_id == select(FRONT, limits, knee=knee).trial_id
 
 
 def corner(sizes, accuracies):
@@ -105,9 +105,9 @@ def test_the_knee_is_where_the_curve_bends():
     assert knee_of(front[:1]).trial_id == "0"
 
 
-def test_a_latency_that_was_not_measured_fits_no_limit():
-    wish = Constraints(max_latency=5, batch=64)
-    assert math.isinf(max(wish.misses(FRONT[0]).values()))
+def test_a_latency_that_was_not_measured_is_above_every_limit():
+    limits = Constraints(max_latency=5, batch=64)
+    assert math.isinf(max(limits.misses(FRONT[0]).values()))
 
 
 def test_pick_prints_the_member_and_its_path(output):
@@ -124,7 +124,7 @@ def test_pick_prints_the_member_and_its_path(output):
     assert plain["trial_id"] == trial
 
 
-def test_pick_without_a_fit_prints_the_nearest_and_exits_with_one(output):
+def test_pick_without_a_fitting_student_prints_the_nearest_and_exits_with_one(output):
     done = call("pick", "runs/digits", "--max-bytes", "100kB")
     assert done.code == 1
     assert not done.out
@@ -134,7 +134,7 @@ def test_pick_without_a_fit_prints_the_nearest_and_exits_with_one(output):
     assert smallest.trial_id in done.err
 
 
-def test_pick_without_a_wish_asks_for_one(output):
+def test_pick_without_a_limit_is_refused(output):
     done = call("pick", "runs/digits")
     assert done.code == 2
     assert "--knee" in done.err
@@ -149,7 +149,7 @@ def test_pick_needs_only_the_summary(output):
 
 
 @pytest.mark.parametrize(
-    ("wish", "words"),
+    ("limits", "words"),
     [
         (["--max-ratio", "1%"], "is above --max-ratio 1.00%"),
         (["--min-accuracy", "99.9%"], "is below --min-accuracy 99.90%"),
@@ -157,7 +157,7 @@ def test_pick_needs_only_the_summary(output):
         (["--max-latency", "1ms", "--batch", "7"], "not measured: --max-latency 1 ms for batch 7"),
     ],
 )
-def test_a_miss_says_what_there_is_and_what_was_asked(output, wish, words):
-    done = call("pick", "digits", *wish)
+def test_a_miss_says_what_there_is_and_what_was_asked(output, limits, words):
+    done = call("pick", "digits", *limits)
     assert done.code == 1
     assert words in done.err

@@ -13,7 +13,7 @@ from tkd_search.tracking import write_summary
 
 @pytest.fixture
 def tracked(tmp_path, empty_database, monkeypatch):
-    """A finished search, delivered to a real sqlite store, its summary knowing where."""
+    """A finished search, delivered to a real sqlite store, with the store's ids in its summary."""
     monkeypatch.chdir(tmp_path)
     shutil.copy(empty_database, tmp_path / "mlflow.db")
     folder = make_run(tmp_path / "runs" / "digits", synthetic_search(14))
@@ -22,7 +22,7 @@ def tracked(tmp_path, empty_database, monkeypatch):
     return folder
 
 
-def test_the_report_is_made_again_from_the_store_and_put_back_there(tracked, tmp_path):
+def test_the_report_is_drawn_from_the_store_and_added_to_it(tracked, tmp_path):
     (tracked / "record.json").write_text(
         (tracked / "record.json").read_text().replace("alexnet", "from files")
     )
@@ -36,14 +36,14 @@ def test_the_report_is_made_again_from_the_store_and_put_back_there(tracked, tmp
     assert {"pareto.html", "pareto.png", "pareto.csv"} <= set(files)
 
 
-def test_a_report_written_elsewhere_leaves_the_store_alone(tracked, tmp_path):
+def test_a_report_written_to_another_folder_is_not_added_to_the_store(tracked, tmp_path):
     before = stored(f"sqlite:///{tmp_path}/mlflow.db")
     done = call("report", "digits", "--output", "there")
     assert (done.code, done.err) == (0, "")
     assert stored(f"sqlite:///{tmp_path}/mlflow.db") == before
 
 
-def test_without_its_store_a_report_is_made_from_files_and_says_so(tracked, tmp_path):
+def test_without_its_store_a_report_is_drawn_from_files_with_a_message(tracked, tmp_path):
     ids = json.loads((tracked / "summary.json").read_text())["mlflow"]
     (tmp_path / "mlflow.db").rename(tmp_path / "away.db")
     done = call("report", "runs/digits")
@@ -55,7 +55,7 @@ def test_without_its_store_a_report_is_made_from_files_and_says_so(tracked, tmp_
 
 
 @pytest.mark.parametrize(("limit", "file"), [(100, "csv"), (20_000, "png"), (1_000_000, "html")])
-def test_a_disk_that_is_full_is_stated_and_nothing_is_left_in_part(output, limit, file):
+def test_a_full_disk_gives_one_message_and_no_partial_file(output, limit, file):
     done = limited(
         limit,
         *("-m", "tkd_search", "report", "runs/digits", "--files", "--output", "there"),
@@ -70,7 +70,7 @@ def test_a_disk_that_is_full_is_stated_and_nothing_is_left_in_part(output, limit
     assert {path.name for path in (output.parent / "there").iterdir()} == made
 
 
-def test_report_of_files_asks_nobody(output):
+def test_a_report_of_files_needs_no_store(output):
     done = call("report", "runs/digits", "--files", "--output", "there")
     assert done.code == 0
     assert done.err == ""
@@ -81,14 +81,14 @@ def test_report_of_files_asks_nobody(output):
     ]
 
 
-def test_several_side_by_side(output):
+def test_several_searches_are_drawn_side_by_side(output):
     make_run(output / "other", synthetic_search(20, seed=4, name="other"), logged=False)
     done = call("report", "runs/digits", "other", "--files")
     assert done.code == 0
     assert "front of other" in (output / "report-digits-other" / "pareto.html").read_text()
 
 
-def test_searches_of_one_name_are_told_apart_by_their_folders(output):
+def test_searches_of_one_name_are_named_after_their_folders(output):
     make_run(output.parent / "elsewhere" / "digits", synthetic_search(20, seed=4), logged=False)
     done = call("report", "runs/digits", "elsewhere/digits", "--files", "--output", "both")
     assert done.code == 0
@@ -97,17 +97,17 @@ def test_searches_of_one_name_are_told_apart_by_their_folders(output):
     assert "front of elsewhere/digits" in text
 
 
-def test_a_name_in_a_store(tracked, tmp_path):
+def test_a_search_is_found_by_its_name_in_a_store(tracked, tmp_path):
     uri = f"sqlite:///{tmp_path}/mlflow.db"
     assert call("report", "digits", "--tracking-uri", uri, "--output", "there").code == 0
-    done = call("report", "nobody", "--tracking-uri", uri, "--output", "there")
+    done = call("report", "unknown", "--tracking-uri", uri, "--output", "there")
     assert done.code == 2
-    assert "no search named 'nobody'" in done.err
+    assert "no search named 'unknown'" in done.err
 
 
 @pytest.mark.faults
-def test_what_a_search_could_not_deliver_is_delivered_by_report(output, tmp_path):
-    """The store was away during the whole search and is back now."""
+def test_events_that_a_search_could_not_deliver_are_delivered_by_report(output, tmp_path):
+    """The store was down during the whole search and is up now."""
     folder = output / "late"
     record = synthetic_search(8, seed=3, name="late")
     make_run(folder, record, logged=False)

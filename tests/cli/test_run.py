@@ -1,4 +1,4 @@
-"""The main job as a user types it: a process of its own, real data, a real Ray and a real MLflow store."""
+"""The main job as a process of its own, with real data, Ray and an MLflow store."""
 
 import json
 import os
@@ -50,7 +50,7 @@ def run(folder: Path, *arguments: str, timeout: float = 240) -> tuple[int, str]:
 
 
 def wait_for_epochs(log: Path, process: "subprocess.Popen[str]", count: int, deadline: float = 200) -> None:
-    """Until the epoch log has so many entries, or the process ends."""
+    """Wait until the log has so many epochs."""
     end = time.monotonic() + deadline
     while time.monotonic() < end and process.poll() is None:
         if log.exists() and log.read_text().count('"kind":"epoch"') >= count:
@@ -79,7 +79,7 @@ def wait_for_epochs(log: Path, process: "subprocess.Popen[str]", count: int, dea
         (["--nonsense"], ["--nonsense"]),
     ],
 )
-def test_bad_input_ends_with_one_message_and_writes_nothing(tmp_path, arguments, words):
+def test_wrong_input_gives_one_message_and_writes_nothing(tmp_path, arguments, words):
     code, output = run(tmp_path, *arguments)
     assert code == 2, output
     assert "Traceback" not in output
@@ -153,13 +153,13 @@ def check_summary(folder: Path, trials: int) -> dict:
 
 
 def check_study(folder: Path, name: str, trials: int) -> None:
-    """None running, stopped ones PRUNED, only whole trainings COMPLETE."""
+    """Check that no trial is running and that complete ones were trained for all epochs."""
     from tkd_search.optimize.study import earlier_trials
 
-    told = earlier_trials(folder / "study.journal", name)
-    assert len(told) == trials
-    assert {trial.state for trial in told} <= {"complete", "stopped"}
-    assert all(max(trial.curve) == 3 for trial in told if trial.state == "complete")
+    trials_of_study = earlier_trials(folder / "study.journal", name)
+    assert len(trials_of_study) == trials
+    assert {trial.state for trial in trials_of_study} <= {"complete", "stopped"}
+    assert all(max(trial.curve) == 3 for trial in trials_of_study if trial.state == "complete")
 
 
 @pytest.mark.slow
@@ -180,11 +180,11 @@ def test_a_whole_search_and_the_same_command_again(tmp_path):
     assert "seed: was 0, is 7" in output
 
 
-def test_a_search_that_found_no_student_is_no_success(tmp_path):
-    """So that `… && python -m tkd_search pick …` ends there; also where the command is given again."""
+def test_a_search_without_a_student_exits_with_one(tmp_path):
+    """So that `… && python -m tkd_search pick …` stops there; also if the command is repeated."""
     config = load_config(None, [f"output={tmp_path / 'runs'}"], name="bare")
     trials = synthetic_search().trials
-    failed = tuple(replace(trial, state="failed", reason="too odd") for trial in trials)
+    failed = tuple(replace(trial, state="failed", reason="too wide") for trial in trials)
     bare = synthetic_search(name="bare", trials=len(trials))
     config.folder.mkdir(parents=True)
     (config.folder / "config.yaml").write_text(config.to_yaml())
@@ -192,12 +192,12 @@ def test_a_search_that_found_no_student_is_no_success(tmp_path):
         write_summary(replace(bare, status="complete", trials=failed, front=front), config.folder)
         found, output = run(tmp_path, "--name", "bare")
         assert found == code, output
-        assert "too odd" in output
+        assert "too wide" in output
 
 
 @pytest.mark.slow
 @pytest.mark.exhaustive
-def test_a_search_whose_students_are_all_too_slow_ends_and_says_so(tmp_path):
+def test_a_search_whose_students_are_all_too_slow_ends_with_their_reasons(tmp_path):
     code, output = run(tmp_path, *SMALL, "--set=search.trials=3", "--set=search.max_latency=1us")
     assert code == 1, output
     assert "3 too slow to train" in output
@@ -216,7 +216,7 @@ def test_a_search_whose_students_are_all_too_slow_ends_and_says_so(tmp_path):
 
 
 @pytest.mark.faults
-def test_a_killed_driver_loses_nothing_and_does_nothing_twice(tmp_path):
+def test_a_killed_search_is_resumed_without_loss_or_repetition(tmp_path):
     command = [*SMALL, "--set=search.trials=5", "--name", "killed"]
     folder = tmp_path / "runs" / "killed"
     process = start(tmp_path, *command)
@@ -244,11 +244,11 @@ def test_ctrl_c_leaves_an_interrupted_run_that_the_printed_command_resumes(tmp_p
     os.kill(process.pid, number)
     output, _ = process.communicate(timeout=90)
     assert process.returncode == 130, output
-    assert "go on with: python -m tkd_search.run" in output
+    assert "resume with: python -m tkd_search.run" in output
     before = json.loads((folder / "summary.json").read_text())
     assert before["status"] == "interrupted"
     spent = read_search_log(folder).seconds
-    assert before["wall_seconds"] < spent  # which knows the writing of the report as well
+    assert before["wall_seconds"] < spent  # which includes writing the report
     began = time.monotonic()
     code, output = run(tmp_path, *command)
     assert code == 0, output

@@ -19,25 +19,25 @@ def test_list_and_status_of_a_finished_search(output):
     assert done.code == 0
     (line,) = [line for line in done.out.splitlines() if line.startswith("digits")]
     assert line.split()[1:4] == ["complete", "32", "8"]
-    told = call("runs", "status", "digits").out
-    assert "digits: complete" in told
-    assert "32 begun: 0 running, 16 stopped, 16 complete, 0 failed" in told
-    assert "hypervolume" in told
+    done = call("runs", "status", "digits")
+    assert "digits: complete" in done.out
+    assert "32 begun: 0 running, 16 stopped, 16 complete, 0 failed" in done.out
+    assert "hypervolume" in done.out
 
 
-def test_one_damaged_search_does_not_hide_the_others(output):
+def test_a_damaged_search_does_not_hide_the_others(output):
     (output / "broken").mkdir()
     for name in ("config.yaml", "record.json"):
         (output / "broken" / name).write_text("{")
-    told = call("runs", "list")
-    assert told.code == 0
-    assert [line.split()[:2] for line in told.out.splitlines()[1:3]] == [
+    done = call("runs", "list")
+    assert done.code == 0
+    assert [line.split()[:2] for line in done.out.splitlines()[1:3]] == [
         ["broken", "damaged"],
         ["digits", "complete"],
     ]
 
 
-def test_an_empty_folder_is_no_error(tmp_path, monkeypatch):
+def test_a_missing_folder_is_no_error(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     done = call("runs", "list")
     assert (done.code, done.out.strip()) == (0, "no searches in runs")

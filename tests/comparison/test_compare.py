@@ -1,4 +1,4 @@
-"""``compare`` as a user types it."""
+"""``compare`` as a process of its own."""
 
 import os
 import subprocess
@@ -39,7 +39,7 @@ def compare(folder: Path, *arguments: str) -> tuple[int, str, str]:
         ),
     ],
 )
-def test_bad_input_ends_with_one_message_and_writes_nothing(tmp_path, arguments, words):
+def test_wrong_input_gives_one_message_and_writes_nothing(tmp_path, arguments, words):
     code, _, errors = compare(tmp_path, *arguments)
     assert code == 2, errors
     assert "Traceback" not in errors
@@ -49,7 +49,7 @@ def test_bad_input_ends_with_one_message_and_writes_nothing(tmp_path, arguments,
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_a_comparison_runs_adds_up_and_is_tracked(tmp_path):
+def test_a_comparison_runs_is_extended_and_is_tracked(tmp_path):
     methods = ["--methods", "kd,tkd", "--ablate", "k1:method.k=1", "--trials", "1", *SMALL]
     code, page, errors = compare(tmp_path, *methods, "--seeds", "1")
     assert code == 0, errors

@@ -1,4 +1,4 @@
-"""Who takes part: what the command line's words become, and what they may not be."""
+"""Contestants: how the command line is read, and what is refused."""
 
 import pytest
 
@@ -36,13 +36,13 @@ def test_methods_variants_and_ablations_in_order():
         (["kd"], ["a+b:method.k=1"], [], ["LABEL:key=value"]),
     ],
 )
-def test_words_that_mean_nothing_are_refused(methods, variants, ablations, words):
+def test_wrong_contestants_are_refused(methods, variants, ablations, words):
     with pytest.raises(UserError) as refused:
         parse_contestants(methods, variants, ablations)
     assert all(word in str(refused.value) for word in words)
 
 
-def test_a_search_has_the_method_the_budget_and_only_the_leaves_it_can_use():
+def test_a_search_has_its_method_the_budget_and_only_the_leaves_of_that_method():
     (kd,) = parse_contestants(["kd"])
     config = search_config(load_config(None, FIXED, name="c"), kd, 7)
     assert config.name == "c-kd"
@@ -50,7 +50,7 @@ def test_a_search_has_the_method_the_budget_and_only_the_leaves_it_can_use():
     assert set(config.space.leaves) == {"method.lam", "method.tau", "training.lr"}
 
 
-def test_contestants_of_different_sizes_are_no_comparison_of_methods():
+def test_a_searched_size_is_refused():
     (kd,) = parse_contestants(["kd"])
     with pytest.raises(UserError, match=r"student\.width"):
         search_config(load_config(None, name="c"), kd, 7)
@@ -65,7 +65,7 @@ def test_contestants_of_different_sizes_are_no_comparison_of_methods():
         ("student.name={choice: [mobilenet_v2, mnasnet1_0]}", "student.name=mnasnet1_0"),
     ],
 )
-def test_the_size_that_is_proposed_is_one_that_the_leaf_may_have(leaf, proposed):
+def test_the_proposed_size_is_valid_for_its_leaf(leaf, proposed):
     (kd,) = parse_contestants(["kd"])
     given = [*FIXED, "student.name=tests.models.nets:tiny"] if "width: {int" in leaf else FIXED
     with pytest.raises(UserError) as refused:
@@ -76,33 +76,33 @@ def test_the_size_that_is_proposed_is_one_that_the_leaf_may_have(leaf, proposed)
 @pytest.mark.parametrize(
     "change", ["student.width=0.1", "student.name=resnet18", "student.args={dropout: 0.5}"]
 )
-def test_a_variant_of_another_student_is_refused(change):
+def test_a_variant_with_another_student_is_refused(change):
     (other,) = parse_contestants([], [f"small:method.name=tkd;{change}"])
     with pytest.raises(UserError, match=r"small: student\.[\s\S]*equal in size"):
         search_config(load_config(None, FIXED, name="c"), other, 7)
 
 
-def test_a_variant_may_say_the_size_that_all_have():
+def test_a_variant_may_repeat_the_common_size():
     (same,) = parse_contestants([], ["same:method.name=tkd;student.width=0.2"])
     assert search_config(load_config(None, FIXED, name="c"), same, 7).settings().student.width == 0.2
 
 
-def test_variants_of_an_experiment_that_searches_the_size_fix_it_alike():
+def test_variants_must_fix_a_searched_size_equally():
     config = load_config(None, name="c")
     variants = parse_contestants([], [f"{label}:student.width={label}" for label in ("0.3", "0.30", "0.4")])
-    alike, spelt, other = (search_config(config, variant, 7) for variant in variants)
-    check_equal_students({"alike": alike, "spelt": spelt})
+    first, equal, other = (search_config(config, variant, 7) for variant in variants)
+    check_equal_students({"first": first, "equal": equal})
     with pytest.raises(UserError, match=r"other: student\.width"):
-        check_equal_students({"alike": alike, "spelt": spelt, "other": other})
+        check_equal_students({"first": first, "equal": equal, "other": other})
 
 
-def test_a_change_that_does_not_fit_names_its_key():
+def test_a_wrong_change_names_its_key():
     (bad,) = parse_contestants([], ["x:method.gama=0"])
     with pytest.raises(UserError, match=r"did you mean method\.gamma"):
         search_config(load_config(None, FIXED, name="c"), bad, 7)
 
 
-def test_a_winner_is_retrained_at_its_point_on_a_subset_of_its_own():
+def test_a_winner_is_trained_again_at_its_point_on_a_fresh_subset():
     config = load_config(None, FIXED, name="c")
     tkd, k1 = parse_contestants(["tkd"], [], ["k1:method.k=1"])
     searched = search_config(config, tkd, 7)
@@ -116,7 +116,7 @@ def test_a_winner_is_retrained_at_its_point_on_a_subset_of_its_own():
     assert ablated.training == first.settings().training
 
 
-def test_fresh_seeds_differ_from_the_search_and_more_of_them_begin_with_fewer():
+def test_fresh_seeds_differ_from_the_search_and_fewer_are_the_first_of_more():
     config = load_config(None, FIXED)
     assert fresh_seeds(config, 5)[:3] == fresh_seeds(config, 3)
     assert config.settings().seed not in fresh_seeds(config, 100)
@@ -126,7 +126,7 @@ def test_fresh_seeds_differ_from_the_search_and_more_of_them_begin_with_fewer():
     ("change", "words"),
     [("method.k={int: [5, 9]}", "not searched"), ("student.width=0.5", "equal in size")],
 )
-def test_an_ablation_is_a_change_of_the_winner_and_of_nothing_else(change, words):
+def test_an_ablation_may_not_search_or_change_the_student(change, words):
     tkd, ablation = parse_contestants(["tkd"], [], [f"x:{change}"])
     config = load_config(None, FIXED, name="c")
     searched = search_config(config, tkd, 7)

@@ -1,4 +1,4 @@
-"""Means, spreads and paired differences: against textbook figures and by their symmetries."""
+"""Means, deviations and paired differences: against textbook figures, and by symmetry."""
 
 import math
 from pathlib import Path
@@ -29,7 +29,7 @@ def failure(label, seed):
 BIG = BigModelRecord(name="alexnet", bytes=1000, parameters=250, val_accuracy=0.9, test_accuracy=0.8)
 
 
-def test_the_interval_is_students_by_hand():
+def test_the_interval_is_that_of_students_t():
     found = paired_difference({1: 0.6, 2: 0.7, 3: 0.8}, {1: 0.5, 2: 0.5, 3: 0.5})
     # differences .1 .2 .3: sd .1, error .1/√3, t(.975, 2) = 4.3027
     assert found.mean == pytest.approx(0.2)
@@ -38,9 +38,9 @@ def test_the_interval_is_students_by_hand():
     assert found.low == pytest.approx(found.mean - found.half_width)
 
 
-@settings(deadline=None)  # a loaded machine is no failure
+@settings(deadline=None)  # the machine may be busy
 @given(ACCURACIES, ACCURACIES)
-def test_swapping_sides_turns_the_sign_and_keeps_the_width(these, those):
+def test_swapping_the_sides_changes_the_sign_and_keeps_the_width(these, those):
     there, back = paired_difference(these, those), paired_difference(those, these)
     if there is None:
         assert back is None
@@ -50,15 +50,15 @@ def test_swapping_sides_turns_the_sign_and_keeps_the_width(these, those):
     assert there.half_width == pytest.approx(back.half_width)
 
 
-@settings(deadline=None)  # a loaded machine is no failure
+@settings(deadline=None)  # the machine may be busy
 @given(ACCURACIES, st.floats(-0.5, 0.5))
-def test_a_constant_gain_has_no_spread(these, gain):
+def test_a_constant_difference_has_an_interval_of_zero_width(these, gain):
     found = paired_difference({seed: value + gain for seed, value in these.items()}, these)
     assert found.mean == pytest.approx(gain, abs=1e-9)
     assert found.half_width == pytest.approx(0, abs=1e-9)
 
 
-def test_only_common_seeds_pair_and_one_pair_promises_nothing():
+def test_only_common_seeds_are_paired_and_one_pair_has_an_infinite_interval():
     found = paired_difference({1: 0.6, 2: 0.9}, {1: 0.5, 3: 0.1})
     assert (found.pairs, found.half_width) == (1, math.inf)
     assert paired_difference({1: 0.6}, {2: 0.5}) is None
@@ -72,13 +72,13 @@ def test_rows_keep_their_order_and_the_base_has_no_difference(tmp_path):
     assert tkd.test_sd == pytest.approx(0.1 / math.sqrt(2))
 
 
-def test_a_training_done_again_counts_once():
+def test_a_repeated_training_counts_once():
     (row,) = summarise([training("kd", 1, 0.1), training("kd", 1, 0.5)], "kd")
     assert (row.seeds, row.test_mean) == (1, 0.5)
     assert math.isnan(row.test_sd)
 
 
-def test_the_tables_say_what_was_found(tmp_path):
+def test_the_tables_hold_the_figures(tmp_path):
     trainings = [training("kd", 1, 0.5), training("tkd", 1, 0.6, teachers=((1, "fc", 0.7, 0.2),))]
     winners = {"kd": {"method.lam": 0.51234}}
     rows = summarise(trainings, "kd")
@@ -92,13 +92,13 @@ def test_the_tables_say_what_was_found(tmp_path):
     assert teachers.read_text().splitlines()[1] == "tkd,1,1,fc,0.7,0.2"
 
 
-def test_a_winner_of_nothing_searched_is_as_configured():
+def test_the_winner_of_an_empty_space_is_as_configured():
     rows = summarise([training("kd", 1, 0.5)], "kd")
     page = markdown(rows, {"kd": {}}, base="kd", big_model=BIG, title="t", command="again")
     assert "- **kd**: as configured, nothing was searched\n" in page
 
 
-def test_a_failed_training_counts_as_failed_and_the_pairs_are_those_that_both_have():
+def test_failed_trainings_are_counted_and_only_pairs_of_both_compared():
     trainings = [training(label, s, t) for s in (1, 2, 3) for label, t in (("tkd", 0.7), ("kd", 0.6))]
     tkd, kd = summarise([failure("tkd", 4), training("kd", 4, 0.1), failure("kd", 5), *trainings], "kd")
     assert (tkd.seeds, tkd.failed, kd.seeds, kd.failed) == (3, 1, 4, 1)
@@ -106,7 +106,7 @@ def test_a_failed_training_counts_as_failed_and_the_pairs_are_those_that_both_ha
     assert (tkd.difference.mean, tkd.difference.pairs) == (pytest.approx(0.1), 3)
 
 
-def test_a_contestant_that_always_failed_has_a_row_without_figures(tmp_path):
+def test_a_contestant_whose_trainings_all_failed_has_a_row_without_figures(tmp_path):
     trainings = [training("kd", 1, 0.5), failure("tkd", 1), failure("tkd", 2)]
     kd, tkd = summarise(trainings, "kd")
     assert (tkd.seeds, tkd.failed, tkd.difference) == (0, 2, None)
@@ -123,7 +123,7 @@ def test_a_contestant_that_always_failed_has_a_row_without_figures(tmp_path):
     assert metrics["tkd.failed"] == 2
 
 
-def test_the_tables_count_what_failed_and_say_why_and_how_to_try_again(tmp_path):
+def test_the_tables_count_failures_with_their_reasons_and_how_to_run_them_again(tmp_path):
     kd = [training("kd", seed, 0.5) for seed in range(5)]
     tkd = [training("tkd", seed, 0.6) for seed in range(4)]
     trainings = [*tkd, failure("tkd", 4), *kd[1:], failure("kd", 0)]
@@ -141,12 +141,12 @@ def test_the_tables_count_what_failed_and_say_why_and_how_to_try_again(tmp_path)
     assert table.test_accuracy.notna().sum() == table.failed.isna().sum() == 8
 
 
-def test_where_nothing_failed_the_page_speaks_of_no_failure():
+def test_a_page_without_failures_has_no_section_of_failures():
     rows = summarise([training("kd", 1, 0.5)], "kd")
     assert "ailed" not in markdown(rows, {}, base="kd", big_model=BIG, title="t", command="again")
 
 
-def test_a_comparison_told_again_shows_its_figures_of_now(tmp_path):
+def test_a_comparison_written_again_shows_its_new_figures(tmp_path):
     from mlflow import MlflowClient
 
     uri = f"sqlite:///{tmp_path}/mlflow.db"
@@ -160,6 +160,6 @@ def test_a_comparison_told_again_shows_its_figures_of_now(tmp_path):
     assert metrics["kd.test_mean"] == pytest.approx(0.4)
 
 
-def test_a_store_that_does_not_answer_is_told_as_such():
+def test_a_store_that_does_not_answer_is_an_error():
     with pytest.raises(UserError, match="does not do its part"):
         log_comparison("http://127.0.0.1:9", "experiment", "comparison", [], [])

@@ -1,7 +1,7 @@
-"""The commands beside the main job: one file each, loaded when it is called.
+"""The commands beside the main job: one module each, imported when the command is used.
 
-To add one, write ``commands/<name>.py`` with a click command named ``command`` and give it a line in
-``SUMMARIES``; a line whose file is missing shows nowhere.
+To add a command, write ``cli/<name>.py`` with a click command named ``command`` and add a line to
+``SUMMARIES``. A line without a module is not listed.
 """
 
 import importlib
@@ -22,14 +22,14 @@ SUMMARIES = {
 
 
 class LazyGroup(click.Group):
-    """A group that imports a command's module only when the command is used."""
+    """Group of commands that imports the module of a command when it is used."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """The commands whose files exist, in the order of ``SUMMARIES``."""
+        """Return the names of the commands whose modules exist, in the order of ``SUMMARIES``."""
         return [name for name in SUMMARIES if importlib.util.find_spec(f"{__name__}.{name}")]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """The click command, imported now; None for a name that is no command."""
+        """Import and return a command; None for an unknown name."""
         if cmd_name not in self.list_commands(ctx):
             return None
         command: click.Command = importlib.import_module(f"{__name__}.{cmd_name}").command

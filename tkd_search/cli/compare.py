@@ -1,4 +1,4 @@
-"""``compare``: methods against each other at equal search budgets, on fresh seeds."""
+"""``compare``: compare methods at equal search budgets, on fresh seeds."""
 
 import json
 import shlex
@@ -14,9 +14,9 @@ Examples:
   python -m tkd_search compare --config mine.yaml --methods kd,tkd --trials 12 --seeds 5 \\
       --variant 'no-teachers:method.name=tkd;method.gamma=0;method.beta=0' \\
       --ablate 'uniform:method.selection=uniform' --ablate 'k1:method.k=1'
-The same command again goes on where it stopped; more --seeds or contestants add to what is there.
-A training whose loss diverges is kept as failed, and told below the table: its seed would fail it again.
-Delete its file in <output>/NAME/comparison/ to have it tried again.
+The same command resumes the comparison; more --seeds or contestants are added to its results.
+A training whose loss diverges is kept as failed and listed below the table, because it would fail again
+with its seed. To run it again, delete its file in <output>/NAME/comparison/.
 """
 
 
@@ -27,17 +27,22 @@ Delete its file in <output>/NAME/comparison/ to have it tried again.
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a leaf; repeatable.")
 @click.option("--name", metavar="NAME", help="Name of the comparison  [default: compare-<the file's name>]")
 @click.option("--output", metavar="FOLDER", help="Folder that holds the runs  [default: runs]")
-@click.option("--methods", default="ce,kd,dkd,tkd", show_default=True, help="Methods, by commas.")
-@click.option("--variant", multiple=True, metavar="LABEL:K=V;…", help="One more contestant; repeatable.")
+@click.option("--methods", default="ce,kd,dkd,tkd", show_default=True, help="Methods, separated by commas.")
 @click.option(
-    "--ablate", multiple=True, metavar="LABEL:K=V;…", help="The winner of tkd, changed; repeatable."
+    "--variant",
+    multiple=True,
+    metavar="LABEL:K=V;…",
+    help="Another contestant, with these leaves; repeatable.",
 )
-@click.option("--base", default="kd", show_default=True, help="Contestant that differences are taken to.")
+@click.option(
+    "--ablate", multiple=True, metavar="LABEL:K=V;…", help="The winner of tkd with other leaves; repeatable."
+)
+@click.option("--base", default="kd", show_default=True, help="Contestant that the others are compared with.")
 @click.option(
     "--trials", type=click.IntRange(1), default=12, show_default=True, help="Trials per contestant."
 )
 @click.option("--seeds", type=click.IntRange(1), default=5, show_default=True, help="Fresh seeds per winner.")
-@click.option("--address", metavar="local|auto|ADDRESS", help="Which Ray to use  [default: local]")
+@click.option("--address", metavar="local|auto|ADDRESS", help="Ray to connect to  [default: local]")
 def command(
     config_path: str | None,
     overrides: tuple[str, ...],
@@ -53,10 +58,11 @@ def command(
 ) -> int:
     """Compare methods at equal search budgets.
 
-    Each contestant gets a search of --trials trials in the experiment's space (an ordinary search named
-    NAME-<contestant>); its best student on validation data is trained anew on --seeds fresh seeds, and on
-    fresh subsets where data.train_limit is set, and tested once each. Writes compare.md, compare.csv and
-    teachers.csv to <output>/NAME/ and to MLflow. The student's size must be fixed.
+    Each contestant is searched with --trials trials in the experiment's space (a search named
+    NAME-<contestant>). Its best student on validation data is trained again on --seeds fresh seeds, on
+    fresh subsets where data.train_limit is set, and each of these students is tested once. Writes
+    compare.md, compare.csv and teachers.csv to <output>/NAME/ and to MLflow. The student's size must be
+    fixed.
     """
     from tkd_search.cli.console import Console
     from tkd_search.cli.interrupts import raise_on_interrupt
@@ -86,7 +92,7 @@ def command(
                 command=line,
             )
     except KeyboardInterrupt:
-        console.note(f"interrupted; go on with: {line}")
+        console.note(f"interrupted; resume with: {line}")
         return 130
     click.echo(result.page)
     for file in result.files:
@@ -100,7 +106,7 @@ def command(
         experiment = tracking.experiment or f"tkd_search/{config.settings().data.name}"
         try:
             log_comparison(absolute_uri(uri), experiment, config.name, result.rows, result.files)
-        except UserError as error:  # the tables are written: never a reason to fail
+        except UserError as error:  # the tables are written already
             console.note(f"not in MLflow: {error}")
     return 0
 
@@ -108,5 +114,5 @@ def command(
 def _split(methods: str) -> list[str]:
     names = [name.strip() for name in methods.split(",") if name.strip()]
     if not names:
-        raise UserError("--methods", repr(methods), "names of methods, by commas, such as kd,tkd")
+        raise UserError("--methods", repr(methods), "names of methods, separated by commas, such as kd,tkd")
     return names

@@ -1,4 +1,4 @@
-"""What the user sees of a search in the terminal; plain lines where it is no terminal."""
+"""Progress and results of a search in the terminal, or as plain lines in a log."""
 
 import math
 import shlex
@@ -29,17 +29,17 @@ from tkd_search.tracking.uri import run_url
 from tkd_search.units import human_bytes, percent
 
 _COLUMNS = ("trial", "student", "method", "size", "ratio", "val", "test", "kept")
-_SPARED, _NARROW = ("method", "ratio"), 70
-"""On terminals with fewer columns the front's table leaves these out."""
+_OPTIONAL, _NARROW = ("method", "ratio"), 70
+"""Columns that the front's table omits on terminals of fewer characters a line."""
 
 
 class Console:
-    """Progress bars per stage on a terminal; one line per stage and nothing in between elsewhere."""
+    """Shows progress bars on a terminal; one line a stage and one every ten trials elsewhere."""
 
     def __init__(self, console: rich.console.Console | None = None) -> None:
         self.out = console or rich.console.Console(highlight=False, soft_wrap=True)
         if not self.out.is_terminal:
-            self.out.width = max(self.out.width, 120)  # a log has no edge to keep to
+            self.out.width = max(self.out.width, 120)  # the width of a log is not limited
         self._bars = Progress(
             TextColumn("{task.description}", justify="left"),
             BarColumn(bar_width=24),
@@ -55,7 +55,7 @@ class Console:
 
     @contextmanager
     def live(self) -> Iterator[None]:
-        """Draw bars while the block runs."""
+        """Show the bars during a ``with`` block."""
         if not self.out.is_terminal:
             yield
             return
@@ -63,11 +63,11 @@ class Console:
             yield
 
     def note(self, text: str) -> None:
-        """One line that stays."""
+        """Print a line."""
         self.out.print(text, markup=False)
 
     def stage(self, name: str, total: int | None) -> None:
-        """A stage begins; announcing the same one again only sets its total."""
+        """Start a stage; the same stage again sets its total alone."""
         if name == self._stage and self._task is not None:
             self._bars.update(self._task, total=total)
             return
@@ -80,12 +80,12 @@ class Console:
             self.out.print(f"{name} …", markup=False)
 
     def advance(self, done: int, text: str = "") -> None:
-        """The stage has done so many steps."""
+        """Set the number of steps that the stage has done."""
         if self._task is not None:
             self._bars.update(self._task, completed=done, text=text)
 
     def search_state(self, state: SearchState, trials: int) -> None:
-        """Trials running, stopped early and done; the front so far."""
+        """Show the number of trials in each state, and the front so far."""
         done = state.complete + state.stopped + state.failed
         best = max((trial.val_accuracy for trial in state.front), default=math.nan)
         text = (
@@ -103,7 +103,7 @@ class Console:
             self.out.print(line, markup=False)
 
     def front(self, record: SearchRecord, folder: Path, seconds: float | None = None) -> None:
-        """The front as a table, the big model's figures, and what to do next with the run in ``folder``."""
+        """Print the front as a table, counts of trials, and the next commands for the run in ``folder``."""
         self.out.print(_front_table(record, narrow=self.out.width < _NARROW))
         self.out.print()
         states = [trial.state for trial in record.trials]
@@ -120,12 +120,12 @@ class Console:
             self.note(f"  {slow[0].trial_id}, for instance: {slow[0].reason}")
         for line in failures(record, folder):
             self.note(f"  {line}")
-        for lead, line in zip(("next:", *[""] * 9), next_steps(record, folder), strict=False):
-            self.note(f"  {lead:<5} {line}")
+        for label, line in zip(("next:", *[""] * 9), next_steps(record, folder), strict=False):
+            self.note(f"  {label:<5} {line}")
 
 
 def _front_table(record: SearchRecord, *, narrow: bool) -> Table:
-    """The front with whole ids and figures; where there is little room, a student's name takes more lines."""
+    """Return the front with whole ids and figures; a long name of a student is wrapped."""
     big = record.big_model
     table = Table(
         title=f"front of {record.name}: {big.name}, {human_bytes(big.bytes)}, "
@@ -133,16 +133,16 @@ def _front_table(record: SearchRecord, *, narrow: bool) -> Table:
         title_justify="left",
         box=SIMPLE_HEAD,
         show_edge=False,
-        padding=(0, 1, 0, 0),  # with the box's own divider two spaces: 80 columns hold a front
+        padding=(0, 1, 0, 0),  # and the box's divider: two spaces, so that 80 columns suffice
         pad_edge=False,
     )
-    columns = [column for column in _COLUMNS if not (narrow and column in _SPARED)]
+    columns = [column for column in _COLUMNS if not (narrow and column in _OPTIONAL)]
     for column in columns:
         left, wraps = column in ("trial", "student", "method"), column == "student"
         table.add_column(column, justify="left" if left else "right", no_wrap=not wraps, overflow="fold")
     for member in record.front:
         cells = _cells(member, record.method_of(member))
-        # Of a text rich would take words in square brackets for its markup.
+        # As Text, because rich reads words in square brackets of a str as markup.
         table.add_row(*(Text(cells[column]) for column in columns))
     return table
 
@@ -161,22 +161,21 @@ def _cells(member: FrontMember, method: str) -> dict[str, str]:
 
 
 def failures(record: SearchRecord, folder: Path) -> list[str]:
-    """Why trials failed, a line per kind of reason, and where the whole text is; empty where none did."""
+    """Return why trials failed, one line a kind of reason, and where the full text is; [] where none did."""
     failed = [trial for trial in record.trials if trial.state == "failed"]
     if not failed:
         return []
     store = ", and each trial's tag `reason` in MLflow" if record.tracking_uri else ""
-    whole = f"more of them: {folder / RECORD_FILE}{store}"
-    return [*reason_lines(failed), whole]
+    return [*reason_lines(failed), f"all reasons: {folder / RECORD_FILE}{store}"]
 
 
 def next_steps(record: SearchRecord, folder: Path) -> list[str]:
-    """What a user does with a finished search, a line each: look at it, and take a student of its front."""
+    """Return commands for a finished search, one a line: see its report, and pick a student."""
     uri = record.tracking_uri
     page = run_url(uri, record.experiment_id, record.parent_run_id)
     if page or uri.startswith(("http://", "https://")):
-        look = [f"see {page or uri}"]
+        see = [f"see {page or uri}"]
     else:
-        look = [f"mlflow ui --backend-store-uri {shlex.quote(uri)}"] if uri else []
-    take = [f"python -m tkd_search pick {shlex.quote(str(folder))} --max-ratio 0.1"] if record.front else []
-    return [*look, f"see {folder / 'pareto.html'}", *take]
+        see = [f"mlflow ui --backend-store-uri {shlex.quote(uri)}"] if uri else []
+    pick = [f"python -m tkd_search pick {shlex.quote(str(folder))} --max-ratio 0.1"] if record.front else []
+    return [*see, f"see {folder / 'pareto.html'}", *pick]

@@ -1,4 +1,4 @@
-"""``doctor``: can this machine, or this cluster, run a search? One line for each thing, with its mend."""
+"""``doctor``: check that this machine or cluster can run a search; one line a check, with its remedy."""
 
 import os
 from collections.abc import Iterator
@@ -26,17 +26,19 @@ Examples:
   python -m tkd_search doctor
   python -m tkd_search doctor --config configs/cifar10.yaml
   python -m tkd_search doctor --cluster clusters/aws.yaml
-Exit code 1 where something is wrong; lines marked `warn` are advice.
+The exit code is 1 if a line says `wrong`; lines with `warn` are advice.
 """
 
 
 @click.command(epilog=EPILOG)
-@click.option("--config", "config_path", metavar="FILE", help="Take storage, tracking and room from it.")
-@click.option("--storage", metavar="URI", help="Where data and checkpoints go, e.g. s3://bucket/tkd.")
+@click.option(
+    "--config", "config_path", metavar="FILE", help="Experiment that gives storage, tracking and room."
+)
+@click.option("--storage", metavar="URI", help="Place of data and checkpoints, e.g. s3://bucket/tkd.")
 @click.option("--tracking", metavar="URI", help="MLflow's tracking URI.")
 @click.option("--output", default="runs", show_default=True, help="Folder that holds the runs.")
-@click.option("--address", default="local", show_default=True, help="local, auto, or a Ray address.")
-@click.option("--cluster", metavar="FILE", type=Path, help="Examine the cluster of this `ray up` file.")
+@click.option("--address", default="local", show_default=True, help="local, auto, or an address of Ray.")
+@click.option("--cluster", metavar="FILE", type=Path, help="Check the cluster of this `ray up` file.")
 @click.pass_context
 def command(
     ctx: click.Context,
@@ -47,7 +49,7 @@ def command(
     address: str,
     cluster: Path | None,
 ) -> None:
-    """Check versions, GPUs, Ray, storage, tracking and room, and say how to mend what is wrong."""
+    """Check versions, GPUs, Ray, storage, tracking and disk space, and print how to correct each fault."""
     if cluster is not None:
         from tkd_search.cluster.doctor_remote import examine_cluster
 
@@ -94,7 +96,7 @@ def _default_tracking() -> str:
 
 
 def _of_config(path: str) -> tuple[str, str, int]:
-    """Storage, tracking URI and bytes of the bank of an experiment."""
+    """Return storage, tracking URI and bytes of the bank of an experiment."""
     from tkd_search.config.experiment_file import load_config
     from tkd_search.data import fixed_views, load_data
 
@@ -102,7 +104,7 @@ def _of_config(path: str) -> tuple[str, str, int]:
     settings = config.settings()
     data = load_data(settings.data)
     rows = len(data.train.labels) * max(1, fixed_views(settings.data))
-    # Up to 15 stages, each of them on a grid too, and the logits are banked, each value in two bytes.
+    # The bank holds up to 15 stages, pooled and on a grid, and the logits, in two bytes a value.
     features = 16 + 15 * settings.bank.grid**2
     need = rows * (features * settings.bank.width + data.num_classes) * 2
     return str(config.tree.get("storage") or ""), settings.tracking.uri or "", need

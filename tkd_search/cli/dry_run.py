@@ -1,4 +1,4 @@
-"""What a search will do, said before it does it."""
+"""The plan of a search: what will be searched, on which resources, and the estimated time."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def nodes_for(address: str | None, cluster: Path | None) -> Sequence[Mapping[str, float]]:
-    """The nodes to plan for: what a cluster file may launch, else this machine."""
+    """Return the resources of the nodes to plan for: those of a cluster file, else this machine."""
     if cluster is not None:
         from tkd_search.cluster.cluster_limits import max_cluster_nodes
 
@@ -36,7 +36,7 @@ def show_plan(
     brief: bool = False,
     cluster: Path | None = None,
 ) -> None:
-    """Print data, big model, space and budget; unless ``brief``, the whole space and an estimated time.
+    """Print data, big model and budget; unless ``brief``, also the space and an estimated time.
 
     Raises:
         UserError: the search cannot run: data missing, no room for one trial, K above the candidates.
@@ -54,8 +54,8 @@ def show_plan(
     )
     if any(model.weights for model in settings.big_models) and settings.data.mean is None:
         console.note(
-            "  images are normalised by the mean and deviation of your training images; where the big model "
-            "learnt with others, say so, for instance ImageNet's: "
+            "  images are normalised by the mean and deviation of your training images; if the big model was "
+            "trained with others, set them, for instance ImageNet's: "
             "--set data.mean=[0.485,0.456,0.406] --set data.std=[0.229,0.224,0.225]"
         )
     limit = settings.search.latency_limit
@@ -65,7 +65,7 @@ def show_plan(
         )
     if brief:
         return
-    if ignored := left_to_sampler(config):  # a search says so itself
+    if ignored := left_to_sampler(config):  # a search prints it itself
         console.note(f"  {ignored}")
     _show_space(config, console)
     slots = plan_slots(settings.resources, nodes, settings.search.trials)
@@ -86,7 +86,7 @@ def _show_space(config: Config, console: Console) -> None:
 
 
 def _estimate(config: Config, settings: Settings, slots: int, console: Console, cluster: Path | None) -> None:
-    """Time steps of students of the space on this machine and multiply."""
+    """Print data, taps and the time that training takes: step time on this machine × steps."""
     from tkd_search.data import load_data
     from tkd_search.engine.search_checks import check_search
 
@@ -104,7 +104,7 @@ def _estimate(config: Config, settings: Settings, slots: int, console: Console, 
         f"data: {data.name}, {len(data.train.labels):,} train / {len(data.validation.labels):,} validation / "
         f"{len(data.test.labels):,} test, {data.num_classes} classes; {checked.taps} taps of the big model"
     )
-    console.note(f"classes, in the order of the big model's outputs: {_few(data.classes)}")
+    console.note(f"classes, in the order of the big model's outputs: {_shortened(data.classes)}")
     if settings.search.latency_limit is not None:
         fast, slow = (_latency(config, data, end) for end in (0.0, 1.0))
         console.note(
@@ -112,8 +112,8 @@ def _estimate(config: Config, settings: Settings, slots: int, console: Console, 
         )
     console.note(
         f"estimated time of the trials' steps: {_duration(total)} here ({seconds * 1000:.0f} ms × {batches} "
-        f"batches × {epochs} epochs ÷ {slots} slots, nobody stopped early); start, big model, bank, teaching "
-        "and validation come on top"
+        f"batches × {epochs} epochs ÷ {slots} slots, no trial stopped early); start, big model, bank, "
+        "teaching and validation add to it"
     )
     if cluster is not None:
         from tkd_search.cluster.cluster_limits import node_hours
@@ -122,7 +122,7 @@ def _estimate(config: Config, settings: Settings, slots: int, console: Console, 
 
 
 def _latency(config: Config, data: "DataBundle", end: float) -> float:
-    """Milliseconds of the student at one end (0 or 1) of every searched leaf."""
+    """Return the latency in ms of the student at one end (0 or 1) of every searched leaf."""
     from tkd_search.engine.latency_limit import measure_student
 
     point = config.space.at([end] * len(config.space.leaves))
@@ -132,7 +132,7 @@ def _latency(config: Config, data: "DataBundle", end: float) -> float:
 def step_seconds(
     settings: Settings, student: StudentSettings, *, classes: int, channels: int, size: int
 ) -> float:
-    """Median seconds of a training step of a student, with a worker's threads, on this CPU."""
+    """Return the median seconds of a student's training step on this CPU, with a worker's threads."""
     import torch
 
     from tkd_search.models import build_student
@@ -149,7 +149,7 @@ def step_seconds(
     return sorted(times)[len(times) // 2]
 
 
-def _few(names: Sequence[str], most: int = 12) -> str:
+def _shortened(names: Sequence[str], most: int = 12) -> str:
     return ", ".join(names[:most]) + (f", … {names[-1]}" if len(names) > most else "")
 
 

@@ -1,4 +1,4 @@
-"""``evaluate``: a shipped student on images of one's own."""
+"""``evaluate``: score a shipped student on the user's images."""
 
 import json
 from collections.abc import Callable, Iterator, Sequence
@@ -19,7 +19,7 @@ EPILOG = """\b
 Examples:
   python -m tkd_search evaluate runs/digits/students/t0012 --data my/images
   python -m tkd_search evaluate runs/digits/students/t0012/model.int8.onnx --data my/images
-my/images holds one folder per class, named like the classes of the student.
+my/images holds one folder per class, with the names of the student's classes.
 """
 
 
@@ -31,7 +31,7 @@ my/images holds one folder per class, named like the classes of the student.
 @click.option("--batch-size", default=64, show_default=True, help="Images per forward pass.")
 @click.option("--json", "as_json", is_flag=True, help="Print the scores as JSON.")
 def command(path: Path, data: Path, batch_size: int, as_json: bool) -> None:
-    """Score the student at PATH (its folder, or an .onnx file in it): accuracy, macro recall, each class."""
+    """Score the student at PATH (its folder, or an .onnx file in it): accuracy and recalls."""
     if not path.exists():
         raise UserError("PATH", f"{path}, which does not exist", "a student's folder, or an .onnx file in it")
     from tkd_search.export.load_student import student_folder
@@ -59,7 +59,7 @@ def command(path: Path, data: Path, batch_size: int, as_json: bool) -> None:
 
 
 def _predictor(path: Path, description: "StudentDescription") -> Callable[["Tensor"], "Tensor"]:
-    """Normalised images → logits, by PyTorch or onnxruntime."""
+    """Return a function from normalised images to logits, run by PyTorch or onnxruntime."""
     from tkd_search.export.load_student import network, student_folder
     from tkd_search.export.onnx_file import run, session
 

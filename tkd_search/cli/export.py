@@ -1,4 +1,4 @@
-"""``export``: ONNX, int8 and the model card of a search's students."""
+"""``export``: write ONNX, int8 and the model card of a search's students."""
 
 import shutil
 from pathlib import Path
@@ -25,10 +25,14 @@ Examples:
 @click.command(epilog=EPILOG)
 @click.argument("run")
 @click.argument("trial", required=False)
-@click.option("--int8", is_flag=True, help="Also quantise to int8, calibrated on training images; measured.")
-@click.option("--output", type=click.Path(path_type=Path), help="Copy the files into this folder as well.")
-@click.option("--data-path", metavar="FOLDER", help="Where the data set lies now, if not where it was.")
-@click.option("--no-mlflow", is_flag=True, help="Leave the tracking store alone.")
+@click.option(
+    "--int8", is_flag=True, help="Also quantise to int8, calibrated on training images, and score it."
+)
+@click.option("--output", type=click.Path(path_type=Path), help="Also copy the files to this folder.")
+@click.option(
+    "--data-path", metavar="FOLDER", help="Folder of the data set, if it was moved since the search."
+)
+@click.option("--no-mlflow", is_flag=True, help="Add nothing to the tracking store.")
 def command(
     run: str, trial: str | None, int8: bool, output: Path | None, data_path: str | None, no_mlflow: bool
 ) -> None:
@@ -44,7 +48,7 @@ def command(
     data = data_of(folder, data_path)
     for member in members:
         made = export_student(folder / member.path, data, int8=int8)
-        _tell(member.trial_id, made)
+        _print(member.trial_id, made)
         if output is not None:
             target = output / member.trial_id if trial is None else output
             target.mkdir(parents=True, exist_ok=True)
@@ -56,10 +60,10 @@ def command(
 
 
 def data_of(folder: Path, path: str | None = None) -> "DataBundle":
-    """The data set that a search was about, read again.
+    """Read the data set of a search again.
 
     Raises:
-        UserError: the run has no configuration, or the data are not there (any more) or others.
+        UserError: the run has no configuration, or its data are missing or have changed.
     """
     from dataclasses import replace
 
@@ -71,14 +75,14 @@ def data_of(folder: Path, path: str | None = None) -> "DataBundle":
 
     file = folder / CONFIG_FILE
     if not file.exists():
-        raise UserError(str(file), "no such file", "the configuration that the search left in its folder")
+        raise UserError(str(file), "no such file", "the configuration that a search writes into its folder")
     settings = parse_config(yaml.safe_load(file.read_text(encoding="utf-8"))).settings().data
     data = load_data(settings if path is None else replace(settings, path=path))
     check_same_data(folder, data.digest)
     return data
 
 
-def _tell(trial_id: str, made: "Exported") -> None:
+def _print(trial_id: str, made: "Exported") -> None:
     click.echo(
         f"{trial_id}  {made.folder}\n"
         f"  ONNX: {human_bytes(made.onnx_bytes)}, largest difference of logits from PyTorch "

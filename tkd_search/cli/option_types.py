@@ -1,4 +1,4 @@
-"""Quantities as types of command-line options."""
+"""Command-line options that are quantities with a unit."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ class Option(click.ParamType):
         self.name, self._kind = kind.name, kind
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        """Text → number; anything else is a usage error (exit code 2)."""
+        """Return the number; a text that is none is a usage error (exit code 2)."""
         try:
             return self._kind.parse(value)
         except ValueError as error:

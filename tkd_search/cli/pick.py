@@ -1,4 +1,4 @@
-"""``pick``: one student of a front, chosen on validation figures."""
+"""``pick``: choose a student of a front by its validation figures."""
 
 import json
 import math
@@ -24,11 +24,11 @@ Examples:
 @click.argument("run")
 @click.option("--max-bytes", type=SIZE, metavar="SIZE", help="Weights no larger than this, e.g. 500kB.")
 @click.option("--min-accuracy", type=SHARE, metavar="SHARE", help="Validation accuracy at least this.")
-@click.option("--max-ratio", type=SHARE, metavar="SHARE", help="Of the big model's bytes at most this share.")
+@click.option("--max-ratio", type=SHARE, metavar="SHARE", help="At most this share of the big model's bytes.")
 @click.option("--max-latency", type=MILLISECONDS, metavar="TIME", help="CPU latency at most this, e.g. 5ms.")
-@click.option("--batch", default=1, show_default=True, help="Batch size that --max-latency is about.")
-@click.option("--knee", is_flag=True, help="Where more bytes begin to buy little.")
-@click.option("--quiet", is_flag=True, help="Print the path alone.")
+@click.option("--batch", default=1, show_default=True, help="Batch size of --max-latency.")
+@click.option("--knee", is_flag=True, help="The student after which more bytes add little accuracy.")
+@click.option("--quiet", is_flag=True, help="Print only the path.")
 @click.option("--json", "as_json", is_flag=True, help="Print the member as JSON.")
 @click.pass_context
 def command(
@@ -45,25 +45,25 @@ def command(
 ) -> None:
     """Choose a student from the front of RUN (a folder, or the name of a run).
 
-    Limits may be combined. Of the students that keep them all, --min-accuracy takes the smallest, anything
-    else the most accurate. Where none does, the nearest miss is printed and the exit code is 1.
+    Limits can be combined. Of the students within all limits, the most accurate is chosen, with
+    --min-accuracy the smallest. If there is none, the nearest miss is printed and the exit code is 1.
     """
-    wish = Constraints(
+    limits = Constraints(
         max_bytes=max_bytes,
         min_accuracy=min_accuracy,
         max_ratio=max_ratio,
         max_latency=max_latency,
         batch=batch,
     )
-    if wish == Constraints(batch=batch) and not knee:
+    if limits == Constraints(batch=batch) and not knee:
         raise click.UsageError(
-            "say what you need: --max-bytes, --min-accuracy, --max-ratio, --max-latency or --knee"
+            "give at least one of --max-bytes, --min-accuracy, --max-ratio, --max-latency and --knee"
         )
     folder = run_folder(run)
     front = front_of(folder)
-    member = select(front, wish, knee=knee)
+    member = select(front, limits, knee=knee)
     if member is None:
-        _tell_miss(front, wish)
+        _print_miss(front, limits)
         ctx.exit(1)
         return
     place = folder / member.path
@@ -76,7 +76,7 @@ def command(
 
 
 def describe(member: FrontMember) -> str:
-    """A member in one line."""
+    """Return a member's figures in one line."""
     latency = "".join(
         f", {value:.2f} ms for batch {size}" for size, value in sorted(member.latency_ms.items())
     )
@@ -86,20 +86,23 @@ def describe(member: FrontMember) -> str:
     )
 
 
-def _tell_miss(front: tuple[FrontMember, ...], wish: Constraints) -> None:
-    nearest = nearest_miss(front, wish)
+def _print_miss(front: tuple[FrontMember, ...], limits: Constraints) -> None:
+    nearest = nearest_miss(front, limits)
     assert nearest is not None
-    misses = "; ".join(_miss(name, nearest, wish) for name in wish.misses(nearest))
+    misses = "; ".join(_miss(name, nearest, limits) for name in limits.misses(nearest))
     click.echo(f"No student of the front fits. Nearest miss: {misses}.\n{describe(nearest)}", err=True)
 
 
-def _miss(name: str, member: FrontMember, wish: Constraints) -> str:
-    """How a member misses a limit, in words."""
+def _miss(name: str, member: FrontMember, limits: Constraints) -> str:
+    """Return in words how a member misses a limit."""
     if name == "max-bytes":
-        return f"{human_bytes(member.bytes)} is above --max-bytes {human_bytes(wish.max_bytes or 0)}"
+        return f"{human_bytes(member.bytes)} is above --max-bytes {human_bytes(limits.max_bytes or 0)}"
     if name == "max-ratio":
-        return f"{percent(member.ratio)} is above --max-ratio {percent(wish.max_ratio)}"
+        return f"{percent(member.ratio)} is above --max-ratio {percent(limits.max_ratio)}"
     if name == "min-accuracy":
-        return f"{percent(member.val_accuracy)} is below --min-accuracy {percent(wish.min_accuracy)}"
-    latency, asked = wish.latency(member), f"--max-latency {wish.max_latency:g} ms for batch {wish.batch}"
-    return f"{latency:.3g} ms is above {asked}" if math.isfinite(latency) else f"not measured: {asked}"
+        return f"{percent(member.val_accuracy)} is below --min-accuracy {percent(limits.min_accuracy)}"
+    latency, limit = (
+        limits.latency(member),
+        f"--max-latency {limits.max_latency:g} ms for batch {limits.batch}",
+    )
+    return f"{latency:.3g} ms is above {limit}" if math.isfinite(latency) else f"not measured: {limit}"

@@ -1,4 +1,4 @@
-"""``report``: the pictures of one or several searches, made again from the tracking store or from files."""
+"""``report``: draw the report of one or several searches again, from the tracking store or from files."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -21,21 +21,21 @@ Examples:
   python -m tkd_search report runs/a runs/b --output comparison
   python -m tkd_search report digits --tracking-uri http://127.0.0.1:5000 --output here
 """
-_DRAIN_SECONDS = 120.0
+_DELIVERY_SECONDS = 120.0
 
 
 @click.command(epilog=EPILOG)
 @click.argument("runs", nargs=-1, required=True)
 @click.option(
-    "--output", type=click.Path(path_type=Path), help="Where the files go  [default: the run's folder]"
+    "--output", type=click.Path(path_type=Path), help="Folder to write to  [default: the run's folder]"
 )
-@click.option("--tracking-uri", help="RUNS are names of searches in this MLflow store.")
-@click.option("--files", is_flag=True, help="Read the run's own files; ask no tracking store.")
+@click.option("--tracking-uri", help="Read RUNS by name from this MLflow store.")
+@click.option("--files", is_flag=True, help="Read the run's own files instead of the tracking store.")
 def command(runs: tuple[str, ...], output: Path | None, tracking_uri: str | None, files: bool) -> None:
-    """Write pareto.html, pareto.png and pareto.csv of RUNS again, side by side if there are several.
+    """Write pareto.html, pareto.png and pareto.csv of RUNS, side by side if there are several.
 
-    Figures come from the tracking store, or from the run's own files where that cannot be reached. Tracking
-    events that a search could not deliver are delivered first.
+    The figures are read from the tracking store, or from the run's own files where the store cannot be
+    reached. Tracking events that a search could not deliver are delivered first.
     """
     from tkd_search.report import write_report
 
@@ -46,7 +46,7 @@ def command(runs: tuple[str, ...], output: Path | None, tracking_uri: str | None
     else:
         folders = [run_folder(run) for run in runs]
         found = [_record(folder, from_files=files) for folder in folders]
-        records = told_apart([record for record, _ in found], folders)
+        records = distinct_names([record for record, _ in found], folders)
         publish = output is None and len(found) == 1 and found[0][1]
         names = "-".join(folder.name for folder in folders)
         target = output or (folders[0] if len(folders) == 1 else folders[0].parent / f"report-{names}")
@@ -57,8 +57,8 @@ def command(runs: tuple[str, ...], output: Path | None, tracking_uri: str | None
         click.echo(f"not added to MLflow: {problem}", err=True)
 
 
-def told_apart(records: Sequence[SearchRecord], folders: Sequence[Path]) -> list[SearchRecord]:
-    """Searches of one name, from several folders, named after their folders."""
+def distinct_names(records: Sequence[SearchRecord], folders: Sequence[Path]) -> list[SearchRecord]:
+    """Rename searches that share a name after their folders."""
     names = [record.name for record in records]
     return [
         replace(record, name=str(folder)) if names.count(record.name) > 1 else record
@@ -73,10 +73,10 @@ def _from_store(uri: str, name: str) -> SearchRecord:
 
 
 def _record(folder: Path, *, from_files: bool) -> tuple[SearchRecord, bool]:
-    """A run's record: delivered, then read back from the store; from its files where that is impossible.
+    """Deliver a run's events and read its record from the store; from its files where that fails.
 
     Returns:
-        The record, and whether it is the store's.
+        The record, and whether it was read from the store.
     """
     ids = StoreIds() if from_files else deliver(folder)
     if ids.parent_run_id:
@@ -109,7 +109,7 @@ def deliver(folder: Path) -> StoreIds:
         tracker = MlflowTracker(known_uri(target), folder)
         if tracker.left():
             click.echo(f"delivering what the search could not write to {target} …", err=True)
-            leftover = tracker.close(_DRAIN_SECONDS)
+            leftover = tracker.close(_DELIVERY_SECONDS)
             if str(leftover):
                 click.echo(str(leftover), err=True)
     ids = read_status(state).ids
@@ -118,7 +118,7 @@ def deliver(folder: Path) -> StoreIds:
 
 
 def _complete_summary(folder: Path, ids: StoreIds) -> None:
-    """Note the store's identifiers, which a search whose store was down could not know at its end."""
+    """Add the store's identifiers, which are unknown at the end of a search whose store was down."""
     from tkd_search.results.summary import write_summary
 
     record = record_of(folder)

@@ -1,4 +1,4 @@
-"""``runs``: what is running, how far, what it costs on disk, and what can go."""
+"""``runs``: list searches, show their state, stop them, and remove files that are not needed."""
 
 import math
 import signal
@@ -33,7 +33,7 @@ def command() -> None:
 @command.command("list")
 @_output
 def list_runs(output: str) -> None:
-    """All searches: state, trials, front, hypervolume, size on disk."""
+    """List all searches: state, trials, front, hypervolume, size on disk."""
     folders = all_runs(Path(output))
     if not folders:
         click.echo(f"no searches in {output}")
@@ -54,7 +54,7 @@ def _row(folder: Path) -> tuple[str, ...]:
     size = human_bytes(disk_bytes(folder))
     try:
         record, log = record_of(folder), read_search_log(folder)
-    except UserError:  # one damaged file is no reason to say nothing of the others
+    except UserError:  # one damaged run must not hide the others
         return (folder.name, "damaged", "–", "–", "–", size)
     if record is not None and state_of(folder) != "running":
         figures = (str(len(record.trials)), str(len(record.front)), f"{record.hypervolume:.4f}")
@@ -67,7 +67,7 @@ def _row(folder: Path) -> tuple[str, ...]:
 
 
 def state_of(folder: Path) -> str:
-    """Running, complete or interrupted; a search that was killed is interrupted, too."""
+    """Return ``running``, ``complete`` or ``interrupted``; a killed search is interrupted."""
     if live_driver(folder) is not None:
         return "running"
     record = record_of(folder)
@@ -78,7 +78,7 @@ def state_of(folder: Path) -> str:
 @click.argument("name")
 @_output
 def status(name: str, output: str) -> None:
-    """How far search NAME is, what it costs on disk, and whether its tracking store has everything."""
+    """Show the state of search NAME, its size on disk, and whether its tracking store is complete."""
     folder = run_folder(name, output)
     driver = live_driver(folder)
     by = f" (process {driver.pid} on {driver.host})" if driver is not None else ""
@@ -97,10 +97,10 @@ def status(name: str, output: str) -> None:
         click.echo(f"  front: {size:.0f} students, hypervolume {volume:.4f}, best validation {best:.2%}")
     for part in ("trials", "students", EVENTS_FOLDER):
         click.echo(f"  {part} on disk: {human_bytes(disk_bytes(folder / part))}")
-    _tell_tracking(folder)
+    _print_tracking(folder)
 
 
-def _tell_tracking(folder: Path) -> None:
+def _print_tracking(folder: Path) -> None:
     state = folder / STATE_FOLDER
     target, status = read_identity(state).target, read_status(state)
     if not target:
@@ -117,9 +117,11 @@ def _tell_tracking(folder: Path) -> None:
 @command.command()
 @click.argument("name")
 @_output
-@click.option("--wait", "seconds", default=120.0, show_default=True, help="Seconds to wait for its end.")
+@click.option(
+    "--wait", "seconds", default=120.0, show_default=True, help="Seconds to wait until it has ended."
+)
 def stop(name: str, output: str, seconds: float) -> None:
-    """Stop search NAME as Ctrl-C would: its results so far are written and it can be resumed."""
+    """Stop search NAME as Ctrl-C does: its results so far are written, and it can be resumed."""
     folder = run_folder(name, output)
     driver = live_driver(folder)
     if driver is None:
@@ -144,25 +146,25 @@ def stop(name: str, output: str, seconds: float) -> None:
 @click.argument("names", nargs=-1)
 @_output
 @click.option("--keep-front", is_flag=True, help="Also remove the weights of trials that are not on a front.")
-@click.option("--dry-run", is_flag=True, help="Say what would go; remove nothing.")
+@click.option("--dry-run", is_flag=True, help="Show what would be removed; remove nothing.")
 def clean(names: tuple[str, ...], output: str, keep_front: bool, dry_run: bool) -> None:
-    """Remove banks and checkpoints that nothing needs any more (of NAMES, default: all searches).
+    """Remove banks and checkpoints that are not needed any more (of NAMES, default: all searches).
 
-    Shared banks and prepared data go when no search in the folder is unfinished; big models stay. Students,
-    reports and records always stay, and every search can still be resumed or extended.
+    Shared banks and prepared data are removed unless a search in the folder is unfinished. Big models,
+    students, reports and records are kept, and every search can still be resumed or extended.
     """
     root = Path(output)
     folders = [run_folder(name, output) for name in names] or all_runs(root)
-    waste = find_unused(root, folders, weights=keep_front)
-    for one in waste:
+    unused = find_unused(root, folders, weights=keep_front)
+    for one in unused:
         click.echo(f"{human_bytes(one.bytes):>8}  {one.path}  ({one.reason})")
         if not dry_run:
             remove(one)
-    _tell_sum(waste, dry_run=dry_run)
+    _print_sum(unused, dry_run=dry_run)
 
 
-def _tell_sum(waste: list[Unused], *, dry_run: bool) -> None:
-    total = human_bytes(sum(one.bytes for one in waste))
+def _print_sum(unused: list[Unused], *, dry_run: bool) -> None:
+    total = human_bytes(sum(one.bytes for one in unused))
     click.echo(
-        f"{total} {'would be' if dry_run else ''} freed".replace("  ", " ") if waste else "nothing to remove"
+        f"{total} {'would be' if dry_run else ''} freed".replace("  ", " ") if unused else "nothing to remove"
     )

@@ -1,4 +1,4 @@
-"""``settings``: every leaf of an experiment's file, from the declarations themselves."""
+"""``settings``: print every leaf of an experiment's file, from the declarations of the settings."""
 
 import dataclasses
 import types
@@ -27,7 +27,7 @@ def command() -> None:
 
 
 def settings_page() -> str:
-    """The page ``docs/settings.md``."""
+    """Return the page ``docs/settings.md``."""
     tables = [_table("At the top of the file", "", RunSettings)]
     tables += [_table(f"`{name}`", f"{name}.", section) for name, section in SECTIONS.items()]
     return "\n".join([HEADER, *tables])
@@ -64,7 +64,7 @@ def _allowed(field: "dataclasses.Field[Any]", kind: Any) -> str:
 
 
 def _names(kind: Any) -> Iterator[str]:
-    """The types of a leaf in words, or its options."""
+    """Yield the types of a leaf in words, or its options."""
     origin = typing.get_origin(kind)
     if origin is typing.Literal:
         yield from (f"`{option}`" for option in typing.get_args(kind))

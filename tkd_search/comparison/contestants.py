@@ -1,4 +1,4 @@
-"""Who takes part in a comparison, and the experiment that each of them is."""
+"""The contestants of a comparison, and the configuration of each one's search and trainings."""
 
 import copy
 import json
@@ -19,13 +19,12 @@ METHODS: tuple[str, ...] = get_args(MethodName)
 
 @dataclass(frozen=True)
 class Contestant:
-    """One way of teaching.
+    """One method, or one variant of a method.
 
     Attributes:
-        label: its name in tables and folders.
-        changes: dotted key → value (or distribution, as in a file) laid over the experiment.
-        winner_of: of an ablation alone: the contestant whose winner it takes over, with ``changes`` on top;
-            it has no search of its own.
+        label: its name in tables and file names.
+        changes: dotted key → value (or distribution, as in a file) that replaces the experiment's.
+        winner_of: for an ablation, the contestant whose winner it changes; it has no search of its own.
     """
 
     label: str
@@ -36,7 +35,7 @@ class Contestant:
 def parse_contestants(
     methods: Sequence[str], variants: Sequence[str] = (), ablations: Sequence[str] = ()
 ) -> tuple[Contestant, ...]:
-    """The contestants that the command line names.
+    """Return the contestants that the command line names.
 
     Args:
         methods: names of methods, each searched in the experiment's space with ``method.name`` fixed.
@@ -44,7 +43,7 @@ def parse_contestants(
         ablations: ``LABEL:key=value;…``, each the winner of ``tkd`` with these leaves set, not searched.
 
     Raises:
-        UserError: an unknown method, a label twice, a text of another form, or ablations without ``tkd``.
+        UserError: an unknown method, a repeated label, a text of another form, or ablations without ``tkd``.
     """
     for name in methods:
         if name not in METHODS:
@@ -52,13 +51,15 @@ def parse_contestants(
     named = [Contestant(name, {"method.name": name}) for name in methods]
     searched = [*named, *(Contestant(*_labelled("--variant", text)) for text in variants)]
     if ablations and "tkd" not in methods:
-        raise UserError("--ablate", "no contestant tkd to take apart", "ablations beside --methods …,tkd")
+        raise UserError("--ablate", "no contestant tkd to change", "ablations together with --methods …,tkd")
     parts = [Contestant(*_labelled("--ablate", text), "tkd") for text in ablations]
-    everyone = (*searched, *parts)
-    labels = [contestant.label for contestant in everyone]
-    if twice := sorted({label for label in labels if labels.count(label) > 1}):
-        raise UserError("--methods, --variant, --ablate", f"the label {twice[0]!r} twice", "each label once")
-    return everyone
+    contestants = (*searched, *parts)
+    labels = [contestant.label for contestant in contestants]
+    if repeated := sorted({label for label in labels if labels.count(label) > 1}):
+        raise UserError(
+            "--methods, --variant, --ablate", f"the label {repeated[0]!r} twice", "each label once"
+        )
+    return contestants
 
 
 def _labelled(option: str, text: str) -> tuple[str, dict[str, Any]]:
@@ -80,22 +81,22 @@ def _labelled(option: str, text: str) -> tuple[str, dict[str, Any]]:
 
 
 def search_config(config: Config, contestant: Contestant, trials: int) -> Config:
-    """The search of one contestant: the experiment with its changes, at the common budget.
+    """Return the search of one contestant: the experiment with its changes, at the common budget.
 
     Raises:
-        UserError: a change does not fit, the student's size is searched (contestants must be equal in it), or
-            it is not the experiment's.
+        UserError: a change is not valid, or the student's size is searched or differs from the experiment's:
+            contestants must be equal in size.
     """
     changed = with_overrides(config, contestant.changes)
-    if sized := _sized(changed):
+    if sizes := _searched_sizes(changed):
         raise UserError(
-            sized[0],
+            sizes[0],
             "a distribution",
-            "one size for all contestants: a comparison is one of methods, not of sizes",
-            f"fix it, for instance --set {_one_of(sized[0], changed.space.leaves[sized[0]])}",
+            "one size for all contestants: methods are compared, not sizes",
+            f"fix it, for instance --set {_example(sizes[0], changed.space.leaves[sizes[0]])}",
         )
-    # An experiment that searches the size has none of its own: see check_equal_students.
-    if not _sized(config):
+    # An experiment that searches the size fixes none: see check_equal_students.
+    if not _searched_sizes(config):
         _check_same_student(contestant.label, changed, config)
     tree = copy.deepcopy(dict(changed.tree))
     tree["name"] = f"{config.name}-{contestant.label}"
@@ -104,25 +105,25 @@ def search_config(config: Config, contestant: Contestant, trials: int) -> Config
 
 
 def check_equal_students(configs: Mapping[str, Config]) -> None:
-    """Refuse contestants of different sizes, where each has fixed a size that the experiment searches.
+    """Refuse contestants of different sizes, if each of them fixes a size that the experiment searches.
 
     Args:
         configs: label → the contestant's search.
 
     Raises:
-        UserError: a student that is not the first contestant's.
+        UserError: a student differs from the first contestant's.
     """
     first = next(iter(configs.values()))
     for label, config in configs.items():
         _check_same_student(label, config, first)
 
 
-def _sized(config: Config) -> list[str]:
+def _searched_sizes(config: Config) -> list[str]:
     return [key for key in config.space.leaves if key.startswith("student.")]
 
 
-def _one_of(key: str, distribution: Distribution) -> str:
-    """``key=value`` as a shell takes it, with a value in the middle of what is searched."""
+def _example(key: str, distribution: Distribution) -> str:
+    """Return ``key=value``, quoted for a shell, with a value in the middle of the distribution."""
     value = distribution.at(0.5)
     if isinstance(value, float) and distribution.contains(short := float(f"{value:.2g}")):
         value = short
@@ -144,17 +145,17 @@ def _check_same_student(label: str, config: Config, other: Config) -> None:
 def retrained_config(
     config: Config, contestant: Contestant, searched: Config, point: Mapping[str, Any], seed: int
 ) -> Config:
-    """One training of a winner on a fresh seed, and on a fresh subset where the data are limited.
+    """Return one training of a winner on a fresh seed, on a fresh subset if the training images are limited.
 
     Args:
         config: the experiment.
-        contestant: whose training it is.
+        contestant: the contestant that is trained.
         searched: the search that the winner comes from.
         point: the winner's point of that search's space.
-        seed: which fresh subset (``data.limit_seed``) is drawn.
+        seed: ``data.limit_seed``, which selects the subset.
 
     Raises:
-        UserError: an ablation with a distribution, or with another student.
+        UserError: an ablation has a distribution, or another student.
     """
     fixed = searched.fixed(point)
     changes = dict(contestant.changes) if contestant.winner_of else {}
@@ -170,6 +171,6 @@ def retrained_config(
 
 
 def fresh_seeds(config: Config, count: int) -> tuple[int, ...]:
-    """Seeds that no search has used."""
+    """Return seeds that no search has used."""
     first = 1000 + config.settings().seed
     return tuple(range(first, first + count))

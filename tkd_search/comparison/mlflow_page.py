@@ -1,4 +1,4 @@
-"""A comparison's page in MLflow: one run, found again by its name, that holds tables and figures."""
+"""Write a comparison to MLflow: one run, identified by the comparison's name, with tables and figures."""
 
 import time
 from collections.abc import Sequence
@@ -15,16 +15,16 @@ def log_comparison(uri: str, experiment: str, name: str, rows: Sequence[Row], fi
 
     Args:
         uri: MLflow tracking URI.
-        experiment: name of the experiment; made when missing.
-        name: of the comparison.
+        experiment: name of the experiment; created if missing.
+        name: name of the comparison.
         rows: logged as metrics ``<label>.test_mean``, ``.test_sd``, ``.difference``, ….
-        files: logged as artifacts; ``compare.md`` is the run's description too.
+        files: logged as artifacts; ``compare.md`` is also the run's description.
 
     Returns:
         The run's identifier.
 
     Raises:
-        UserError: the store does not do its part.
+        UserError: the store cannot be reached or refuses the figures.
     """
     from tkd_search.tracking.mlflow.reader import impatient_client
 
@@ -42,7 +42,7 @@ def _logged(client: Any, experiment: str, name: str, rows: Sequence[Row], files:
     tags = {TAG_COMPARISON: name, "tkd.kind": "comparison"}
     run_id = runs[0].info.run_id if runs else client.create_run(home, tags=tags, run_name=name).info.run_id
     page = next((file.read_text(encoding="utf-8") for file in files if file.name == "compare.md"), "")
-    now = time.time_ns() // 1_000_000  # of points of one time MLflow shows the largest, not the last
+    now = time.time_ns() // 1_000_000  # of points of equal time MLflow shows the largest
     metrics = [Metric(key, value, now, 0) for row in rows for key, value in _figures(row).items()]
     client.log_batch(run_id, metrics=metrics, tags=[RunTag("mlflow.note.content", page)])
     for file in files:

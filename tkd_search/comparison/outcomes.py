@@ -1,4 +1,4 @@
-"""How one training on a fresh seed came out, put together from its job's results and kept in a file."""
+"""The outcome of one training on a fresh seed: built from the results of its job, kept in a file."""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -11,23 +11,23 @@ from tkd_search.comparison.paired_statistics import Failure, Training
 from tkd_search.errors import UserError
 from tkd_search.results.records import TrialRecord
 
-OWN_FAULTS = frozenset({"Diverged", "LinAlgError", "_LinAlgError"})
-"""Errors of a training's own arithmetic, which its seed brings about again every time."""
+NUMERICAL_ERRORS = frozenset({"Diverged", "LinAlgError", "_LinAlgError"})
+"""Numerical errors of a training, which occur again with the same seed."""
 
 
 def failure_of(error: UserError, label: str, seed: int, winner: TrialRecord) -> Failure | None:
-    """A training that failed by its own arithmetic, None where the machine may be to blame.
+    """Return a training that failed numerically, None for an error of the machine.
 
-    What a machine does (a full disk, memory, a network) is another matter next time and is not kept.
+    An error of the machine (disk, memory, network) may not occur again and is not kept.
 
     Args:
-        error: as :func:`~tkd_search.engine.pipeline.run_stage` raises it; it found ``<error>: <its words>``.
-        label: whose training it was.
+        error: as :func:`~tkd_search.engine.pipeline.run_stage` raises it; ``found`` is ``<type>: <message>``.
+        label: the contestant.
         seed: the fresh seed.
-        winner: what was trained.
+        winner: the trial that was trained again.
     """
     kind, _, _ = error.found.partition(":")
-    if kind not in OWN_FAULTS:
+    if kind not in NUMERICAL_ERRORS:
         return None
     return Failure(
         label=label, seed=seed, failed=error.found, parameters=winner.parameters, bytes=winner.bytes
@@ -37,12 +37,12 @@ def failure_of(error: UserError, label: str, seed: int, winner: TrialRecord) -> 
 def training_of(
     label: str, seed: int, winner: TrialRecord, results: Iterable[Mapping[str, Any]], test_accuracy: float
 ) -> Training:
-    """The figures of a training from its job's results and its one test.
+    """Return the figures of a training from the results of its job and its one test.
 
-    A worker group that restarts tells its epochs again: of two tellings the later one led to the student.
+    A worker group that restarts repeats epochs; the later result of an epoch belongs to the student.
     """
-    told = {result["epoch"]: result for result in results if result["kind"] == "epoch"}
-    epochs = [told[number] for number in sorted(told)]
+    by_number = {result["epoch"]: result for result in results if result["kind"] == "epoch"}
+    epochs = [by_number[number] for number in sorted(by_number)]
     return Training(
         label=label,
         seed=seed,
@@ -65,7 +65,7 @@ def _teachers(epoch: Mapping[str, Any]) -> list[tuple[int, str, float, float]]:
 
 
 def read_training(file: Path) -> Training | Failure:
-    """How one training came out, as its file keeps it."""
+    """Read the outcome of one training from its file."""
     plain = json.loads(file.read_text(encoding="utf-8"))
     if "failed" in plain:
         return Failure(**plain)

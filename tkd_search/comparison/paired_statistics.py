@@ -1,4 +1,4 @@
-"""From single trainings to a table: means, spreads, and paired differences with their intervals."""
+"""Statistics of trainings: means, standard deviations, and paired differences with intervals."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -25,7 +25,7 @@ class Training:
 
 @dataclass(frozen=True, kw_only=True)
 class Failure:
-    """One training of one contestant on one fresh seed that gave no student; ``failed`` says why."""
+    """One training of one contestant on one fresh seed that failed; ``failed`` is the reason."""
 
     label: str
     seed: int
@@ -34,7 +34,7 @@ class Failure:
     bytes: int
 
     def __str__(self) -> str:
-        """One line for people."""
+        """Return one line for the terminal."""
         return f"{self.label}, seed {self.seed}: {self.failed}"
 
 
@@ -48,7 +48,7 @@ class Difference:
 
     @property
     def low(self) -> float:
-        """Lower end of the interval."""
+        """Return the lower end of the interval."""
         return self.mean - self.half_width
 
 
@@ -56,7 +56,7 @@ class Difference:
 class Row:
     """A contestant over its seeds; accuracies in [0, 1], ``sd`` the sample standard deviation.
 
-    ``seeds`` counts the trainings that the figures are of (NaN where there are none), ``failed`` the others.
+    ``seeds`` is the number of trainings behind the figures (NaN where it is 0), ``failed`` the others.
     """
 
     label: str
@@ -72,9 +72,9 @@ class Row:
 
 
 def paired_difference(these: Mapping[int, float], those: Mapping[int, float]) -> Difference | None:
-    """Mean of ``these`` − ``those`` over the seeds that both have, with a 95 % interval by Student's t.
+    """Return the mean of ``these`` − ``those`` over common seeds, with a 95 % interval by Student's t.
 
-    None without a common seed; with one alone the interval is infinite.
+    None without a common seed; the interval of a single one is infinite.
     """
     seeds = sorted(these.keys() & those.keys())
     if not seeds:
@@ -88,11 +88,11 @@ def paired_difference(these: Mapping[int, float], those: Mapping[int, float]) ->
 
 
 def summarise(trainings: Sequence[Training | Failure], base: str) -> tuple[Row, ...]:
-    """A row per contestant in order of appearance, compared with ``base`` seed by seed.
+    """Return a row per contestant in order of appearance, compared with ``base`` seed by seed.
 
     Args:
-        trainings: all of them; a (label, seed) twice counts once, the later one.
-        base: label of the contestant that differences are taken to; itself has none.
+        trainings: all of them; of a repeated (label, seed) the later one counts.
+        base: label of the contestant that the others are compared with; its row has no difference.
     """
     by_label: dict[str, dict[int, Training | Failure]] = {}
     for training in trainings:

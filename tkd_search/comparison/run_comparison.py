@@ -1,4 +1,4 @@
-"""Run a comparison: a search per contestant, then every winner anew on fresh seeds, on warm worker groups."""
+"""Run a comparison: a search per contestant, then each winner again on fresh seeds, on warm worker groups."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -42,13 +42,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What came out.
+    """Results of a comparison.
 
     Attributes:
         rows: one per contestant.
         trainings: one per contestant and fresh seed, failed ones among them.
         page: the comparison as Markdown.
-        files: what was written.
+        files: the files that were written.
     """
 
     rows: tuple[Row, ...]
@@ -79,28 +79,28 @@ def run_comparison(
     progress: Progress,
     command: str,
 ) -> Comparison:
-    """Search, retrain, test and tabulate; what was done before under this name is not done again.
+    """Search, train again, test and tabulate; steps done before under this name are not repeated.
 
     Args:
         config: the experiment; its name is the comparison's.
-        contestants: who takes part.
+        contestants: what is compared.
         trials: of each contestant's search.
-        seeds: fresh seeds on which each winner is trained anew.
-        base: label of the contestant that differences are taken to.
-        address: which Ray, as for a search.
-        progress: told of stages.
-        command: the line that makes it again.
+        seeds: number of fresh seeds on which each winner is trained again.
+        base: label of the contestant that the others are compared with.
+        address: of Ray, as for a search.
+        progress: shows stages.
+        command: the shell command that repeats the comparison.
 
     Raises:
-        UserError: the experiment does not fit, a contestant has no complete trial, or a machine failed a
-            training (one that fails by its own arithmetic is kept as failed, and counted in its row).
-        KeyboardInterrupt: interrupted; the same command goes on.
+        UserError: the experiment cannot be compared, a contestant has no complete trial, or an error of the
+            machine ended a training (a numerical failure is kept as failed and counted in its row).
+        KeyboardInterrupt: interrupted; the same command resumes.
     """
     if base not in [contestant.label for contestant in contestants]:
         raise UserError("--base", repr(base), ", ".join(c.label for c in contestants))
     configs = {c.label: search_config(config, c, trials) for c in contestants if c.winner_of is None}
     check_equal_students(configs)
-    # An ablation that cannot be is refused before anything starts.
+    # Refuse wrong ablations before anything starts.
     for contestant in contestants:
         retrained_config(config, contestant, configs[contestant.winner_of or contestant.label], {}, 0)
     finished = {label: finished_record(searched) for label, searched in configs.items()}
@@ -148,11 +148,14 @@ def _search(config: Config, address: str | None, progress: Progress, command: st
 
 
 def _winner(label: str, record: SearchRecord) -> TrialRecord:
-    """The complete trial of the highest validation accuracy; of equals the earliest."""
+    """Return the complete trial of the highest validation accuracy, the earliest of equal ones."""
     complete = [trial for trial in record.trials if trial.state == "complete"]
     if not complete:
         raise UserError(
-            f"contestant {label}", "no complete trial", "at least one", "see its trials' reasons in MLflow"
+            f"contestant {label}",
+            "no complete trial",
+            "at least one",
+            "the reasons of its trials are in MLflow and in its record.json",
         )
     return max(complete, key=lambda trial: trial.val_accuracy)
 
@@ -167,7 +170,7 @@ def _task(
 ) -> _Task:
     source = contestant.winner_of or contestant.label
     retrained = retrained_config(config, contestant, configs[source], winners[source].config, seed)
-    # Named by all that decides the outcome: another winner or change is another training.
+    # The name holds all that determines the outcome: another winner or change is another training.
     file = folder / f"{contestant.label}-{retrained.digest()}-{seed}.json"
     return _Task(contestant.label, seed, retrained, winners[source], file)
 
@@ -194,18 +197,18 @@ def _retrain(
                     outcome = job.result()
                     progress.advance(done)
                     if isinstance(outcome, Failure):
-                        progress.note(f"{outcome}; kept in {task.file}: delete it to have it tried again")
+                        progress.note(f"{outcome}; kept in {task.file}; delete the file to run it again")
             finally:
-                # Without waiting: an interrupt must not wait for trainings, which end with the pool.
+                # Without waiting for the trainings, which end with the pool: an interrupt is immediate.
                 executor.shutdown(wait=False, cancel_futures=True)
 
 
 def _prepared(
     tasks: Sequence[_Task], place: RunDir, queue: "ActorHandle", progress: Progress, threads: int
 ) -> dict[str, Prepared]:
-    """Data, F and bank of every fresh subset: F is the searches' own, the bank that of the subset's images.
+    """Return data, F and bank by :func:`_shared`: F of the searches, the bank of each fresh subset.
 
-    A variant may have its own data, F or bank; what contestants have in common is prepared once.
+    A variant may have its own data, F or bank; what contestants share is prepared once.
     """
     prepared: dict[str, Prepared] = {}
     big: dict[str, tuple[tuple[str, ...], BigModelRecord]] = {}
@@ -221,7 +224,7 @@ def _prepared(
 
 
 def _shared(config: Config, *, subset: bool = True) -> str:
-    """All that data, F and bank depend on; without ``subset`` all that F depends on, and more."""
+    """Return a key of all that data, F and bank depend on; without ``subset``, of F alone."""
     parts: dict[str, Any] = {
         section: config.tree[section] for section in ("seed", "data", "big_model", "bank")
     }
@@ -233,9 +236,9 @@ def _shared(config: Config, *, subset: bool = True) -> str:
 
 
 def _train(queue: "ActorHandle", trials: str, task: _Task, prepared: Prepared) -> Training | Failure:
-    """Train one winner on a fresh seed and test it once, or note why it fails; kept in the task's file.
+    """Train one winner on a fresh seed and test it once, or keep why it failed; write the task's file.
 
-    Its weights lie below ``trials``.
+    The weights are written below ``trials``.
     """
     outcome = _outcome(queue, trials, task, prepared)
     write_json(task.file, asdict(outcome))
@@ -243,7 +246,7 @@ def _train(queue: "ActorHandle", trials: str, task: _Task, prepared: Prepared) -
 
 
 def _outcome(queue: "ActorHandle", trials: str, task: _Task, prepared: Prepared) -> Training | Failure:
-    trial_id = f"fresh{task.seed}"  # the same for all: contestants of a seed begin with the same weights
+    trial_id = f"fresh{task.seed}"  # equal for all contestants of a seed, which start with the same weights
     target = storage.below(trials, task.file.stem)
     settings = to_json(resolve(task.config))
     job = {

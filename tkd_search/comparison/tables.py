@@ -1,4 +1,4 @@
-"""A comparison as Markdown for people and as CSV for programs."""
+"""Tables of a comparison, as Markdown and as CSV."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -21,22 +21,22 @@ def markdown(
     command: str,
     failures: Mapping[Path, Failure] | None = None,
 ) -> str:
-    """The comparison as one Markdown page: what was done, the table, the winners' settings.
+    """Return the comparison as a Markdown page: procedure, table, the winners' settings.
 
     Args:
         rows: one per contestant.
-        winners: label → the point its search chose.
-        base: what differences are taken to.
+        winners: label → the point that its search found best.
+        base: label of the contestant that the others are compared with.
         big_model: F.
         title: heading.
-        command: the line that makes it again.
-        failures: file that keeps it → a training that failed.
+        command: the shell command that repeats the comparison.
+        failures: file → the failed training that it keeps.
     """
     lines = [
         f"# {title}",
         "",
         f"F: {big_model.name}, {big_model.bytes:,} bytes, test {big_model.test_accuracy:.2%}. "
-        "Each contestant was searched with the same budget on validation data; its winner was trained anew "
+        "Each contestant was searched with the same budget on validation data; its winner was trained again "
         "on fresh seeds (and subsets, where the training images are limited) and tested once each.",
         "",
         f"| contestant | seeds | validation | test, mean ± sd | − {base}, points, 95 % interval | s/epoch |"
@@ -44,7 +44,7 @@ def markdown(
         "|---|---|---|---|---|---|---|---|",
         *(_line(row) for row in rows),
         "",
-        *_failed(failures or {}),
+        *_failures(failures or {}),
         "Winners:",
         "",
         *(f"- **{label}**: {_settings(point)}" for label, point in winners.items()),
@@ -75,13 +75,13 @@ def _figure(value: float) -> str:
     return f"{value:.2f}" if math.isfinite(value) else "–"
 
 
-def _failed(failures: Mapping[Path, Failure]) -> list[str]:
-    """What the table leaves out, and how to have it tried again."""
+def _failures(failures: Mapping[Path, Failure]) -> list[str]:
+    """Return the failed trainings, which the table omits, and how to run them again."""
     if not failures:
         return []
     return [
-        "Failed, and in no mean or difference; the same command does not try them again unless their files "
-        "are deleted:",
+        "Failed trainings, which no mean or difference includes; the same command runs them again once their "
+        "files are deleted:",
         "",
         *(f"- **{one.label}**, seed {one.seed}: {one.failed} (`{file}`)" for file, one in failures.items()),
         "",
@@ -97,15 +97,15 @@ def _settings(point: Mapping[str, Any]) -> str:
 
 
 def write_tables(folder: Path, page: str, trainings: Sequence[Training | Failure]) -> list[Path]:
-    """Write ``compare.md``, ``compare.csv`` (a row per training) and ``teachers.csv``; their paths.
+    """Write ``compare.md``, ``compare.csv`` (a row per training) and ``teachers.csv``; return their paths.
 
-    A training that failed has no figures in its row and its reason in the column ``failed``.
+    The row of a failed training has no figures, and the reason in the column ``failed``.
     """
     import pandas as pd
 
     names = [field.name for field in fields(Training) if field.name != "teachers"]
     table = pd.DataFrame([asdict(training) for training in trainings], columns=[*names, "failed"])
-    taught = [
+    teachers = [
         {"label": t.label, "seed": t.seed, "epoch": e, "teacher": name, "weight": weight, "agreement": cka}
         for t in trainings
         if isinstance(t, Training)
@@ -115,7 +115,7 @@ def write_tables(folder: Path, page: str, trainings: Sequence[Training | Failure
     texts = {
         "compare.md": page,
         "compare.csv": table.to_csv(index=False),
-        "teachers.csv": pd.DataFrame(taught, columns=columns).to_csv(index=False),
+        "teachers.csv": pd.DataFrame(teachers, columns=columns).to_csv(index=False),
     }
     for name, text in texts.items():
         write_text(folder / name, text)

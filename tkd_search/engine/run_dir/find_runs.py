@@ -52,7 +52,7 @@ def front_of(folder: Path) -> tuple[FrontMember, ...]:
         else record.front
     )
     if not front:
-        hint = "go on with the search: start its command again"
+        hint = "resume the search: start its command again"
         raise UserError(str(folder), "a search with an empty front", "a search with results", hint)
     return tuple(sorted(front, key=lambda one: (one.bytes, one.trial_id)))
 

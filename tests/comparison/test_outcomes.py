@@ -1,4 +1,4 @@
-"""One training on a fresh seed: what is kept of it, and what is not, without a worker group."""
+"""One training on a fresh seed: which outcomes are kept, without a worker group."""
 
 from types import SimpleNamespace
 
@@ -28,7 +28,7 @@ def failed(reason):
 
 @pytest.fixture
 def train(tmp_path, monkeypatch):
-    """Trains a winner on a group that answers so; gives what was kept of it, and its file."""
+    """Train a winner on a group that gives these results; return the outcome in its file."""
 
     def trained(*results, tested=TESTED):
         answers = {"trial": results, "test": tested}
@@ -47,13 +47,13 @@ def test_a_training_is_kept_with_its_last_accuracy_and_its_one_test(train):
     assert [teacher[:3] for teacher in kept.teachers] == [(1, "fc", 0.75), (2, "fc", 1.0)]
 
 
-def test_epochs_that_a_restarted_group_tells_again_count_once(train):
+def test_epochs_that_a_restarted_group_repeats_count_once(train):
     kept = train(epoch(1), epoch(2), epoch(1), epoch(2, 0.5), epoch(3, 0.5), {"kind": "done"})
     assert [teacher[:3] for teacher in kept.teachers] == [(1, "fc", 0.75), (2, "fc", 1.0), (3, "fc", 1.0)]
     assert kept.seconds_per_epoch == 2.0
 
 
-def test_a_training_that_diverges_is_kept_as_failed_for_its_seed_would_fail_it_again(train):
+def test_a_training_that_diverges_is_kept_as_failed(train):
     reason = "Diverged: the loss is not finite in epoch 2 (ce nan); lower training.lr"
     assert train(epoch(1), failed(reason)) == Failure(
         label="tkd", seed=1003, failed=reason, parameters=10, bytes=40
@@ -65,17 +65,17 @@ def test_a_training_that_diverges_is_kept_as_failed_for_its_seed_would_fail_it_a
     [
         "OSError: [Errno 28] No space left on device",
         "OutOfMemoryError: CUDA out of memory",
-        "RuntimeError: Diverged: so a file was called",
-        "ActorDiedError: the broker died",
+        "RuntimeError: Diverged: a file of that name",
+        "ActorDiedError: the queue died",
     ],
 )
-def test_what_a_machine_did_is_told_and_not_kept(train, tmp_path, reason):
+def test_an_error_of_the_machine_is_raised_and_not_kept(train, tmp_path, reason):
     with pytest.raises(UserError, match=reason.partition(":")[0]):
         train(epoch(1), failed(reason))
     assert not list(tmp_path.iterdir())
 
 
-def test_a_test_that_fails_is_no_failed_training(train, tmp_path):
+def test_a_failed_test_is_raised_and_not_kept(train, tmp_path):
     with pytest.raises(UserError, match="stage test"):
         train(epoch(1), {"kind": "done"}, tested=[failed("Diverged: of another job")])
     assert not list(tmp_path.iterdir())
