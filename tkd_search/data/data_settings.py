@@ -23,7 +23,7 @@ class DataSettings:
         None, ge=4, doc="side of the square images in pixels; default: the set's own", searchable=False
     )
     validation: float = setting(
-        0.2, gt=0, lt=1, doc="share of the training images held out to choose by", searchable=False
+        0.2, gt=0, lt=1, doc="share of the training images held out for validation", searchable=False
     )
     test: float = setting(
         0.2, gt=0, lt=1, doc="share held out for test where the set has no test part", searchable=False
