@@ -238,9 +238,7 @@ def run_search(config: Config, address: str | None, progress: "Progress", comman
     return Result(record, config.folder, tuple(filter(None, [str(leftover)])))
 
 
-def _check(
-    config: Config, address: str | None, progress: "Progress"
-) -> tuple["DataBundle", "CheckedSearch"]:
+def _check(config: Config, address: str | None, progress: "Progress") -> tuple["DataBundle", "CheckedSearch"]:
     """Refuse a search that cannot run before anything starts or is written.
 
     Returns:

@@ -66,7 +66,9 @@ def finalize(
     front = controller.search_state().front
     resolved = {trial.trial_id: resolve(config, trial.config) for trial in front}
     tested = _test(resolved, folder, trials, prepared, front, queue) if status == "complete" else {}
-    record = _record(config, resolved, prepared, controller, tracker, tested, status=status, seconds=seconds())
+    record = _record(
+        config, resolved, prepared, controller, tracker, tested, status=status, seconds=seconds()
+    )
     for member in record.front:
         _ship(config, resolved[member.trial_id], folder, trials, prepared, member)
     write_summary(record, folder)
