@@ -13,17 +13,17 @@ from optuna.storages.journal._file import BaseJournalFileLock, get_lock_file
 
 
 class JournalLock(BaseJournalFileLock):
-    """Lock of a journal file that the kernel drops when its holder dies.
+    """Lock of a journal file, which the kernel releases when its holder dies.
 
-    Optuna's own locks are files that a killed process leaves behind; the next process then waits for
-    30 seconds before it removes them.
+    Optuna's own locks are files. A killed process leaves them behind, and the next process then waits 30
+    seconds before it removes them.
     """
 
     def __init__(self, journal: str) -> None:
         self._lock = filelock.FileLock(journal + ".lock")
 
     def acquire(self) -> bool:
-        """Wait for the lock."""
+        """Wait for the lock and take it."""
         self._lock.acquire(poll_interval=0.005)
         return True
 

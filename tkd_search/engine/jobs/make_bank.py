@@ -69,9 +69,8 @@ def assemble_bank(job: dict[str, Any], context: JobContext) -> None:
     """
     if context.rank != 0:
         return
-    if not remote_folders.folder_exists(
-        job["folder"]
-    ):  # it is where an earlier group was lost after storing it
+    # The bank exists where an earlier group stored it and was then lost.
+    if not remote_folders.folder_exists(job["folder"]):
         files = [_part_file(job, "rows", part) for part in range(job["parts"])]
         bank = join_banks([Bank.from_tensors(_get_tensors(file), job["meta"]) for file in files])
         if len(bank.features) != bank.views * len(bank.labels):

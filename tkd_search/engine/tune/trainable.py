@@ -36,11 +36,11 @@ def is_new(result: Mapping[str, Any], last_epoch: int) -> bool:
 class WorkerGroupTrainable(tune.Trainable):
     """Runs one trial after the other on leased worker groups (``reuse_actors=True``).
 
-    ``config`` holds ``trial_id``, ``settings``, ``after_epoch`` and ``folder``; ``common`` the rest of the
-    job. One step is one validated epoch. A trial that fails reports ``failed`` with its reason and ends;
-    one that its machine or the storage ends reports ``broken``. A trial whose group goes away leases
-    another group and continues after its last epoch, any number of times. An exception means that the
-    infrastructure failed: Tune runs the trial again from its own checkpoint.
+    ``config`` holds ``trial_id``, ``settings``, ``after_epoch`` and ``folder``; ``common`` holds the rest.
+    One step is one validated epoch. A trial that fails reports ``failed`` with its reason and ends; one that
+    its machine or the storage ends reports ``broken``. A trial whose group goes away leases another group and
+    continues after its last epoch, any number of times. An exception means that the infrastructure failed:
+    Tune runs the trial again from its own checkpoint.
     """
 
     _last: dict[str, Any]
