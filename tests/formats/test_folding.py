@@ -1,0 +1,59 @@
+"""A folded network has no batch norm and computes the same."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from tests.formats.nets import FAMILIES, OWN, PLAIN, built, family, images, own
+from tkd_search.formats import ScaleShift, fold_batchnorm
+from tkd_search.formats.folding import find_folds
+
+
+def batch_norms(network):
+    return [m for m in network.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+
+
+@pytest.mark.parametrize("name", [*FAMILIES, *OWN])
+def test_folding_keeps_what_is_computed(name):
+    network = family(name) if name in FAMILIES else own(name)
+    before = copy.deepcopy(network.state_dict())
+    folded = fold_batchnorm(network)
+    with torch.no_grad():
+        torch.testing.assert_close(folded(images()), network(images()), rtol=1e-3, atol=1e-4)
+    assert not batch_norms(folded)
+    assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items())
+    assert not folded.training
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_families_have_every_batch_norm_folded_away(name):
+    assert not any(isinstance(module, ScaleShift) for module in fold_batchnorm(family(name)).modules())
+
+
+@pytest.mark.parametrize(
+    ("name", "folded"),
+    [
+        ("PreActivation", {"second": "foldable", "head": "of_rows"}),
+        ("Untraceable", {"block.0": "block.1"}),
+        ("Tied", {}),
+        ("Transposed", {"body.0": "body.1", "body.3": "body.4", "body.8": "body.9"}),
+        ("CalledTwice", {}),
+    ],
+)
+def test_only_exact_pairs_are_folded(name, folded):
+    assert find_folds(own(name)) == folded
+
+
+@pytest.mark.parametrize("name", [PLAIN, "mobilenet_v2", "shufflenet_v2_x0_5"])
+def test_pairs_are_found_without_weights_and_whatever_the_mode(name):
+    network = family(name)
+    assert find_folds(built(name, FAMILIES[name], "meta").train()) == find_folds(network)
+
+
+def test_batch_norm_without_statistics_stays():
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4, track_running_stats=False))
+    folded = fold_batchnorm(network.eval())
+    assert batch_norms(folded)
+    assert torch.equal(folded(images()), network(images()))

@@ -1,0 +1,116 @@
+"""The small ONNX file computes in onnxruntime what the loaded file and the simulated network compute."""
+
+import pytest
+import torch
+
+from tests.formats.nets import FAMILIES, PLAIN, built, family, images, own, simulated, trained
+from tkd_search.formats import FORMATS, pack, unpack
+from tkd_search.formats.onnx_writer import onnx_bytes
+
+onnx = pytest.importorskip("onnx", reason="needs the extra `export`")
+onnxruntime = pytest.importorskip("onnxruntime", reason="needs the extra `export`")
+
+
+def runtime(file: bytes):
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level, options.intra_op_num_threads = 3, 1
+    session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+    return lambda given: torch.from_numpy(session.run(None, {"images": given.numpy()})[0])
+
+
+def loaded(network, format):
+    student = simulated(network, format, images())
+    return student, unpack(pack(student, format), network, format)
+
+
+OWN_NAMES = ["Transposed", "Tied", "PreActivation"]
+CASES = [(name, format) for name in [*FAMILIES, *OWN_NAMES] for format in ("int8", "int4")]
+CASES += [(name, format) for name in [PLAIN, "mobilenet_v2", *OWN_NAMES] for format in ("fp32", "fp16")]
+
+
+@pytest.mark.parametrize(("name", "format"), CASES)
+def test_onnxruntime_computes_what_the_file_computes(name, format):
+    network = family(name) if name in FAMILIES else own(name)
+    student, shipped = loaded(network, format)
+    run = runtime(onnx_bytes(shipped, format, (3, 32, 32)))
+    given = images(64, seed=1)
+    with torch.no_grad():
+        expected, simulation, unrounded = shipped(given), student(given), network(given)
+    found = run(given)
+    if format == "int8":
+        # Sums in another order round a few inputs to the next integer, which spreads over layers.
+        # Two independent roundings differ by √2 times the error of one.
+        assert (found - expected).abs().mean() <= 1.5 * (unrounded - simulation).abs().mean()
+        return
+    for size in (1, 3, 64):
+        torch.testing.assert_close(run(given[:size]), expected[:size], rtol=1e-3, atol=1e-4)
+    assert found.shape == expected.shape
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_a_trained_student_its_file_and_onnxruntime_agree(format):
+    student, held_out = trained(format)
+    shipped = unpack(pack(student, format), student, format)
+    run = runtime(onnx_bytes(shipped, format, (1, 8, 8)))
+    with torch.no_grad():
+        simulation, file = student(held_out).argmax(1), shipped(held_out).argmax(1)
+    found = run(held_out).argmax(1)
+    for left, right in ((simulation, file), (file, found), (simulation, found)):
+        assert (left == right).double().mean() >= 0.995
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_files_hold_weights_in_the_format_and_little_else(format):
+    _, shipped = loaded(family("mobilenet_v2"), format)
+    weights = sum(t.numel() * t.element_size() for t in pack(shipped, format).values())
+    file = onnx_bytes(shipped, format, (3, 32, 32))
+    assert len(file) < weights + 20_000
+    assert b"site-packages" not in file
+    graph = onnx.load_from_string(file).graph
+    assert not graph.value_info
+    assert not any(node.name or node.doc_string for node in graph.node)
+    types = {onnx.TensorProto.DataType.Name(one.data_type) for one in graph.initializer}
+    expected = {"fp32": "FLOAT", "fp16": "FLOAT16", "int8": "INT8", "int4": "INT4"}[format]
+    assert expected in types
+
+
+def test_int8_convolutions_run_in_integers(tmp_path):
+    _, shipped = loaded(family(PLAIN), "int8")
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level, options.optimized_model_filepath = 3, str(tmp_path / "run.onnx")
+    file = onnx_bytes(shipped, "int8", (3, 32, 32))
+    onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+    assert "QLinearConv" in {node.op_type for node in onnx.load(tmp_path / "run.onnx").graph.node}
+
+
+def test_int4_weights_are_expanded_once(tmp_path):
+    _, shipped = loaded(family(PLAIN), "int4")
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level, options.optimized_model_filepath = 3, str(tmp_path / "run.onnx")
+    file = onnx_bytes(shipped, "int4", (3, 32, 32))
+    onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+    kinds = {node.op_type for node in onnx.load(tmp_path / "run.onnx").graph.node}
+    assert not kinds & {"Cast", "Mul", "DequantizeLinear"}
+
+
+def test_facts_are_written_where_they_are_given():
+    shipped = unpack(pack(family(PLAIN), "fp16"), family(PLAIN), "fp16")
+    file = onnx_bytes(shipped, "fp16", (3, 32, 32), {"classes": "a\nb"})
+    assert {p.key: p.value for p in onnx.load_from_string(file).metadata_props} == {"classes": "a\nb"}
+    assert not onnx.load_from_string(onnx_bytes(shipped, "fp16", (3, 32, 32))).metadata_props
+
+
+@pytest.mark.parametrize("format", ["int8", "int4"])
+def test_the_newer_exporter_writes_the_same(format, monkeypatch):
+    from tkd_search.formats import onnx_writer
+
+    _, shipped = loaded(built(PLAIN, 1.0), format)
+    given = images(8, seed=1)
+    expected = runtime(onnx_bytes(shipped, format, (3, 32, 32)))(given)
+
+    def gone(*_):
+        raise TypeError("dynamo=False")
+
+    monkeypatch.setattr(onnx_writer, "_by_script", gone)
+    found = runtime(onnx_bytes(shipped, format, (3, 32, 32)))(given)
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
