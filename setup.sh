@@ -7,11 +7,11 @@
 set -euo pipefail
 cd "$(dirname "$0")"
 venv=${VENV:-.venv}
-extras="export"
+extras=""
 for option in "$@"; do
   case $option in
-    --test) extras="$extras,test" ;;
-    --cluster) extras="$extras,cluster" ;;
+    --test) extras="${extras:+$extras,}test" ;;
+    --cluster) extras="${extras:+$extras,}cluster" ;;
     *) sed -n '2,6p' "$0" >&2; echo "setup.sh: unknown option $option" >&2; exit 2 ;;
   esac
 done
@@ -31,4 +31,4 @@ fi
 
 [ -x "$venv/bin/python" ] || "$python" -m venv "$venv"
 # pip compares what is wanted with what is there, so a second run costs seconds.
-"$venv/bin/python" -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[$extras]"
+"$venv/bin/python" -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".${extras:+[$extras]}"

@@ -6,7 +6,7 @@ All trainings run the same MobileNetV2 (width .25, 32×32, batch 128) in the sam
 each round trains a few batches of every one in turn, and medians over rounds are compared, so that a busy
 machine slows all alike. On a CPU it is one thread and CPU time that count; on a GPU wall time.
 
-FrontProbability: TKD from the bank ≤ 1.25 × plain training, and ≥ 2 × faster than with the big model live.
+Promise: TKD from the bank ≤ 1.25 × plain training, and ≥ 2 × faster than with the big model live.
 Needs neither Ray nor MLflow nor Optuna. About two minutes on one core.
 """
 

@@ -12,6 +12,7 @@ SMALL = [
     "--set=training.epochs=2",
     "--set=training.batch_size=256",
     "--set=student.width=0.1",
+    "--set=student.format=int8",
     "--set=student.depth=0.34",
     "--set=data.train_limit=400",
     "--set=data.views=1",
@@ -26,15 +27,18 @@ def compare(folder: Path, *arguments: str) -> tuple[int, str, str]:
     return done.returncode, done.stdout, done.stderr
 
 
+SIZE = ["--set=student.width=0.2", "--set=student.format=int8"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
         (["--methods", "kd,tdk"], ["tdk", "tkd"]),
-        (["--set=student.width=0.2", "--base", "ce", "--methods", "kd"], ["--base", "ce"]),
+        ([*SIZE, "--base", "ce", "--methods", "kd"], ["--base", "ce"]),
         ([], ["student.width", "--set student.width=0.24"]),
-        (["--set=student.width=0.2", "--ablate", "x:method.nope=1"], ["method.nope"]),
+        ([*SIZE, "--ablate", "x:method.nope=1"], ["method.nope"]),
         (
-            ["--set=student.width=0.2", "--variant", "x:student.width=0.1"],
+            [*SIZE, "--variant", "x:student.width=0.1"],
             ["x: student.width", "equal in size"],
         ),
     ],

@@ -11,7 +11,7 @@ from tkd_search.config.experiment_file import load_config
 from tkd_search.config.resolve import describe_student
 from tkd_search.config.search_settings import SearchSettings
 from tkd_search.engine.budget import Budget
-from tkd_search.engine.controller import Controller, Size
+from tkd_search.engine.controller import Controller, Size, file_difference
 from tkd_search.engine.search_state import SearchState, Trials, front_of
 from tkd_search.engine.tune.scheduler import ControllerScheduler
 from tkd_search.engine.tune.searcher import ControllerSearcher
@@ -355,3 +355,15 @@ def test_a_student_is_called_what_a_person_can_read() -> None:
     assert called("student.name=squeezenet1_1") == "squeezenet1_1"  # which has no width
     own = "student.name=tkd_search.models.plain:plain_cnn"
     assert called(own, "student.width=0.25", "student.args={widths: [8, 16]}") == "plain_cnn widths=[8, 16]"
+
+
+@pytest.mark.parametrize(
+    ("simulated", "recorded"), [(0.904, False), (0.906, True), (0.893, True), (None, False)]
+)
+def test_a_file_that_differs_from_its_network_by_over_half_a_point_is_recorded(simulated, recorded):
+    metrics = {} if simulated is None else {"simulated_accuracy": simulated}
+    epochs = (EpochRecord(epoch=1, val_accuracy=0.9, metrics=metrics),)
+    trial = TrialRecord(
+        trial_id="t0", student="s", config={}, bytes=1, parameters=1, state="running", epochs=epochs
+    )
+    assert bool(file_difference(trial)) == recorded

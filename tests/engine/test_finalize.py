@@ -13,7 +13,8 @@ from tkd_search.engine import pipeline
 from tkd_search.engine.finalize import TESTED_FILE, finalize
 from tkd_search.engine.search_state import SearchState
 from tkd_search.errors import UserError
-from tkd_search.models import build_student, model_bytes, model_parameters, save_weights
+from tkd_search.export.shipping import write_files
+from tkd_search.models import build_student, model_bytes, model_parameters
 from tkd_search.results.records import BigModelRecord, EpochRecord, TrialRecord
 from tkd_search.results.summary import read_record, read_summary
 from tkd_search.tracking.tracker import Tracker
@@ -47,7 +48,7 @@ def end(tmp_path, monkeypatch):
     student = build_student(config.settings().student, classes=10, channels=1, size=8)
     for trial_id in TRIALS:
         (tmp_path / "trials" / trial_id).mkdir(parents=True)
-        save_weights(student.model, tmp_path / "trials" / trial_id / "model.safetensors")
+        write_files(student.model.eval(), "fp32", (1, 8, 8), tmp_path / "trials" / trial_id)
     front = tuple(
         TrialRecord(
             trial_id=trial_id,

@@ -1,6 +1,7 @@
 import json
 import shutil
 
+import onnx
 import pytest
 import torch
 from PIL import Image
@@ -11,70 +12,69 @@ from tests.export.conftest import BIG, write
 from tests.tracking.synthetic import synthetic_search
 from tkd_search.data import plain_batches
 from tkd_search.export import export_student
-from tkd_search.export.onnx_file import export_onnx, run, session, verify
+from tkd_search.export.onnx_file import OnnxNetwork, verify
 from tkd_search.export.scoring import score
-
-onnx = pytest.importorskip("onnx", reason="needs the extra `export`")
-pytest.importorskip("onnxruntime", reason="needs the extra `export`")
 
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory, shipped, digits):
     folder = tmp_path_factory.mktemp("exported") / "0012"
     shutil.copytree(shipped, folder)
-    return export_student(folder, digits, int8=True)
+    return export_student(folder, digits)
 
 
-def test_onnx_computes_what_pytorch_computes(exported, digits):
+def test_the_onnx_file_computes_what_the_weights_compute(exported, digits):
     model, _ = tkd_search.load(exported.folder)
     ((images, labels),) = plain_batches(digits.test, mean=digits.mean, std=digits.std, batch_size=1000)
-    opened = session(exported.folder / "model.onnx")
+    opened = OnnxNetwork(exported.folder / "model.onnx")
     with torch.inference_mode():
         expected = model(images)
     for size in (1, 7, len(images)):
-        torch.testing.assert_close(run(opened, images[:size]), expected[:size], rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(opened(images[:size]), expected[:size], rtol=1e-3, atol=1e-4)
     right = (expected.argmax(1) == labels).double().mean().item()
     assert exported.test.accuracy == pytest.approx(right)
-    assert exported.onnx.same == exported.onnx.samples == 256
-    assert exported.onnx.difference < 1e-3
+    assert exported.verified.same == exported.verified.samples == 256
+    assert exported.verified.difference < 1e-3
 
 
-def test_the_file_says_what_it_is_and_tells_no_paths(exported, digits):
+@pytest.mark.parametrize("format", ["fp16", "int8", "int4"])
+def test_a_student_is_converted_to_a_smaller_format_and_measured(exported, digits, format):
+    made = export_student(exported.folder, digits, format=format)
+    weights, onnx_file = (exported.folder / f"model.{format}.{end}" for end in ("safetensors", "onnx"))
+    assert made.bytes == weights.stat().st_size < exported.bytes / 1.9
+    assert made.onnx_bytes == onnx_file.stat().st_size < exported.onnx_bytes
+    batches = plain_batches(digits.validation, mean=digits.mean, std=digits.std)
+    found = score(OnnxNetwork(onnx_file), batches, digits.classes).accuracy
+    assert found == made.validation.accuracy > exported.validation.accuracy - 0.1
+    figures = json.loads((exported.folder / "student.json").read_text())["figures"]["formats"][format]
+    assert (figures["val_accuracy"], figures["bytes"]) == (found, made.bytes)
+    assert f"| {format} |" in (exported.folder / "README.md").read_text()
+    assert (exported.folder / "model.safetensors").stat().st_size == exported.bytes
+
+
+def test_the_onnx_file_has_no_paths_and_a_dynamic_batch(exported):
     proto = onnx.load(str(exported.folder / "model.onnx"))
-    assert {one.domain: one.version for one in proto.opset_import}[""] == 18
-    facts = {one.key: one.value for one in proto.metadata_props}
-    assert facts["classes"].split("\n") == list(digits.classes)
-    assert facts["size"] == "8"
     shape = proto.graph.input[0].type.tensor_type.shape.dim
     assert shape[0].dim_param
     assert [one.dim_value for one in shape[1:]] == [1, 8, 8]
     assert b"site-packages" not in (exported.folder / "model.onnx").read_bytes()
 
 
-def test_int8_is_smaller_and_measured(exported, digits):
-    assert exported.int8_bytes < exported.onnx_bytes  # of so small a network the graph is the larger part
-    batches = plain_batches(digits.validation, mean=digits.mean, std=digits.std)
-    opened = session(exported.folder / "model.int8.onnx")
-    found = score(lambda images: run(opened, images), batches, digits.classes)
-    assert found.accuracy == exported.int8_validation.accuracy
-    plain = json.loads((exported.folder / "student.json").read_text())["figures"]
-    assert plain["int8"]["val_accuracy"] == found.accuracy
-    assert plain["int8"]["bytes"] == exported.int8_bytes
-    assert "## int8" in (exported.folder / "README.md").read_text()
-
-
-def test_describing_the_same_weights_again_keeps_what_was_measured(exported, digits, trained):
+def test_describing_the_same_weights_again_keeps_the_figures_of_formats(exported, digits, trained):
+    before = (exported.folder / "model.safetensors").read_bytes()
     write(exported.folder, digits, trained)
-    assert "int8" in json.loads((exported.folder / "student.json").read_text())["figures"]
+    assert (exported.folder / "model.safetensors").read_bytes() == before
+    assert "formats" in json.loads((exported.folder / "student.json").read_text())["figures"]
 
 
-def test_a_wrong_export_is_refused(exported, digits):
+def test_a_wrong_onnx_file_is_refused(exported, digits):
     model, _ = tkd_search.load(exported.folder)
     with torch.no_grad():
-        next(model.parameters()).mul_(1.5)
-    images = next(plain_batches(digits.test, mean=digits.mean, std=digits.std, batch_size=32))[0]
+        for parameter in model.parameters():
+            parameter.add_(0.3 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
+    images = next(plain_batches(digits.test, mean=digits.mean, std=digits.std, batch_size=128))[0]
     with pytest.raises(RuntimeError, match="do not ship"):
-        verify(exported.folder / "model.onnx", model, images)
+        verify(OnnxNetwork(exported.folder / "model.onnx"), model, images)
 
 
 def test_evaluate_scores_pictures_in_folders(exported, digits, tmp_path):
@@ -112,7 +112,7 @@ def test_export_of_a_run(tmp_path, digits, trained, monkeypatch):
     monkeypatch.chdir(tmp_path)
     done = call("export", "runs/digits", "12", "--output", "ship")
     assert done.code == 0, done.err
-    assert "largest difference" in done.out
+    assert "equal predictions on" in done.out
     assert sorted(path.name for path in (tmp_path / "ship").iterdir()) == [
         "README.md",
         "model.onnx",
@@ -127,19 +127,13 @@ def test_export_of_a_run(tmp_path, digits, trained, monkeypatch):
     "name", ["resnet18", "shufflenet_v2_x0_5", "vit_b_16", "squeezenet1_0", "regnet_y_400mf"]
 )
 def test_other_architectures_export(tmp_path, name):
-    from tkd_search.export.student_description import Preprocessing, StudentDescription
+    from tkd_search.export.shipping import write_files
     from tkd_search.models import build_student
     from tkd_search.models.model_settings import StudentSettings
 
     settings = StudentSettings(name=name, width=1.0 if name != "resnet18" else 0.25)
-    student = build_student(settings, classes=4, channels=3, size=32)
-    description = StudentDescription(
-        name=name,
-        trial_id="0000",
-        architecture=settings,
-        preprocessing=Preprocessing(channels=3, size=32, mean=(0.5,) * 3, std=(0.5,) * 3),
-        classes=("a", "b", "c", "d"),
-    )
-    model = student.model.eval()
-    path = export_onnx(model, description, tmp_path / "model.onnx")
-    assert verify(path, model, torch.randn(5, 3, 32, 32)).samples == 5
+    model = build_student(settings, classes=4, channels=3, size=32).model.eval()
+    onnx_file = write_files(model, "fp32", (3, 32, 32), tmp_path)
+    images = torch.randn(5, 3, 32, 32)
+    with torch.inference_mode():
+        torch.testing.assert_close(onnx_file(images), model(images), rtol=1e-3, atol=1e-3)

@@ -1,14 +1,13 @@
 """The small ONNX file computes in onnxruntime what the loaded file and the simulated network compute."""
 
+import onnx
+import onnxruntime
 import pytest
 import torch
 
 from tests.formats.nets import FAMILIES, PLAIN, built, family, images, own, simulated, trained
 from tkd_search.formats import FORMATS, pack, unpack
 from tkd_search.formats.onnx_writer import onnx_bytes
-
-onnx = pytest.importorskip("onnx", reason="needs the extra `export`")
-onnxruntime = pytest.importorskip("onnxruntime", reason="needs the extra `export`")
 
 
 def runtime(file: bytes):

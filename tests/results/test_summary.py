@@ -18,7 +18,7 @@ def test_the_summary_has_exactly_the_keys_of_schema_one(tmp_path):
     plain = json.loads((tmp_path / "summary.json").read_text())
     assert list(plain) == [
         *("schema", "name", "dataset", "seed", "status", "big_model", "trials", "epochs", "hypervolume"),
-        *("reference_point", "wall_seconds", "mlflow", "front"),
+        *("reference_point", "wall_seconds", "mlflow", "front", "references"),
     ]
     assert plain["schema"] == 1
     assert set(plain["big_model"]) == {"name", "bytes", "parameters", "val_accuracy", "test_accuracy"}
@@ -68,7 +68,12 @@ def test_a_damaged_summary_is_refused_with_the_wrong_key(tmp_path_factory, data)
     plain = summarise(synthetic_search(trials=6))
     key = data.draw(st.sampled_from(sorted(plain)))
     damage = data.draw(st.sampled_from(["missing", None, {"x": 1}, [{"x": 1}], True]))
-    legal = {"hypervolume": [None], "wall_seconds": [None], "reference_point": [[{"x": 1}]]}
+    legal = {
+        "references": ["missing"],
+        "hypervolume": [None],
+        "wall_seconds": [None],
+        "reference_point": [[{"x": 1}]],
+    }
     if damage in legal.get(key, []):
         return
     plain[key] = damage

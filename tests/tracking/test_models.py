@@ -18,8 +18,9 @@ from tests.tracking.stores import SHIPPED, Server, artifacts, drain_here
 from tests.tracking.synthetic import tell_all
 from tkd_search.errors import UserError
 from tkd_search.export.pyfunc import StudentModel
+from tkd_search.export.shipping import write_files
 from tkd_search.export.student_description import read_description, write_description
-from tkd_search.models import build_student, save_weights
+from tkd_search.models import build_student
 from tkd_search.models.model_settings import StudentSettings
 from tkd_search.tracking import open_tracker
 
@@ -37,7 +38,7 @@ def student(folder, member):
     place = folder / member.path
     torch.manual_seed(0)
     built = build_student(StudentSettings(width=0.1), classes=10, channels=1, size=8)
-    save_weights(built.model, place / "model.safetensors")
+    write_files(built.model.eval(), "fp32", (1, 8, 8), place)
     write_description(place, read_description(place))
     return place
 

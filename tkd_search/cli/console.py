@@ -118,10 +118,27 @@ class Console:
         )
         if slow:
             self.note(f"  {slow[0].trial_id}, for instance: {slow[0].reason}")
-        for line in failures(record, folder):
+        for line in [*references(record), *failures(record, folder)]:
             self.note(f"  {line}")
         for label, line in zip(("next:", *[""] * 9), next_steps(record, folder), strict=False):
             self.note(f"  {label:<5} {line}")
+
+
+def references(record: SearchRecord) -> list[str]:
+    """Return lines on the big model in smaller formats, and which students it beats in both figures."""
+    lines = []
+    for one in record.big_model.references[1:]:
+        beaten = [
+            member.trial_id
+            for member in record.front
+            if member.bytes >= one.bytes and member.val_accuracy <= one.val_accuracy
+        ]
+        lines.append(
+            f"the big model in {one.format}, untrained: {human_bytes(one.bytes)} (ratio {one.ratio:.3f}), "
+            f"validation {percent(one.val_accuracy)}, test {percent(one.test_accuracy)}"
+            + (f"; it is better than {', '.join(beaten)}" if beaten else "")
+        )
+    return lines
 
 
 def _front_table(record: SearchRecord, *, narrow: bool) -> Table:

@@ -61,11 +61,10 @@ def command(path: Path, data: Path, batch_size: int, as_json: bool) -> None:
 def _predictor(path: Path, description: "StudentDescription") -> Callable[["Tensor"], "Tensor"]:
     """Return a function from normalised images to logits, run by PyTorch or onnxruntime."""
     from tkd_search.export.load_student import network, student_folder
-    from tkd_search.export.onnx_file import run, session
+    from tkd_search.export.onnx_file import OnnxNetwork
 
     if path.suffix == ".onnx":
-        opened = session(path)
-        return lambda images: run(opened, images)
+        return OnnxNetwork(path)
     return network(student_folder(path), description)
 
 

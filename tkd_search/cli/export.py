@@ -14,11 +14,12 @@ from tkd_search.units import human_bytes
 if TYPE_CHECKING:
     from tkd_search.data import DataBundle
     from tkd_search.export import Exported
+    from tkd_search.formats import Format
 
 EPILOG = """\b
 Examples:
   python -m tkd_search export runs/digits                 every student of the front
-  python -m tkd_search export runs/digits t0012 --int8 --output ship
+  python -m tkd_search export runs/digits t0012 --format int8 --output ship
 """
 
 
@@ -26,7 +27,10 @@ Examples:
 @click.argument("run")
 @click.argument("trial", required=False)
 @click.option(
-    "--int8", is_flag=True, help="Also quantise to int8, calibrated on training images, and score it."
+    "--format",
+    "format_",
+    type=click.Choice(["fp32", "fp16", "int8", "int4"]),
+    help="Convert to this format, without training.  [default: the student's own]",
 )
 @click.option("--output", type=click.Path(path_type=Path), help="Also copy the files to this folder.")
 @click.option(
@@ -34,12 +38,18 @@ Examples:
 )
 @click.option("--no-mlflow", is_flag=True, help="Add nothing to the tracking store.")
 def command(
-    run: str, trial: str | None, int8: bool, output: Path | None, data_path: str | None, no_mlflow: bool
+    run: str,
+    trial: str | None,
+    format_: "Format | None",
+    output: Path | None,
+    data_path: str | None,
+    no_mlflow: bool,
 ) -> None:
     """Export TRIAL of RUN, or every student of its front.
 
-    Writes model.onnx (and model.int8.onnx) and README.md beside model.safetensors and student.json, compares
-    ONNX with PyTorch on real test images, and adds the files to the student's page in MLflow.
+    Compares the student's model.onnx with its weights on real images and scores it on validation and test.
+    With --format also writes model.FORMAT.safetensors and model.FORMAT.onnx. Adds the files to the student's
+    run in MLflow.
     """
     from tkd_search.export import export_student
 
@@ -47,7 +57,7 @@ def command(
     members = (member_of(folder, trial),) if trial else front_of(folder)
     data = data_of(folder, data_path)
     for member in members:
-        made = export_student(folder / member.path, data, int8=int8)
+        made = export_student(folder / member.path, data, format=format_)
         _print(member.trial_id, made)
         if output is not None:
             target = output / member.trial_id if trial is None else output
@@ -85,12 +95,7 @@ def data_of(folder: Path, path: str | None = None) -> "DataBundle":
 def _print(trial_id: str, made: "Exported") -> None:
     click.echo(
         f"{trial_id}  {made.folder}\n"
-        f"  ONNX: {human_bytes(made.onnx_bytes)}, largest difference of logits from PyTorch "
-        f"{made.onnx.difference:.2g} on {made.onnx.samples} test images, {made.onnx.same} equal predictions; "
-        f"test accuracy {made.test.accuracy:.2%}"
+        f"  {made.format}: weights {human_bytes(made.bytes)}, ONNX {human_bytes(made.onnx_bytes)}; equal "
+        f"predictions on {made.verified.same} of {made.verified.samples} images; ONNX on validation "
+        f"{made.validation.accuracy:.2%}, on test {made.test.accuracy:.2%}"
     )
-    if made.int8_validation is not None and made.int8_test is not None:
-        click.echo(
-            f"  int8: {human_bytes(made.int8_bytes)}, validation {made.int8_validation.accuracy:.2%}, "
-            f"test {made.int8_test.accuracy:.2%}"
-        )

@@ -262,8 +262,7 @@ def _outcome(queue: "ActorHandle", trials: str, task: _Task, prepared: Prepared)
         if (failure := failure_of(error, task.label, task.seed, task.winner)) is None:
             raise
         return failure
-    weights = storage.below(target, "model.safetensors")
-    member = {"trial_id": trial_id, "settings": settings, "weights": weights}
+    member = {"trial_id": trial_id, "settings": settings, "folder": target}
     test = {"kind": "test", "data": prepared.data_folder, "members": [member]}
     tested = next(result for result in list(run_stage(queue, test)) if result["kind"] == "tested")
     return training_of(task.label, task.seed, task.winner, results, tested["test_accuracy"])

@@ -62,7 +62,7 @@ def left_to_sampler(config: Config) -> str:
 
 
 def describe_student(settings: Settings) -> str:
-    """Return a short readable name: ``mobilenet_v2 ×0.25``, ``plain_cnn widths=[32, 64]``."""
+    """Return a short readable name: ``mobilenet_v2 ×0.25``, ``plain_cnn widths=[32, 64] int8``."""
     student = settings.student
     own = ":" in student.name  # a function of the user's, which may have neither width nor depth
     family = family_of(student.name)
@@ -71,4 +71,5 @@ def describe_student(settings: Settings) -> str:
     words += [f"×{student.width:.3g}"] if wide else []
     words += [f"d{student.depth:g}"] if student.depth != 1 and (own or family.depth) else []
     words += [f"{name}={value}" for name, value in student.args.items()] if own else []
+    words += [student.format] if student.format != StudentSettings().format else []
     return " ".join(words)

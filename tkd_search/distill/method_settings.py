@@ -136,6 +136,9 @@ class TrainSettings:
     weight_decay: float = setting(0.05, ge=0, doc="decoupled weight decay of AdamW")
     label_smoothing: float = setting(0.0, ge=0, lt=1, doc="label smoothing of the cross-entropy term")
     schedule: ScheduleName = setting("schedule_free", doc="learning-rate schedule")
+    quantise: float = setting(
+        0.25, ge=0, le=0.9, doc="share of the epochs, the last ones, that train with rounding (int8 and int4)"
+    )
     precision: Literal["fp32", "bf16", "fp16"] = setting("fp32", doc="autocast precision", searchable=False)
     compile: bool = setting(False, doc="torch.compile the student (faster on GPUs only)", searchable=False)
 

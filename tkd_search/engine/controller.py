@@ -23,6 +23,9 @@ from tkd_search.optimize.study import SearchStudy, Suggestion
 from tkd_search.results.records import EpochRecord, TrialRecord
 from tkd_search.tracking.tracker import Tracker
 
+MAX_FILE_DIFFERENCE = 0.005
+"""Difference of validation accuracy between file and simulated network above which it is recorded."""
+
 
 @dataclass(frozen=True)
 class Assignment:
@@ -208,7 +211,8 @@ class Controller:
         told = self._study.trial(trial_id)
         now = time.monotonic()
         seconds = record.seconds + now - self._started.get(trial_id, now)
-        record = replace(record, state=told.state, reason=told.reason, seconds=seconds)
+        reason = told.reason or file_difference(record)
+        record = replace(record, state=told.state, reason=reason, seconds=seconds)
         self._trials[trial_id] = record
         state = self.search_state()
         self._note_end(record, state.epochs, state.hypervolume)
@@ -276,3 +280,11 @@ class Controller:
             suggestion = Suggestion(told.trial_id, told.number, dict(told.config))
             if told.trial_id not in self._trials and self._start(suggestion):
                 self.ended(told.trial_id)
+
+
+def file_difference(record: TrialRecord) -> str:
+    """Return a sentence where file and simulated network differ by over half a point, else ''."""
+    simulated = record.epochs[-1].metrics.get("simulated_accuracy") if record.epochs else None
+    if simulated is None or abs(simulated - record.val_accuracy) <= MAX_FILE_DIFFERENCE:
+        return ""
+    return f"the exported file has validation accuracy {record.val_accuracy:.2%}, the network {simulated:.2%}"

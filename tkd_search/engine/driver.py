@@ -5,7 +5,8 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import lru_cache, partial
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from ray import tune
@@ -40,7 +41,8 @@ from tkd_search.engine.workers.cluster_state import driver_node_resource
 from tkd_search.engine.workers.placement import Slots, bank_parts, stage_threads
 from tkd_search.engine.workers.pool import WarmPool, open_pool
 from tkd_search.files import disk_full_or
-from tkd_search.models import build_student, model_bytes, model_parameters
+from tkd_search.formats import FORMATS, Format, shipped_bytes
+from tkd_search.models import build_student, model_parameters
 from tkd_search.models.latency import torch_threads
 from tkd_search.models.model_settings import StudentSettings
 from tkd_search.optimize.study import SearchStudy
@@ -149,19 +151,14 @@ def _controller(
 ) -> Controller:
     settings, data = config.settings(), prepared.data
 
-    @lru_cache(maxsize=4096)
-    def size_of(student: str) -> Size:
-        with torch_threads(1):  # the workers use the cores
-            model = build_student(
-                by_text[student], classes=data.num_classes, channels=data.channels, size=data.size
-            ).model
-        return Size(model_bytes(model), model_parameters(model))
-
-    by_text: dict[str, Any] = {}
+    sizes: dict[str, dict[Format, Size]] = {}
 
     def measure(point: Settings) -> Size:
-        by_text[repr(point.student)] = point.student
-        return size_of(repr(point.student))
+        student = replace(point.student, format="fp32")
+        if repr(student) not in sizes:
+            with torch_threads(1):  # the workers use the cores
+                sizes[repr(student)] = student_sizes(student, data)
+        return sizes[repr(student)][point.student.format]
 
     study = SearchStudy.open(
         config.name,
@@ -189,6 +186,17 @@ def _controller(
         latency=_latency(settings, place, data),
         changed=lambda search_state: progress.search_state(search_state, settings.search.trials),
     )
+
+
+def student_sizes(student: StudentSettings, data: DataBundle) -> dict[Format, Size]:
+    """Return a student's size in every format, without training.
+
+    Raises:
+        UserError: the student cannot be built.
+    """
+    model = build_student(student, classes=data.num_classes, channels=data.channels, size=data.size).model
+    parameters = model_parameters(model)
+    return {format: Size(shipped_bytes(model, format), parameters) for format in FORMATS}
 
 
 def _latency(

@@ -2,6 +2,7 @@
 
 import json
 import math
+import tempfile
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -45,19 +46,25 @@ def too_slow(latency: float, limit: float) -> str:
 
 
 def measure_student(student: StudentSettings, data: DataBundle, limit: float = math.inf) -> float:
-    """Return the median milliseconds of one image through an untrained student, on one CPU thread.
+    """Return the median milliseconds of one image through an untrained student's ONNX file, on one thread.
 
     Above ``limit``, the lowest of ``ATTEMPTS`` medians.
     """
     import torch
 
-    from tkd_search.models import build_student, latency_ms
+    from tkd_search.export.onnx_file import latency_ms
+    from tkd_search.export.shipping import calibrated, write_files
+    from tkd_search.models import build_student
 
+    shape = (data.channels, data.size, data.size)
     model = build_student(student, classes=data.num_classes, channels=data.channels, size=data.size).model
-    example = torch.zeros(1, data.channels, data.size, data.size)
+    example = torch.randn(2, *shape, generator=torch.Generator().manual_seed(0))
+    model = calibrated(model.eval(), student.format, [example])
     best = math.inf
+    with tempfile.TemporaryDirectory() as folder:
+        onnx = write_files(model, student.format, shape, Path(folder))
     for _ in range(ATTEMPTS):
-        best = min(best, latency_ms(model, example, (1,))[1])
+        best = min(best, latency_ms(onnx, example, (1,))[1])
         if best <= limit:
             break
     return best

@@ -33,6 +33,7 @@ from tkd_search.engine.workers.slot import LeaseLostError
 from tkd_search.errors import UserError
 from tkd_search.files import disk_full_errors
 from tkd_search.models.weights import weights_file
+from tkd_search.results.json_values import from_plain
 from tkd_search.results.records import BigModelRecord
 from tkd_search.storage import remote_folders
 
@@ -114,7 +115,7 @@ def prepare_big_models(
                     progress.advance(result["epoch"], f"validation {result['val_accuracy']:.2%}")
         places.append(place)
         written = (remote_folders.fetch_folder(place) / "figures.json").read_text()
-        figures.append(BigModelRecord(**json.loads(written)))
+        figures.append(from_plain(BigModelRecord, json.loads(written)))
     _warn_at_chance(figures, data, progress)
     return tuple(places), figures[0]
 

@@ -2,12 +2,15 @@
 
 from pathlib import Path
 
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import nn
 
 from tkd_search.errors import UserError
 from tkd_search.export.student_description import WEIGHTS_FILE, StudentDescription, read_description, sha256
 from tkd_search.export.transform import Transform
-from tkd_search.models import build_student, load_weights
+from tkd_search.formats import unpack
+from tkd_search.models import build_student
 
 
 def load(path: str | Path) -> tuple[nn.Module, Transform]:
@@ -48,11 +51,18 @@ def network(folder: Path, description: StudentDescription) -> nn.Module:
             str(weights), "other bytes than student.json was written for", f"SHA-256 {expected}", hint
         )
     one = description.preprocessing
+    architecture = description.architecture
     student = build_student(
-        description.architecture, classes=len(description.classes), channels=one.channels, size=one.size
+        architecture, classes=len(description.classes), channels=one.channels, size=one.size
     )
-    load_weights(student.model, weights, where=str(weights))
-    return student.model.eval()
+    try:
+        return unpack(load_file(weights), student.model, architecture.format)
+    except (OSError, SafetensorError, ValueError) as error:
+        raise UserError(
+            str(weights),
+            f"a file that cannot be read ({error})",
+            f"a {architecture.format} student's weights",
+        ) from error
 
 
 def student_folder(path: str | Path) -> Path:

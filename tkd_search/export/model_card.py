@@ -3,9 +3,10 @@
 from pathlib import Path
 from typing import Any
 
-from tkd_search.export.onnx_file import INPUT, ONNX_FILE, OPSET, OUTPUT
+from tkd_search.export.onnx_file import ONNX_FILE
 from tkd_search.export.student_description import StudentDescription
 from tkd_search.files import write_text
+from tkd_search.formats.onnx_writer import INPUT, OPSET, OUTPUT
 from tkd_search.units import human_bytes, percent
 
 CARD_FILE = "README.md"
@@ -20,8 +21,8 @@ def write_card(folder: Path, description: StudentDescription) -> Path:
 def card(description: StudentDescription, *, onnx: bool) -> str:
     """Return the card as Markdown; a figure that was not measured is a dash."""
     sections = [_what(description), _figures(description), _use(description, onnx=onnx)]
-    if "int8" in description.figures:
-        sections.append(_int8(description))
+    if description.figures.get("formats"):
+        sections.append(_formats(description))
     sections += [_origin(description), _limits(description)]
     return "\n\n".join(sections) + "\n"
 
@@ -49,6 +50,7 @@ def _how(made: dict[str, Any]) -> str:
 def _figures(one: StudentDescription) -> str:
     figures = one.figures
     rows = [
+        ("format of the weights", one.architecture.format),
         ("size of the weights", _size(figures.get("bytes"))),
         ("of the big model's", percent(figures.get("ratio"), 1)),
         ("parameters", f"{figures['parameters']:,}" if "parameters" in figures else "–"),
@@ -78,16 +80,11 @@ def _use(one: StudentDescription, *, onnx: bool) -> str:
         f"{pre.channels}] with values from 0 to 255, normalises them itself, and gives class probabilities."
     )
     if onnx:
+        opset = OPSET[one.architecture.format]
         text += (
-            f"\n\n`{ONNX_FILE}` (opset {OPSET}) takes `{INPUT}`, that input as float32 "
+            f"\n\n`{ONNX_FILE}` (opset {opset}) takes `{INPUT}`, that input as float32 "
             f"[batch, {pre.channels}, {pre.size}, {pre.size}], and gives `{OUTPUT}`."
         )
-        verified = one.figures.get("onnx")
-        if verified:
-            text += (
-                f" Against PyTorch on {verified['samples']} real images: largest difference of logits "
-                f"{verified['difference']:.2g}, {verified['same']} equal predictions."
-            )
     return text + _own_code(one, onnx=onnx)
 
 
@@ -104,13 +101,18 @@ def _own_code(one: StudentDescription, *, onnx: bool) -> str:
     )
 
 
-def _int8(one: StudentDescription) -> str:
-    made = one.figures["int8"]
-    return (
-        "## int8\n\n`model.int8.onnx`: quantised after training with onnxruntime, calibrated on "
-        f"{made['calibration_images']} training images. {_size(made['bytes'])}, validation accuracy "
-        f"{percent(made['val_accuracy'])}, test accuracy {percent(made['test_accuracy'])}."
-    )
+def _formats(one: StudentDescription) -> str:
+    lines = ["## Exported formats", "", "| format | weights | ONNX | validation | test | equal predictions |"]
+    lines.append("|---|--:|--:|--:|--:|--:|")
+    for name, made in one.figures["formats"].items():
+        lines.append(
+            f"| {name} | {_size(made['bytes'])} | {_size(made['onnx_bytes'])} | "
+            f"{percent(made['val_accuracy'])} | {percent(made['test_accuracy'])} | "
+            f"{made['same']} of {made['samples']} |"
+        )
+    lines.append("")
+    lines.append("Formats other than the student's own were converted after training.")
+    return "\n".join(lines)
 
 
 def _origin(one: StudentDescription) -> str:

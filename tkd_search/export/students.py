@@ -1,22 +1,19 @@
-"""A front member → files that ship, and back: what other parts and users call.
-
-The rooms are in ``tkd_search.export``. Formats: ``model.safetensors`` (the plain network's state dict) with
-``student.json``, ``model.onnx``, ``model.int8.onnx``, and ``README.md``, the model card.
-"""
+"""Writes a student's description and card, and exports it in its own or another number format."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from safetensors.torch import load_file
 from torch import Tensor
 
 from tkd_search.data import DataBundle, Split, plain_batches
-from tkd_search.export.int8 import CALIBRATION_IMAGES, INT8_FILE, quantise
 from tkd_search.export.load_student import load, network, student_folder
 from tkd_search.export.model_card import CARD_FILE, write_card
-from tkd_search.export.onnx_file import ONNX_FILE, Verified, export_onnx, run, session, verify
+from tkd_search.export.onnx_file import Verified, verify
 from tkd_search.export.scoring import Score, score
+from tkd_search.export.shipping import calibrated, write_files, write_onnx
 from tkd_search.export.student_description import (
     DESCRIPTION_FILE,
     WEIGHTS_FILE,
@@ -27,27 +24,40 @@ from tkd_search.export.student_description import (
     versions,
     write_description,
 )
+from tkd_search.formats import Format, unpack
 from tkd_search.models.model_settings import StudentSettings
 from tkd_search.results.json_values import to_plain
 from tkd_search.results.records import BigModelRecord, FrontMember
 
 __all__ = ["Exported", "export_student", "load", "write_student"]
+
+CALIBRATION_IMAGES = 256
 _VERIFY_IMAGES = 256
 _BATCH = 256
 
 
 @dataclass(frozen=True, kw_only=True)
 class Exported:
-    """What an export made and measured; ``int8`` and its accuracies only where asked for."""
+    """The files of a student in one format, and their measured figures.
+
+    Attributes:
+        folder: the student's folder.
+        format: number format of the files.
+        files: paths of weights, ONNX file, description and model card.
+        bytes: length of the weights file.
+        onnx_bytes: length of the ONNX file.
+        verified: comparison of the two.
+        validation, test: scores of the ONNX file under onnxruntime.
+    """
 
     folder: Path
+    format: Format
     files: tuple[Path, ...]
-    onnx: Verified
+    bytes: int
     onnx_bytes: int
+    verified: Verified
+    validation: Score
     test: Score
-    int8_bytes: int = 0
-    int8_validation: Score | None = None
-    int8_test: Score | None = None
 
 
 def write_student(
@@ -108,72 +118,66 @@ def write_student(
 
 
 def _measured(folder: Path) -> dict[str, Any]:
-    """What an earlier export measured of these very weights, so that describing them again keeps it."""
+    """Return the figures of other formats that an earlier export measured of these very weights."""
     if not (folder / DESCRIPTION_FILE).exists():
         return {}
     earlier = read_description(folder)
     same = earlier.provenance.get("weights_sha256") == sha256(folder / WEIGHTS_FILE)
-    return {key: value for key, value in earlier.figures.items() if same and key in ("onnx", "int8")}
+    return {key: value for key, value in earlier.figures.items() if same and key == "formats"}
 
 
-def export_student(path: str | Path, data: DataBundle, *, int8: bool = False) -> Exported:
-    """Write ``model.onnx`` (and ``model.int8.onnx``) beside a student, check and measure them.
+def export_student(path: str | Path, data: DataBundle, *, format: Format | None = None) -> Exported:
+    """Verify and measure a student's files, in its own format or converted to another without training.
 
-    The ONNX file is compared with PyTorch on real test images and scored on the whole test part; the int8
-    file is calibrated on training images and scored on validation and test. All of it goes into
-    ``student.json`` and the card.
+    A converted student's files are ``model.<format>.safetensors`` and ``model.<format>.onnx``. For int8 the
+    ranges of activations come from training images. The ONNX file is compared with the weights on validation
+    images and scored on validation and test; all figures go into ``student.json`` and the card.
+
+    Args:
+        path: the student's folder, or a file in it.
+        data: the data set of its search.
+        format: the format to convert to; None or the student's own: its own files.
 
     Raises:
-        UserError: files are missing, or the extra ``export`` is not installed.
-        RuntimeError: the exported network computes something else.
+        UserError: files are missing or damaged.
+        RuntimeError: the ONNX file predicts other classes than the weights.
     """
     folder = student_folder(path)
     description = read_description(folder)
+    own = description.architecture.format
+    made = format or own
+    stem = "" if made == own else f".{made}"
+    pre = description.preprocessing
+    shape = (pre.channels, pre.size, pre.size)
     model = network(folder, description)
-    onnx = export_onnx(model, description, folder / ONNX_FILE)
-    sample = next(_batches(data.test, description, _VERIFY_IMAGES))[0]
-    verified = verify(onnx, model, sample)
-    figures: dict[str, Any] = {
-        **description.figures,
-        "onnx": {**vars(verified), "bytes": onnx.stat().st_size},
-    }
-    test = _scored(onnx, data.test, description)
-    made = Exported(
+    if stem:
+        model = calibrated(model, made, _calibration(data, description))
+        onnx = write_files(model, made, shape, folder, stem=stem)
+    else:
+        onnx = write_onnx(model, own, shape, folder)
+    weights = folder / WEIGHTS_FILE.replace(".", f"{stem}.", 1)
+    loaded = unpack(load_file(weights), model, made)
+    exported = Exported(
         folder=folder,
-        files=(folder / WEIGHTS_FILE, folder / DESCRIPTION_FILE, onnx, folder / CARD_FILE),
-        onnx=verified,
-        onnx_bytes=onnx.stat().st_size,
-        test=test,
+        format=made,
+        files=(weights, onnx.path, folder / DESCRIPTION_FILE, folder / CARD_FILE),
+        bytes=weights.stat().st_size,
+        onnx_bytes=onnx.path.stat().st_size,
+        verified=verify(onnx, loaded, next(_batches(data.validation, description, _VERIFY_IMAGES))[0]),
+        validation=score(onnx, _batches(data.validation, description), description.classes),
+        test=score(onnx, _batches(data.test, description), description.classes),
     )
-    if int8:
-        made = _quantised(made, description, data)
-        assert made.int8_validation is not None
-        assert made.int8_test is not None
-        figures["int8"] = {
-            "bytes": made.int8_bytes,
-            "val_accuracy": made.int8_validation.accuracy,
-            "test_accuracy": made.int8_test.accuracy,
-            "calibration_images": min(CALIBRATION_IMAGES, len(data.train)),
-        }
-    write_description(folder, replace(description, figures=figures))
+    figures = {
+        "bytes": exported.bytes,
+        "onnx_bytes": exported.onnx_bytes,
+        "val_accuracy": exported.validation.accuracy,
+        "test_accuracy": exported.test.accuracy,
+        **vars(exported.verified),
+    }
+    formats = {**description.figures.get("formats", {}), made: figures}
+    write_description(folder, replace(description, figures={**description.figures, "formats": formats}))
     write_card(folder, read_description(folder))
-    return made
-
-
-def _quantised(made: Exported, description: StudentDescription, data: DataBundle) -> Exported:
-    target = quantise(made.folder / ONNX_FILE, made.folder / INT8_FILE, _calibration(data, description))
-    return replace(
-        made,
-        files=(*made.files, target),
-        int8_bytes=target.stat().st_size,
-        int8_validation=_scored(target, data.validation, description),
-        int8_test=_scored(target, data.test, description),
-    )
-
-
-def _scored(onnx: Path, split: Split, description: StudentDescription) -> Score:
-    opened = session(onnx)
-    return score(lambda images: run(opened, images), _batches(split, description), description.classes)
+    return exported
 
 
 def _batches(split: Split, one: StudentDescription, size: int = _BATCH) -> Iterator[tuple[Tensor, Tensor]]:
@@ -182,7 +186,7 @@ def _batches(split: Split, one: StudentDescription, size: int = _BATCH) -> Itera
 
 
 def _calibration(data: DataBundle, description: StudentDescription) -> Iterator[Tensor]:
-    """At most 256 training images, not augmented, evenly over the split (classes may lie in order)."""
+    """Yield at most 256 training images, not augmented, evenly over the split (classes may lie in order)."""
     import torch
 
     count = min(CALIBRATION_IMAGES, len(data.train))

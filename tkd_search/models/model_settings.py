@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from tkd_search.distill.quantization.number_format import Format
 from tkd_search.fields import check_bounds, setting
 
 
@@ -61,6 +62,8 @@ class StudentSettings:
     stem: str = setting(
         "auto", doc="auto | small | original: auto is small for inputs up to 64 pixels", searchable=False
     )
+
+    format: Format = setting("fp32", doc="numbers of the shipped weights; int8 also rounds activations")
 
     def __post_init__(self) -> None:
         check_bounds(self)

@@ -17,7 +17,7 @@ from tkd_search.report.figures import (
 )
 from tkd_search.report.importance import Importances
 from tkd_search.report.style import FAINT, INK, MUTED, RULE, SERIES, SYMBOLS, human_bytes, percent, size_ticks
-from tkd_search.results.records import FrontMember, SearchRecord, TrialRecord
+from tkd_search.results.records import BigModelRecord, FrontMember, SearchRecord, TrialRecord
 
 _FONT = 'system-ui, -apple-system, "Segoe UI", Roboto, "Liberation Sans", sans-serif'
 MOST_BARS = 14
@@ -163,6 +163,27 @@ def hover(trial: TrialRecord, record: SearchRecord, member: FrontMember | None) 
     return "<br>".join([*lines, "", *pairs])  # two a line: a label higher than the chart is cut off
 
 
+def _references(figure: Any, big: BigModelRecord, *, first: bool) -> None:
+    """Draw the big model in smaller formats."""
+    rest = big.references[1:]
+    texts = [
+        f"<b>{html.escape(big.name)}</b> in {one.format}, untrained<br>{human_bytes(one.bytes)}, "
+        f"ratio {one.ratio:.3f}<br>validation {percent(one.val_accuracy)}, test {percent(one.test_accuracy)}"
+        for one in rest
+    ]
+    if rest:
+        figure.add_trace(
+            go.Scatter(
+                x=[one.bytes for one in rest], y=[one.val_accuracy for one in rest],
+                mode="markers+text", name="big model, smaller format",
+                text=[one.format for one in rest], textposition="bottom center",
+                marker={"symbol": "star-open", "size": 12, "color": INK},
+                legendgroup="references", showlegend=first,
+                customdata=[["", text] for text in texts], hovertemplate="%{customdata[1]}<extra></extra>",
+            )
+        )  # fmt: skip
+
+
 def _big_models(figure: Any, records: Sequence[SearchRecord]) -> None:
     models = dict.fromkeys(record.big_model for record in records)
     for place, big in enumerate(models):
@@ -179,6 +200,7 @@ def _big_models(figure: Any, records: Sequence[SearchRecord]) -> None:
                 customdata=[["", text]], hovertemplate="%{customdata[1]}<extra></extra>",
             )
         )  # fmt: skip
+        _references(figure, big, first=place == 0)
         figure.add_hline(y=big.val_accuracy, line={"color": INK, "width": 1, "dash": "dot"}, opacity=0.5)
     for tenth in sorted({0.1 * big.bytes for big in models}):
         figure.add_vline(x=tenth, line={"color": MUTED, "width": 1, "dash": "dash"}, opacity=0.8)

@@ -129,6 +129,17 @@ def _big_models(axes: Any, records: Sequence[SearchRecord]) -> None:
             zorder=5,
             label="big model" if len(seen) == 1 else None,
         )
+        rest = big.references[1:]
+        axes.scatter(
+            [one.bytes for one in rest],
+            [one.val_accuracy for one in rest],
+            s=45,
+            marker="*",
+            facecolors="none",
+            edgecolors=INK,
+            zorder=5,
+            label="big model, fp16 and int8" if rest and len(seen) == 1 else None,
+        )
         axes.axhline(big.val_accuracy, color=INK, linewidth=0.7, linestyle=(0, (1, 3)), zorder=1)
     for tenth in sorted({0.1 * big.bytes for big in seen}):
         axes.axvline(tenth, color=MUTED, linewidth=0.8, linestyle=(0, (4, 3)), zorder=1)

@@ -54,14 +54,29 @@ class TrialRecord:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Reference:
+    """The big model in a number format, without any training: what a student must beat.
+
+    ``bytes`` is the length of its safetensors file, ``ratio`` that ÷ F's bytes; accuracies are in [0, 1].
+    """
+
+    format: str
+    bytes: int
+    ratio: float
+    val_accuracy: float
+    test_accuracy: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class BigModelRecord:
-    """Figures of the big model; accuracies in [0, 1]."""
+    """Figures of the big model; accuracies in [0, 1]. ``references`` are it in fp32, fp16 and int8."""
 
     name: str
     bytes: int
     parameters: int
     val_accuracy: float
     test_accuracy: float
+    references: tuple[Reference, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

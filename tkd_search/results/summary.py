@@ -1,7 +1,7 @@
 """``summary.json``, the stable file for other tools, and ``record.json``, the whole record of a search.
 
-The summary has exactly the keys of schema 1 (:class:`Summary`), documented in the README; another key would
-be schema 2. ``record.json`` is the whole SearchRecord, for this package alone.
+The summary has exactly the keys of schema 1 (:class:`Summary`), documented in docs/files.md; another key
+would be schema 2. ``record.json`` is the whole SearchRecord, for this package alone.
 """
 
 import json
@@ -76,6 +76,16 @@ class MemberSummary(TypedDict):
     path: str
 
 
+class ReferenceSummary(TypedDict):
+    """The big model in a number format; see :class:`tkd_search.results.records.Reference`."""
+
+    format: str
+    bytes: int
+    ratio: float | None
+    val_accuracy: float | None
+    test_accuracy: float | None
+
+
 class Summary(TypedDict):
     """Schema 1 of ``summary.json``; the fields are those of SearchRecord."""
 
@@ -92,6 +102,7 @@ class Summary(TypedDict):
     wall_seconds: float | None
     mlflow: MlflowSummary
     front: list[MemberSummary]
+    references: NotRequired[list[ReferenceSummary]]
 
 
 def summarise(record: SearchRecord) -> dict[str, Any]:
@@ -105,7 +116,7 @@ def summarise(record: SearchRecord) -> dict[str, Any]:
         "dataset": record.dataset,
         "seed": record.seed,
         "status": record.status,
-        "big_model": to_plain(record.big_model),
+        "big_model": {k: v for k, v in to_plain(record.big_model).items() if k != "references"},
         "trials": {
             "total": len(states),
             "completed": states.count("complete"),
@@ -123,6 +134,7 @@ def summarise(record: SearchRecord) -> dict[str, Any]:
             "parent_run_id": record.parent_run_id,
         },
         "front": [_member(member) for member in front],
+        "references": [to_plain(reference) for reference in record.big_model.references],
     }
     plain: dict[str, Any] = finite(summary)
     return plain

@@ -81,4 +81,5 @@ def test_a_validation_sends_heartbeats(data: Path, tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(caches, "EVAL_BATCH", 64)
     group = Group()
     train(data, tmp_path, group, "training.epochs=1")
-    assert group.beats == -(-len(caches.data_at(str(data)).validation.labels) // 64)
+    batches = -(-len(caches.data_at(str(data)).validation.labels) // 64)
+    assert group.beats == 2 * batches, "the network and its ONNX file are validated"

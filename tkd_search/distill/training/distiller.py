@@ -24,6 +24,14 @@ from tkd_search.distill.losses.objective import Batch, Context
 from tkd_search.distill.losses.stage_reward import StageReader
 from tkd_search.distill.losses.tkd import GeneratedTeachers
 from tkd_search.distill.method_settings import MethodSettings, TrainSettings
+from tkd_search.distill.quantization.number_format import Format, rounds_weights
+from tkd_search.distill.quantization.simulation import (
+    calibrate,
+    observe,
+    set_rounding,
+    simulate,
+    update_ranges,
+)
 from tkd_search.distill.teachers.selection import Selection
 from tkd_search.distill.training.batch_order import batches, sample, steps_per_epoch
 from tkd_search.distill.training.epoch_stats import EpochStats, Means
@@ -56,6 +64,8 @@ class Distiller:
         group: the reduction over the workers of this training, which share each batch evenly; None for one
             worker.
         class_count: number of classes c, checked against the bank.
+        format: number format the student ships in; int8 and int4 train the last ``train.quantise`` of the
+            epochs with simulated rounding.
 
     Raises:
         ValueError: the method needs a bank, cells or big models that are missing, or the bank does not fit
@@ -75,6 +85,7 @@ class Distiller:
         device: str | torch.device = "cpu",
         group: Reduction | None = None,
         class_count: int,
+        format: Format = "fp32",
     ) -> None:
         self.method, self.train, self.epoch, self.step = method, train, 0, 0
         self.device, self._group, self._seed, self._views = (
@@ -85,6 +96,8 @@ class Distiller:
         )
         _check_data(views, bank, class_count)
         bank = _on_device_if_it_fits(bank, self.device)
+        self._format = format
+        simulate(cast(nn.Module, student), format)
         network = cast(nn.Module, student).to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.student: nn.Module = synchronised(network) if self._group.size > 1 else network
         generator = child_generator(seed, "initial")
@@ -106,6 +119,29 @@ class Distiller:
     @property
     def _total_steps(self) -> int:
         return self.train.epochs * self.steps_per_epoch
+
+    @property
+    def _first_rounded_epoch(self) -> int:
+        """First epoch that trains with simulated rounding; at least one does unless ``quantise`` is 0."""
+        share = self.train.quantise
+        count = max(1, round(share * self.train.epochs)) if share and rounds_weights(self._format) else 0
+        return self.train.epochs - count
+
+    def _set_rounding(self) -> None:
+        """Train this epoch with simulated rounding if it is among the last ones."""
+        if self.epoch == self._first_rounded_epoch:
+            calibrate(self.student, self._calibration_images(_CALIBRATION_ROWS))
+        rounds = self.epoch >= self._first_rounded_epoch
+        set_rounding(self.student, rounds)
+        observe(self.student, rounds)
+
+    def _calibration_images(self, rows: int) -> list[Tensor]:
+        """Return so many training images, at most 512 a batch; the same ones at every call."""
+        index, view = sample(self._views, rows, seed=self._seed, name="calibration")
+        # Parts are equal because recalibration weights every batch alike, whatever its number of rows.
+        parts = -(-len(index) // _CALIBRATION_ROWS)
+        split = zip(index.tensor_split(parts), view.tensor_split(parts), strict=True)
+        return [self._views.batch(i, v).to(self.device) for i, v in split]
 
     def _stage_reader(self) -> StageReader | None:
         if self.method.name != "tkd" or self.method.stage_feature == 0:
@@ -141,6 +177,7 @@ class Distiller:
         """
         started, means = time.perf_counter(), Means()
         self.student.train()
+        self._set_rounding()
         with self._own_random_state():
             if self._selection_due():
                 self._reselect()
@@ -188,6 +225,8 @@ class Distiller:
         if self._source is not None and signals is not None:
             terms.update(self._source.losses(signals, labels, output.logits.detach()))
         self._learners.update(terms.values(), self.step)
+        if self.epoch >= self._first_rounded_epoch:
+            update_ranges(self.student, self._group)
         return terms
 
     def _predict(self, images: Tensor) -> StudentOutput:
@@ -235,21 +274,26 @@ class Distiller:
 
         Batch normalisations are ordinary ones. With the schedule-free optimiser its weights are the averaged
         ones, and batch statistics are computed for them from training images (512, or 1,024 after the last
-        epoch). The training is not affected, and one rank may call this alone.
+        epoch). With int8 and int4 it computes with simulated rounding, in any epoch; the ranges of its inputs
+        are computed from the same images. The training is not affected, and one rank may call this alone.
         """
         student = desynchronised(copy.deepcopy(self.student)).eval()
         learning = [p for p in student.parameters() if p.requires_grad]
         release(student)
-        if self.train.schedule != "schedule_free" or self.step == 0:
+        averaged = self.train.schedule == "schedule_free" and self.step > 0
+        if averaged:
+            for parameter, average in zip(learning, self._learners.averaged(), strict=False):
+                parameter.copy_(average)
+        if not averaged and not rounds_weights(self._format):
             return student
-        for parameter, average in zip(learning, self._learners.averaged(), strict=False):
-            parameter.copy_(average)
         rows = _CALIBRATION_ROWS * (2 if self.epoch >= self.train.epochs else 1)
-        index, view = sample(self._views, rows, seed=self._seed, name="calibration")
-        # Parts are equal because recalibration weights every batch alike, whatever its number of rows.
-        parts = -(-len(index) // _CALIBRATION_ROWS)
-        split = zip(index.tensor_split(parts), view.tensor_split(parts), strict=True)
-        recalibrate(student, (self._views.batch(i, v).to(self.device) for i, v in split))
+        images = self._calibration_images(rows)
+        observe(student, False)
+        set_rounding(student, True, inputs=False)
+        if averaged:
+            recalibrate(student, images)
+        calibrate(student, images)
+        set_rounding(student, True)
         return student
 
     def state_dict(self) -> dict[str, Any]:

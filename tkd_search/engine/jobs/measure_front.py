@@ -4,51 +4,58 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import torch
+from safetensors.torch import load_file
 
 from tkd_search import storage
 from tkd_search.config.settings_json import from_json
 from tkd_search.distill.training.evaluation import evaluate
 from tkd_search.engine.jobs import caches
 from tkd_search.engine.jobs.job_context import JobContext
+from tkd_search.export.onnx_file import ONNX_FILE, OnnxNetwork, latency_ms, verify
+from tkd_search.export.student_description import WEIGHTS_FILE
+from tkd_search.formats import unpack
 from tkd_search.models import build_student
-from tkd_search.models.latency import latency_ms
-from tkd_search.models.weights import load_weights
+
+_VERIFY_IMAGES = 256
 
 
 def measure_front(job: dict[str, Any], context: JobContext) -> None:
-    """Measure each member's test accuracy and CPU latency, on rank 0.
+    """Verify each member's files and measure their test accuracy and CPU latency, on rank 0.
 
-    Pushes ``{"kind": "tested", "trial_id", "test_accuracy", "latency_ms"}`` per member, then
+    Pushes ``{"kind": "tested", "trial_id", "test_accuracy", "latency_ms", "verified"}`` per member, then
     ``{"kind": "done"}``.
 
     Args:
-        job: place ``data``, and ``members``: a list of ``{"trial_id", "settings", "weights"}``.
+        job: place ``data``, and ``members``: a list of ``{"trial_id", "settings", "folder"}``.
         context: the worker group.
     """
     if context.rank != 0:
         return
     data = caches.data_at(job["data"])
     for member in job["members"]:
+        settings = from_json(member["settings"]).student
         student = build_student(
-            from_json(member["settings"]).student,
+            settings,
             classes=data.num_classes,
             channels=data.channels,
             size=data.size,
         )
         with tempfile.TemporaryDirectory() as folder:
-            weights = Path(folder) / "model.safetensors"
-            storage.get_file(member["weights"], weights)
-            load_weights(student.model, weights)
-        example = torch.zeros(1, data.channels, data.size, data.size)
-        latency = latency_ms(student.model, example)
-        accuracy = evaluate(student.to(context.device), caches.batches_of(data, data.test, context.device))
+            for name in (WEIGHTS_FILE, ONNX_FILE):
+                storage.get_file(storage.below(member["folder"], name), Path(folder) / name)
+            onnx = OnnxNetwork(Path(folder) / ONNX_FILE)
+            loaded = unpack(load_file(Path(folder) / WEIGHTS_FILE), student.model, settings.format)
+        sample = next(caches.batches_of(data, data.validation, "cpu"))[0][:_VERIFY_IMAGES]
+        verified = verify(onnx, loaded, sample)
+        latency = latency_ms(onnx, sample)
+        accuracy = evaluate(onnx, context.beating(caches.batches_of(data, data.test, "cpu")))
         context.push(
             {
                 "kind": "tested",
                 "trial_id": member["trial_id"],
                 "test_accuracy": accuracy,
                 "latency_ms": latency,
+                "verified": vars(verified),
             }
         )
     context.push({"kind": "done"})

@@ -1,27 +1,31 @@
 """The job that trains one student."""
 
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
 import torch
+from torch import nn
 
 from tkd_search import storage
 from tkd_search.config.settings_json import from_json
-from tkd_search.data import fixed_views
+from tkd_search.data import DataBundle, fixed_views
+from tkd_search.distill.quantization.number_format import Format
 from tkd_search.distill.training.distiller import Distiller
+from tkd_search.distill.training.evaluation import evaluate
 from tkd_search.distill.training.reduction import reduction_for
 from tkd_search.engine.jobs import caches
 from tkd_search.engine.jobs.checkpoint import TrialCheckpoint
 from tkd_search.engine.jobs.job_context import JobContext
 from tkd_search.engine.jobs.train_loop import train
+from tkd_search.export.shipping import write_files
 from tkd_search.models import Student, build_student
-from tkd_search.models.weights import save_weights
 from tkd_search.seeds import child_seed
 
 
 def run_trial(job: dict[str, Any], context: JobContext) -> None:
-    """Train one student, from its last checkpoint where there is one, and store its weights.
+    """Train one student, from its last checkpoint where there is one, and store its files.
 
     Pushes a result per epoch (see :func:`train_loop.train`) and ``{"kind": "done"}``.
 
@@ -54,6 +58,7 @@ def run_trial(job: dict[str, Any], context: JobContext) -> None:
         device=context.device,
         group=reduction_for(context.workers),
         class_count=data.num_classes,
+        format=settings.student.format,
     )
     complete = train(
         distiller,
@@ -62,14 +67,18 @@ def run_trial(job: dict[str, Any], context: JobContext) -> None:
         TrialCheckpoint(job["folder"]),
         after_epoch=job["after_epoch"],
         levels=job["levels"],
+        ship=partial(_ship, format=settings.student.format, data=data, context=context, place=job["folder"]),
     )
     if complete and context.rank == 0:
-        _store_weights(cast(Student, distiller.eval_student()).model, job["folder"])
         context.push({"kind": "done"})
 
 
-def _store_weights(model: torch.nn.Module, place: str) -> None:
+def _ship(student: nn.Module, format: Format, data: DataBundle, context: JobContext, place: str) -> float:
+    """Store the student's files and return the validation accuracy of ``model.onnx`` under onnxruntime."""
+    shape = (data.channels, data.size, data.size)
     with tempfile.TemporaryDirectory() as folder:
-        weights = Path(folder) / "model.safetensors"
-        save_weights(model, weights)
-        storage.put_file(weights, storage.below(place, weights.name))
+        onnx = write_files(cast(Student, student).model.cpu(), format, shape, Path(folder))
+        accuracy = evaluate(onnx, context.beating(caches.batches_of(data, data.validation, "cpu")))
+        for file in sorted(Path(folder).iterdir()):
+            storage.put_file(file, storage.below(place, file.name))
+    return accuracy

@@ -1,13 +1,17 @@
 """The job that trains or loads one big model."""
 
+import copy
 import json
+from collections.abc import Mapping
 from typing import Any, cast
 
 import torch
+from safetensors.torch import save
+from torch import nn
 
 from tkd_search.config.sections import TrialSettings
 from tkd_search.config.settings_json import from_json
-from tkd_search.data import DataBundle
+from tkd_search.data import DataBundle, Split
 from tkd_search.distill.method_settings import MethodSettings, TrainSettings
 from tkd_search.distill.training.distiller import Distiller
 from tkd_search.distill.training.evaluation import evaluate
@@ -16,11 +20,18 @@ from tkd_search.engine.jobs import caches
 from tkd_search.engine.jobs.checkpoint import TrialCheckpoint
 from tkd_search.engine.jobs.job_context import JobContext
 from tkd_search.engine.jobs.train_loop import train
+from tkd_search.export.shipping import calibrated
+from tkd_search.formats import Format, pack, unpack
 from tkd_search.models import Student, build_big_model, model_bytes, model_parameters
 from tkd_search.models.model_settings import BigModelSettings
 from tkd_search.models.weights import save_weights
 from tkd_search.seeds import child_seed
 from tkd_search.storage import remote_folders
+
+REFERENCE_FORMATS: tuple[Format, ...] = ("fp16", "int8")
+"""Formats of the references beside fp32."""
+
+_CALIBRATION_IMAGES = 256
 
 
 def train_big_model(job: dict[str, Any], context: JobContext) -> None:
@@ -47,18 +58,51 @@ def train_big_model(job: dict[str, Any], context: JobContext) -> None:
             return
         model = cast(Student, distiller.eval_student())
     if context.rank == 0:
+        accuracies = _accuracies(model, data, context)
         figures = {
             "name": model_settings.name,
             "bytes": model_bytes(model.model),
             "parameters": model_parameters(model.model),
-            "val_accuracy": evaluate(model, caches.batches_of(data, data.validation, context.device)),
-            "test_accuracy": evaluate(model, caches.batches_of(data, data.test, context.device)),
+            **accuracies,
+            "references": _references(model.model, accuracies, data, context),
         }
         with remote_folders.write_folder(job["folder"]) as folder:
             save_weights(model.model, folder / "model.safetensors")
             (folder / "figures.json").write_text(json.dumps(figures, indent=1))
         checkpoint.remove()
         context.push({"kind": "done", "figures": figures})
+
+
+def _accuracies(model: nn.Module, data: DataBundle, context: JobContext) -> dict[str, float]:
+    """Return the accuracies on validation and test images."""
+    return {
+        f"{name}_accuracy": evaluate(model, context.beating(caches.batches_of(data, split, context.device)))
+        for name, split in (("val", data.validation), ("test", data.test))
+    }
+
+
+def _references(
+    model: nn.Module, accuracies: Mapping[str, float], data: DataBundle, context: JobContext
+) -> list[dict[str, Any]]:
+    """Return the big model's figures in fp32, fp16 and int8, each as its file computes.
+
+    A format whose range a weight exceeds is left out.
+    """
+    whole = model_bytes(model)
+    references: list[dict[str, Any]] = [{"format": "fp32", "bytes": whole, "ratio": 1.0, **accuracies}]
+    chosen = torch.linspace(0, len(data.train) - 1, min(_CALIBRATION_IMAGES, len(data.train))).long()
+    part = Split(data.train.images[chosen], data.train.labels[chosen])
+    images, _ = next(caches.batches_of(data, part, context.device))
+    for format in REFERENCE_FORMATS:
+        try:
+            tensors = pack(calibrated(copy.deepcopy(model).eval(), format, images.split(64)), format)
+        except ValueError:
+            continue
+        loaded = unpack(tensors, model.cpu(), format).to(context.device)
+        size = len(save(tensors))
+        figures = {"format": format, "bytes": size, "ratio": size / whole}
+        references.append({**figures, **_accuracies(loaded, data, context)})
+    return references
 
 
 def _distiller(

@@ -1,7 +1,9 @@
 """The epochs of one training in a worker group: validation, checkpoints and results."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
+
+from torch import nn
 
 from tkd_search.data import DataBundle
 from tkd_search.distill.method_settings import TrainSettings
@@ -12,6 +14,9 @@ from tkd_search.engine.jobs import caches
 from tkd_search.engine.jobs.checkpoint import TrialCheckpoint
 from tkd_search.engine.jobs.job_context import JobContext
 
+Ship = Callable[[nn.Module], float]
+"""Trained student in eval mode → validation accuracy of its files."""
+
 
 def train(
     distiller: Distiller,
@@ -21,6 +26,7 @@ def train(
     *,
     after_epoch: int = 0,
     levels: Sequence[int] = (),
+    ship: Ship | None = None,
 ) -> bool:
     """Train to the full budget, from the checkpoint where there is one.
 
@@ -35,6 +41,9 @@ def train(
         after_epoch: last epoch that the driver knows; validated epochs in the checkpoint that come after it
             are pushed again, so that a restart leaves no gap in the records.
         levels: epochs of the rungs, which are always validated.
+        ship: stores the files of the trained network and returns their validation accuracy, which then is
+        that
+            of the last epoch; the network's own is kept as the metric ``simulated_accuracy``.
 
     Returns:
         Whether the training is complete; False where the job was superseded.
@@ -52,7 +61,7 @@ def train(
         result: dict[str, Any] = {"kind": "alive", "epoch": stats.epoch}
         validated = _is_validated(stats.epoch, distiller.train, levels)
         if validated:
-            result = _validate(distiller, stats, data, context)
+            result = _validate(distiller, stats, data, context, ship)
             history.append(result)
         if validated or checkpoint.due():
             checkpoint.save(distiller, history)
@@ -65,20 +74,25 @@ def _is_validated(epoch: int, settings: TrainSettings, levels: Sequence[int]) ->
 
 
 def _validate(
-    distiller: Distiller, stats: EpochStats, data: DataBundle, context: JobContext
+    distiller: Distiller, stats: EpochStats, data: DataBundle, context: JobContext, ship: Ship | None
 ) -> dict[str, Any]:
     """Return the result of an epoch with its validation accuracy."""
     batches = caches.batches_of(data, data.validation, context.device)
-    accuracy = evaluate(distiller.eval_student(), context.beating(batches))
+    student = distiller.eval_student()
+    accuracy = evaluate(student, context.beating(batches))
+    last, simulated = stats.epoch >= distiller.train.epochs, {}
+    if last and ship is not None:
+        simulated, accuracy = {"simulated_accuracy": accuracy}, ship(student)
     return {
         "kind": "epoch",
         "epoch": stats.epoch,
         "val_accuracy": accuracy,
         "metrics": {
             **stats.losses,
+            **simulated,
             "seconds": stats.seconds,
             **{f"weight.{name}": weight for name, weight in stats.teachers},
             **{f"agreement.{name}": cka for name, cka in stats.agreements},
         },
-        "last": stats.epoch >= distiller.train.epochs,
+        "last": last,
     }

@@ -160,6 +160,9 @@ def _big_model(event: Event) -> RunChange:
         "big_model.val_accuracy": record.val_accuracy,
         "big_model.test_accuracy": record.test_accuracy,
     }
+    for one in record.references:
+        for name in ("bytes", "ratio", "val_accuracy", "test_accuracy"):
+            figures[f"reference.{one.format}.{name}"] = getattr(one, name)
     points = tuple(_point(event, key, value, 0) for key, value in figures.items())
     return RunChange(trial_id=PARENT, tags={"big_model": record.name}, points=points)
 

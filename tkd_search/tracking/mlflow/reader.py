@@ -11,11 +11,13 @@ import mlflow.exceptions
 from mlflow import MlflowClient
 from mlflow.entities import ViewType
 
+from tkd_search.distill.quantization.number_format import FORMATS
 from tkd_search.errors import UserError
 from tkd_search.results.records import (
     BigModelRecord,
     EpochRecord,
     FrontMember,
+    Reference,
     SearchRecord,
     TrialRecord,
     TrialState,
@@ -227,6 +229,17 @@ def _big_model(data: Any) -> BigModelRecord:
         parameters=int(figures.get("big_model.parameters", 0)),
         val_accuracy=figures.get("big_model.val_accuracy", math.nan),
         test_accuracy=figures.get("big_model.test_accuracy", math.nan),
+        references=tuple(
+            Reference(
+                format=format,
+                bytes=int(figures[f"reference.{format}.bytes"]),
+                ratio=figures[f"reference.{format}.ratio"],
+                val_accuracy=figures[f"reference.{format}.val_accuracy"],
+                test_accuracy=figures[f"reference.{format}.test_accuracy"],
+            )
+            for format in FORMATS
+            if f"reference.{format}.bytes" in figures
+        ),
     )
 
 
