@@ -70,6 +70,7 @@ def describe_student(settings: Settings) -> str:
     words = [student.name.rsplit(":", 1)[-1]]
     words += [f"×{student.width:.3g}"] if wide else []
     words += [f"d{student.depth:g}"] if student.depth != 1 and (own or family.depth) else []
-    words += [f"{name}={value}" for name, value in student.args.items()] if own else []
+    args = {k: f"{v:.3g}" if isinstance(v, float) else v for k, v in student.args.items()}
+    words += [f"{name}={value}" for name, value in args.items()] if own else []
     words += [student.format] if student.format != StudentSettings().format else []
     return " ".join(words)
