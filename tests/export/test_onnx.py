@@ -1,3 +1,4 @@
+import contextlib
 import json
 import shutil
 
@@ -74,7 +75,19 @@ def test_a_wrong_onnx_file_is_refused(exported, digits):
             parameter.add_(0.3 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
     images = next(plain_batches(digits.test, mean=digits.mean, std=digits.std, batch_size=128))[0]
     with pytest.raises(RuntimeError, match="do not ship"):
-        verify(OnnxNetwork(exported.folder / "model.onnx"), model, images)
+        verify(OnnxNetwork(exported.folder / "model.onnx"), model, images, "fp32")
+
+
+@pytest.mark.parametrize(
+    ("format", "differing", "refused"), [("int8", 10, False), ("int8", 11, True), ("fp32", 2, True)]
+)
+def test_only_int8_may_differ_on_images_near_a_boundary(format, differing, refused):
+    images = torch.eye(2).repeat(50, 1)
+    changed = images.clone()
+    changed[:differing] = changed[:differing].flip(1)
+    context = pytest.raises(RuntimeError, match="do not ship") if refused else contextlib.nullcontext()
+    with context:
+        assert verify(lambda _: changed, lambda given: given, images, format).same == 100 - differing
 
 
 def test_evaluate_scores_pictures_in_folders(exported, digits, tmp_path):

@@ -157,13 +157,14 @@ def export_student(path: str | Path, data: DataBundle, *, format: Format | None 
         onnx = write_onnx(model, own, shape, folder)
     weights = folder / WEIGHTS_FILE.replace(".", f"{stem}.", 1)
     loaded = unpack(load_file(weights), model, made)
+    sample, _ = next(_batches(data.validation, description, _VERIFY_IMAGES))
     exported = Exported(
         folder=folder,
         format=made,
         files=(weights, onnx.path, folder / DESCRIPTION_FILE, folder / CARD_FILE),
         bytes=weights.stat().st_size,
         onnx_bytes=onnx.path.stat().st_size,
-        verified=verify(onnx, loaded, next(_batches(data.validation, description, _VERIFY_IMAGES))[0]),
+        verified=verify(onnx, loaded, sample, made),
         validation=score(onnx, _batches(data.validation, description), description.classes),
         test=score(onnx, _batches(data.test, description), description.classes),
     )

@@ -46,7 +46,7 @@ def measure_front(job: dict[str, Any], context: JobContext) -> None:
             onnx = OnnxNetwork(Path(folder) / ONNX_FILE)
             loaded = unpack(load_file(Path(folder) / WEIGHTS_FILE), student.model, settings.format)
         sample = next(caches.batches_of(data, data.validation, "cpu"))[0][:_VERIFY_IMAGES]
-        verified = verify(onnx, loaded, sample)
+        verified = verify(onnx, loaded, sample, settings.format)
         latency = latency_ms(onnx, sample)
         accuracy = evaluate(onnx, context.beating(caches.batches_of(data, data.test, "cpu")))
         context.push(
