@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tkd_search.errors import UserError
-from tkd_search.models import build_big_model, build_student, latency_ms, save_weights
+from tkd_search.models import build_big_model, build_student, save_weights
 from tkd_search.models.model_settings import BigModelSettings, StudentSettings
 
 DATA = {"classes": 4, "channels": 3, "size": 16}
@@ -115,14 +115,3 @@ def test_an_imported_function_gets_its_arguments_and_the_number_of_classes() -> 
 def test_a_class_can_be_imported() -> None:
     made = build_big_model(BigModelSettings(name="tests.models.nets:FunctionalPool"), **DATA)
     assert made.roles.maps is not None
-
-
-class TestLatency:
-    def test_latencies_are_positive_and_mode_and_threads_are_restored(self) -> None:
-        model = build_student(StudentSettings(name="tests.models.nets:tiny"), **DATA).train()
-        threads = torch.get_num_threads()
-        found = latency_ms(model, torch.randn(1, 3, 16, 16), batch_sizes=(1, 4), repeats=3, threads=1)
-        assert sorted(found) == [1, 4]
-        assert all(value > 0 for value in found.values())
-        assert model.training
-        assert torch.get_num_threads() == threads

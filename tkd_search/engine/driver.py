@@ -43,8 +43,8 @@ from tkd_search.engine.workers.pool import WarmPool, open_pool
 from tkd_search.files import disk_full_or
 from tkd_search.formats import FORMATS, Format, shipped_bytes
 from tkd_search.models import build_student, model_parameters
-from tkd_search.models.latency import torch_threads
 from tkd_search.models.model_settings import StudentSettings
+from tkd_search.models.threads import torch_threads
 from tkd_search.optimize.study import SearchStudy
 from tkd_search.results.records import SearchRecord, SearchStart
 from tkd_search.tracking.tracker import Tracker

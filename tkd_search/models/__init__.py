@@ -1,4 +1,4 @@
-"""Big models and students by name, their size and latency, and safe loading of weights.
+"""Big models and students by name, their size, and safe loading of weights.
 
 The functions are imported on first use, because importing torchvision takes over a second.
 """
@@ -9,7 +9,6 @@ from tkd_search.lazy import importer
 
 if TYPE_CHECKING:
     from tkd_search.models.build import build_big_model, build_student
-    from tkd_search.models.latency import latency_ms
     from tkd_search.models.size import model_bytes, model_parameters
     from tkd_search.models.student import Student
     from tkd_search.models.weights import load_weights, save_weights
@@ -18,7 +17,6 @@ __all__ = [
     "Student",
     "build_big_model",
     "build_student",
-    "latency_ms",
     "load_weights",
     "model_bytes",
     "model_parameters",
@@ -31,7 +29,6 @@ __getattr__ = importer(
         **dict.fromkeys(("build_big_model", "build_student"), "build"),
         "Student": "student",
         **dict.fromkeys(("model_bytes", "model_parameters"), "size"),
-        "latency_ms": "latency",
         **dict.fromkeys(("load_weights", "save_weights"), "weights"),
     },
 )

@@ -17,7 +17,7 @@ from tkd_search.engine.jobs.make_bank import assemble_bank, bank_part, build_ban
 from tkd_search.engine.jobs.measure_front import measure_front
 from tkd_search.engine.jobs.run_trial import run_trial
 from tkd_search.engine.jobs.train_big_model import train_big_model
-from tkd_search.models.latency import torch_threads
+from tkd_search.models.threads import torch_threads
 
 JOBS: Mapping[str, Callable[[dict[str, Any], JobContext], None]] = MappingProxyType(
     {
