@@ -12,7 +12,7 @@ from tkd_search.errors import UserError
 EPILOG = """\b
 Examples:
   python -m tkd_search pick runs/digits --max-bytes 500kB
-  python -m tkd_search export runs/digits t0012 --int8
+  python -m tkd_search export runs/digits t0012 --format int8
   python -m tkd_search evaluate runs/digits/students/t0012 --data my/images
   python -m tkd_search report runs/a runs/b
 The search itself is `python -m tkd_search.run`.

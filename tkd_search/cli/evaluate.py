@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 EPILOG = """\b
 Examples:
   python -m tkd_search evaluate runs/digits/students/t0012 --data my/images
-  python -m tkd_search evaluate runs/digits/students/t0012/model.int8.onnx --data my/images
+  python -m tkd_search evaluate runs/digits/students/t0012/model.onnx --data my/images
 my/images holds one folder per class, with the names of the student's classes.
 """
 
