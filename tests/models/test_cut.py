@@ -19,7 +19,7 @@ from tkd_search.models.build import build_network
 from tkd_search.models.cuts import IMPORTANCES, apply_cut, check_cut, cut, cut_shapes, find_groups
 from tkd_search.models.cuts.attention import kept_head_width
 from tkd_search.models.cuts.channel_groups import ChannelGroup
-from tkd_search.models.cuts.importance import scores
+from tkd_search.models.cuts.channel_importance import scores
 from tkd_search.models.cuts.widths import kept_channels, kept_count, stage_sides
 from tkd_search.models.depthwise import SmallMapDepthwise, speed_up_depthwise
 from tkd_search.models.families import ModelSpec

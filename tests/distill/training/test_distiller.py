@@ -130,6 +130,47 @@ def test_schedules_resume_exactly_and_learn(schedule: str) -> None:
     assert evaluate(whole.eval_student(), held_out()) > 0.8
 
 
+@pytest.mark.parametrize("format", ["int8", "int4"])
+@pytest.mark.parametrize("schedule", ["schedule_free", "one_cycle"])
+@pytest.mark.parametrize("stopped", [2, 5])
+def test_training_with_simulated_rounding_resumes_exactly_and_learns(
+    format: str, schedule: str, stopped: int
+) -> None:
+    """The last three of six epochs round; the training stops before and within them."""
+
+    def make(format: str = format) -> Distiller:
+        torch.manual_seed(0)
+        settings = TrainSettings(epochs=6, batch_size=64, lr=1e-2, schedule=schedule, quantise=0.5)
+        return Distiller(
+            TinyStudent(),
+            digit_views(800),
+            MethodSettings(name="kd"),
+            settings,
+            seed=0,
+            bank=digit_bank(800),
+            class_count=10,
+            format=format,
+        )
+
+    whole, resumed = make(), make()
+    for epoch in range(6):
+        if epoch == stopped:
+            buffer = io.BytesIO()
+            torch.save(whole.state_dict(), buffer)
+        whole.run_epoch()
+    buffer.seek(0)
+    resumed.load_state_dict(torch.load(buffer, weights_only=True))
+    while resumed.epoch < 6:
+        resumed.run_epoch()
+    ours, theirs = whole.eval_student().state_dict(), resumed.eval_student().state_dict()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    plain = make("fp32")
+    while plain.epoch < 6:
+        plain.run_epoch()
+    expected = evaluate(plain.eval_student(), held_out())
+    assert evaluate(whole.eval_student(), held_out()) > expected - 0.05 > 0.3
+
+
 def test_dropout_resumes_exactly_and_leaves_the_global_random_state_alone() -> None:
     def make() -> Distiller:
         torch.manual_seed(0)

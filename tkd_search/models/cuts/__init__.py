@@ -6,10 +6,10 @@ cannot be cut.
 """
 
 from tkd_search.models.cuts.channel_groups import ChannelGroup
+from tkd_search.models.cuts.channel_importance import IMPORTANCES
 from tkd_search.models.cuts.cut_network import Cut, CutShapes, check_cut, cut, cut_shapes
 from tkd_search.models.cuts.cut_record import apply_cut
 from tkd_search.models.cuts.dependency_walk import find_groups
-from tkd_search.models.cuts.importance import IMPORTANCES
 
 __all__ = [
     "IMPORTANCES",

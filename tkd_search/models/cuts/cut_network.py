@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from tkd_search.errors import UserError
 from tkd_search.models.cuts import cut_record
 from tkd_search.models.cuts.channel_groups import ChannelGroup, UncuttableError
+from tkd_search.models.cuts.channel_importance import Batches, has_batch_norm, scores
 from tkd_search.models.cuts.dependency_walk import find_groups, refused
 from tkd_search.models.cuts.equivalence import check_equivalence
-from tkd_search.models.cuts.importance import Batches, has_batch_norm, scores
 from tkd_search.models.cuts.widths import Ratios, group_widths, kept_channels
 from tkd_search.models.size import model_bytes, model_parameters
 
@@ -67,7 +67,7 @@ def cut(
         example: images that it takes, B ≥ 2, on its device.
         width: share in (0, 1] of the channels, heads and hidden layers that stays; half leaves about a
             quarter of the parameters. The input's channels and the logits stay whole.
-        importance: one of ``IMPORTANCES``; see :func:`tkd_search.models.cuts.importance.scores`.
+        importance: one of ``IMPORTANCES``; see :func:`tkd_search.models.cuts.channel_importance.scores`.
         ratios: shares by stage or by layer in place of ``width``; see
             :func:`tkd_search.models.cuts.widths.group_widths`.
         batches: normalised training images and labels for ``taylor``, on the network's device.
