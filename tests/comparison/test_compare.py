@@ -23,7 +23,7 @@ SMALL = [
 def compare(folder: Path, *arguments: str) -> tuple[int, str, str]:
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "COLUMNS": "120"}
     command = [sys.executable, "-m", "tkd_search", "compare", *arguments]
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=280)
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=800)
     return done.returncode, done.stdout, done.stderr
 
 

@@ -50,7 +50,7 @@ def show_plan(
     console.note(f"{config.name}: {big} → {student} on {settings.data.name}")
     console.note(
         f"  {budget}; {len(config.space.leaves)} leaves searched by {settings.search.sampler}, "
-        f"rule {settings.search.pruner}; results in {config.folder}/"
+        f"pruner {settings.search.pruner}; results in {config.folder}/"
     )
     if any(model.weights for model in settings.big_models) and settings.data.mean is None:
         console.note(
