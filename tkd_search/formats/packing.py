@@ -1,8 +1,6 @@
 """A network as the tensors of ``model.safetensors``, the network from them, and the bytes without weights."""
 
 import math
-import os
-import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -10,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save as serialise
 from torch import Tensor, nn
 
 from tkd_search.distill.quantization.number_format import Format, rounds_inputs, rounds_weights
@@ -23,6 +21,7 @@ from tkd_search.distill.quantization.simulation import (
     simulate,
 )
 from tkd_search.distill.quantization.targets import Target, reads_inputs, targets
+from tkd_search.files import write_bytes
 from tkd_search.formats.folding import find_folds, fold_batchnorm, is_tracked
 from tkd_search.models.size import state_bytes
 
@@ -150,20 +149,11 @@ def unpack(tensors: Mapping[str, Tensor], network: nn.Module, format: Format) ->
 
 
 def save(network: nn.Module, format: Format, path: str | Path) -> int:
-    """Write ``model.safetensors``, whole or not at all; return its length. Errors as of ``pack``."""
-    target = Path(path)
+    """Write ``model.safetensors`` atomically and return its length; errors as of ``pack``."""
+    target, content = Path(path), serialise(pack(network, format))
     target.parent.mkdir(parents=True, exist_ok=True)
-    tensors = pack(network, format)
-    handle, partial_name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-    os.close(handle)
-    try:
-        save_file(tensors, partial_name)
-        os.chmod(partial_name, 0o644)
-        os.replace(partial_name, target)
-    except BaseException:
-        Path(partial_name).unlink(missing_ok=True)
-        raise
-    return target.stat().st_size
+    write_bytes(target, content)
+    return len(content)
 
 
 def floating_weights(network: nn.Module, format: Format) -> tuple[str, ...]:
