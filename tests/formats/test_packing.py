@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from tests.formats.nets import FAMILIES, OWN, PLAIN, built, disturbed, family, images, own, simulated
 from tkd_search.distill.quantization import calibrate, set_rounding, simulate
-from tkd_search.formats import FORMATS, floating_weights, fold_batchnorm, pack, save, shipped_bytes, unpack
+from tkd_search.formats import FORMATS, fold_batchnorm, pack, save, shipped_bytes, unpack
 from tkd_search.formats.packing import pack_nibbles, unpack_nibbles
 from tkd_search.models import model_bytes
 
@@ -126,12 +126,6 @@ def test_a_file_of_another_architecture_is_refused(given, built_as):
 def test_a_file_of_another_format_is_refused():
     with pytest.raises(ValueError, match="'p' holds fewer values"):
         unpack(pack(simulated(family(PLAIN), "int8", images()), "int8"), family(PLAIN), "int4")
-
-
-def test_weights_that_stay_floating_point_are_named():
-    assert floating_weights(family("mobilenet_v2"), "int8") == ()
-    assert "encoder.pos_embedding" in floating_weights(family("vit_b_16"), "int8")
-    assert floating_weights(family("vit_b_16"), "fp16") == ()
 
 
 def test_buffers_that_inference_reads_ship_in_their_own_type():

@@ -25,13 +25,12 @@ Why fp16 scales
 
 from tkd_search.distill.quantization.number_format import FORMATS, Format
 from tkd_search.formats.folding import ScaleShift, fold_batchnorm
-from tkd_search.formats.packing import floating_weights, pack, save, shipped_bytes, unpack
+from tkd_search.formats.packing import pack, save, shipped_bytes, unpack
 
 __all__ = [
     "FORMATS",
     "Format",
     "ScaleShift",
-    "floating_weights",
     "fold_batchnorm",
     "pack",
     "save",

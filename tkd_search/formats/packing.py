@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save as serialise
 from torch import Tensor, nn
 
-from tkd_search.distill.quantization.number_format import Format, rounds_inputs, rounds_weights
+from tkd_search.distill.quantization.number_format import Format, rounds_inputs
 from tkd_search.distill.quantization.rounding import along, restored_scale, stored_scale, to_integers
 from tkd_search.distill.quantization.simulation import (
     RoundedLayer,
@@ -154,17 +154,6 @@ def save(network: nn.Module, format: Format, path: str | Path) -> int:
     target.parent.mkdir(parents=True, exist_ok=True)
     write_bytes(target, content)
     return len(content)
-
-
-def floating_weights(network: nn.Module, format: Format) -> tuple[str, ...]:
-    """Return the names of the weights (two dimensions or more) that int8 and int4 leave in fp16."""
-    if not rounds_weights(format):
-        return ()
-    return tuple(
-        f"{piece.module}.{piece.name}".lstrip(".")
-        for piece in _pieces(network, format, find_folds(network))
-        if piece.target is None and sum(side > 1 for side in piece.shape) >= 2
-    )
 
 
 def pack_nibbles(integers: Tensor) -> Tensor:
