@@ -33,6 +33,27 @@ def test_a_connection_that_breaks_off_is_said_as_well(monkeypatch):
     assert reason(caught.value).startswith("it does not answer (")
 
 
+def test_an_answer_that_ends_early_is_said_as_well(monkeypatch):
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def answer_half():
+            connection, _ = listening.accept()
+            with connection:
+                connection.recv(65536)
+                connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n{}")
+                connection.shutdown(socket.SHUT_WR)
+                while connection.recv(65536):  # unread bytes would make the close a reset
+                    pass
+
+        half = threading.Thread(target=answer_half)
+        half.start()
+        with pytest.raises(Exception, match="IncompleteRead") as caught:
+            MlflowClient(f"http://127.0.0.1:{listening.getsockname()[1]}").search_experiments()
+        half.join()
+    assert reason(caught.value).startswith("it does not answer (")
+
+
 def test_any_other_trouble_keeps_its_own_words():
     assert reason(ValueError("no such\n  thing")) == "no such thing"
     assert reason(ValueError()) == "ValueError"

@@ -1,6 +1,7 @@
 """Turns a tracking store's exception into one short reason."""
 
 from collections.abc import Iterator
+from http.client import HTTPException
 
 
 def reason(error: BaseException) -> str:
@@ -11,6 +12,8 @@ def reason(error: BaseException) -> str:
     for layer in _layers(error):
         if isinstance(layer, ConnectionError | TimeoutError) and layer.args:
             return f"it does not answer ({layer.strerror or layer})"
+        if isinstance(layer, HTTPException):  # the connection ended within an answer
+            return f"it does not answer ({layer})"
     return " ".join(str(error).split()) or type(error).__name__
 
 
