@@ -60,7 +60,7 @@ def test_a_yaml_block_is_an_experiment_whose_students_can_be_built(page, text):
         settings = config.settings(
             {**config.space.at([0.5] * len(config.space.leaves)), "student.name": name}
         )
-        build_student(settings.student, classes=10, channels=3, size=32)
+        build_student(settings.student, classes=10, channels=3, size=32, big_model=settings.big_models[0])
 
 
 @pytest.mark.parametrize("line", COMMANDS)

@@ -111,15 +111,28 @@ def test_an_empty_file_name_is_refused():
 def test_a_searchable_leaf_can_be_a_distribution_and_a_point_sets_it():
     config = parse_config(
         minimal(
-            student={"name": {"choice": ["mobilenet_v2", "resnet18"]}, "args": {"depth": {"int": [1, 3]}}},
+            student={
+                "name": {"choice": ["mobilenet_v2", "resnet18"]},
+                "args": {
+                    "depth": {"int": [1, 3]},
+                    "ratios": {"layer1": {"float": [0.1, 0.5]}, "b": 0.3},
+                },
+            },
             training={"lr": {"float": [1e-4, 1e-2], "log": True}},
         )
     )
     assert config.space.leaves["training.lr"] == FloatDistribution(1e-4, 1e-2, True)
     assert config.space.leaves["student.name"] == Choice(("mobilenet_v2", "resnet18"))
-    settings = config.settings({"student.name": "resnet18", "training.lr": 0.003, "student.args.depth": 2})
+    settings = config.settings(
+        {
+            "student.name": "resnet18",
+            "training.lr": 0.003,
+            "student.args.depth": 2,
+            "student.args.ratios.layer1": 0.2,
+        }
+    )
     assert (settings.student.name, settings.training.lr) == ("resnet18", 0.003)
-    assert settings.student.args == {"depth": 2}
+    assert settings.student.args == {"depth": 2, "ratios": {"layer1": 0.2, "b": 0.3}}
 
 
 def test_a_point_outside_its_range_is_refused():

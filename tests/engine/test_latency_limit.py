@@ -159,5 +159,5 @@ def test_the_limit_itself_is_kept():
 
 
 def test_a_real_student_has_a_latency():
-    config = load_config(None, ["student.width=0.1"])
-    assert 0 < measure_student(config.settings().student, load_data(config.settings().data)) < 10_000
+    settings = load_config(None, ["student.width=0.1"]).settings()
+    assert 0 < measure_student(settings.student, load_data(settings.data), settings.big_models[0]) < 10_000

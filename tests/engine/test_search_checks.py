@@ -49,6 +49,33 @@ def test_the_error_names_the_setting_and_what_is_allowed(data, setting, words):
         assert word in str(refused.value)
 
 
+CUT = ["student.name=cut", "student.depth=1", "student.args={}"]
+
+
+def test_students_cut_from_the_big_model_pass(data):
+    settings = [*CUT, "student.importance={choice: [magnitude, taylor]}", "student.width={float: [0.1, 0.5]}"]
+    checked = check_search(load_config(None, settings), data)
+    assert {student.importance for student in checked.students} == {"magnitude", "taylor"}
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        (["student.args={dropout: 0.1}"], ["student.args.dropout", "ratios"]),
+        (["student.args={ratios: [0.5]}"], ["student.args.ratios", "one for each stage"]),
+        (["student.depth=2"], ["student.depth", "cut has no depth"]),
+        (["student.width=2"], ["student.width", "2"]),
+        (["big_model.name=shufflenet_v2_x0_5", "big_model.width=1"], ["cut", "big model does not allow"]),
+        (["student.importance=size"], ["student.importance", "magnitude"]),
+    ],
+)
+def test_cuts_that_cannot_be_made_are_refused(data, settings, words):
+    with pytest.raises(UserError) as refused:
+        check_search(load_config(None, [*CUT, *settings]), data)
+    for word in words:
+        assert word in str(refused.value)
+
+
 @pytest.mark.parametrize(
     ("sampler", "args", "complaint"),
     [

@@ -5,8 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tkd_search.models import alexnet, mobilenet, strides, transformers
-from tkd_search.models.build import build_big_model, build_student
+from tkd_search.models import alexnet, build_big_model, build_student, mobilenet, strides, transformers
 from tkd_search.models.families import ModelSpec, family_of, torchvision_names
 from tkd_search.models.model_settings import BigModelSettings, StudentSettings
 from tkd_search.models.size import model_bytes

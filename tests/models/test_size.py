@@ -10,7 +10,7 @@ from safetensors.torch import save
 from torch import nn
 
 from tests.models import nets
-from tkd_search.models.build import build_student
+from tkd_search.models import build_student
 from tkd_search.models.model_settings import StudentSettings
 from tkd_search.models.size import _DTYPES, model_bytes, model_parameters, shipping_state, state_bytes
 from tkd_search.models.weights import save_weights

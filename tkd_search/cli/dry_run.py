@@ -14,6 +14,7 @@ from tkd_search.config.sections import Settings
 from tkd_search.engine.ray_session import local_nodes
 from tkd_search.engine.workers.placement import plan_slots
 from tkd_search.models.model_settings import StudentSettings
+from tkd_search.optimize.space import Choice
 
 if TYPE_CHECKING:
     from tkd_search.data import DataBundle
@@ -43,9 +44,10 @@ def show_plan(
     """
     settings = config.settings()
     big = ", ".join(f"{m.name} ×{m.width:g}" for m in settings.big_models)
-    student = f"{settings.student.name} ×{settings.student.width}"
-    if any(key.startswith("student.") for key in config.space.leaves):
-        student = f"{settings.student.name}, size searched"
+    names = config.space.leaves.get("student.name")
+    student = " or ".join(map(str, names.options)) if isinstance(names, Choice) else settings.student.name
+    searched = any(key.startswith("student.") for key in config.space.leaves)
+    student += ", size searched" if searched else f" ×{settings.student.width}"
     budget = f"{settings.search.trials} trials of up to {settings.training.epochs} epochs"
     console.note(f"{config.name}: {big} → {student} on {settings.data.name}")
     console.note(
@@ -96,8 +98,7 @@ def _estimate(config: Config, settings: Settings, slots: int, console: Console, 
         console.note(note)
     batches = max(1, len(data.train.labels) // settings.training.batch_size)
     students = checked.students
-    shape = {"classes": data.num_classes, "channels": data.channels, "size": data.size}
-    seconds = sum(step_seconds(settings, student, **shape) for student in students) / len(students)
+    seconds = sum(step_seconds(settings, student, data) for student in students) / len(students)
     epochs = settings.search.trials * settings.training.epochs
     total = epochs * batches * seconds / slots
     console.note(
@@ -126,20 +127,25 @@ def _latency(config: Config, data: "DataBundle", end: float) -> float:
     from tkd_search.engine.latency_limit import measure_student
 
     point = config.space.at([end] * len(config.space.leaves))
-    return measure_student(config.settings(point).student, data)
+    settings = config.settings(point)
+    return measure_student(settings.student, data, settings.big_models[0])
 
 
-def step_seconds(
-    settings: Settings, student: StudentSettings, *, classes: int, channels: int, size: int
-) -> float:
+def step_seconds(settings: Settings, student: StudentSettings, data: "DataBundle") -> float:
     """Return the median seconds of a student's training step on this CPU, with a worker's threads."""
     import torch
 
     from tkd_search.models import build_student
 
     torch.set_num_threads(max(1, int(settings.resources.cpus_per_worker)))
-    model = build_student(student, classes=classes, channels=channels, size=size).train()
-    images = torch.randn(settings.training.batch_size, channels, size, size)
+    model = build_student(
+        student,
+        classes=data.num_classes,
+        channels=data.channels,
+        size=data.size,
+        big_model=settings.big_models[0],
+    ).train()
+    images = torch.randn(settings.training.batch_size, data.channels, data.size, data.size)
     labels = torch.zeros(settings.training.batch_size, dtype=torch.long)
     times = []
     for _ in range(6):

@@ -72,6 +72,8 @@ def _free_leaf(
     distribution = _distribution(value, path, field)
     if distribution is not None:
         leaves[path] = distribution
+    elif isinstance(value, Mapping):
+        return {key: _free_leaf(sub, f"{path}.{key}", field, leaves) for key, sub in value.items()}
     return value
 
 

@@ -37,6 +37,11 @@ class Split:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def evenly(self, count: int) -> "Split":
+        """Return at most ``count`` images, evenly over the split, in which classes may lie in order."""
+        chosen = torch.linspace(0, len(self) - 1, min(count, len(self))).long()
+        return Split(self.images[chosen], self.labels[chosen])
+
 
 @dataclass(frozen=True)
 class DataBundle:

@@ -43,7 +43,7 @@ from tkd_search.engine.workers.pool import WarmPool, open_pool
 from tkd_search.files import disk_full_or
 from tkd_search.formats import FORMATS, Format, shipped_bytes
 from tkd_search.models import build_student, model_parameters
-from tkd_search.models.model_settings import StudentSettings
+from tkd_search.models.model_settings import BigModelSettings, StudentSettings
 from tkd_search.models.threads import torch_threads
 from tkd_search.optimize.study import SearchStudy
 from tkd_search.results.records import SearchRecord, SearchStart
@@ -154,10 +154,10 @@ def _controller(
     sizes: dict[str, dict[Format, Size]] = {}
 
     def measure(point: Settings) -> Size:
-        student = replace(point.student, format="fp32")
+        student = replace(point.student, format="fp32", importance="magnitude")
         if repr(student) not in sizes:
             with torch_threads(1):  # the workers use the cores
-                sizes[repr(student)] = student_sizes(student, data)
+                sizes[repr(student)] = student_sizes(student, data, settings.big_models[0])
         return sizes[repr(student)][point.student.format]
 
     study = SearchStudy.open(
@@ -188,13 +188,17 @@ def _controller(
     )
 
 
-def student_sizes(student: StudentSettings, data: DataBundle) -> dict[Format, Size]:
-    """Return a student's size in every format, without training.
+def student_sizes(
+    student: StudentSettings, data: DataBundle, big_model: BigModelSettings
+) -> dict[Format, Size]:
+    """Return a student's size in every format, without training; ``big_model`` is what a cut is cut from.
 
     Raises:
         UserError: the student cannot be built.
     """
-    model = build_student(student, classes=data.num_classes, channels=data.channels, size=data.size).model
+    model = build_student(
+        student, classes=data.num_classes, channels=data.channels, size=data.size, big_model=big_model
+    ).model
     parameters = model_parameters(model)
     return {format: Size(shipped_bytes(model, format), parameters) for format in FORMATS}
 
@@ -205,7 +209,8 @@ def _latency(
     limit = settings.search.latency_limit
     if limit is None:
         return None
-    return Latencies(place.folder / "latency.json", partial(measure_student, data=data, limit=limit)).of
+    measure = partial(measure_student, data=data, big_model=settings.big_models[0], limit=limit)
+    return Latencies(place.folder / "latency.json", measure).of
 
 
 def _tune(

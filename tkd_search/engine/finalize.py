@@ -19,8 +19,7 @@ from tkd_search.engine.pipeline import Prepared, run_stage
 from tkd_search.engine.progress import Progress
 from tkd_search.engine.search_state import front_member
 from tkd_search.export import write_student
-from tkd_search.export.onnx_file import ONNX_FILE
-from tkd_search.export.student_description import WEIGHTS_FILE
+from tkd_search.export.shipping import student_files
 from tkd_search.files import disk_full_errors, write_json
 from tkd_search.report import write_report
 from tkd_search.results.records import FrontMember, SearchRecord, TrialRecord
@@ -189,7 +188,7 @@ def _ship(
     """Write a member's weights and description to ``students/<trial>``."""
     target = folder / member.path
     with disk_full_errors(target):
-        for name in (WEIGHTS_FILE, ONNX_FILE):
+        for name in student_files(settings.student):
             storage.get_file(storage.below(trials, member.trial_id, name), target / name)
     write_student(
         target,

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tkd_search.data import DataBundle
 from tkd_search.files import write_json
-from tkd_search.models.model_settings import StudentSettings
+from tkd_search.models.model_settings import BigModelSettings, StudentSettings
 
 ATTEMPTS = 3
 """Measurements of a student above the limit: other work on the machine can only make it slower."""
@@ -45,10 +45,16 @@ def too_slow(latency: float, limit: float) -> str:
     return f"not trained: {latency:.3g} ms for one image on the CPU, above search.max_latency {limit:g} ms"
 
 
-def measure_student(student: StudentSettings, data: DataBundle, limit: float = math.inf) -> float:
+def measure_student(
+    student: StudentSettings, data: DataBundle, big_model: BigModelSettings, limit: float = math.inf
+) -> float:
     """Return the median milliseconds of one image through an untrained student's ONNX file, on one thread.
 
-    Above ``limit``, the lowest of ``ATTEMPTS`` medians.
+    Args:
+        student: its settings.
+        data: the data set, which gives the shape of images.
+        big_model: settings of the big model that a cut is cut from.
+        limit: in milliseconds; above it, the lowest of ``ATTEMPTS`` medians is returned.
     """
     import torch
 
@@ -57,7 +63,9 @@ def measure_student(student: StudentSettings, data: DataBundle, limit: float = m
     from tkd_search.models import build_student
 
     shape = (data.channels, data.size, data.size)
-    model = build_student(student, classes=data.num_classes, channels=data.channels, size=data.size).model
+    model = build_student(
+        student, classes=data.num_classes, channels=data.channels, size=data.size, big_model=big_model
+    ).model
     example = torch.randn(2, *shape, generator=torch.Generator().manual_seed(0))
     model = calibrated(model.eval(), student.format, [example])
     best = math.inf

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,7 +15,8 @@ from tkd_search.distill.features.taps import find_taps
 from tkd_search.errors import UserError
 from tkd_search.models import build_big_model, build_student
 from tkd_search.models.families import family_of
-from tkd_search.models.model_settings import StudentSettings
+from tkd_search.models.model_settings import CUT, BigModelSettings, StudentSettings
+from tkd_search.models.student_architecture import check_cut_settings
 from tkd_search.optimize.check_sampler import check_sampler
 from tkd_search.optimize.learning_curves import ACCURACY_ESTIMATORS
 from tkd_search.optimize.proposer import ProposerSettings
@@ -57,10 +59,23 @@ def check_search(config: Config, data: DataBundle) -> CheckedSearch:
     pruner = configured_pruner(config, data.num_classes)
     _check_sampler(config)
     earlier = _warm_start(config)
+    _check_cut(config, data)
     students = _sample_students(config, data)
     _check_sizes(config)
     taps = _check_candidates(config, data)
     return CheckedSearch(taps, pruner, earlier, students, _notes(config, taps))
+
+
+def _check_cut(config: Config, data: DataBundle) -> None:
+    """Refuse students cut from a big model that cannot be cut."""
+    if CUT in _possible(config, "student.name"):
+        check_cut_settings(
+            config.settings().big_models[0],
+            _possible(config, "student.importance"),
+            classes=data.num_classes,
+            channels=data.channels,
+            size=data.size,
+        )
 
 
 def _sample_students(config: Config, data: DataBundle) -> tuple[StudentSettings, ...]:
@@ -89,16 +104,20 @@ def _sample_students(config: Config, data: DataBundle) -> tuple[StudentSettings,
                 for share in (0.5, 0.0, 1.0)
             ],
             data,
+            config.settings().big_models[0],
         )
         for option in given or [{}]
     )
 
 
-def _first_that_builds(students: Sequence[StudentSettings], data: DataBundle) -> StudentSettings:
+def _first_that_builds(
+    students: Sequence[StudentSettings], data: DataBundle, big_model: BigModelSettings
+) -> StudentSettings:
     problems = []
+    build = partial(build_student, classes=data.num_classes, channels=data.channels, size=data.size)
     for student in students:
         try:
-            build_student(student, classes=data.num_classes, channels=data.channels, size=data.size)
+            build(student, big_model=big_model)
             return student
         except UserError as error:
             problems.append(error)

@@ -7,7 +7,13 @@ from safetensors.torch import load_file
 from torch import nn
 
 from tkd_search.errors import UserError
-from tkd_search.export.student_description import WEIGHTS_FILE, StudentDescription, read_description, sha256
+from tkd_search.export.student_description import (
+    WEIGHTS_FILE,
+    StudentDescription,
+    read_cut,
+    read_description,
+    sha256,
+)
 from tkd_search.export.transform import Transform
 from tkd_search.formats import unpack
 from tkd_search.models import build_student
@@ -17,8 +23,9 @@ def load(path: str | Path) -> tuple[nn.Module, Transform]:
     """Load a student from its folder.
 
     Args:
-        path: folder with ``model.safetensors`` and ``student.json``, or one of the two files. An architecture
-            that is a ``package.module:function`` is imported and called.
+        path: folder with ``model.safetensors`` and ``student.json`` (``cut.json`` too for a cut from F),
+            or one of these files. An architecture that is a ``package.module:function`` is imported and
+            called.
 
     Returns:
         The network, in eval mode on the CPU (normalised images [B, C, H, W] → logits [B, c]), and the
@@ -53,7 +60,11 @@ def network(folder: Path, description: StudentDescription) -> nn.Module:
     one = description.preprocessing
     architecture = description.architecture
     student = build_student(
-        architecture, classes=len(description.classes), channels=one.channels, size=one.size
+        architecture,
+        classes=len(description.classes),
+        channels=one.channels,
+        size=one.size,
+        record=read_cut(folder, architecture),
     )
     try:
         return unpack(load_file(weights), student.model, architecture.format)

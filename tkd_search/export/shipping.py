@@ -9,10 +9,16 @@ from torch import Tensor, nn
 from tkd_search.distill.quantization.number_format import Format
 from tkd_search.distill.quantization.simulation import calibrate, simulate
 from tkd_search.export.onnx_file import ONNX_FILE, OnnxNetwork
-from tkd_search.export.student_description import WEIGHTS_FILE
+from tkd_search.export.student_description import CUT_FILE, WEIGHTS_FILE
 from tkd_search.files import write_bytes
 from tkd_search.formats import save, unpack
 from tkd_search.formats.onnx_writer import onnx_bytes
+from tkd_search.models.model_settings import CUT, StudentSettings
+
+
+def student_files(architecture: StudentSettings) -> tuple[str, ...]:
+    """Return the names of the files that a trial stores."""
+    return (WEIGHTS_FILE, ONNX_FILE, *((CUT_FILE,) if architecture.name == CUT else ()))
 
 
 def write_files(

@@ -10,12 +10,14 @@ from typing import Any
 import tkd_search
 from tkd_search.errors import UserError
 from tkd_search.files import write_json
-from tkd_search.models.model_settings import StudentSettings
+from tkd_search.models.model_settings import CUT, StudentSettings
 from tkd_search.results.json_values import finite, from_plain, to_plain
 
 SCHEMA = 1
 DESCRIPTION_FILE = "student.json"
 WEIGHTS_FILE = "model.safetensors"
+CUT_FILE = "cut.json"
+"""Of a student cut from F: F's architecture, the removed channels and the shapes that remain."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,6 +81,26 @@ def read_description(folder: Path) -> StudentDescription:
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
             str(path), f"a file that is no description of a student ({error})", "student.json"
+        ) from error
+
+
+def read_cut(folder: Path, architecture: StudentSettings) -> dict[str, Any] | None:
+    """Return the record of a cut from a student's folder; None for a named architecture.
+
+    Raises:
+        UserError: it is missing or damaged.
+    """
+    if architecture.name != CUT:
+        return None
+    path = folder / CUT_FILE
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise UserError(
+            str(path),
+            f"a file that cannot be read ({error})",
+            f"the {CUT_FILE} written with the student",
+            "copy the whole folder of the student",
         ) from error
 
 

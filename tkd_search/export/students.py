@@ -187,11 +187,6 @@ def _batches(split: Split, one: StudentDescription, size: int = _BATCH) -> Itera
 
 
 def _calibration(data: DataBundle, description: StudentDescription) -> Iterator[Tensor]:
-    """Yield at most 256 training images, not augmented, evenly over the split (classes may lie in order)."""
-    import torch
-
-    count = min(CALIBRATION_IMAGES, len(data.train))
-    chosen = torch.linspace(0, len(data.train) - 1, count).long()
-    part = Split(data.train.images[chosen], data.train.labels[chosen])
-    for images, _ in _batches(part, description, 32):
+    """Yield at most 256 training images, not augmented."""
+    for images, _ in _batches(data.train.evenly(CALIBRATION_IMAGES), description, 32):
         yield images

@@ -8,15 +8,17 @@ from typing import TYPE_CHECKING
 from tkd_search.lazy import importer
 
 if TYPE_CHECKING:
-    from tkd_search.models.build import build_big_model, build_student
+    from tkd_search.models.build import build_big_model
     from tkd_search.models.size import model_bytes, model_parameters
     from tkd_search.models.student import Student
+    from tkd_search.models.student_architecture import build_student, cut_student
     from tkd_search.models.weights import load_weights, save_weights
 
 __all__ = [
     "Student",
     "build_big_model",
     "build_student",
+    "cut_student",
     "load_weights",
     "model_bytes",
     "model_parameters",
@@ -26,7 +28,8 @@ __all__ = [
 __getattr__ = importer(
     __name__,
     {
-        **dict.fromkeys(("build_big_model", "build_student"), "build"),
+        "build_big_model": "build",
+        **dict.fromkeys(("build_student", "cut_student"), "student_architecture"),
         "Student": "student",
         **dict.fromkeys(("model_bytes", "model_parameters"), "size"),
         **dict.fromkeys(("load_weights", "save_weights"), "weights"),

@@ -1,4 +1,4 @@
-"""Builds big models and students from their settings: torchvision's names or ``package.module:function``."""
+"""Builds networks from their settings: torchvision's names or ``package.module:function``."""
 
 import difflib
 import importlib
@@ -32,30 +32,42 @@ def build_big_model(settings: BigModelSettings, *, classes: int, channels: int, 
     Raises:
         UserError: the name is unknown, the arguments are wrong, or the weights fit no stem or both stems.
     """
-    spec = _spec(settings, "big_model", classes, channels, size)
+    spec = model_spec(settings, "big_model", classes, channels, size)
     if settings.weights is None:
-        return _as_student(build_network(spec, "big_model"), spec, "big_model")
-    return _as_student(_loaded(settings, spec), spec, "big_model")
+        return as_student(build_network(spec, "big_model"), spec, "big_model")
+    spec, net = _loaded(settings, spec)
+    return as_student(net, spec, "big_model")
 
 
-def build_student(settings: StudentSettings, *, classes: int, channels: int, size: int) -> Student:
-    """Build a student with random weights; arguments and errors as in :func:`build_big_model`."""
-    spec = _spec(settings, "student", classes, channels, size, depth=settings.depth)
-    return _as_student(build_network(spec, "student"), spec, "student")
+def architecture(settings: BigModelSettings, *, classes: int, channels: int, size: int) -> BigModelSettings:
+    """Return the settings from which :func:`build_network` makes F's architecture: no weights, no stem auto.
+
+    Reads the weights where they decide the stem; arguments and errors as of :func:`build_big_model`.
+    """
+    spec = model_spec(settings, "big_model", classes, channels, size)
+    if settings.weights is not None and settings.stem == "auto":
+        spec, _ = _loaded(settings, spec)
+    return BigModelSettings(
+        name=settings.name,
+        width=settings.width,
+        args=settings.args,
+        stem="small" if spec.small else "original",
+    )
 
 
-def _loaded(settings: BigModelSettings, spec: ModelSpec) -> nn.Module:
+def _loaded(settings: BigModelSettings, spec: ModelSpec) -> tuple[ModelSpec, nn.Module]:
     """Return the network with its weights; for the stem ``auto``, with the stem that the weights fit."""
     where = "big_model.weights"
     assert settings.weights is not None
     state, source = named_state(settings.weights, name=settings.name, classes=spec.classes, where=where)
-    fitting: dict[str, nn.Module] = {}
+    fitting: dict[str, tuple[ModelSpec, nn.Module]] = {}
     problem: UserError | None = None
     for small in dict.fromkeys((spec.small, False)) if settings.stem == "auto" else (spec.small,):
         try:
-            net = build_network(replace(spec, small=small), "big_model")
+            tried = replace(spec, small=small)
+            net = build_network(tried, "big_model")
             fit_state(net, state, where=where, source=source)
-            fitting.setdefault(str(net), net)
+            fitting.setdefault(str(net), (tried, net))
         except UserError as error:
             problem = problem or error
     if len(fitting) > 1:  # the two networks differ in strides only
@@ -96,7 +108,7 @@ def build_network(spec: ModelSpec, where: str) -> nn.Module:
     return net
 
 
-def _as_student(net: nn.Module, spec: ModelSpec, where: str) -> Student:
+def as_student(net: nn.Module, spec: ModelSpec, where: str) -> Student:
     """Replace slow convolutions and wrap the network as a student.
 
     Raises:
@@ -127,7 +139,7 @@ def _first_line(error: Exception) -> str:
     return next(iter(str(error).splitlines()), "") or type(error).__name__
 
 
-def _spec(
+def model_spec(
     settings: BigModelSettings | StudentSettings,
     where: str,
     classes: int,
@@ -135,6 +147,19 @@ def _spec(
     size: int,
     depth: float = 1.0,
 ) -> ModelSpec:
+    """Return the specification of a network; the stem ``auto`` is small for small images.
+
+    Args:
+        settings: of the network.
+        where: section of the configuration that errors name.
+        classes: number of classes c.
+        channels: channels of the images.
+        size: side of the images in pixels.
+        depth: multiplier of blocks per stage.
+
+    Raises:
+        UserError: an unknown stem.
+    """
     if settings.stem not in STEMS:
         raise UserError(f"{where}.stem", repr(settings.stem), " | ".join(STEMS))
     return ModelSpec(

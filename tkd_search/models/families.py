@@ -165,6 +165,7 @@ def _vision_transformer(spec: ModelSpec) -> nn.Module:
 
 
 _FAMILIES: dict[str, Family] = {
+    "cut": Family(_plain, width=True),  # only its width is asked for: F's own family builds it
     "alexnet": Family(_alexnet, width=True),
     "mobilenet_v2": Family(_mobilenet_v2, width=True, depth=True),
     "mobilenet_v3_*": Family(_mobilenet_v3, width=True),

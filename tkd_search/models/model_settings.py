@@ -6,6 +6,9 @@ from typing import Any, Literal
 from tkd_search.distill.quantization.number_format import Format
 from tkd_search.fields import check_bounds, setting
 
+CUT = "cut"
+"""``student.name`` of students cut from the first big model."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class BigModelSettings:
@@ -45,24 +48,30 @@ class BigModelSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class StudentSettings:
-    """Settings of the student: an architecture and its size."""
+    """Settings of the student: an architecture, its size and its number format."""
 
-    name: str = setting("mobilenet_v2", doc="torchvision model name or package.module:function")
-    width: float = setting(0.25, gt=0, le=4, doc="channel multiplier")
+    name: str = setting(
+        "mobilenet_v2",
+        doc="torchvision model name, cut (from the first big model) or package.module:function",
+    )
+    width: float = setting(0.25, gt=0, le=4, doc="channel multiplier; of a cut the share of channels kept")
     depth: float = setting(
         1.0, gt=0, le=4, doc="multiplier of blocks per stage, where the architecture has one"
     )
     args: dict[str, Any] = field(
         default_factory=dict,
         metadata={
-            "doc": "further arguments of the constructor; each may be a distribution",
+            "doc": "further arguments of the constructor; each may be a distribution; of a cut only ratios, "
+            "shares of channels by stage (a list) or by layer (a mapping)",
             "searchable": True,
         },
     )
     stem: str = setting(
         "auto", doc="auto | small | original: auto is small for inputs up to 64 pixels", searchable=False
     )
-
+    importance: Literal["magnitude", "bn_scale", "taylor", "random"] = setting(
+        "magnitude", doc="criterion by which a cut chooses the channels it keeps", when={"name": (CUT,)}
+    )
     format: Format = setting("fp32", doc="numbers of the shipped weights; int8 also rounds activations")
 
     def __post_init__(self) -> None:

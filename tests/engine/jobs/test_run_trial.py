@@ -1,8 +1,12 @@
 """Training one student in one process: which epochs are validated and pushed, and where it resumes."""
 
+import json
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests.engine.jobs.group import Group, settings_of
 from tkd_search.config.experiment_file import load_config
@@ -10,8 +14,12 @@ from tkd_search.data import load_data
 from tkd_search.data.prepared_files import save_prepared
 from tkd_search.engine.jobs import caches, checkpoint
 from tkd_search.engine.jobs.dispatch import run_job
+from tkd_search.formats import shipped_bytes
+from tkd_search.models import build_big_model, build_student
+from tkd_search.models.weights import save_weights
 
 QUICK = ["method.name=ce", "student.width=0.1", "training.batch_size=512", "training.lr=0.01"]
+SHAPE = {"classes": 10, "channels": 1, "size": 8}
 SPARSE = ["training.validate_every=4", "training.epochs=6"]
 
 
@@ -23,12 +31,19 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def train(
-    data: Path, folder: Path, group: Group, *settings: str, after_epoch: int = 0, levels: tuple[int, ...] = ()
+    data: Path,
+    folder: Path,
+    group: Group,
+    *settings: str,
+    after_epoch: int = 0,
+    levels: tuple[int, ...] = (),
+    big_models: Sequence[str] = (),
 ) -> list[int]:
     """Run a trial and return the validated epochs that the group got."""
     job = {
         "kind": "trial", "settings": settings_of([*QUICK, *settings]), "data": str(data), "trial_id": "t0000",
-        "folder": str(folder), "after_epoch": after_epoch, "bank": "", "big_models": [], "levels": levels,
+        "folder": str(folder), "after_epoch": after_epoch, "bank": "",
+        "big_models": list(big_models), "levels": levels,
     }  # fmt: skip
     run_job(job, group.context())
     return group.epochs()
@@ -75,6 +90,39 @@ def test_a_training_is_saved_between_distant_validations_once_enough_time_has_pa
     assert [r["val_accuracy"] for r in resumed.results[:2]] == [
         r["val_accuracy"] for r in whole.results if r["kind"] == "epoch"
     ]
+
+
+CUT = ["student.name=cut", "student.width=0.4", "student.depth=1", "student.args={}", "big_model.width=0.1"]
+
+
+@pytest.fixture(scope="module")
+def big_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    settings = load_config(None, CUT).settings().big_models[0]
+    folder = tmp_path_factory.mktemp("big_model")
+    torch.manual_seed(0)
+    save_weights(build_big_model(settings, **SHAPE).model, folder / "model.safetensors")
+    return folder
+
+
+@pytest.mark.parametrize("importance", ["magnitude", "taylor"])
+def test_a_cut_starts_from_the_big_model_and_resumes(
+    data: Path, big_model: Path, tmp_path: Path, importance: str
+) -> None:
+    settings = [*CUT, f"student.importance={importance}", "training.validate_every=1", "training.epochs=3"]
+    settings += ["student.format=int8"]
+    run = partial(train, data, big_models=[str(big_model)])
+    assert run(tmp_path / "cut", Group(stop_after=1), *settings) == [1]
+    resumed, whole = Group(), Group()
+    assert run(tmp_path / "cut", resumed, *settings, after_epoch=1) == [2, 3]
+    assert run(tmp_path / "whole", whole, *settings) == [1, 2, 3]
+    assert (tmp_path / "cut/model.safetensors").read_bytes() == (
+        tmp_path / "whole/model.safetensors"
+    ).read_bytes()
+    assert json.loads((tmp_path / "cut/cut.json").read_text())["removed"]
+    student = load_config(None, settings).settings().student
+    expected = build_student(student, **SHAPE, big_model=load_config(None, CUT).settings().big_models[0])
+    size = (tmp_path / "cut/model.safetensors").stat().st_size
+    assert size == shipped_bytes(expected.model, "int8")
 
 
 def test_a_validation_sends_heartbeats(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -35,9 +35,11 @@ def views_of(data: DataBundle, settings: TrialSettings, *, views: int, device: s
     )
 
 
-def batches_of(data: DataBundle, split: Split, device: str) -> Iterator[tuple[Tensor, Tensor]]:
+def batches_of(
+    data: DataBundle, split: Split, device: str, size: int | None = None
+) -> Iterator[tuple[Tensor, Tensor]]:
     """Return a split's images and labels in batches, without augmentation."""
-    return plain_batches(split, mean=data.mean, std=data.std, batch_size=EVAL_BATCH, device=device)
+    return plain_batches(split, mean=data.mean, std=data.std, batch_size=size or EVAL_BATCH, device=device)
 
 
 @lru_cache(maxsize=2)

@@ -28,6 +28,10 @@ class TrialCheckpoint:
         """Return whether ``SECONDS_BETWEEN`` have passed since the last save, or else since the start."""
         return time.monotonic() - self._saved >= SECONDS_BETWEEN
 
+    def exists(self) -> bool:
+        """Return whether a checkpoint is stored."""
+        return storage.read_bytes(self._file) is not None
+
     def load(self, distiller: Distiller) -> list[dict[str, Any]]:
         """Restore the training and return the results of its validated epochs; empty without a file."""
         content = storage.read_bytes(self._file)

@@ -12,7 +12,8 @@ from tkd_search.distill.training.evaluation import evaluate
 from tkd_search.engine.jobs import caches
 from tkd_search.engine.jobs.job_context import JobContext
 from tkd_search.export.onnx_file import ONNX_FILE, OnnxNetwork, latency_ms, verify
-from tkd_search.export.student_description import WEIGHTS_FILE
+from tkd_search.export.shipping import student_files
+from tkd_search.export.student_description import WEIGHTS_FILE, read_cut
 from tkd_search.formats import unpack
 from tkd_search.models import build_student
 
@@ -34,15 +35,16 @@ def measure_front(job: dict[str, Any], context: JobContext) -> None:
     data = caches.data_at(job["data"])
     for member in job["members"]:
         settings = from_json(member["settings"]).student
-        student = build_student(
-            settings,
-            classes=data.num_classes,
-            channels=data.channels,
-            size=data.size,
-        )
         with tempfile.TemporaryDirectory() as folder:
-            for name in (WEIGHTS_FILE, ONNX_FILE):
+            for name in student_files(settings):
                 storage.get_file(storage.below(member["folder"], name), Path(folder) / name)
+            student = build_student(
+                settings,
+                classes=data.num_classes,
+                channels=data.channels,
+                size=data.size,
+                record=read_cut(Path(folder), settings),
+            )
             onnx = OnnxNetwork(Path(folder) / ONNX_FILE)
             loaded = unpack(load_file(Path(folder) / WEIGHTS_FILE), student.model, settings.format)
         sample = next(caches.batches_of(data, data.validation, "cpu"))[0][:_VERIFY_IMAGES]

@@ -1,5 +1,6 @@
 """The job that trains one student."""
 
+import json
 import tempfile
 from functools import partial
 from pathlib import Path
@@ -9,6 +10,7 @@ import torch
 from torch import nn
 
 from tkd_search import storage
+from tkd_search.config.sections import TrialSettings
 from tkd_search.config.settings_json import from_json
 from tkd_search.data import DataBundle, fixed_views
 from tkd_search.distill.quantization.number_format import Format
@@ -20,8 +22,13 @@ from tkd_search.engine.jobs.checkpoint import TrialCheckpoint
 from tkd_search.engine.jobs.job_context import JobContext
 from tkd_search.engine.jobs.train_loop import train
 from tkd_search.export.shipping import write_files
-from tkd_search.models import Student, build_student
+from tkd_search.export.student_description import CUT_FILE
+from tkd_search.models import Student, build_student, cut_student
+from tkd_search.models.model_settings import CUT
 from tkd_search.seeds import child_seed
+
+_CUT_IMAGES = 2048
+"""Training images by which a cut's channels are chosen and its batch statistics computed."""
 
 
 def run_trial(job: dict[str, Any], context: JobContext) -> None:
@@ -37,9 +44,8 @@ def run_trial(job: dict[str, Any], context: JobContext) -> None:
     settings, data = from_json(job["settings"]), caches.data_at(job["data"])
     seed = child_seed(settings.seed, "trial", job["trial_id"])
     torch.manual_seed(seed)
-    student = build_student(
-        settings.student, classes=data.num_classes, channels=data.channels, size=data.size
-    )
+    checkpoint = TrialCheckpoint(job["folder"])
+    student = _student(settings, data, job, context, checkpoint)
     live = settings.data.views == 0 or settings.method.distil_back == "big_model"
     distilled = settings.method.name != "ce"
     big_models = (
@@ -64,13 +70,47 @@ def run_trial(job: dict[str, Any], context: JobContext) -> None:
         distiller,
         data,
         context,
-        TrialCheckpoint(job["folder"]),
+        checkpoint,
         after_epoch=job["after_epoch"],
         levels=job["levels"],
         ship=partial(_ship, format=settings.student.format, data=data, context=context, place=job["folder"]),
     )
     if complete and context.rank == 0:
         context.push({"kind": "done"})
+
+
+def _student(
+    settings: TrialSettings,
+    data: DataBundle,
+    job: dict[str, Any],
+    context: JobContext,
+    checkpoint: TrialCheckpoint,
+) -> Student:
+    """Return the student before its first step; of a cut, ``cut.json`` is stored by rank 0.
+
+    A resumed trial keeps the record of its first start, whatever the importance would choose now.
+    """
+    build = partial(build_student, classes=data.num_classes, channels=data.channels, size=data.size)
+    if settings.student.name != CUT:
+        return build(settings.student)
+    file = storage.below(job["folder"], CUT_FILE)
+    stored = storage.read_bytes(file)
+    if stored is not None and checkpoint.exists():
+        return build(settings.student, record=json.loads(stored))
+    big_models = caches.big_models_at(settings.big_models, job["data"], job["big_models"], context.device)
+    student, record = cut_student(
+        settings.student,
+        big_models[0].model,
+        settings.big_models[0],
+        classes=data.num_classes,
+        channels=data.channels,
+        size=data.size,
+        batches=caches.batches_of(data, data.train.evenly(_CUT_IMAGES), context.device, 128),
+        seed=child_seed(settings.seed, "cut", job["trial_id"]),
+    )
+    if context.rank == 0:
+        storage.write_bytes(file, json.dumps(record).encode())
+    return student
 
 
 def _ship(student: nn.Module, format: Format, data: DataBundle, context: JobContext, place: str) -> float:

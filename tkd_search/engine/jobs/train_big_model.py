@@ -11,7 +11,7 @@ from torch import nn
 
 from tkd_search.config.sections import TrialSettings
 from tkd_search.config.settings_json import from_json
-from tkd_search.data import DataBundle, Split
+from tkd_search.data import DataBundle
 from tkd_search.distill.method_settings import MethodSettings, TrainSettings
 from tkd_search.distill.training.distiller import Distiller
 from tkd_search.distill.training.evaluation import evaluate
@@ -90,9 +90,7 @@ def _references(
     """
     whole = model_bytes(model)
     references: list[dict[str, Any]] = [{"format": "fp32", "bytes": whole, "ratio": 1.0, **accuracies}]
-    chosen = torch.linspace(0, len(data.train) - 1, min(_CALIBRATION_IMAGES, len(data.train))).long()
-    part = Split(data.train.images[chosen], data.train.labels[chosen])
-    images, _ = next(caches.batches_of(data, part, context.device))
+    images, _ = next(caches.batches_of(data, data.train.evenly(_CALIBRATION_IMAGES), context.device))
     for format in REFERENCE_FORMATS:
         try:
             tensors = pack(calibrated(copy.deepcopy(model).eval(), format, images.split(64)), format)
