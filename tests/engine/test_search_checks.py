@@ -49,6 +49,20 @@ def test_the_error_names_the_setting_and_what_is_allowed(data, setting, words):
         assert word in str(refused.value)
 
 
+NO_MAPS = ["bank.taps=['classifier.*']", "bank.grid=4", "method.k=1", "method.name=tkd"]
+
+
+@pytest.mark.parametrize("term", ["stage_feature", "local", "local_feature"])
+def test_a_term_of_maps_is_refused_where_the_big_model_has_none(data, term):
+    with pytest.raises(UserError, match=f"method.{term}.*no tap of the big model has a feature map"):
+        check_search(load_config(None, [*NO_MAPS, f"method.{term}=1"]), data)
+
+
+def test_a_vision_transformer_teaches_stages(data):
+    vit = ["big_model.name=vit_b_16", "big_model.width=0.1", "method.stage_feature=12", "bank.grid=4"]
+    assert check_search(load_config(None, vit), data).taps > 1
+
+
 CUT = ["student.name=cut", "student.depth=1", "student.args={}"]
 
 

@@ -239,6 +239,12 @@ def _check_cells(config: Config, maps: int) -> None:
     users = [key for key in _SPATIAL_WEIGHTS if "tkd" in methods and max(_possible(config, key)) > 0]
     if "at" in methods and not maps:
         raise UserError("method.name", "at", "another method: no tap of the big model has a feature map")
+    if users and not maps:
+        raise UserError(
+            users[0],
+            "above 0, where no tap of the big model has a feature map or a grid of patch tokens",
+            "0, or a big model with one; bank.taps may leave them out",
+        )
     users += ["method.name = at"] if "at" in methods else []
     if users and maps and config.settings().bank.grid == 0:
         raise UserError(

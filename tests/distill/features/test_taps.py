@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from tests.distill.nets import TinyBig, TinyStudent
-from tkd_search.distill.features.feature_stages import map_positions
+from tkd_search.distill.features.feature_stages import map_size, patch_side
 from tkd_search.distill.features.taps import Tap, TapReader, as_map, find_taps, find_taps_of_all
 from tkd_search.errors import UserError
 from tkd_search.models.torchvision_compat import torchvision
@@ -43,15 +43,26 @@ def test_auto_finds_the_ends_of_stages(name: str) -> None:
     assert all(tap.channels >= 3 for tap in taps)
 
 
-def test_tokens_are_averaged_and_have_no_map() -> None:
+@pytest.mark.parametrize(
+    ("tokens", "side"),
+    [(1, 0), (3, 0), (4, 2), (5, 2), (16, 4), (17, 4), (50, 7), (197, 14), (198, 14), (201, 14), (23, 0)],
+)
+def test_patch_tokens_are_a_square_after_few_others(tokens: int, side: int) -> None:
+    assert patch_side(tokens) == side
+
+
+def test_patch_tokens_are_averaged_and_a_grid() -> None:
     model = torchvision.models.VisionTransformer(32, 16, 2, 2, 24, 48, num_classes=5).eval()
     taps = find_taps(model, ("encoder.layers.*layer_1",), torch.zeros(1, 3, 32, 32))
-    assert taps[0] == Tap("encoder.layers.encoder_layer_1", 24)
+    assert taps[0] == Tap("encoder.layers.encoder_layer_1", 24, 4)
     outputs: list[Tensor] = []
     model.encoder.layers[1].register_forward_hook(lambda m, a, out: outputs.append(out))
-    with closing(TapReader(model, taps)) as reader:
-        _, features, _ = reader(torch.randn(3, 3, 32, 32))
+    with closing(TapReader(model, taps, grid=2)) as reader:
+        _, features, cells = reader(torch.randn(3, 3, 32, 32))
     torch.testing.assert_close(features[0], outputs[0].mean(1))
+    torch.testing.assert_close(
+        cells[0], outputs[0][:, 1:].transpose(1, 2), msg="patch (i, j) is cell 2 i + j"
+    )
 
 
 def test_features_do_not_change_with_later_in_place_operations() -> None:
@@ -129,4 +140,4 @@ def test_a_pattern_may_match_one_of_several_models() -> None:
 
 def test_maps_of_one_row_or_column_have_no_positions() -> None:
     shapes = ((2, 3, 4, 5), (2, 3, 1, 7), (2, 3, 7, 1), (2, 3))
-    assert [map_positions(shape) for shape in shapes] == [20, 0, 0, 0]
+    assert [map_size(shape) for shape in shapes] == [(4, 5), None, None, None]

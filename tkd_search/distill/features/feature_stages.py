@@ -5,6 +5,7 @@ networks of blocks (ResNet, EfficientNet, ConvNeXt, ViT) consecutive blocks with
 stage.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -19,6 +20,7 @@ _SKIPPED = (
 _LAYERS = (nn.Conv1d, nn.Conv2d, nn.Linear)
 _CONTAINERS = (nn.Sequential, nn.ModuleList)
 _MIN_STAGES = 4
+_MAX_EXTRA_TOKENS = 5
 
 
 @dataclass(frozen=True)
@@ -91,9 +93,24 @@ def _thinned(units: list[_Unit], number: int) -> list[_Unit]:
     return [units[(i + 1) * len(units) // number - 1] for i in range(number)]
 
 
-def map_positions(shape: tuple[int, ...]) -> int:
-    """Return H·W of a map [B, C, H, W] with more than one row and column, else 0."""
-    return shape[2] * shape[3] if len(shape) == 4 and min(shape[2:]) > 1 else 0
+def map_size(shape: tuple[int, ...]) -> tuple[int, int] | None:
+    """Return (H, W) of a map [B, C, H, W], or of the grid of patch tokens [B, T, C], if both are above 1."""
+    if len(shape) == 3:
+        side = patch_side(shape[1])
+        return (side, side) if side else None
+    return (shape[2], shape[3]) if len(shape) == 4 and min(shape[2:]) > 1 else None
+
+
+def patch_side(tokens: int) -> int:
+    """Return the side n ≥ 2 of a square grid of patches among tokens, or 0.
+
+    A vision transformer has n² patch tokens after its class and register tokens, of which there are 5 at most
+    (timm's networks with one class and four register tokens).
+    """
+    for patches in range(tokens, max(tokens - _MAX_EXTRA_TOKENS, 4) - 1, -1):
+        if math.isqrt(patches) ** 2 == patches:
+            return math.isqrt(patches)
+    return 0
 
 
 def map_ends(model: nn.Module, shapes: Shapes) -> list[str]:
@@ -101,11 +118,11 @@ def map_ends(model: nn.Module, shapes: Shapes) -> list[str]:
 
     Args:
         model: the network.
-        shapes: output shape per module name, in order of execution; maps are [B, C, H, W] with H, W > 1.
+        shapes: output shape per module name, in order of execution; maps as :func:`map_size` finds them.
     """
-    maps = [unit for unit in _chain(model, shapes) if map_positions(unit.shape)]
-    last = {unit.shape[2:]: unit.name for unit in maps}
-    return [unit.name for unit in maps if last[unit.shape[2:]] == unit.name]
+    maps = [unit for unit in _chain(model, shapes) if map_size(unit.shape)]
+    last = {map_size(unit.shape): unit.name for unit in maps}
+    return [unit.name for unit in maps if last[map_size(unit.shape)] == unit.name]
 
 
 def stage_ends(model: nn.Module, shapes: Shapes, *, limit: int) -> list[str]:

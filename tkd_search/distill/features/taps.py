@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tkd_search.distill.features.feature_stages import map_ends, map_positions, stage_ends
+from tkd_search.distill.features.feature_stages import map_ends, map_size, patch_side, stage_ends
 from tkd_search.distill.interfaces import logits_of
 from tkd_search.errors import UserError
 
@@ -23,8 +23,8 @@ MAX_AUTO_TAPS = 16
 class Tap:
     """One tap.
 
-    ``name``: dotted name of its module. ``channels``: C_i. ``positions``: H·W of its map, 0 where it has
-    none. ``model``: position of its big model.
+    ``name``: dotted name of its module. ``channels``: C_i. ``positions``: H·W of its map or of its grid of
+    patch tokens, 0 where it has none. ``model``: position of its big model.
     """
 
     name: str
@@ -64,6 +64,17 @@ def pooled(activation: Tensor) -> Tensor:
     return activation.mean(1) if activation.dim() == 3 else activation
 
 
+def patch_map(activation: Tensor) -> Tensor:
+    """Return patch tokens [B, T, C] as a map [B, C, n, n], without class and register tokens; maps as given.
+
+    The activation must have a map size (``map_size``).
+    """
+    if activation.dim() == 4:
+        return activation
+    side = patch_side(activation.shape[1])
+    return activation[:, -side * side :].transpose(1, 2).unflatten(2, (side, side))
+
+
 def cells(activation: Tensor, grid: int) -> Tensor:
     """Return a map [B, C, H, W] averaged in the cells of a grid → [B, C, grid²]."""
     return F.adaptive_avg_pool2d(activation, grid).flatten(2)
@@ -93,7 +104,7 @@ class TapReader:
         def read(module: nn.Module, args: object, output: object) -> None:
             activation = as_map(output)
             if activation is not None:
-                of_cells = cells(activation, self._grid) if self._grid and tap.spatial else None
+                of_cells = cells(patch_map(activation), self._grid) if self._grid and tap.spatial else None
                 self._activations[tap.name] = pooled(activation), of_cells
 
         return read
@@ -213,4 +224,5 @@ def _chosen(
 
 
 def _tap(name: str, shape: tuple[int, ...], index: int = 0) -> Tap:
-    return Tap(name, shape[-1] if len(shape) == 3 else shape[1], map_positions(shape), index)
+    height, width = map_size(shape) or (0, 0)
+    return Tap(name, shape[-1] if len(shape) == 3 else shape[1], height * width, index)

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tkd_search.distill.features.taps import Tap, as_map, find_maps
+from tkd_search.distill.features.taps import Tap, as_map, find_maps, patch_map
 from tkd_search.distill.interfaces import StudentOutput
 from tkd_search.distill.losses.spatial_losses import cells_on_common_grid, local_feature_loss
 from tkd_search.distill.teachers.generators import Generators
@@ -35,7 +35,7 @@ class _CaptureMap:
     def __call__(self, module: nn.Module, args: tuple[Any, ...], output: object) -> None:
         activation = as_map(output) if self.captured.open else None
         if activation is not None:
-            self.captured.maps[self.name] = activation
+            self.captured.maps[self.name] = patch_map(activation)
 
 
 class StageReader:
