@@ -60,8 +60,8 @@ def test_every_shipped_configuration_is_valid_and_has_a_header(file):
         ("search.max_latency=.inf", ["search.max_latency", "inf", "above 0"]),
         ("search.max_latency=true", ["search.max_latency", "True"]),
         ("search.max_latency={float: [1, 5]}", ["search.max_latency", "not searched"]),
-        ("data.mean=[0.5]", ["data.std: found null", "data.mean is set"]),
-        ("data.std=[0.5]", ["data.mean: found null", "data.std is set"]),
+        ("data.mean=[0.5]", ["data.std: found null", "mean is set"]),
+        ("data.std=[0.5]", ["data.mean: found null", "std is set"]),
     ],
 )
 def test_errors_name_path_value_and_what_is_allowed(override, words):

@@ -5,7 +5,7 @@ from tkd_search.data import DataSettings, load_data, plain_batches
 from tkd_search.export import write_student
 from tkd_search.export.shipping import write_files
 from tkd_search.models import build_student, model_parameters
-from tkd_search.models.model_settings import StudentSettings
+from tkd_search.models.model_settings import BigModelSettings, StudentSettings
 from tkd_search.results.records import BigModelRecord, FrontMember
 
 BIG = BigModelRecord(name="alexnet", bytes=900_000, parameters=220_000, val_accuracy=0.98, test_accuracy=0.98)
@@ -65,6 +65,7 @@ def write(folder, digits, trained, test_accuracy=0.9, method="tkd"):
         folder,
         member,
         architecture=settings,
+        big_model_settings=BigModelSettings(),
         method=method,
         data=digits,
         big_model=BIG,

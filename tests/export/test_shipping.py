@@ -16,6 +16,7 @@ from tkd_search.export.model_card import card
 from tkd_search.export.scoring import labelled_files, score
 from tkd_search.export.student_description import Preprocessing, read_description
 from tkd_search.export.transform import Transform
+from tkd_search.models.image_input import ImageInput, rendering
 
 
 def test_a_student_comes_back_as_it_was(shipped, trained, digits):
@@ -39,6 +40,7 @@ def test_the_description_says_all_that_is_needed(shipped, digits):
         "size": 8,
         "mean": list(digits.mean),
         "std": list(digits.std),
+        "stored_size": None,
     }
     assert plain["classes"] == [str(digit) for digit in range(10)]
     assert plain["architecture"]["width"] == 0.1
@@ -47,6 +49,22 @@ def test_the_description_says_all_that_is_needed(shipped, digits):
     card = (shipped / "README.md").read_text()
     for words in ("90.00%", "student.width: 0.1", "tkd_search.load", "2.50 ms", "[batch, 8, 8, 1]"):
         assert words in card
+
+
+def test_a_student_of_its_own_input_size_reads_files_as_the_search_did(shipped, tmp_path, digits):
+    folder = tmp_path / "0012"
+    shutil.copytree(shipped, folder)
+    plain = json.loads((folder / "student.json").read_text())
+    plain["preprocessing"] |= {"size": 12, "stored_size": 8}
+    (folder / "student.json").write_text(json.dumps(plain))
+    network, transform = tkd_search.load(folder)
+    Image.fromarray(digits.test.images[0, 0].numpy()).save(tmp_path / "digit.png")
+    given = ImageInput(size=8, mean=digits.mean, std=digits.std)
+    ((images, _),) = plain_batches(digits.test.evenly(1), mean=digits.mean, std=digits.std)
+    expected = rendering(given, replace(given, size=12))(images)
+    assert torch.equal(transform(tmp_path / "digit.png"), expected[0])
+    assert network(expected).shape == (1, 10)
+    assert transform(torch.zeros(1, 12, 12, dtype=torch.uint8)).shape == (1, 12, 12)
 
 
 def test_figures_that_are_not_known_yet_are_null_and_a_dash(tmp_path, digits, trained):

@@ -24,7 +24,7 @@ def batches(count=2):
 @pytest.fixture(scope="module")
 def trained():
     torch.manual_seed(0)
-    return build_big_model(BIG, **SHAPE).eval().model
+    return build_big_model(BIG, **SHAPE).eval()
 
 
 def made(trained, **settings):
@@ -56,7 +56,7 @@ def test_a_cut_that_keeps_all_is_the_big_model(trained):
     student, record = made(trained, width=1.0)
     assert record["removed"] == {}
     for name, parameter in trained.named_parameters():
-        assert torch.equal(parameter, student.model.get_parameter(name)), name
+        assert torch.equal(parameter, student.get_parameter(name)), name
 
 
 def test_the_importance_random_follows_the_seed(trained):
@@ -73,8 +73,8 @@ def test_weights_decide_the_stem_of_the_record(tmp_path):
 
     torch.manual_seed(0)
     original = BigModelSettings(name="resnet18", width=0.25, stem="original")
-    network = build_big_model(original, **SHAPE).model
-    save_weights(network, tmp_path / "f.safetensors")
+    network = build_big_model(original, **SHAPE)
+    save_weights(network.model, tmp_path / "f.safetensors")
     given = BigModelSettings(name="resnet18", width=0.25, weights=str(tmp_path / "f.safetensors"))
     student, record = cut_student(
         StudentSettings(name="cut", width=0.5), network, given, **SHAPE, batches=batches(), seed=0

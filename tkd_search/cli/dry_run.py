@@ -54,11 +54,11 @@ def show_plan(
         f"  {budget}; {len(config.space.leaves)} leaves searched by {settings.search.sampler}, "
         f"pruner {settings.search.pruner}; results in {config.folder}/"
     )
-    if any(model.weights for model in settings.big_models) and settings.data.mean is None:
+    if settings.data.mean is None and any(model.weights and not model.mean for model in settings.big_models):
         console.note(
             "  images are normalised by the mean and deviation of your training images; if the big model was "
             "trained with others, set them, for instance ImageNet's: "
-            "--set data.mean=[0.485,0.456,0.406] --set data.std=[0.229,0.224,0.225]"
+            "--set big_model.mean=[0.485,0.456,0.406] --set big_model.std=[0.229,0.224,0.225]"
         )
     limit = settings.search.latency_limit
     if limit is not None:
@@ -144,6 +144,7 @@ def step_seconds(settings: Settings, student: StudentSettings, data: "DataBundle
         channels=data.channels,
         size=data.size,
         big_model=settings.big_models[0],
+        given=data.input,
     ).train()
     images = torch.randn(settings.training.batch_size, data.channels, data.size, data.size)
     labels = torch.zeros(settings.training.batch_size, dtype=torch.long)

@@ -72,5 +72,6 @@ def describe_student(settings: Settings) -> str:
     words += [f"d{student.depth:g}"] if student.depth != 1 and (own or family.depth) else []
     args = {k: f"{v:.3g}" if isinstance(v, float) else v for k, v in student.args.items()}
     words += [f"{name}={value}" for name, value in args.items()] if own else []
+    words += [f"{student.input_size}px"] if student.input_size else []
     words += [student.format] if student.format != StudentSettings().format else []
     return " ".join(words)

@@ -9,6 +9,8 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from tkd_search.models.image_input import ImageInput
+
 
 @runtime_checkable
 class ImageStore(Protocol):
@@ -74,6 +76,11 @@ class DataBundle:
     def size(self) -> int:
         """Side of the square images in pixels."""
         return int(self._one_image().shape[-1])
+
+    @property
+    def input(self) -> ImageInput:
+        """Size and normalisation of the images that batches hold."""
+        return ImageInput(size=self.size, mean=self.mean, std=self.std)
 
     def splits(self) -> dict[str, Split]:
         """The three splits by name."""

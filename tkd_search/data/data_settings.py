@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from tkd_search.fields import SettingError, check_bounds, setting
+from tkd_search.fields import check_bounds, setting
+from tkd_search.models.model_settings import check_normalisation
 
 DatasetName = Literal["digits", "mnist", "cifar10", "cifar100", "tinyimagenet", "imagefolder"]
 
@@ -65,10 +66,4 @@ class DataSettings:
 
     def __post_init__(self) -> None:
         check_bounds(self)
-        if (self.mean is None) != (self.std is None):
-            missing, other = ("mean", "std") if self.mean is None else ("std", "mean")
-            raise SettingError(
-                missing, "null", f"a list of numbers, because data.{other} is set; or both null"
-            )
-        if self.std is not None and min(self.std, default=0) <= 0:
-            raise SettingError("std", repr(self.std), "a list of numbers > 0")
+        check_normalisation(self.mean, self.std)

@@ -194,6 +194,7 @@ def _ship(
         target,
         member,
         architecture=settings.student,
+        big_model_settings=settings.big_models[0],
         method=settings.method.name,
         data=prepared.data,
         big_model=prepared.big_model,

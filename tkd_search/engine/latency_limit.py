@@ -62,15 +62,14 @@ def measure_student(
     from tkd_search.export.shipping import calibrated, write_files
     from tkd_search.models import build_student
 
-    shape = (data.channels, data.size, data.size)
-    model = build_student(
+    built = build_student(
         student, classes=data.num_classes, channels=data.channels, size=data.size, big_model=big_model
-    ).model
-    example = torch.randn(2, *shape, generator=torch.Generator().manual_seed(0))
-    model = calibrated(model.eval(), student.format, [example])
+    )
+    example = torch.randn(2, *built.input_shape, generator=torch.Generator().manual_seed(0))
+    model = calibrated(built.model.eval(), student.format, [example])
     best = math.inf
     with tempfile.TemporaryDirectory() as folder:
-        onnx = write_files(model, student.format, shape, Path(folder))
+        onnx = write_files(model, student.format, built.input_shape, Path(folder))
     for _ in range(ATTEMPTS):
         best = min(best, latency_ms(onnx, example, (1,))[1])
         if best <= limit:

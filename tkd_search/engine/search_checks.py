@@ -203,12 +203,15 @@ def _check_candidates(config: Config, data: DataBundle) -> int:
     """
     settings = config.settings()
     taps, maps = 0, 0
-    example = torch.zeros(2, data.channels, data.size, data.size)
     for model_settings in settings.big_models:
         model = build_big_model(
-            model_settings, classes=data.num_classes, channels=data.channels, size=data.size
+            model_settings,
+            classes=data.num_classes,
+            channels=data.channels,
+            size=data.size,
+            given=data.input,
         )
-        found = find_taps(model.model, settings.bank.taps, example)
+        found = find_taps(model.model, settings.bank.taps, torch.zeros(2, *model.input_shape))
         taps, maps = taps + len(found), maps + sum(tap.spatial for tap in found)
     _check_cells(config, maps)
     least, masks = min(_possible(config, "method.k")), max(_possible(config, "method.masks"))

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from tkd_search.export.onnx_file import ONNX_FILE
-from tkd_search.export.student_description import StudentDescription
+from tkd_search.export.student_description import Preprocessing, StudentDescription
 from tkd_search.files import write_text
 from tkd_search.formats.onnx_writer import INPUT, OPSET, OUTPUT
 from tkd_search.units import human_bytes, percent
@@ -72,8 +72,10 @@ def _use(one: StudentDescription, *, onnx: bool) -> str:
     text = (
         '## Use\n\n```python\nimport tkd_search\n\nmodel, transform = tkd_search.load("FOLDER")\n'
         'logits = model(transform("picture.png")[None])\n```\n\n'
-        f"Input: the shorter side scaled to {pre.size} pixels (bilinear), the middle cut out, values divided "
-        f"by 255, then (x − mean) / std with mean {_list(pre.mean)} and std {_list(pre.std)} per channel. "
+        f"Input: the shorter side scaled to {pre.stored_size or pre.size} pixels (bilinear), the middle cut "
+        "out, values divided by 255, then "
+        f"(x − mean) / std with mean {_list(pre.mean)} and std {_list(pre.std)} per channel"
+        f"{_scaled(pre)}. "
         "Pixels are taken as stored: EXIF orientation and transparency are not applied. "
         f"Classes, in order: {', '.join(one.classes)}.\n\n"
         f"As a model of MLflow's its `predict` takes uint8 images [batch, {pre.size}, {pre.size}, "
@@ -86,6 +88,11 @@ def _use(one: StudentDescription, *, onnx: bool) -> str:
             f"[batch, {pre.channels}, {pre.size}, {pre.size}], and gives `{OUTPUT}`."
         )
     return text + _own_code(one, onnx=onnx)
+
+
+def _scaled(pre: Preprocessing) -> str:
+    size = f"{pre.size} × {pre.size} pixels"
+    return "" if pre.stored_size is None else f", then scaled to {size} (bilinear, antialiased)"
 
 
 def _own_code(one: StudentDescription, *, onnx: bool) -> str:

@@ -24,15 +24,17 @@ CUT_FILE = "cut.json"
 class Preprocessing:
     """Steps from an image to the network's input.
 
-    The shorter side is scaled to ``size`` and the middle cut out; ``channels`` 1 is grey, 3 is RGB; pixel
-    values are divided by 255, then ``mean`` is subtracted and the rest divided by ``std``, per channel. EXIF
-    orientation and transparency are not applied.
+    The shorter side is scaled to ``stored_size`` (None: ``size``) and the middle cut out; ``channels`` 1 is
+    grey, 3 is RGB; pixel values are divided by 255, then ``mean`` is subtracted and the rest divided by
+    ``std``, per channel; at last the image is scaled to ``size``. EXIF orientation and transparency are not
+    applied.
     """
 
     channels: int
     size: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    stored_size: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -25,7 +25,8 @@ from tkd_search.export.student_description import (
     write_description,
 )
 from tkd_search.formats import Format, unpack
-from tkd_search.models.model_settings import StudentSettings
+from tkd_search.models.image_input import ImageInput, rendered, rendering, student_input
+from tkd_search.models.model_settings import BigModelSettings, StudentSettings
 from tkd_search.results.json_values import to_plain
 from tkd_search.results.records import BigModelRecord, FrontMember
 
@@ -65,6 +66,7 @@ def write_student(
     member: FrontMember,
     *,
     architecture: StudentSettings,
+    big_model_settings: BigModelSettings,
     method: str,
     data: DataBundle,
     big_model: BigModelRecord,
@@ -77,6 +79,7 @@ def write_student(
         folder: the student's folder.
         member: its figures; those that are no numbers yet (an interrupted search) are left open.
         architecture: the settings it was built from.
+        big_model_settings: those of the big model that a cut is cut from.
         method: how it was taught; ``ce`` for without a teacher.
         data: gives preprocessing, class names and the data set's digest.
         big_model: what it was distilled from.
@@ -107,7 +110,7 @@ def write_student(
         name=member.student,
         trial_id=member.trial_id,
         architecture=architecture,
-        preprocessing=Preprocessing(channels=data.channels, size=data.size, mean=data.mean, std=data.std),
+        preprocessing=_preprocessing(student_input(architecture, big_model_settings, data.input), data),
         classes=data.classes,
         figures=figures,
         provenance=provenance,
@@ -115,6 +118,13 @@ def write_student(
     description = replace(description, figures={**_measured(folder), **figures})
     written = write_description(folder, description)
     return written, write_card(folder, read_description(folder))
+
+
+def _preprocessing(one: ImageInput, data: DataBundle) -> Preprocessing:
+    stored = None if one.size == data.size else data.size
+    return Preprocessing(
+        channels=data.channels, size=one.size, mean=one.mean, std=one.std, stored_size=stored
+    )
 
 
 def _measured(folder: Path) -> dict[str, Any]:
@@ -183,7 +193,9 @@ def export_student(path: str | Path, data: DataBundle, *, format: Format | None 
 
 def _batches(split: Split, one: StudentDescription, size: int = _BATCH) -> Iterator[tuple[Tensor, Tensor]]:
     pre = one.preprocessing
-    return plain_batches(split, mean=pre.mean, std=pre.std, batch_size=size)
+    batches = plain_batches(split, mean=pre.mean, std=pre.std, batch_size=size)
+    wanted = ImageInput(size=pre.size, mean=pre.mean, std=pre.std)
+    return rendered(batches, rendering(replace(wanted, size=pre.stored_size or pre.size), wanted))
 
 
 def _calibration(data: DataBundle, description: StudentDescription) -> Iterator[Tensor]:

@@ -1,6 +1,7 @@
 """Turns a picture into a student's input, exactly as in training."""
 
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from tkd_search.data.decode import DamagedImageError, decode, from_image
 from tkd_search.data.views import Normaliser
 from tkd_search.errors import UserError
 from tkd_search.export.student_description import Preprocessing
+from tkd_search.models.image_input import ImageInput, rendering
 
 
 class Transform:
@@ -25,6 +27,9 @@ class Transform:
     def __init__(self, preprocessing: Preprocessing) -> None:
         self.preprocessing = preprocessing
         self._normalise = Normaliser(preprocessing.mean, preprocessing.std)
+        self._stored = preprocessing.stored_size or preprocessing.size
+        wanted = ImageInput(size=preprocessing.size, mean=preprocessing.mean, std=preprocessing.std)
+        self._render = rendering(replace(wanted, size=self._stored), wanted)
 
     def __call__(self, picture: Any) -> Tensor:
         """Return one picture as float32 [C, H, W].
@@ -33,23 +38,26 @@ class Transform:
             UserError: a file that is not an image, a picture of floats (whose white is unknown), or an array
                 of another size or type.
         """
-        return self._normalise(self.pixels(picture)[None])[0]
+        return self.batch([picture])[0]
 
     def batch(self, pictures: Iterable[Any]) -> Tensor:
-        """Return pictures as float32 [B, C, H, W]."""
-        return self._normalise(torch.stack([self.pixels(picture) for picture in pictures]))
+        """Return pictures as float32 [B, C, H, W]; either all files and PIL images, or all arrays."""
+        images = self._normalise(torch.stack([self.pixels(picture) for picture in pictures]))
+        if self._render is None or images.shape[-1] == self.preprocessing.size:
+            return images
+        return self._render(images)
 
     def pixels(self, picture: Any) -> Tensor:
-        """Return one picture as uint8 [C, H, W], before normalisation."""
+        """Return one picture as uint8 [C, H, W], before normalisation; a file has the stored size."""
         size, channels = self.preprocessing.size, self.preprocessing.channels
         if isinstance(picture, str | Path):
             try:
-                return _tensor(decode(str(picture), size, channels))
+                return _tensor(decode(str(picture), self._stored, channels))
             except DamagedImageError as error:
                 raise UserError(str(picture), str(error), "an image file") from error
         if hasattr(picture, "convert"):
             try:
-                return _tensor(from_image(picture, size, channels))
+                return _tensor(from_image(picture, self._stored, channels))
             except ValueError as error:
                 raise UserError("image", str(error), "a PIL image of 8 or 16 bits") from error
         tensor = picture if isinstance(picture, Tensor) else _planes(torch.from_numpy(np.array(picture)))

@@ -11,6 +11,7 @@ from torch import nn
 from tkd_search.errors import UserError
 from tkd_search.models.depthwise import speed_up_depthwise
 from tkd_search.models.families import ModelSpec, build_torchvision, family_of, torchvision_names
+from tkd_search.models.image_input import ImageInput, big_model_input, rendering
 from tkd_search.models.model_settings import BigModelSettings, StudentSettings
 from tkd_search.models.pointwise import slice_pointwise
 from tkd_search.models.strides import wants_small_stem
@@ -20,23 +21,36 @@ from tkd_search.models.weights import fit_state, named_state
 STEMS = ("auto", "small", "original")
 
 
-def build_big_model(settings: BigModelSettings, *, classes: int, channels: int, size: int) -> Student:
+def build_big_model(
+    settings: BigModelSettings,
+    *,
+    classes: int,
+    channels: int,
+    size: int,
+    given: ImageInput | None = None,
+) -> Student:
     """Build the big model F, with ``settings.weights`` if given, else with random weights.
 
     Args:
         settings: name, width, stem, weights and further arguments.
         classes: number of classes c.
         channels: channels of the images.
-        size: side of the images in pixels.
+        size: side of the images in pixels; ``settings.input_size`` counts before it.
+        given: size and normalisation of the images that it will be given; it renders its own input from
+            them. None: it is given its own input.
 
     Raises:
         UserError: the name is unknown, the arguments are wrong, or the weights fit no stem or both stems.
     """
     spec = model_spec(settings, "big_model", classes, channels, size)
     if settings.weights is None:
-        return as_student(build_network(spec, "big_model"), spec, "big_model")
-    spec, net = _loaded(settings, spec)
-    return as_student(net, spec, "big_model")
+        net = build_network(spec, "big_model")
+    else:
+        spec, net = _loaded(settings, spec)
+    student = as_student(net, spec, "big_model")
+    if given is not None:
+        student.render = rendering(given, _checked(big_model_input(settings, given), channels))
+    return student
 
 
 def architecture(settings: BigModelSettings, *, classes: int, channels: int, size: int) -> BigModelSettings:
@@ -51,8 +65,18 @@ def architecture(settings: BigModelSettings, *, classes: int, channels: int, siz
         name=settings.name,
         width=settings.width,
         args=settings.args,
+        input_size=spec.size,
         stem="small" if spec.small else "original",
     )
+
+
+def _checked(wanted: ImageInput, channels: int) -> ImageInput:
+    """Refuse a normalisation of another number of planes."""
+    if len(wanted.mean) != channels or len(wanted.std) != channels:
+        raise UserError(
+            "big_model.mean", f"{len(wanted.mean)} numbers", f"{channels}, one per plane of the data's images"
+        )
+    return wanted
 
 
 def _loaded(settings: BigModelSettings, spec: ModelSpec) -> tuple[ModelSpec, nn.Module]:
@@ -154,7 +178,7 @@ def model_spec(
         where: section of the configuration that errors name.
         classes: number of classes c.
         channels: channels of the images.
-        size: side of the images in pixels.
+        size: side of the images in pixels where the settings have no ``input_size``.
         depth: multiplier of blocks per stage.
 
     Raises:
@@ -162,6 +186,7 @@ def model_spec(
     """
     if settings.stem not in STEMS:
         raise UserError(f"{where}.stem", repr(settings.stem), " | ".join(STEMS))
+    size = settings.input_size or size
     return ModelSpec(
         name=settings.name,
         classes=classes,

@@ -4,10 +4,23 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from tkd_search.distill.quantization.number_format import Format
-from tkd_search.fields import check_bounds, setting
+from tkd_search.fields import SettingError, check_bounds, setting
 
 CUT = "cut"
 """``student.name`` of students cut from the first big model."""
+
+
+def check_normalisation(mean: tuple[float, ...] | None, std: tuple[float, ...] | None) -> None:
+    """Check the fields ``mean`` and ``std`` of a settings dataclass.
+
+    Raises:
+        SettingError: only one of them is set, or a deviation is not positive.
+    """
+    if (mean is None) != (std is None):
+        missing, other = ("mean", "std") if mean is None else ("std", "mean")
+        raise SettingError(missing, "null", f"a list of numbers, because {other} is set; or both null")
+    if std is not None and min(std, default=0) <= 0:
+        raise SettingError("std", repr(std), "a list of numbers > 0")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +45,15 @@ class BigModelSettings:
         doc="auto | small | original: auto is the stem that weights fit, or small for inputs up to 64 pixels",
         searchable=False,
     )
+    input_size: int | None = setting(
+        None, ge=4, doc="side of its images in pixels; default: data.size", searchable=False
+    )
+    mean: tuple[float, ...] | None = setting(
+        None, doc="its normalisation, per plane of pixels in [0, 1]; default: data.mean", searchable=False
+    )
+    std: tuple[float, ...] | None = setting(
+        None, doc="per plane, of pixels in [0, 1]; default: data.std", searchable=False
+    )
     epochs: int = setting(30, ge=1, doc="epochs to train it", searchable=False)
     lr: float = setting(2e-3, gt=0, le=1, doc="peak learning rate", searchable=False)
     weight_decay: float = setting(0.05, ge=0, doc="decoupled weight decay", searchable=False)
@@ -44,6 +66,7 @@ class BigModelSettings:
 
     def __post_init__(self) -> None:
         check_bounds(self)
+        check_normalisation(self.mean, self.std)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +91,9 @@ class StudentSettings:
     )
     stem: str = setting(
         "auto", doc="auto | small | original: auto is small for inputs up to 64 pixels", searchable=False
+    )
+    input_size: int | None = setting(
+        None, ge=4, doc="side of its images in pixels; default: data.size, of a cut the big model's"
     )
     importance: Literal["magnitude", "bn_scale", "taylor", "random"] = setting(
         "magnitude", doc="criterion by which a cut chooses the channels it keeps", when={"name": (CUT,)}

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from tkd_search.distill.interfaces import StudentOutput, logits_of
+from tkd_search.models.image_input import Render
 from tkd_search.models.module_roles import find_module_roles
 
 
@@ -55,17 +56,22 @@ class Student(nn.Module):
     Args:
         model: images [B, C, H, W] → logits [B, c], stored as ``.model``. The shipped weights are
             ``student.model.state_dict()``.
-        input_shape: (C, H, W) of the images. A random batch of two is run to find the last layer and the
-            maps; the global random state does not change.
+        input_shape: (C, H, W) of the network's images. A random batch of two is run to find the last layer
+            and the maps; the global random state does not change.
+        render: turns the images that the student is given into those that its network takes; None: the same.
 
     Attributes:
+        input_shape: as given.
+        render: as given.
         feature_width: width d of the penultimate features h.
         roles: the modules found (:class:`tkd_search.models.module_roles.ModuleRoles`).
     """
 
-    def __init__(self, model: nn.Module, input_shape: Sequence[int]) -> None:
+    def __init__(self, model: nn.Module, input_shape: Sequence[int], render: Render | None = None) -> None:
         super().__init__()
         self.model = model
+        self.input_shape = tuple(input_shape)
+        self.render = render
         self.roles = find_module_roles(model, _example(model, input_shape))
         self.feature_width = self.roles.width
         self._captured = _Captured()
@@ -83,7 +89,7 @@ class Student(nn.Module):
         captured = self._captured
         captured.open = True
         try:
-            logits = logits_of(self.model(images))
+            logits = logits_of(self.model(images if self.render is None else self.render(images)))
             features, maps = captured.features, captured.maps
         finally:
             captured.open, captured.features, captured.maps = False, None, None

@@ -14,6 +14,7 @@ from tkd_search.errors import UserError
 from tkd_search.models.build import architecture, as_student, build_network, model_spec
 from tkd_search.models.cuts import ChannelGroup, Cut, apply_cut, check_cut, cut, find_groups
 from tkd_search.models.families import ModelSpec
+from tkd_search.models.image_input import ImageInput, rendered, rendering, student_input
 from tkd_search.models.model_settings import CUT, BigModelSettings, StudentSettings
 from tkd_search.models.student import Student
 
@@ -26,6 +27,7 @@ def build_student(
     size: int,
     big_model: BigModelSettings | None = None,
     record: Mapping[str, Any] | None = None,
+    given: ImageInput | None = None,
 ) -> Student:
     """Build a student with random weights.
 
@@ -33,29 +35,37 @@ def build_student(
         settings: name, width, depth, stem and further arguments.
         classes: number of classes c.
         channels: channels of the images.
-        size: side of the images in pixels.
-        big_model: settings of F; needed for a cut without a record.
+        size: side of the images in pixels; ``settings.input_size`` counts before it.
+        big_model: settings of F; needed for a cut without a record, and with ``given``.
         record: what :func:`cut_student` returned, for the architecture of that very cut.
+        given: size and normalisation of the images that it will be given; it renders its own input from
+            them. None: it is given its own input.
 
     Raises:
         UserError: the name is unknown, the arguments are wrong, or F cannot be cut.
     """
     if settings.name != CUT:
         spec = model_spec(settings, "student", classes, channels, size, depth=settings.depth)
-        return as_student(build_network(spec, "student"), spec, "student")
-    if record is not None:
-        whole = _specification(_architecture(record), classes, channels, size)
-        return as_student(apply_cut(build_network(whole, "big_model"), record), whole, "student")
-    assert big_model is not None, "a cut needs F"
-    whole, network, groups = _big_network(big_model, classes, channels, size)
-    # Shapes depend on the widths alone, so any importance gives the architecture.
-    made = _cut(replace(settings, importance="random"), network, whole, groups)
-    return as_student(made.network, whole, "student")
+        network = build_network(spec, "student")
+    elif record is not None:
+        spec = _specification(_architecture(record), classes, channels, size)
+        network = apply_cut(build_network(spec, "big_model"), record)
+    else:
+        assert big_model is not None, "a cut needs F"
+        spec, whole, groups = _big_network(big_model, classes, channels, size)
+        # Shapes depend on the widths alone, so any importance gives the architecture.
+        network = _cut(replace(settings, importance="random"), whole, spec, groups).network
+    spec = replace(spec, size=settings.input_size or spec.size)  # a cut has F's layers at any size
+    student = as_student(network, spec, "student")
+    if given is not None:
+        assert big_model is not None
+        student.render = rendering(given, student_input(settings, big_model, given))
+    return student
 
 
 def cut_student(
     settings: StudentSettings,
-    trained: nn.Module,
+    trained: Student,
     big_model: BigModelSettings,
     *,
     classes: int,
@@ -63,19 +73,21 @@ def cut_student(
     size: int,
     batches: Iterable[tuple[Tensor, Tensor]],
     seed: int,
+    given: ImageInput | None = None,
 ) -> tuple[Student, dict[str, Any]]:
     """Cut a student from the trained F: the channels that stay keep F's weights.
 
     Args:
         settings: width, ``args.ratios`` and importance.
-        trained: F's network with its weights; not changed.
+        trained: F with its weights; not changed.
         big_model: its settings.
         classes: number of classes c.
         channels: channels of the images.
         size: side of the images in pixels.
-        batches: normalised training images [B, C, H, W] and labels [B] on F's device; statistics of batch
-            normalisation are computed from them, and the importance ``taylor``.
+        batches: training images [B, C, H, W] as ``trained`` takes them and labels [B], on its device;
+            statistics of batch normalisation are computed from them, and the importance ``taylor``.
         seed: seed of the importance ``random``.
+        given: see :func:`build_student`.
 
     Returns:
         The student in eval mode on F's device, and the record (plain JSON) from which :func:`build_student`
@@ -86,13 +98,22 @@ def cut_student(
     """
     whole, _, groups = _big_network(big_model, classes, channels, size)
     batches = list(batches)
-    made = _cut(settings, trained, whole, groups, batches=batches, seed=seed)
+    inputs = list(rendered(batches, trained.render))
+    made = _cut(settings, trained.model, whole, groups, batches=inputs, seed=seed)
     found = architecture(big_model, classes=classes, channels=channels, size=size)
     record = {**made.record, "big_model": {key: getattr(found, key) for key in _ARCHITECTURE}}
-    student = build_student(settings, classes=classes, channels=channels, size=size, record=record)
+    student = build_student(
+        settings,
+        classes=classes,
+        channels=channels,
+        size=size,
+        big_model=big_model,
+        record=record,
+        given=given,
+    )
     student.model.load_state_dict(made.network.state_dict())
     student.to(batches[0][0].device)
-    recalibrate(student.model, (images for images, _ in batches))
+    recalibrate(student, (images for images, _ in batches))
     return student, record
 
 
@@ -108,7 +129,7 @@ def check_cut_settings(
     check_cut(network, _example(whole), importances=tuple(importances))
 
 
-_ARCHITECTURE = ("name", "width", "args", "stem")
+_ARCHITECTURE = ("name", "width", "args", "stem", "input_size")
 """Settings of F that decide its architecture, kept in the record."""
 
 

@@ -81,7 +81,9 @@ def _big_models_at(
         # The stored weights replace the given file, which this node may not have. ``weights`` stays set,
         # because it decides the stem.
         settings = replace(settings, weights=str(file) if given else None)
-        model = build_big_model(settings, classes=data.num_classes, channels=data.channels, size=data.size)
+        model = build_big_model(
+            settings, classes=data.num_classes, channels=data.channels, size=data.size, given=data.input
+        )
         if not given:
             load_weights(model.model, file)
         built.append(model.eval().to(device))

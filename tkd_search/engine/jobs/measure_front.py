@@ -16,6 +16,7 @@ from tkd_search.export.shipping import student_files
 from tkd_search.export.student_description import WEIGHTS_FILE, read_cut
 from tkd_search.formats import unpack
 from tkd_search.models import build_student
+from tkd_search.models.image_input import rendered
 
 _VERIFY_IMAGES = 256
 
@@ -34,7 +35,8 @@ def measure_front(job: dict[str, Any], context: JobContext) -> None:
         return
     data = caches.data_at(job["data"])
     for member in job["members"]:
-        settings = from_json(member["settings"]).student
+        trial = from_json(member["settings"])
+        settings, big_model = trial.student, trial.big_models[0]
         with tempfile.TemporaryDirectory() as folder:
             for name in student_files(settings):
                 storage.get_file(storage.below(member["folder"], name), Path(folder) / name)
@@ -43,14 +45,18 @@ def measure_front(job: dict[str, Any], context: JobContext) -> None:
                 classes=data.num_classes,
                 channels=data.channels,
                 size=data.size,
+                big_model=big_model,
                 record=read_cut(Path(folder), settings),
+                given=data.input,
             )
             onnx = OnnxNetwork(Path(folder) / ONNX_FILE)
             loaded = unpack(load_file(Path(folder) / WEIGHTS_FILE), student.model, settings.format)
-        sample = next(caches.batches_of(data, data.validation, "cpu"))[0][:_VERIFY_IMAGES]
+        validation = rendered(caches.batches_of(data, data.validation, "cpu"), student.render)
+        sample = next(validation)[0][:_VERIFY_IMAGES]
         verified = verify(onnx, loaded, sample, settings.format)
         latency = latency_ms(onnx, sample)
-        accuracy = evaluate(onnx, context.beating(caches.batches_of(data, data.test, "cpu")))
+        test = rendered(caches.batches_of(data, data.test, "cpu"), student.render)
+        accuracy = evaluate(onnx, context.beating(test))
         context.push(
             {
                 "kind": "tested",

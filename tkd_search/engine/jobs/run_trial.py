@@ -24,6 +24,7 @@ from tkd_search.engine.jobs.train_loop import train
 from tkd_search.export.shipping import write_files
 from tkd_search.export.student_description import CUT_FILE
 from tkd_search.models import Student, build_student, cut_student
+from tkd_search.models.image_input import rendered
 from tkd_search.models.model_settings import CUT
 from tkd_search.seeds import child_seed
 
@@ -90,7 +91,14 @@ def _student(
 
     A resumed trial keeps the record of its first start, whatever the importance would choose now.
     """
-    build = partial(build_student, classes=data.num_classes, channels=data.channels, size=data.size)
+    build = partial(
+        build_student,
+        classes=data.num_classes,
+        channels=data.channels,
+        size=data.size,
+        big_model=settings.big_models[0],
+        given=data.input,
+    )
     if settings.student.name != CUT:
         return build(settings.student)
     file = storage.below(job["folder"], CUT_FILE)
@@ -100,13 +108,14 @@ def _student(
     big_models = caches.big_models_at(settings.big_models, job["data"], job["big_models"], context.device)
     student, record = cut_student(
         settings.student,
-        big_models[0].model,
+        big_models[0],
         settings.big_models[0],
         classes=data.num_classes,
         channels=data.channels,
         size=data.size,
         batches=caches.batches_of(data, data.train.evenly(_CUT_IMAGES), context.device, 128),
         seed=child_seed(settings.seed, "cut", job["trial_id"]),
+        given=data.input,
     )
     if context.rank == 0:
         storage.write_bytes(file, json.dumps(record).encode())
@@ -115,10 +124,11 @@ def _student(
 
 def _ship(student: nn.Module, format: Format, data: DataBundle, context: JobContext, place: str) -> float:
     """Store the student's files and return the validation accuracy of ``model.onnx`` under onnxruntime."""
-    shape = (data.channels, data.size, data.size)
+    trained = cast(Student, student)
+    batches = rendered(caches.batches_of(data, data.validation, "cpu"), trained.cpu().render)
     with tempfile.TemporaryDirectory() as folder:
-        onnx = write_files(cast(Student, student).model.cpu(), format, shape, Path(folder))
-        accuracy = evaluate(onnx, context.beating(caches.batches_of(data, data.validation, "cpu")))
+        onnx = write_files(trained.model, format, trained.input_shape, Path(folder))
+        accuracy = evaluate(onnx, context.beating(batches))
         for file in sorted(Path(folder).iterdir()):
             storage.put_file(file, storage.below(place, file.name))
     return accuracy

@@ -23,6 +23,7 @@ from tkd_search.engine.jobs.train_loop import train
 from tkd_search.export.shipping import calibrated
 from tkd_search.formats import Format, pack, unpack
 from tkd_search.models import Student, build_big_model, model_bytes, model_parameters
+from tkd_search.models.image_input import Render, rendered
 from tkd_search.models.model_settings import BigModelSettings
 from tkd_search.models.weights import save_weights
 from tkd_search.seeds import child_seed
@@ -50,7 +51,13 @@ def train_big_model(job: dict[str, Any], context: JobContext) -> None:
     checkpoint = TrialCheckpoint(job["checkpoint"])
     seed = child_seed(settings.seed, "big_model", job["index"])
     torch.manual_seed(seed)
-    model = build_big_model(model_settings, classes=data.num_classes, channels=data.channels, size=data.size)
+    model = build_big_model(
+        model_settings,
+        classes=data.num_classes,
+        channels=data.channels,
+        size=data.size,
+        given=data.input,
+    )
     model = model.to(context.device)
     if model_settings.weights is None:
         distiller = _distiller(model, settings, model_settings, data, context, seed)
@@ -64,7 +71,7 @@ def train_big_model(job: dict[str, Any], context: JobContext) -> None:
             "bytes": model_bytes(model.model),
             "parameters": model_parameters(model.model),
             **accuracies,
-            "references": _references(model.model, accuracies, data, context),
+            "references": _references(model, accuracies, data, context),
         }
         with remote_folders.write_folder(job["folder"]) as folder:
             save_weights(model.model, folder / "model.safetensors")
@@ -73,24 +80,30 @@ def train_big_model(job: dict[str, Any], context: JobContext) -> None:
         context.push({"kind": "done", "figures": figures})
 
 
-def _accuracies(model: nn.Module, data: DataBundle, context: JobContext) -> dict[str, float]:
-    """Return the accuracies on validation and test images."""
+def _accuracies(
+    model: nn.Module, data: DataBundle, context: JobContext, render: Render | None = None
+) -> dict[str, float]:
+    """Return the accuracies on validation and test images; ``render`` makes the network's input."""
+    parts = (("val", data.validation), ("test", data.test))
+    batches = {name: caches.batches_of(data, split, context.device) for name, split in parts}
     return {
-        f"{name}_accuracy": evaluate(model, context.beating(caches.batches_of(data, split, context.device)))
-        for name, split in (("val", data.validation), ("test", data.test))
+        f"{name}_accuracy": evaluate(model, context.beating(rendered(images, render)))
+        for name, images in batches.items()
     }
 
 
 def _references(
-    model: nn.Module, accuracies: Mapping[str, float], data: DataBundle, context: JobContext
+    big_model: Student, accuracies: Mapping[str, float], data: DataBundle, context: JobContext
 ) -> list[dict[str, Any]]:
     """Return the big model's figures in fp32, fp16 and int8, each as its file computes.
 
     A format whose range a weight exceeds is left out.
     """
+    model, render = big_model.model, big_model.render
     whole = model_bytes(model)
     references: list[dict[str, Any]] = [{"format": "fp32", "bytes": whole, "ratio": 1.0, **accuracies}]
-    images, _ = next(caches.batches_of(data, data.train.evenly(_CALIBRATION_IMAGES), context.device))
+    sample = caches.batches_of(data, data.train.evenly(_CALIBRATION_IMAGES), context.device)
+    images, _ = next(rendered(sample, render))
     for format in REFERENCE_FORMATS:
         try:
             tensors = pack(calibrated(copy.deepcopy(model).eval(), format, images.split(64)), format)
@@ -99,7 +112,7 @@ def _references(
         loaded = unpack(tensors, model.cpu(), format).to(context.device)
         size = len(save(tensors))
         figures = {"format": format, "bytes": size, "ratio": size / whole}
-        references.append({**figures, **_accuracies(loaded, data, context)})
+        references.append({**figures, **_accuracies(loaded, data, context, render)})
     return references
 
 
