@@ -2,6 +2,7 @@
 
 import json
 import math
+import threading
 from types import SimpleNamespace
 
 import pytest
@@ -11,6 +12,7 @@ from tkd_search.data import load_data
 from tkd_search.engine import finalize as module
 from tkd_search.engine import pipeline
 from tkd_search.engine.finalize import TESTED_FILE, finalize
+from tkd_search.engine.progress import Silent
 from tkd_search.engine.search_state import SearchState
 from tkd_search.errors import UserError
 from tkd_search.export.shipping import write_files
@@ -23,17 +25,23 @@ BIG = BigModelRecord(name="alexnet", bytes=900_000, parameters=220_000, val_accu
 TRIALS = ("t0000", "t0001")
 
 
-class Notes:
-    """Progress that keeps the notes."""
+class Shown(Silent):
+    """Progress that keeps the notes, and the stages with their steps."""
 
     def __init__(self):
-        self.lines = []
+        self.lines, self.stages, self.steps = [], [], []
 
     def note(self, text):
         self.lines.append(text)
 
     def stage(self, name, total):
-        pass
+        self.stages.append((name, total))
+
+    def advance(self, done, text=""):
+        self.steps.append(done)
+
+
+DONE = {"kind": "done"}
 
 
 def result_of(trial_id):
@@ -42,7 +50,7 @@ def result_of(trial_id):
 
 @pytest.fixture
 def end(tmp_path, monkeypatch):
-    """Call ``finalize`` over two trained students; the test job gives the results it is called with."""
+    """Call ``finalize`` over two trained students; ``results`` of a member's test by its trial."""
     config = load_config(None, ["student.width=0.1", f"output={tmp_path}"], name="ended")
     data = load_data(config.settings().data)
     student = build_student(config.settings().student, classes=10, channels=1, size=8)
@@ -70,10 +78,9 @@ def end(tmp_path, monkeypatch):
     prepared = SimpleNamespace(data=data, data_folder="data", big_model=BIG)
     config.folder.mkdir()
 
-    def ended(*results, progress=None, jobs=None):
+    def ended(results, progress=None):
         def on_one_group(queue, job):
-            (jobs if jobs is not None else []).append([member["trial_id"] for member in job["members"]])
-            yield from results
+            yield from results([member["trial_id"] for member in job["members"]])
 
         monkeypatch.setattr(pipeline, "_on_one_group", on_one_group)
         return finalize(
@@ -84,7 +91,7 @@ def end(tmp_path, monkeypatch):
             controller,
             None,
             Tracker(config.folder),
-            progress=progress or Notes(),
+            progress=progress or Silent(),
             status="complete",
             seconds=lambda: 1.0,
         )
@@ -92,27 +99,58 @@ def end(tmp_path, monkeypatch):
     return config.folder, ended
 
 
+def results_of(trial_ids):
+    """Return the results of a job that succeeds."""
+    return [*map(result_of, trial_ids), DONE]
+
+
 def test_a_report_that_fails_is_a_warning_and_the_record_is_written(end):
     folder, ended = end
     (folder / "pareto.png").mkdir()  # a file cannot replace a folder
-    notes = Notes()
-    record = ended(*map(result_of, TRIALS), {"kind": "done"}, progress=notes)
+    shown = Shown()
+    record = ended(results_of, progress=shown)
     assert read_record(folder) == record
     assert read_summary(folder)["status"] == "complete"
-    (line,) = notes.lines
+    (line,) = shown.lines
     assert line.startswith("warning: the report was not written: IsADirectoryError")
     assert f"python -m tkd_search report {folder}" in line
 
 
-def test_each_member_is_tested_once_although_the_test_of_a_later_one_fails(end):
+def test_members_are_tested_at_once_each_shown_and_saved_as_it_ends(end):
     folder, ended = end
-    jobs = []
-    failure = {"kind": "failed", "reason": "OutOfMemoryError: CUDA out of memory", "trace": "…"}
+    both, shown = threading.Barrier(len(TRIALS), timeout=60), Shown()
+
+    def together(trial_ids):
+        both.wait()  # breaks where one job waits for the end of another
+        return results_of(trial_ids)
+
+    record = ended(together, progress=shown)
+    assert shown.stages == [("front", len(TRIALS))]
+    assert shown.steps == [0, 1, 2]
+    assert set(json.loads((folder / TESTED_FILE).read_text())) == set(TRIALS)
+    assert [member.test_accuracy for member in record.front] == [0.5, 0.5]
+
+
+def test_each_member_is_tested_once_although_the_test_of_another_fails(end):
+    folder, ended = end
+    first_is_saved, jobs = threading.Event(), []
+
+    def one_fails(trial_ids):
+        if trial_ids == [TRIALS[0]]:
+            yield result_of(TRIALS[0])
+            first_is_saved.set()
+            yield DONE
+        else:
+            first_is_saved.wait(60)
+            yield {"kind": "failed", "reason": "OutOfMemoryError: CUDA out of memory", "trace": "…"}
+
     with pytest.raises(UserError, match="OutOfMemoryError"):
-        ended(result_of(TRIALS[0]), failure, jobs=jobs)
+        ended(one_fails)
     assert list(json.loads((folder / TESTED_FILE).read_text())) == [TRIALS[0]]
-    record = ended(result_of(TRIALS[1]), {"kind": "done"}, jobs=jobs)
-    assert jobs == [list(TRIALS), [TRIALS[1]]]
+    shown = Shown()
+    record = ended(lambda trial_ids: jobs.append(trial_ids) or results_of(trial_ids), progress=shown)
+    assert jobs == [[TRIALS[1]]]
+    assert shown.steps == [1, 2]
     assert [member.test_accuracy for member in record.front] == [0.5, 0.5]
 
 

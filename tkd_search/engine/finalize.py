@@ -3,6 +3,7 @@
 import json
 import math
 import shlex
+import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -15,7 +16,7 @@ from tkd_search.config.resolve import resolve
 from tkd_search.config.sections import Settings
 from tkd_search.config.settings_json import to_json
 from tkd_search.engine.controller import Controller
-from tkd_search.engine.pipeline import Prepared, run_stage
+from tkd_search.engine.pipeline import Prepared, run_concurrently
 from tkd_search.engine.progress import Progress
 from tkd_search.engine.search_state import front_member
 from tkd_search.export import write_student
@@ -57,7 +58,7 @@ def finalize(
         controller: holds the trials.
         queue: job queue of the worker groups that test the front.
         tracker: records the end.
-        progress: shows the warning of a report that failed.
+        progress: shows the members that are tested, and the warning of a report that failed.
         status: how the search ended.
         seconds: wall time of this driver and of earlier ones, called after the front is tested.
 
@@ -66,7 +67,7 @@ def finalize(
     """
     front = controller.search_state().front
     resolved = {trial.trial_id: resolve(config, trial.config) for trial in front}
-    tested = _test(resolved, folder, trials, prepared, front, queue) if status == "complete" else {}
+    tested = _test(resolved, folder, trials, prepared, front, queue, progress) if status == "complete" else {}
     record = _record(
         config, resolved, prepared, controller, tracker, tested, status=status, seconds=seconds()
     )
@@ -137,32 +138,50 @@ def _test(
     prepared: Prepared,
     front: tuple[TrialRecord, ...],
     queue: ActorHandle,
+    progress: Progress,
 ) -> dict[str, dict[str, Any]]:
-    """Return test figures by trial; each is saved at once, and a saved one is not measured again."""
-    file = folder / TESTED_FILE
+    """Return test figures by trial, measured in one job per member on all free groups.
+
+    Each is saved at once, and a saved one is not measured again.
+
+    Raises:
+        UserError: of the first job that failed.
+    """
+    file, lock = folder / TESTED_FILE, threading.Lock()
     tested: dict[str, dict[str, Any]] = json.loads(file.read_text()) if file.exists() else {}
-    missing = [trial for trial in front if trial.trial_id not in tested]
-    if not missing:
+    jobs = [
+        {
+            "kind": "test",
+            "data": prepared.data_folder,
+            "members": [
+                {
+                    "trial_id": trial.trial_id,
+                    "settings": to_json(settings[trial.trial_id]),
+                    "folder": storage.below(trials, trial.trial_id),
+                }
+            ],
+        }
+        for trial in front
+        if trial.trial_id not in tested
+    ]
+    if not jobs:
         return tested
-    job = {
-        "kind": "test",
-        "data": prepared.data_folder,
-        "members": [
-            {
-                "trial_id": trial.trial_id,
-                "settings": to_json(settings[trial.trial_id]),
-                "folder": storage.below(trials, trial.trial_id),
-            }
-            for trial in missing
-        ],
-    }
-    for result in run_stage(queue, job):
-        if result["kind"] == "tested":
+    progress.stage("front", len(front))
+    progress.advance(len(front) - len(jobs))
+
+    def received(job: Mapping[str, Any], result: Mapping[str, Any]) -> None:
+        if result["kind"] != "tested":
+            return
+        with lock:
             tested[result["trial_id"]] = {
                 "test_accuracy": result["test_accuracy"],
                 "latency_ms": {str(batch): ms for batch, ms in result["latency_ms"].items()},
             }
             write_json(file, tested, indent=1)
+            done = sum(trial.trial_id in tested for trial in front)
+            progress.advance(done, f"{result['trial_id']}: test {result['test_accuracy']:.2%}")
+
+    run_concurrently(queue, jobs, received)
     return tested
 
 

@@ -150,17 +150,17 @@ def prepare_bank(
     }
     advance = _JointProgress(progress, "bank" if parts == 1 else f"bank in {parts} parts")
     if parts == 1:
-        _run_concurrently(queue, [{**job, "kind": "bank", "threads": threads}], advance)
+        run_concurrently(queue, [{**job, "kind": "bank", "threads": threads}], advance)
         return place
     # Another search may compute the same bank in other parts at the same time.
     job |= {"cache": cache, "key": f"{key}-{uuid.uuid4().hex[:8]}", "parts": parts}
     firsts = range(0, parts, settings.resources.workers_per_trial)
     try:
-        _run_concurrently(queue, [{**job, "kind": "survey", "first": first} for first in firsts], advance)
-        ends = _run_concurrently(
+        run_concurrently(queue, [{**job, "kind": "survey", "first": first} for first in firsts], advance)
+        ends = run_concurrently(
             queue, [{**job, "kind": "bank_part", "first": first} for first in firsts], advance
         )
-        _run_concurrently(queue, [{**job, "kind": "assemble", "meta": ends[0]["meta"]}], advance)
+        run_concurrently(queue, [{**job, "kind": "assemble", "meta": ends[0]["meta"]}], advance)
     finally:
         for file in part_files(job):
             with contextlib.suppress(OSError):
@@ -189,7 +189,7 @@ class _JointProgress:
             self._progress.advance(done)
 
 
-def _run_concurrently(
+def run_concurrently(
     queue: ActorHandle,
     jobs: Sequence[Mapping[str, Any]],
     received: Callable[[Mapping[str, Any], Mapping[str, Any]], None],
