@@ -9,6 +9,7 @@ import rich.console
 
 from tests.tracking.synthetic import synthetic_search, taught_by
 from tkd_search.cli.console import Console, failures
+from tkd_search.results.records import Reference
 
 
 def shown(record, folder):
@@ -113,3 +114,30 @@ def test_failed_trials_show_their_reasons_by_kind_and_where_all_reasons_are(tmp_
     assert line == f"1 × Odd: {'x' * 154}… (0006)"
     assert all_reasons == f"all reasons: {tmp_path / 'record.json'}"
     assert failures(synthetic_search(14), tmp_path) == []
+
+
+def test_the_students_that_a_reference_beats_are_named(tmp_path):
+    """F itself in int8 beats the members that are not smaller and not more accurate, and no others."""
+    record = synthetic_search(14)
+    smallest, *_, largest = sorted(record.front, key=lambda member: member.bytes)
+    whole = Reference(
+        format="fp32",
+        bytes=record.big_model.bytes,
+        ratio=1.0,
+        val_accuracy=record.big_model.val_accuracy,
+        test_accuracy=0.5,
+    )
+
+    def line(bytes, accuracy):
+        int8 = dataclasses.replace(whole, format="int8", bytes=bytes, ratio=0.25, val_accuracy=accuracy)
+        big = dataclasses.replace(record.big_model, references=(whole, int8))
+        lines = shown(dataclasses.replace(record, big_model=big), tmp_path)
+        (found,) = [line for line in lines if "the big model in" in line]
+        return found.partition("; ")
+
+    start, _, beaten = line(largest.bytes - 1, largest.val_accuracy)
+    assert start.startswith("  the big model in int8, untrained: ")
+    assert beaten == f"it is better than {largest.trial_id}"
+    assert line(1, 1.0)[2] == "it is better than " + ", ".join(member.trial_id for member in record.front)
+    assert line(largest.bytes + 1, 1.0)[2] == ""
+    assert line(1, smallest.val_accuracy - 0.01)[2] == ""

@@ -10,11 +10,12 @@ from hypothesis import strategies as st
 from tests.tracking.synthetic import TAPS, synthetic_search, taught_by
 from tkd_search.report import write_report
 from tkd_search.report.figures import accuracy_window, tap_shares
+from tkd_search.report.front_csv import front_frame
 from tkd_search.report.importance import importances, merit
 from tkd_search.report.label_placement import Box, place_labels
 from tkd_search.report.run_links import trial_links
 from tkd_search.report.style import size_ticks
-from tkd_search.results.records import EpochRecord
+from tkd_search.results.records import EpochRecord, Reference
 from tkd_search.tracking.mlflow.writer_status import note_runs
 
 
@@ -35,6 +36,41 @@ def test_the_three_files_and_what_the_page_holds(tmp_path):
     for trial in record.trials:
         assert f"trial {trial.trial_id}" in text
     assert "10 % of the big model" in text
+
+
+def with_references(record):
+    """The same search with the big model in fp32 and int8, and in an int4 that keeps nothing."""
+    figures = [("fp32", 1.0, record.big_model.val_accuracy), ("int8", 0.25, 0.98), ("int4", 0.13, 0.1)]
+    references = tuple(
+        Reference(
+            format=format,
+            bytes=int(ratio * record.big_model.bytes),
+            ratio=ratio,
+            val_accuracy=accuracy,
+            test_accuracy=accuracy,
+        )
+        for format, ratio, accuracy in figures
+    )
+    return dataclasses.replace(record, big_model=dataclasses.replace(record.big_model, references=references))
+
+
+@pytest.mark.parametrize("empty", [False, True])
+def test_the_table_ends_with_the_references_and_pandas_front_has_none(tmp_path, empty):
+    record = with_references(synthetic_search(14))
+    record = dataclasses.replace(record, front=()) if empty else record
+    csv, _, _ = write_report(record, tmp_path)
+    frame = pd.read_csv(csv, dtype={"trial_id": str})
+    assert list(frame["kind"]) == ["student"] * len(record.front) + ["reference"] * 3
+    students, others = (frame[frame.kind == kind].drop(columns="kind") for kind in ("student", "reference"))
+    pd.testing.assert_frame_equal(
+        students, front_frame([record]), check_dtype=False, check_column_type=False, check_index_type=False
+    )
+    assert list(others["student"]) == [f"{record.big_model.name} {name}" for name in ("int4", "int8", "fp32")]
+    assert list(others["ratio"]) == [0.13, 0.25, 1.0]
+    assert list(others["retention"]) == list(others["test_accuracy"] / record.big_model.test_accuracy)
+    assert others[["trial_id", "path"]].isna().all(axis=None)
+    joint, _, _ = write_report([record, dataclasses.replace(record, name="other")], tmp_path)
+    assert list(pd.read_csv(joint).groupby("kind")["search"].value_counts().reference) == [3, 3]
 
 
 def test_the_page_says_how_students_were_taught_also_where_nothing_else_was_tried(tmp_path):

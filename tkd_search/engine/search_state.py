@@ -104,7 +104,6 @@ def front_member(
     latency_ms: dict[int, float] | None = None,
 ) -> FrontMember:
     """Return a trial as a member of the front; its test accuracy is NaN until it is measured."""
-    of_f = big_model.test_accuracy
     return FrontMember(
         trial_id=trial.trial_id,
         student=trial.student,
@@ -113,7 +112,7 @@ def front_member(
         ratio=trial.bytes / big_model.bytes,
         val_accuracy=trial.val_accuracy,
         test_accuracy=test_accuracy,
-        retention=test_accuracy / of_f if of_f > 0 else math.nan,
+        retention=big_model.retention(test_accuracy),
         config=trial.config,
         path=f"students/{trial.trial_id}",
         latency_ms=latency_ms or {},

@@ -1,4 +1,4 @@
-"""Writes ``pareto.csv``: one row per member of the front, smallest first."""
+"""Writes ``pareto.csv``: one row per member of the front, smallest first, then the references."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -44,6 +44,30 @@ def member_row(member: FrontMember) -> dict[str, object]:
 
 
 def write_table(records: Sequence[SearchRecord], path: Path) -> Path:
-    """Write :func:`front_frame` as CSV, atomically."""
-    write_text(path, front_frame(records).to_csv(index=False))
+    """Write :func:`front_frame` and the references as CSV, atomically.
+
+    The column ``kind`` says ``student`` or ``reference`` (the big model in a number format). References have
+    no trial, path or settings.
+    """
+    front, others = front_frame(records), pd.DataFrame(_references(records))
+    front.insert(0, "kind", "student")
+    write_text(path, (pd.concat([front, others]) if len(others) else front).to_csv(index=False))
     return path
+
+
+def _references(records: Sequence[SearchRecord]) -> list[dict[str, object]]:
+    return [
+        {
+            **({"search": record.name} if len(records) > 1 else {}),
+            "kind": "reference",
+            "student": f"{record.big_model.name} {one.format}",
+            "bytes": one.bytes,
+            "parameters": record.big_model.parameters,
+            "ratio": one.ratio,
+            "val_accuracy": one.val_accuracy,
+            "test_accuracy": one.test_accuracy,
+            "retention": record.big_model.retention(one.test_accuracy),
+        }
+        for record in records
+        for one in sorted(record.big_model.references, key=lambda one: one.bytes)
+    ]

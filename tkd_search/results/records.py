@@ -78,6 +78,10 @@ class BigModelRecord:
     test_accuracy: float
     references: tuple[Reference, ...] = ()
 
+    def retention(self, test_accuracy: float) -> float:
+        """Return a test accuracy ÷ the big model's, NaN where that is 0."""
+        return test_accuracy / self.test_accuracy if self.test_accuracy > 0 else float("nan")
+
 
 @dataclass(frozen=True, kw_only=True)
 class SearchStart:
