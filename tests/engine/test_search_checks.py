@@ -12,6 +12,8 @@ from tkd_search.config.experiment_file import load_config
 from tkd_search.data import load_data
 from tkd_search.engine.search_checks import check_search
 from tkd_search.errors import UserError
+from tkd_search.export import format_support
+from tkd_search.formats import onnx_writer
 
 
 @pytest.fixture(scope="module")
@@ -218,6 +220,51 @@ def test_cell_terms_without_effect_need_no_cells(data):
 
 
 FAST = "search.sampler=random"
+
+
+def test_int4_is_refused_before_anything_starts_where_onnxruntime_does_not_run_it(data, monkeypatch):
+    """No onnxruntime runs a file of an opset that does not exist."""
+    monkeypatch.setitem(onnx_writer.OPSET, "int4", 999)
+    for given in ("int4", "{choice: [int8, int4]}"):
+        format_support.int4_problem.cache_clear()
+        with pytest.raises(UserError) as refused:
+            check_search(load_config(None, [f"student.format={given}", FAST]), data)
+        for word in ("student.format: found int4", "onnxruntime", "999", "allowed: fp32, fp16, int8"):
+            assert word in str(refused.value)
+    check_search(load_config(None, ["student.format={choice: [fp16, int8]}", FAST]), data)
+    monkeypatch.undo()
+    format_support.int4_problem.cache_clear()
+    assert format_support.int4_problem() == ""
+
+
+def recurrent(num_classes):
+    return Recurrent(num_classes)
+
+
+class Recurrent(torch.nn.Module):
+    """Reads the rows of an image by a layer that no format rounds."""
+
+    def __init__(self, num_classes):
+        super().__init__()
+        self.cell = torch.nn.GRU(8, 32, batch_first=True)
+        self.head = torch.nn.Linear(32, num_classes)
+
+    def forward(self, images):
+        return self.head(self.cell(images[:, 0])[0][:, -1])
+
+
+def test_weights_that_a_format_does_not_round_are_named_with_their_share(data):
+    own = [f"student.name={__name__}:recurrent", "student.width=0.25", "student.depth=1", "student.args={}"]
+
+    def notes(given):
+        return check_search(load_config(None, [*own, f"student.format={given}", FAST]), data).notes
+
+    (note,) = notes("{choice: [fp16, int8, int4]}")
+    share = (3 * 32 * (8 + 32)) / (3 * 32 * (8 + 32 + 2) + 32 * 10 + 10)
+    assert f"{share:.1%} of the parameters stay in fp16 with student.format int8 and int4" in note
+    assert "cell.weight_hh_l0, cell.weight_ih_l0" in note
+    assert notes("fp16") == ()
+    assert check_search(load_config(None, ["student.format=int8", FAST]), data).notes == ()
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,6 @@
 """Checks of a search that concern several settings, or settings and data, before anything is written."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -12,8 +12,11 @@ from tkd_search.config.pruner import configured_pruner
 from tkd_search.config.search_settings import SearchSettings
 from tkd_search.data import DataBundle
 from tkd_search.distill.features.taps import find_taps
+from tkd_search.distill.quantization.number_format import Format, rounds_weights
+from tkd_search.distill.quantization.targets import unrounded
 from tkd_search.errors import UserError
-from tkd_search.models import build_big_model, build_student
+from tkd_search.export.format_support import check_formats
+from tkd_search.models import Student, build_big_model, build_student, model_parameters
 from tkd_search.models.families import family_of
 from tkd_search.models.model_settings import CUT, BigModelSettings, StudentSettings
 from tkd_search.models.student_architecture import check_cut_settings
@@ -54,16 +57,23 @@ def check_search(config: Config, data: DataBundle) -> CheckedSearch:
     """Check what would otherwise fail only after the big model is trained.
 
     Raises:
-        UserError: the pruner, the sampler, an earlier search, a student, the taps or K do not fit.
+        UserError: the pruner, the sampler, an earlier search, a student, its format, taps or K do not fit.
     """
+    check_formats(_possible(config, "student.format"))
     pruner = configured_pruner(config, data.num_classes)
     _check_sampler(config)
     earlier = _warm_start(config)
     _check_cut(config, data)
-    students = _sample_students(config, data)
+    rounding = [format for format in _possible(config, "student.format") if rounds_weights(format)]
+    # One network at a time: a choice of names may hold several that are large.
+    found = [
+        (settings, _unrounded_note(settings.name, student, rounding))
+        for settings, student in _sample_students(config, data)
+    ]
     _check_sizes(config)
     taps = _check_candidates(config, data)
-    return CheckedSearch(taps, pruner, earlier, students, _notes(config, taps))
+    notes = (*_notes(config, taps), *dict.fromkeys(note for _, note in found if note))
+    return CheckedSearch(taps, pruner, earlier, tuple(settings for settings, _ in found), notes)
 
 
 def _check_cut(config: Config, data: DataBundle) -> None:
@@ -78,8 +88,10 @@ def _check_cut(config: Config, data: DataBundle) -> None:
         )
 
 
-def _sample_students(config: Config, data: DataBundle) -> tuple[StudentSettings, ...]:
-    """Return a student for every option of every choice that decides the student; one without a choice.
+def _sample_students(config: Config, data: DataBundle) -> Iterator[tuple[StudentSettings, Student]]:
+    """Yield a student for every option of every choice that decides the student; one without a choice.
+
+    Each comes with its untrained network.
 
     The other leaves have their middle where that student can be built, else an end. Some sizes may fail; only
     their trials fail then.
@@ -96,8 +108,8 @@ def _sample_students(config: Config, data: DataBundle) -> tuple[StudentSettings,
     ]
     names = space.leaves.get("student.name")
     others = [{"student.name": name} for name in names.options] if isinstance(names, Choice) else [{}]
-    return tuple(
-        _first_that_builds(
+    for option in given or [{}]:
+        yield _first_that_builds(
             [
                 config.settings(space.at([share] * len(space.leaves), {**other, **option})).student
                 for other in others
@@ -106,19 +118,16 @@ def _sample_students(config: Config, data: DataBundle) -> tuple[StudentSettings,
             data,
             config.settings().big_models[0],
         )
-        for option in given or [{}]
-    )
 
 
 def _first_that_builds(
     students: Sequence[StudentSettings], data: DataBundle, big_model: BigModelSettings
-) -> StudentSettings:
+) -> tuple[StudentSettings, Student]:
     problems = []
     build = partial(build_student, classes=data.num_classes, channels=data.channels, size=data.size)
     for student in students:
         try:
-            build(student, big_model=big_model)
-            return student
+            return student, build(student, big_model=big_model)
         except UserError as error:
             problems.append(error)
     raise problems[0]
@@ -233,6 +242,20 @@ def _notes(config: Config, taps: int) -> tuple[str, ...]:
     return (
         f"method.k is searched up to {most}; at most {taps * masks} candidates exist ({taps} taps × {masks} "
         "masks), and larger values are lowered to that",
+    )
+
+
+def _unrounded_note(name: str, student: Student, formats: Sequence[Format]) -> str:
+    """Return a note where ``formats``, those that round, keep weights of a student in fp16; else ''."""
+    held = unrounded(student.model, formats[0]) if formats else {}
+    if not held:
+        return ""
+    share = sum(held.values()) / model_parameters(student.model)
+    largest = sorted(held, key=lambda weight: -held[weight])[:3]
+    more = f" and {len(held) - 3} more" if len(held) > 3 else ""
+    return (
+        f"{name}: {share:.1%} of the parameters stay in fp16 with student.format "
+        f"{' and '.join(formats)}, which do not round {', '.join(largest)}{more}"
     )
 
 

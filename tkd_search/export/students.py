@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from tkd_search.data import DataBundle, Split, plain_batches
+from tkd_search.export.format_support import check_formats
 from tkd_search.export.load_student import load, network, student_folder
 from tkd_search.export.model_card import CARD_FILE, write_card
 from tkd_search.export.onnx_file import Verified, verify
@@ -149,13 +150,14 @@ def export_student(path: str | Path, data: DataBundle, *, format: Format | None 
         format: the format to convert to; None or the student's own: its own files.
 
     Raises:
-        UserError: files are missing or damaged.
+        UserError: files are missing or damaged, or onnxruntime here does not run the format.
         RuntimeError: the ONNX file predicts other classes than the weights.
     """
     folder = student_folder(path)
     description = read_description(folder)
     own = description.architecture.format
     made = format or own
+    check_formats([made], "format")
     stem = "" if made == own else f".{made}"
     pre = description.preprocessing
     shape = (pre.channels, pre.size, pre.size)

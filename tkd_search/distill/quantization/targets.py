@@ -39,6 +39,22 @@ def targets(network: nn.Module, format: Format) -> Iterator[Target]:
                 yield Target(name, parameter, axis, _bits(weight, axis, format))
 
 
+def unrounded(network: nn.Module, format: Format) -> dict[str, int]:
+    """Return the weights that the format does not round, each with its number of values.
+
+    Weights are parameters of two or more dimensions: of layers that are no convolution, linear layer or
+    attention, and embeddings. They ship in fp16. Empty for formats of floating point.
+    """
+    if not rounds_weights(format):
+        return {}
+    rounded = {id(network.get_submodule(t.module)._parameters[t.parameter]) for t in targets(network, format)}
+    return {
+        name: weight.numel()
+        for name, weight in network.named_parameters()
+        if weight.dim() > 1 and id(weight) not in rounded
+    }
+
+
 def reads_inputs(module: nn.Module) -> bool:
     """Return whether a layer has one input that int8 rounds: convolutions and linear layers.
 
