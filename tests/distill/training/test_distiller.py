@@ -21,6 +21,7 @@ from tkd_search.distill import Distiller, Diverged, MethodSettings, TrainSetting
 from tkd_search.distill.features.bank_builder import compute_bank
 from tkd_search.distill.losses.tkd import GeneratedTeachers
 from tkd_search.distill.method_settings import BankSettings
+from tkd_search.distill.quantization import Format
 from tkd_search.distill.training.batch_order import sample
 
 FULL = MethodSettings(
@@ -169,6 +170,38 @@ def test_training_with_simulated_rounding_resumes_exactly_and_learns(
         plain.run_epoch()
     expected = evaluate(plain.eval_student(), held_out())
     assert evaluate(whole.eval_student(), held_out()) > expected - 0.05 > 0.3
+
+
+class Deep(TinyStudent):
+    """Small weights in many layers: without right statistics of batch norm, its maps vanish."""
+
+    def __init__(self) -> None:
+        super().__init__(4)
+        blocks = [
+            [nn.Conv2d(8, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8), nn.ReLU()] for _ in range(16)
+        ]
+        self.body.extend([layer for block in blocks for layer in block])
+        for module in self.body:
+            if isinstance(module, nn.Conv2d):
+                nn.init.normal_(module.weight, std=0.01)
+
+
+def test_rounding_may_begin_after_a_single_step() -> None:
+    """The first rounded step computes nearly what a plain one does; its maps are neither cut off nor lost."""
+
+    def maps(format: Format) -> torch.Tensor:
+        torch.manual_seed(0)
+        settings = TrainSettings(epochs=2, batch_size=200, quantise=0.5)
+        method, views = MethodSettings(name="ce"), digit_views(200)
+        made = Distiller(Deep(), views, method, settings, seed=0, class_count=10, format=format)
+        assert made.run_epoch() is not None
+        seen: list[torch.Tensor] = []
+        made.student.body.register_forward_hook(lambda *call: seen.append(call[-1].detach()))  # type: ignore
+        assert made.run_epoch() is not None
+        return seen[-1]
+
+    plain, rounded = maps("fp32"), maps("int8")
+    assert (plain - rounded).norm() < 0.2 * plain.norm()
 
 
 def test_dropout_resumes_exactly_and_leaves_the_global_random_state_alone() -> None:

@@ -24,7 +24,7 @@ from tkd_search.distill.losses.objective import Batch, Context
 from tkd_search.distill.losses.stage_reward import StageReader
 from tkd_search.distill.losses.tkd import GeneratedTeachers
 from tkd_search.distill.method_settings import MethodSettings, TrainSettings
-from tkd_search.distill.quantization.number_format import Format, rounds_weights
+from tkd_search.distill.quantization.number_format import Format, rounds_inputs, rounds_weights
 from tkd_search.distill.quantization.simulation import (
     calibrate,
     observe,
@@ -129,8 +129,13 @@ class Distiller:
 
     def _set_rounding(self) -> None:
         """Train this epoch with simulated rounding if it is among the last ones."""
-        if self.epoch == self._first_rounded_epoch:
-            calibrate(self.student, self._calibration_images(_CALIBRATION_ROWS))
+        if self.epoch == self._first_rounded_epoch and rounds_inputs(self._format):
+            images = self._calibration_images(_CALIBRATION_ROWS)
+            # After few steps the running statistics of batch norm lag behind, and the inputs they give are
+            # far smaller than those of training.
+            recalibrate(self.student, images)
+            self.student.train()
+            calibrate(self.student, images)
         rounds = self.epoch >= self._first_rounded_epoch
         set_rounding(self.student, rounds)
         observe(self.student, rounds)

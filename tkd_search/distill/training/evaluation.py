@@ -4,10 +4,9 @@ from collections.abc import Iterable, Iterator
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from tkd_search.distill.interfaces import channels_last, logits_of
-
-_NORMALISATIONS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 
 @torch.no_grad()
@@ -38,7 +37,7 @@ def release(model: nn.Module) -> None:
 
 def normalisations(model: nn.Module) -> Iterator[nn.Module]:
     """Return the batch normalisations of a model that track running statistics."""
-    return (m for m in model.modules() if isinstance(m, _NORMALISATIONS) and m.track_running_stats)
+    return (m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats)
 
 
 @torch.no_grad()
