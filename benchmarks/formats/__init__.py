@@ -1,0 +1,1 @@
+"""Accuracy, bytes and latency of students in every number format."""
