@@ -206,6 +206,24 @@ class TestTinyImageNet:
         (tmp_path / "wnids.txt").write_text("n001\nn002\nn777\n")
         assert "n777" in refused("tinyimagenet", tmp_path).where
 
+    @pytest.mark.parametrize("below", ["", "images"])
+    def test_validation_images_sorted_into_class_folders_are_the_test_part(
+        self, tmp_path: Path, below: str
+    ) -> None:
+        writers.write_tiny_imagenet(tmp_path, ["n001", "n002"])
+        annotated = load("tinyimagenet", tmp_path)
+        (tmp_path / "val" / "val_annotations.txt").unlink()
+        for number, wnid in enumerate(("n001", "n002")):
+            folder = tmp_path / "val" / wnid / below
+            folder.mkdir(parents=True)
+            for file in (tmp_path / "val" / "images").glob(f"val_{number}_*"):
+                file.rename(folder / file.name)
+        assert load("tinyimagenet", tmp_path).digest == annotated.digest
+
+    def test_the_official_layout_read_as_class_folders_names_the_right_source(self, tmp_path: Path) -> None:
+        writers.write_tiny_imagenet(tmp_path, ["n001", "n002"])
+        assert "data.name=tinyimagenet" in refused("imagefolder", tmp_path).hint
+
     @pytest.mark.parametrize("line", ["gone.JPEG\tn001\t0\t0\t1\t1", "nonsense"])
     def test_a_wrong_annotation_is_named_by_its_line(self, tmp_path: Path, line: str) -> None:
         writers.write_tiny_imagenet(tmp_path, ["n001", "n002"])
@@ -220,11 +238,18 @@ class TestImageFolder:
         data = load("imagefolder", tmp_path)
         assert (len(data.train), len(data.validation), len(data.test)) == (12, 6, 9)
         assert data.classes == ("cat", "dog", "eel")
+        assert data.notes == ()
         first = writers.random_images(4, 12, 12, 3, seed=0 + len("train"))[0]
         assert torch.equal(data.train.images[:1][0], torch.from_numpy(first).permute(2, 0, 1))  # type: ignore[index]
 
     @pytest.mark.parametrize(
-        ("parts", "counts"), [({"train": 10}, (18, 6, 6)), ({"train": 10, "test": 2}, (24, 6, 6))]
+        ("parts", "counts"),
+        [
+            ({"train": 10}, (18, 6, 6)),
+            ({"train": 10, "test": 3}, (24, 6, 9)),
+            ({"train": 10, "val": 3}, (24, 6, 9)),
+            ({"train": 10, "validation": 3}, (24, 6, 9)),
+        ],
     )
     def test_missing_parts_are_held_out(
         self, tmp_path: Path, parts: dict[str, int], counts: tuple[int, int, int]
@@ -232,6 +257,16 @@ class TestImageFolder:
         writers.write_image_folder(tmp_path, parts)
         data = load("imagefolder", tmp_path)
         assert tuple(len(split) for split in data.splits().values()) == counts
+
+    def test_validation_images_without_test_images_are_the_test_part(self, tmp_path: Path) -> None:
+        writers.write_image_folder(tmp_path, {"train": 10, "val": 3})
+        data = load("imagefolder", tmp_path)
+        (tmp_path / "val").rename(tmp_path / "test")
+        renamed = load("imagefolder", tmp_path)
+        assert data.digest == renamed.digest
+        (note,) = data.notes
+        assert "9 images given for validation are the test part" in note
+        assert renamed.notes == ()
 
     def test_class_folders_at_the_top_may_have_subfolders(self, tmp_path: Path) -> None:
         for name in ("cat", "dog"):

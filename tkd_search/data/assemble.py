@@ -38,7 +38,8 @@ def assemble(raw: RawData, settings: DataSettings) -> DataBundle:
     if settings.train_limit is not None:
         seed = settings.split_seed if settings.limit_seed is None else settings.limit_seed
         train = subset(train, limited(train.labels, settings.train_limit, child_seed(seed, "limit")))
-    bundle = DataBundle(settings.name, train, validation, test, raw.classes, mean, std, digest="")
+    parts = (train, validation, test)
+    bundle = DataBundle(settings.name, *parts, raw.classes, mean, std, digest="", notes=raw.notes)
     return replace(bundle, digest=digest(bundle))
 
 

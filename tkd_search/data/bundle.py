@@ -50,7 +50,8 @@ class DataBundle:
     """A data set with its splits.
 
     ``classes`` are the names of the labels 0 to c − 1; ``mean`` and ``std`` are per plane, of pixel values in
-    [0, 1], over the training split before ``train_limit``; ``digest`` is a hash of images, labels and splits.
+    [0, 1], over the training split before ``train_limit``; ``digest`` is a hash of images, labels and splits;
+    ``notes`` are lines for the user on how the data were read and split.
     """
 
     name: str
@@ -61,6 +62,7 @@ class DataBundle:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     digest: str
+    notes: tuple[str, ...] = ()
 
     @property
     def num_classes(self) -> int:

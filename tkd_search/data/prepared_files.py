@@ -61,14 +61,16 @@ def load_prepared(folder: str | Path) -> DataBundle:
         content = json.loads((path / "bundle.json").read_text())
         if content["schema"] != _SCHEMA:
             raise ValueError(f"schema {content['schema']}")
-        splits = {part: _mapped(path, part, content["streamed"]) for part in _PARTS}
+        train, validation, test = (_mapped(path, part, content["streamed"]) for part in _PARTS)
         return DataBundle(
             name=content["name"],
+            train=train,
+            validation=validation,
+            test=test,
             classes=tuple(content["classes"]),
             mean=tuple(content["mean"]),
             std=tuple(content["std"]),
             digest=content["digest"],
-            **splits,
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(

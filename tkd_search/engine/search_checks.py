@@ -43,7 +43,7 @@ class CheckedSearch:
         pruner: the configured pruner.
         earlier: trials of the searches in ``search.warm_start``.
         students: one student for every option that decides the student.
-        notes: lines for the user.
+        notes: lines for the user, those on the data first.
     """
 
     taps: int
@@ -72,7 +72,7 @@ def check_search(config: Config, data: DataBundle) -> CheckedSearch:
     ]
     _check_sizes(config)
     taps = _check_candidates(config, data)
-    notes = (*_notes(config, taps), *dict.fromkeys(note for _, note in found if note))
+    notes = (*data.notes, *_notes(config, taps), *dict.fromkeys(note for _, note in found if note))
     return CheckedSearch(taps, pruner, earlier, tuple(settings for settings, _ in found), notes)
 
 

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -25,9 +26,11 @@ Listing = list[tuple[str, int]]
 
 
 def read_image_folder(root: Path, settings: DataSettings) -> RawData:
-    """Read ``root/train/<class>/*``, ``val/`` as validation and ``test/`` as test where they exist.
+    """Read ``root/train/<class>/*`` with ``val/`` and ``test/`` where they exist.
 
-    Without ``train/`` the class folders are those in ``root``. Subfolders of a class folder are included.
+    With both, each is the part of its name. With one of them, it is the test part: a published ``val/`` is
+    what others report, so it must not decide the search. Without ``train/`` the class folders are those in
+    ``root``. Subfolders of a class folder are included.
 
     Raises:
         UserError: no classes, an empty or an unknown class, images of different sizes without ``data.size``,
@@ -42,7 +45,14 @@ def read_image_folder(root: Path, settings: DataSettings) -> RawData:
         folder = next((name for name in names if (root / name).is_dir()), None)
         if folder is not None:
             parts[part] = _listing(root, folder, classes)
-    return _loaded(root, parts, classes, settings)
+    notes: tuple[str, ...] = ()
+    if "validation" in parts and "test" not in parts:
+        parts["test"] = parts.pop("validation")
+        notes = (
+            f"data: no test/ folder, so the {len(parts['test']):,} images given for validation are the test "
+            "part; validation is split from train/ (data.validation)",
+        )
+    return replace(_loaded(root, parts, classes, settings), notes=notes)
 
 
 def is_image_folder(path: Path) -> bool:
@@ -72,6 +82,8 @@ def is_tiny_imagenet(path: Path) -> bool:
 def read_tiny_imagenet(root: Path, settings: DataSettings) -> RawData:
     """Read TinyImageNet as published; its validation part, which has labels, becomes the test part.
 
+    The validation images may also lie in class folders, ``val/<wnid>/``.
+
     Raises:
         UserError: a class, a file or an annotation is missing, or an image is damaged.
     """
@@ -80,6 +92,8 @@ def read_tiny_imagenet(root: Path, settings: DataSettings) -> RawData:
     annotations = root / "val" / "val_annotations.txt"
     if annotations.is_file():
         parts["test"] = _tiny_annotated(annotations, root, wnids)
+    elif any((root / "val" / wnid).is_dir() for wnid in wnids):
+        parts["test"] = _files_by_class(root, "val", wnids)
     return _loaded(root, parts, _tiny_names(root / "words.txt", wnids), settings)
 
 
@@ -147,17 +161,24 @@ def _listing(root: Path, part: str, classes: Sequence[str], required: bool = Fal
             str(root / part / unknown[0]),
             "a class that train/ does not have",
             f"one of the {len(classes)} classes of train/",
+            "for TinyImageNet as published: --set data.name=tinyimagenet" if is_tiny_imagenet(root) else "",
         )
-    listing: Listing = []
-    for label, name in enumerate(classes):
-        folder = root / part / name
-        files = _images(folder) if folder.is_dir() else []
-        if not files and required:
-            raise UserError(str(folder), "no images", f"files named {', '.join(sorted(IMAGE_SUFFIXES))}")
-        listing += [(os.path.normpath(f"{part}/{name}/{file}"), label) for file in files]
+    listing = _files_by_class(root, part, classes)
+    without = set(range(len(classes))) - {label for _, label in listing}
+    if without and required:
+        allowed = f"files named {', '.join(sorted(IMAGE_SUFFIXES))}"
+        raise UserError(str(root / part / classes[min(without)]), "no images", allowed)
     if not listing:
         raise UserError(str(root / part), "no images", "images in one folder per class")
     return listing
+
+
+def _files_by_class(root: Path, part: str, classes: Sequence[str]) -> Listing:
+    return [
+        (os.path.normpath(f"{part}/{name}/{file}"), label)
+        for label, name in enumerate(classes)
+        for file in _images(root / part / name)
+    ]
 
 
 def _images(folder: Path) -> list[str]:

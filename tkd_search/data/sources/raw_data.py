@@ -7,9 +7,13 @@ from tkd_search.data.bundle import Split
 
 @dataclass(frozen=True, kw_only=True)
 class RawData:
-    """The parts of a data set; a missing part is later held out of ``train``."""
+    """The parts of a data set; a missing part is later held out of ``train``.
+
+    ``notes`` are lines for the user on how the data were read.
+    """
 
     train: Split
     classes: tuple[str, ...]
     validation: Split | None = None
     test: Split | None = None
+    notes: tuple[str, ...] = ()
