@@ -306,12 +306,12 @@ class TestImageFolder:
         writers.write_image_folder(tmp_path, {"train": 5}, suffix=".jpg", size=(32, 32))
         victim = tmp_path / "train" / "dog" / "002.jpg"
         victim.write_bytes(victim.read_bytes()[:300])
-        assert refused("imagefolder", tmp_path, size=32).where == str(victim)
+        assert str(victim) in refused("imagefolder", tmp_path, size=32).found
 
     def test_a_file_that_is_not_an_image_is_named(self, tmp_path: Path) -> None:
         writers.write_image_folder(tmp_path, {"train": 5})
         (tmp_path / "train" / "dog" / "000.png").write_text("surprise")
-        assert refused("imagefolder", tmp_path).where.endswith("dog/000.png")
+        assert "dog/000.png" in refused("imagefolder", tmp_path).found
 
     def test_other_and_hidden_files_are_skipped(self, tmp_path: Path) -> None:
         writers.write_image_folder(tmp_path, {"train": 5})

@@ -15,9 +15,9 @@ from tkd_search.data import (
     DataBundle,
     DataSettings,
     ImageStore,
-    image_files,
     load_data,
     plain_batches,
+    scan_images,
 )
 from tkd_search.data.bank_files import bank_key, load_bank, save_bank
 from tkd_search.data.image_files import FolderStore
@@ -136,22 +136,30 @@ class TestStreaming:
 
 
 class TestDecodingByProcesses:
-    def test_several_processes_decode_the_same_images(
-        self, root: Path, monkeypatch: pytest.MonkeyPatch
+    @pytest.mark.parametrize("keep", [True, False])
+    def test_several_processes_and_one_find_the_same(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, keep: bool
     ) -> None:
-        files = tuple(sorted(str(file.relative_to(root)) for file in root.rglob("*.png")))
-        store = FolderStore(str(root), files, 64, 3)
-        monkeypatch.setattr(image_files, "IMAGES_PER_PROCESS", 40)
-        monkeypatch.setattr("os.sched_getaffinity", lambda pid: {0, 1, 2})
-        assert torch.equal(store.decoded(), store[torch.arange(len(files))])
-
-    def test_a_damaged_image_is_named(self, tmp_path: Path) -> None:
-        writers.write_images(tmp_path, 8)
+        writers.write_images(tmp_path, 12)
         (tmp_path / "006.png").write_bytes(b"no image")
-        store = FolderStore(str(tmp_path), tuple(f"{i:03d}.png" for i in range(8)), 12, 3)
-        with pytest.raises(UserError) as caught:
-            store._decoded_by(2)
-        assert caught.value.where.endswith("006.png")
+        files = [f"{i:03d}.png" for i in range(12)]
+        paths = [str(tmp_path / name) for name in files]
+        one = scan_images.scan_images(paths, 12, 3, keep=keep)
+        monkeypatch.setattr(scan_images, "IMAGES_PER_PROCESS", 4)
+        monkeypatch.setattr("os.sched_getaffinity", lambda pid: {0, 1, 2})
+        several = scan_images.scan_images(paths, 12, 3, keep=keep)
+        assert torch.equal(one.content, several.content)
+        assert one.broken == several.broken
+        assert list(one.broken) == [6]
+        assert "006.png: " in one.broken[6]
+        if not keep:
+            assert one.images is several.images is None
+            return
+        readable = torch.tensor([i for i in range(12) if i != 6])
+        wanted = FolderStore(str(tmp_path), tuple(files), 12, 3)[readable]
+        for scanned in (one, several):
+            assert scanned.images is not None
+            assert torch.equal(scanned.images[readable], wanted)
 
 
 class TestPrepared:

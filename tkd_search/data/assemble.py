@@ -9,6 +9,7 @@ from torch.nn.functional import interpolate
 
 from tkd_search.data.bundle import DataBundle, ImageStore, Split
 from tkd_search.data.data_settings import DataSettings
+from tkd_search.data.duplicates import duplicates_note
 from tkd_search.data.sources.raw_data import RawData
 from tkd_search.data.splits import held_out, limited
 from tkd_search.errors import UserError
@@ -33,21 +34,15 @@ def assemble(raw: RawData, settings: DataSettings) -> DataBundle:
     train, test = _part(raw.train, raw.test, settings.test, settings, "test", keep)
     train, validation = _part(train, raw.validation, settings.validation, settings, "validation")
     train, validation, test = (_resized(split, settings.size) for split in (train, validation, test))
+    notes = (*raw.notes, *duplicates_note({"train": train, "validation": validation, "test": test}))
     # Before the limit: a big model is trained on the whole training part and needs the same normalisation.
     mean, std = _normalisation(train.images, settings)
     if settings.train_limit is not None:
         seed = settings.split_seed if settings.limit_seed is None else settings.limit_seed
-        train = subset(train, limited(train.labels, settings.train_limit, child_seed(seed, "limit")))
+        train = train.subset(limited(train.labels, settings.train_limit, child_seed(seed, "limit")))
     parts = (train, validation, test)
-    bundle = DataBundle(settings.name, *parts, raw.classes, mean, std, digest="", notes=raw.notes)
+    bundle = DataBundle(settings.name, *parts, raw.classes, mean, std, digest="", notes=notes)
     return replace(bundle, digest=digest(bundle))
-
-
-def subset(split: Split, positions: Tensor) -> Split:
-    """Return the images at ``positions`` [n], in that order; a streamed store stays streamed."""
-    images = split.images
-    chosen = images[positions] if isinstance(images, Tensor) else images.subset(positions)  # type: ignore[attr-defined]
-    return Split(chosen, split.labels[positions])
 
 
 def statistics(images: ImageStore) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -115,7 +110,7 @@ def _normalisation(images: ImageStore, settings: DataSettings) -> tuple[tuple[fl
 def _resized(split: Split, size: int | None) -> Split:
     if size is None or not isinstance(split.images, Tensor):
         return split
-    return Split(resize(split.images, size), split.labels)
+    return replace(split, images=resize(split.images, size))
 
 
 def _part(
@@ -124,7 +119,7 @@ def _part(
     if given is not None:
         return train, given
     kept, held = held_out(train.labels, share, child_seed(settings.split_seed, name), keep=keep)
-    return subset(train, kept), subset(train, held)
+    return train.subset(kept), train.subset(held)
 
 
 def _check(raw: RawData, settings: DataSettings) -> None:

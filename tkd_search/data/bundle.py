@@ -27,10 +27,16 @@ class ImageStore(Protocol):
 
 @dataclass(frozen=True)
 class Split:
-    """Images with labels int64 [N]."""
+    """Images with labels int64 [N].
+
+    ``names`` are the images' files and ``content`` hashes of their pixels, int64 [N], as far as the source
+    has them.
+    """
 
     images: ImageStore
     labels: Tensor
+    names: tuple[str, ...] = ()
+    content: Tensor | None = None
 
     def __post_init__(self) -> None:
         if len(self.images) != len(self.labels):
@@ -41,8 +47,17 @@ class Split:
 
     def evenly(self, count: int) -> "Split":
         """Return at most ``count`` images, evenly over the split, in which classes may lie in order."""
-        chosen = torch.linspace(0, len(self) - 1, min(count, len(self))).long()
-        return Split(self.images[chosen], self.labels[chosen])
+        return self.subset(torch.linspace(0, len(self) - 1, min(count, len(self))).long())
+
+    def subset(self, positions: Tensor) -> "Split":
+        """Return the images at ``positions`` [n], in that order; a streamed store stays streamed."""
+        images = self.images
+        return Split(
+            images[positions] if isinstance(images, Tensor) else images.subset(positions),  # type: ignore[attr-defined]
+            self.labels[positions],
+            tuple(self.names[i] for i in positions.tolist()) if self.names else (),
+            None if self.content is None else self.content[positions],
+        )
 
 
 @dataclass(frozen=True)

@@ -51,6 +51,11 @@ class DataSettings:
         doc="fixed augmented views of every training image (one without augmentation); 0 = F runs live",
         searchable=False,
     )
+    on_error: Literal["fail", "skip"] = setting(
+        "fail",
+        doc="images that cannot be read: fail names them; skip leaves them out, at most 1 % of all",
+        searchable=False,
+    )
     memory_budget_mb: int = setting(
         4096, ge=16, doc="images that fit are held as uint8 tensors, others are streamed", searchable=False
     )

@@ -1,12 +1,14 @@
 """Decoding of image files into uint8 arrays, also as a program: ``python decode.py``.
 
-The program decodes part of a large folder into a file that its parent process maps (see
+The program scans part of a large folder, and can decode it into a file that its parent process maps (see
 :mod:`tkd_search.data.image_files`). It is a process because Pillow holds Python's lock on small images, so
 that threads use one core. It starts fast because this file imports neither torch nor the package.
 """
 
+import hashlib
 import json
 import sys
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -16,6 +18,17 @@ _SIXTEEN_BITS = 65535
 
 class DamagedImageError(Exception):
     """An image file cannot be decoded; the message is 'path: reason'."""
+
+
+class Scan(NamedTuple):
+    """What a scan of n files found.
+
+    ``content`` are n hashes of pixels (:func:`pixel_hash`), 0 for a broken file. ``broken`` maps the position
+    of a file that cannot be decoded to 'path: reason'.
+    """
+
+    content: list[int]
+    broken: dict[int, str]
 
 
 def decode(path: str, size: int, channels: int) -> np.ndarray:
@@ -50,6 +63,27 @@ def decode_into(rows: np.ndarray, paths: list[str]) -> None:
     channels, size = rows.shape[1:3]
     for row, path in zip(rows, paths, strict=True):
         row[...] = decode(path, size, channels)
+
+
+def scan(paths: list[str], size: int, channels: int, rows: np.ndarray | None = None) -> Scan:
+    """Decode every file, into ``rows`` uint8 [n, C, size, size] where given; broken files are left out."""
+    content, broken = [0] * len(paths), {}
+    for position, path in enumerate(paths):
+        try:
+            pixels = decode(path, size, channels)
+        except DamagedImageError as error:
+            broken[position] = str(error)
+            continue
+        content[position] = pixel_hash(pixels)
+        if rows is not None:
+            rows[position] = pixels
+    return Scan(content, broken)
+
+
+def pixel_hash(pixels: np.ndarray) -> int:
+    """Return a signed 64-bit hash of an image's pixels, the same for equal images."""
+    found = hashlib.blake2b(np.ascontiguousarray(pixels).data, digest_size=8).digest()
+    return int.from_bytes(found, signed=True)
 
 
 def read_header(path: str) -> tuple[int, int, bool]:
@@ -92,20 +126,17 @@ def _centre_crop(image: Image.Image, size: int) -> Image.Image:
     return scaled.crop((left, top, left + size, top + size))
 
 
-def main() -> int:
-    """Decode the files named by JSON on standard input; write an error to standard output as JSON.
+def main() -> None:
+    """Scan the files named by JSON on standard input; write the :class:`Scan` to standard output as JSON.
 
-    Input: ``paths``, and rows ``start`` onwards of the ``.npy`` file ``target`` to write them to.
+    Input: ``paths``, ``size``, ``channels`` and, where the images are kept, ``target``: a ``.npy`` file whose
+    rows ``start`` onwards are theirs.
     """
-    job = json.load(sys.stdin)
-    rows = np.load(job["target"], mmap_mode="r+")[job["start"] : job["start"] + len(job["paths"])]
-    try:
-        decode_into(rows, job["paths"])
-    except DamagedImageError as error:
-        json.dump({"damaged": str(error)}, sys.stdout)
-        return 1
-    return 0
+    job, rows = json.load(sys.stdin), None
+    if job["target"] is not None:
+        rows = np.load(job["target"], mmap_mode="r+")[job["start"] : job["start"] + len(job["paths"])]
+    json.dump(scan(job["paths"], job["size"], job["channels"], rows), sys.stdout)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -1,16 +1,10 @@
-"""Image files by index: decoded on access, or all at once into a tensor."""
+"""Image files by index, decoded on access."""
 
 import hashlib
-import itertools
-import json
 import os
-import subprocess
-import sys
-import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -18,9 +12,6 @@ from torch import Tensor
 
 from tkd_search.data import decode
 from tkd_search.errors import UserError
-
-IMAGES_PER_PROCESS = 4000
-"""Least number of images for which another decoding process saves time."""
 
 _THREADS = 4
 
@@ -76,47 +67,6 @@ class FolderStore:
             state.update(f"{name}:{os.stat(self.path(position)).st_size};".encode())
         return state.hexdigest()
 
-    def nbytes(self) -> int:
-        """Return the bytes of all decoded images."""
-        return len(self.files) * self.channels * self.size**2
-
-    def decoded(self) -> Tensor:
-        """Return all images as a uint8 tensor [N, C, size, size]; several processes decode many files.
-
-        Raises:
-            UserError: an image is damaged; names the file.
-        """
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        processes = min(cores, len(self.files) // IMAGES_PER_PROCESS)
-        if processes < 2:
-            return self[torch.arange(len(self.files))]
-        return self._decoded_by(processes)
-
-    def _decoded_by(self, processes: int) -> Tensor:
-        shape = (len(self.files), self.channels, self.size, self.size)
-        with tempfile.TemporaryDirectory(prefix="tkd-decode-") as folder:
-            target = os.path.join(folder, "images.npy")
-            np.lib.format.open_memmap(target, mode="w+", dtype=np.uint8, shape=shape).flush()
-            bounds = np.linspace(0, shape[0], processes + 1).astype(int).tolist()
-            shares = list(itertools.pairwise(bounds))
-            with ThreadPoolExecutor(processes) as pool:
-                for failure in pool.map(lambda share: self._decode_share(target, *share), shares):
-                    if failure is not None:
-                        raise failure
-            return torch.from_numpy(np.load(target))
-
-    def _decode_share(self, target: str, start: int, end: int) -> Exception | None:
-        """Decode images ``start`` to ``end`` into rows of ``target`` in another process; return its error."""
-        paths = [self.path(position) for position in range(start, end)]
-        done = subprocess.run(
-            [sys.executable, str(Path(decode.__file__))],
-            input=json.dumps({"target": target, "start": start, "paths": paths}),
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        return _failure(done.stdout, done.stderr) if done.returncode else None
-
     @cached_property
     def _pool(self) -> ThreadPoolExecutor:
         return ThreadPoolExecutor(_THREADS, thread_name_prefix="decode")
@@ -132,10 +82,3 @@ def damaged_image(found: str) -> UserError:
     return UserError(
         path, reason or "a damaged image", "an image that Pillow can read", "replace or delete it"
     )
-
-
-def _failure(stdout: str, stderr: str) -> Exception:
-    try:
-        return damaged_image(json.loads(stdout)["damaged"])
-    except (ValueError, KeyError):
-        return RuntimeError(f"decoding images failed: {stderr.strip()[-500:]}")

@@ -2,16 +2,17 @@
 
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from tkd_search.data import decode
-from tkd_search.data.bundle import ImageStore, Split
+from tkd_search.data.bundle import Split
 from tkd_search.data.data_settings import DataSettings
-from tkd_search.data.image_files import FolderStore, damaged_image
+from tkd_search.data.image_files import FolderStore
+from tkd_search.data.scan_images import broken_images_note, scan_images
 from tkd_search.data.sources.raw_data import RawData
 from tkd_search.errors import UserError
 
@@ -52,7 +53,8 @@ def read_image_folder(root: Path, settings: DataSettings) -> RawData:
             f"data: no test/ folder, so the {len(parts['test']):,} images given for validation are the test "
             "part; validation is split from train/ (data.validation)",
         )
-    return replace(_loaded(root, parts, classes, settings), notes=notes)
+    raw = _loaded(root, parts, classes, settings)
+    return replace(raw, notes=(*notes, *raw.notes))
 
 
 def is_image_folder(path: Path) -> bool:
@@ -194,18 +196,25 @@ def _loaded(
     root: Path, parts: dict[str, Listing], classes: tuple[str, ...], settings: DataSettings
 ) -> RawData:
     size, channels = _shape(root, parts["train"], settings)
-    stores = {
-        part: FolderStore(str(root), tuple(name for name, _ in listing), size, channels)
-        for part, listing in parts.items()
-    }
-    fits = sum(store.nbytes() for store in stores.values()) <= settings.memory_budget_mb * 2**20
-    splits = {}
+    fits = sum(map(len, parts.values())) * channels * size**2 <= settings.memory_budget_mb * 2**20
+    splits, broken = {}, list[str]()
     for part, listing in parts.items():
-        images: ImageStore = stores[part].decoded() if fits else stores[part]
-        labels = np.array([label for _, label in listing], dtype=np.int64)
-        splits[part] = Split(images, torch.from_numpy(labels))
+        names = tuple(name for name, _ in listing)
+        scanned = scan_images([str(root / name) for name in names], size, channels, keep=fits)
+        images = FolderStore(str(root), names, size, channels) if scanned.images is None else scanned.images
+        labels = torch.tensor([label for _, label in listing], dtype=torch.int64)
+        readable = [position for position in range(len(listing)) if position not in scanned.broken]
+        split = Split(images, labels, names, scanned.content)
+        splits[part] = split.subset(torch.tensor(readable, dtype=torch.int64)) if scanned.broken else split
+        broken += scanned.broken.values()
+    total = sum(map(len, parts.values()))
+    notes = broken_images_note(broken, total, settings.on_error, f"data.path = {settings.path}")
     return RawData(
-        train=splits["train"], validation=splits.get("validation"), test=splits.get("test"), classes=classes
+        train=splits["train"],
+        validation=splits.get("validation"),
+        test=splits.get("test"),
+        classes=classes,
+        notes=notes,
     )
 
 
@@ -213,13 +222,14 @@ def _shape(root: Path, listing: Listing, settings: DataSettings) -> tuple[int, i
     """Return side and planes of the images, from settings and the headers of about 64 evenly spaced images.
 
     Raises:
-        UserError: without ``data.size``, images that are not square or differ in size; a damaged image.
+        UserError: without ``data.size``, images that are not square or differ in size.
     """
-    step = max(1, len(listing) // _SHAPE_SAMPLE)
-    try:
-        seen = [decode.read_header(str(root / name)) for name, _ in listing[::step]]
-    except decode.DamagedImageError as error:
-        raise damaged_image(str(error)) from error
+    seen = []
+    for name, _ in listing[:: max(1, len(listing) // _SHAPE_SAMPLE)]:
+        with suppress(decode.DamagedImageError):  # the scan of all images counts them
+            seen.append(decode.read_header(str(root / name)))
+    if not seen:
+        return settings.size or 1, 3
     channels = 1 if all(grey for _, _, grey in seen) else 3
     sides = sorted({(width, height) for width, height, _ in seen})
     if settings.size is not None:
