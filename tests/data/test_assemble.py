@@ -132,8 +132,19 @@ def test_a_split_with_fewer_labels_than_images_is_refused() -> None:
 
 
 @pytest.mark.parametrize("part", ["test", "validation"])
-def test_a_given_part_without_a_class_is_refused(part: str) -> None:
+def test_a_given_part_without_a_class_is_said(part: str) -> None:
     whole = raw()
-    few = Split(whole.train.images[torch.arange(9)], torch.arange(9) % 2)
-    with pytest.raises(UserError, match=f"no {part} image of class 'c'"):
-        assemble(dataclasses.replace(whole, **{part: few}), DataSettings())
+    few = Split(255 - whole.train.images[torch.arange(9)], torch.arange(9) % 2)
+    (note,) = assemble(dataclasses.replace(whole, **{part: few}), DataSettings()).notes
+    assert note.startswith(f"warning: no images of c in {part}:")
+
+
+def test_classes_of_one_image_alone_cannot_be_split() -> None:
+    images = raw().train.images[torch.arange(3)]
+    with pytest.raises(UserError, match="no class with enough images"):
+        assemble(RawData(train=Split(images, torch.arange(3)), classes=("a", "b", "c")), DataSettings())
+
+
+def test_a_class_without_training_images_is_refused() -> None:
+    with pytest.raises(UserError, match="no training image of class 'd'"):
+        assemble(dataclasses.replace(raw(), classes=("a", "b", "c", "d")), DataSettings())

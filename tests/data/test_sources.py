@@ -331,10 +331,14 @@ class TestImageFolder:
         (tmp_path / "train" / "fox").mkdir()
         assert refused("imagefolder", tmp_path).where == str(tmp_path / "train" / "fox")
 
-    def test_a_class_with_too_few_images_is_named(self, tmp_path: Path) -> None:
+    def test_a_class_with_fewer_images_than_parts_stays_in_training(self, tmp_path: Path) -> None:
         writers.write_image_folder(tmp_path, {"train": 5})
-        writers.write_images(tmp_path / "train" / "fox", 2)
-        assert "'fox'" in refused("imagefolder", tmp_path).found
+        writers.write_images(tmp_path / "train" / "fox", 2, seed=7)
+        writers.write_images(tmp_path / "train" / "gnu", 1, seed=8)
+        data = load("imagefolder", tmp_path)
+        assert torch.bincount(data.train.labels).tolist() == [3, 3, 3, 2, 1]
+        (note,) = data.notes
+        assert "no images of fox, gnu in validation; none of fox, gnu in test" in note
 
     def test_a_single_class_is_refused(self, tmp_path: Path) -> None:
         writers.write_image_folder(tmp_path, {"train": 5}, classes=("cat",))

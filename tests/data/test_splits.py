@@ -32,6 +32,16 @@ def test_the_same_share_of_every_class_is_held_out(labels: torch.Tensor, share: 
 
 
 @settings(deadline=None)
+@given(labels=LABELS, share=SHARES, seed=SEEDS, whole=st.sets(st.integers(0, 5)))
+def test_classes_kept_whole_do_not_change_the_split_of_others(
+    labels: torch.Tensor, share: float, seed: int, whole: set[int]
+) -> None:
+    held = {label: held_out(labels, share, seed, whole=kept)[1] for label, kept in ((0, set()), (1, whole))}
+    rest = [position for position in held[0].tolist() if int(labels[position]) not in whole]
+    assert held[1].tolist() == rest
+
+
+@settings(deadline=None)
 @given(labels=LABELS, seed=SEEDS)
 def test_the_same_seed_gives_the_same_split(labels: torch.Tensor, seed: int) -> None:
     first, again = held_out(labels, 0.3, seed), held_out(labels, 0.3, seed)

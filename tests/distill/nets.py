@@ -121,6 +121,7 @@ def distiller(
     number: int = 300,
     seed: int = 0,
     grid: int = 0,
+    balanced: bool = False,
     **train: object,
 ) -> Distiller:
     torch.manual_seed(seed)
@@ -133,4 +134,5 @@ def distiller(
         seed=seed,
         bank=digit_bank(number, grid=grid),
         class_count=10,
+        balanced=balanced,
     )

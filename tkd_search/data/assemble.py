@@ -1,6 +1,7 @@
 """Assembly of a data bundle from raw data: splits, limit, size, statistics, digest."""
 
 import hashlib
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -17,24 +18,30 @@ from tkd_search.seeds import child_seed
 
 _CHUNK = 2048
 _STATISTICS_SAMPLE = 8192
+_NAMED_CLASSES = 10
 
 
 def assemble(raw: RawData, settings: DataSettings) -> DataBundle:
     """Return a bundle: split, resized and limited images with their statistics and digest.
 
     A test or validation part that the set lacks is held out of the training part, stratified by class. The
-    limit is applied last, so that validation and test do not depend on it.
+    limit is applied last, so that validation and test do not depend on it. Classes with fewer images than
+    parts stay in the training part.
 
     Raises:
-        UserError: too few classes or images to split.
+        UserError: fewer than two classes, a class without training images, or no image for a part.
     """
     _check(raw, settings)
     # Where validation is held out after test, test must leave two images of every class.
     keep = 1 + (raw.validation is None)
-    train, test = _part(raw.train, raw.test, settings.test, settings, "test", keep)
-    train, validation = _part(train, raw.validation, settings.validation, settings, "validation")
+    whole = _small_classes(raw)
+    train, test = _part(raw.train, raw.test, settings.test, settings, "test", whole, keep)
+    train, validation = _part(train, raw.validation, settings.validation, settings, "validation", whole)
+    _check_parts(validation, test, settings)
     train, validation, test = (_resized(split, settings.size) for split in (train, validation, test))
-    notes = (*raw.notes, *duplicates_note({"train": train, "validation": validation, "test": test}))
+    measured = {"validation": validation, "test": test}
+    notes = (*raw.notes, *_missing_classes_note(raw.classes, measured))
+    notes += duplicates_note({"train": train, **measured})
     # Before the limit: a big model is trained on the whole training part and needs the same normalisation.
     mean, std = _normalisation(train.images, settings)
     if settings.train_limit is not None:
@@ -114,39 +121,63 @@ def _resized(split: Split, size: int | None) -> Split:
 
 
 def _part(
-    train: Split, given: Split | None, share: float, settings: DataSettings, name: str, keep: int = 1
+    train: Split,
+    given: Split | None,
+    share: float,
+    settings: DataSettings,
+    name: str,
+    whole: set[int],
+    keep: int = 1,
 ) -> tuple[Split, Split]:
     if given is not None:
         return train, given
-    kept, held = held_out(train.labels, share, child_seed(settings.split_seed, name), keep=keep)
+    seed = child_seed(settings.split_seed, name)
+    kept, held = held_out(train.labels, share, seed, keep=keep, whole=whole)
     return train.subset(kept), train.subset(held)
 
 
+def _small_classes(raw: RawData) -> set[int]:
+    """Return the labels with fewer training images than there are parts to split them into."""
+    parts = 1 + (raw.test is None) + (raw.validation is None)
+    counts = torch.bincount(raw.train.labels, minlength=len(raw.classes))
+    return set(torch.nonzero(counts < parts)[:, 0].tolist())
+
+
+def _missing_classes_note(classes: Sequence[str], measured: Mapping[str, Split]) -> tuple[str, ...]:
+    """Return a note on classes without images in the parts that measure accuracy; none without any."""
+    texts = []
+    for part, split in measured.items():
+        counts = torch.bincount(split.labels, minlength=len(classes))
+        missing = [classes[label] for label in torch.nonzero(counts == 0)[:, 0].tolist()]
+        more = f" and {len(missing) - _NAMED_CLASSES} more" if len(missing) > _NAMED_CLASSES else ""
+        if missing:
+            texts.append(f"of {', '.join(missing[:_NAMED_CLASSES])}{more} in {part}")
+    return (f"warning: no images {'; none '.join(texts)}: figures say nothing on them",) if texts else ()
+
+
+def _where(settings: DataSettings) -> str:
+    return f"data.path = {settings.path}" if settings.path else f"data.name = {settings.name}"
+
+
 def _check(raw: RawData, settings: DataSettings) -> None:
-    where = f"data.path = {settings.path}" if settings.path else f"data.name = {settings.name}"
+    where = _where(settings)
     if len(raw.classes) < 2:
         raise UserError(where, f"{len(raw.classes)} class(es)", "at least 2 classes")
     counts = torch.bincount(raw.train.labels, minlength=len(raw.classes))
-    least = 1 + (raw.test is None) + (raw.validation is None)
-    if int(counts.min()) < least:
+    if int(counts.min()) == 0:
         name = raw.classes[int(counts.argmin())]
-        raise UserError(
-            where,
-            f"{int(counts.min())} training image(s) of class {name!r}",
-            f"at least {least} of every class, one for each part of the split",
-        )
-    for part, split in (("test", raw.test), ("validation", raw.validation)):
-        if split is None:
-            continue
-        here = torch.bincount(split.labels, minlength=len(raw.classes))
-        if int(here.min()) == 0:
-            raise UserError(
-                where,
-                f"no {part} image of class {raw.classes[int(here.argmin())]!r}",
-                f"a {part} part with images of every class",
-                f"without a {part} part, images are held out of the training part",
-            )
+        raise UserError(where, f"no training image of class {name!r}", "at least 1 of every class")
     if settings.train_limit is not None and settings.train_limit < len(raw.classes):
         raise UserError(
             "data.train_limit", str(settings.train_limit), f"≥ {len(raw.classes)}, one image per class"
         )
+
+
+def _check_parts(validation: Split, test: Split, settings: DataSettings) -> None:
+    for name, split in (("validation", validation), ("test", test)):
+        if not len(split):
+            raise UserError(
+                _where(settings),
+                f"no class with enough images to hold out one for {name}",
+                "at least one class with an image for each of train, validation and test",
+            )

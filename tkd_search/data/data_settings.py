@@ -39,6 +39,11 @@ class DataSettings:
     limit_seed: int | None = setting(
         None, ge=0, doc="which images train_limit draws; default: split_seed", searchable=False
     )
+    sampling: Literal["uniform", "balanced"] = setting(
+        "uniform",
+        doc="images of an epoch: uniform takes each once; balanced draws as many, all classes equally likely",
+        searchable=False,
+    )
     augment: Literal["auto", "none", "shift", "crop_flip"] = setting(
         "auto",
         doc="augmentation; auto: shift for digits and mnist, crop_flip for the others",

@@ -1,26 +1,32 @@
 """Stratified splits and limits by seed."""
 
+from collections.abc import Container
+
 import numpy as np
 import torch
 from torch import Tensor
 
 
-def held_out(labels: Tensor, share: float, seed: int, *, keep: int = 1) -> tuple[Tensor, Tensor]:
+def held_out(
+    labels: Tensor, share: float, seed: int, *, keep: int = 1, whole: Container[int] = ()
+) -> tuple[Tensor, Tensor]:
     """Split positions into (kept, held out), the same share of every class.
 
     Args:
         labels: int64 [N].
         share: share held out, in (0, 1). At least ``keep`` images of every class are kept, then at least one
             is held out, as far as the class has them.
-        seed: the split is a pure function of ``labels``, ``share``, ``seed`` and ``keep``.
+        seed: the split is a pure function of the arguments.
         keep: least number kept of every class; 2 where another part will be held out of the kept ones.
+        whole: labels of the classes that are kept whole.
 
     Returns:
         Two sorted int64 tensors of positions.
     """
     kept, held = [], []
     for positions in _shuffled_classes(labels, seed):
-        count = min(max(round(len(positions) * share), 1), max(len(positions) - keep, 0))
+        most = 0 if int(labels[positions[0]]) in whole else max(len(positions) - keep, 0)
+        count = min(max(round(len(positions) * share), 1), most)
         held.append(positions[:count])
         kept.append(positions[count:])
     return _joined(kept), _joined(held)

@@ -135,6 +135,11 @@ class TrainSettings:
     lr: float = setting(6e-3, gt=0, le=1, doc="peak learning rate")
     weight_decay: float = setting(0.05, ge=0, doc="decoupled weight decay of AdamW")
     label_smoothing: float = setting(0.0, ge=0, lt=1, doc="label smoothing of the cross-entropy term")
+    class_weights: Literal["none", "balanced"] = setting(
+        "none",
+        doc="weights of classes in the cross-entropy, of F too; balanced: n / (classes · its images)",
+        searchable=False,
+    )
     schedule: ScheduleName = setting("schedule_free", doc="learning-rate schedule")
     quantise: float = setting(
         0.25, ge=0, le=0.9, doc="share of the epochs, the last ones, that train with rounding (int8 and int4)"

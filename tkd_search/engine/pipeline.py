@@ -271,8 +271,14 @@ def big_model_key(settings: Settings, index: int, data: DataBundle) -> str:
         "seed": settings.seed,
         "augment": settings.data.augment,
     }
-    if (precision := settings.big_model_precision(model)) != "fp32":
-        parts["precision"] = precision
+    # Only values that differ from the defaults, so that stored models of earlier searches are still found.
+    for name, value, default in (
+        ("precision", settings.big_model_precision(model), "fp32"),
+        ("sampling", settings.data.sampling, "uniform"),
+        ("class_weights", settings.training.class_weights, "none"),
+    ):
+        if value != default:
+            parts[name] = value
     if model.weights and (file := weights_file(model.weights)):
         parts["file"] = hashlib.sha256(file.read_bytes()).hexdigest()
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]

@@ -1,8 +1,10 @@
 """Losses: known values, invariances, gradients."""
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from sklearn.utils.class_weight import compute_class_weight
 
 from tkd_search.distill.losses import functional
 
@@ -132,6 +134,26 @@ def test_generator_losses_are_cross_entropies(logits: tuple[torch.Tensor, ...]) 
     found = functional.generator_losses(torch.stack([a, z]), labels)
     torch.testing.assert_close(found[1], F.cross_entropy(z, labels, reduction="none"))
     torch.testing.assert_close(found[0], F.cross_entropy(a, labels, reduction="none"))
+
+
+def test_balanced_class_weights_are_those_of_scikit_learn() -> None:
+    labels = torch.tensor([0] * 90 + [2] * 9 + [3])
+    weights = functional.balanced_class_weights(labels, 5)
+    wanted = compute_class_weight("balanced", classes=np.array([0, 2, 3]), y=labels.numpy())
+    torch.testing.assert_close(weights[[0, 2, 3]].double(), torch.tensor(wanted))
+    assert weights[[1, 4]].tolist() == [0, 0]
+    assert weights[labels].mean().item() == pytest.approx(1)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_a_weighted_label_loss_is_the_loss_of_repeated_rows(
+    logits: tuple[torch.Tensor, ...], smoothing: float
+) -> None:
+    _, z, labels = logits
+    weights = torch.arange(1, z.shape[1] + 1)
+    rows = torch.arange(len(z)).repeat_interleave(weights[labels])
+    repeated = functional.label_loss(z[rows], labels[rows], smoothing) * len(rows) / len(z)
+    torch.testing.assert_close(functional.label_loss(z, labels, smoothing, weights), repeated)
 
 
 @pytest.mark.parametrize("rows", [3, 8])

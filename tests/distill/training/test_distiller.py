@@ -3,6 +3,7 @@
 import io
 import math
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -66,6 +67,15 @@ def test_lambda_and_beta_zero_is_plain_training() -> None:
     assert not same_weights(after(MethodSettings(name="kd")), plain)
 
 
+@pytest.mark.parametrize("unbalanced", [{"balanced": True}, {"class_weights": "balanced"}])
+def test_sampling_and_class_weights_change_the_training(unbalanced: dict[str, Any]) -> None:
+    assert not same_weights(after(METHODS["kd"], **unbalanced), after(METHODS["kd"]))
+    # Without the label term, class weights have no effect.
+    soft = MethodSettings(name="kd", lam=1.0)
+    same = same_weights(after(soft, **unbalanced), after(soft))
+    assert same is ("class_weights" in unbalanced)
+
+
 def test_gamma_and_beta_zero_is_hintons_kd() -> None:
     hinton = after(MethodSettings(name="kd", lam=0.8, tau=3.0))
     special = MethodSettings(
@@ -92,9 +102,12 @@ def test_kd_loss_equals_the_papers_formula() -> None:
     assert stats.losses["total"] == pytest.approx((0.4 * hard + 0.6 * soft).item(), rel=1e-4)
 
 
-@pytest.mark.parametrize("name", METHODS)
-def test_every_method_trains_and_resumes_exactly(name: str) -> None:
-    whole = distiller(METHODS[name], grid=4, epochs=4)
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [*((name, {}) for name in METHODS), ("kd", {"balanced": True, "class_weights": "balanced"})],
+)
+def test_every_method_trains_and_resumes_exactly(name: str, settings: dict[str, Any]) -> None:
+    whole = distiller(METHODS[name], grid=4, epochs=4, **settings)
     for _ in range(2):
         whole.run_epoch()
     buffer = io.BytesIO()
@@ -103,7 +116,7 @@ def test_every_method_trains_and_resumes_exactly(name: str) -> None:
     losses = [whole.run_epoch().losses for _ in range(2)]  # type: ignore[union-attr]
     assert all(math.isfinite(value) for value in losses[-1].values())
 
-    resumed = distiller(METHODS[name], grid=4, epochs=4)
+    resumed = distiller(METHODS[name], grid=4, epochs=4, **settings)
     buffer.seek(0)
     resumed.load_state_dict(torch.load(buffer, weights_only=True))
     assert resumed.epoch == 2

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from tests.distill.nets import TinyStudent, digit_views
+from tests.distill.nets import DigitViews, TinyStudent, digit_views
 from tkd_search.distill import Diverged, TrainSettings
 from tkd_search.distill.training.batch_order import batches, sample, steps_per_epoch
 from tkd_search.distill.training.epoch_stats import Means
@@ -125,11 +125,44 @@ def test_every_image_occurs_once_an_epoch_over_all_workers(
     assert all(0 <= v < 4 for part in parts for _, view in part for v in view.tolist())
 
 
-def test_the_order_depends_on_epoch_and_seed() -> None:
+def unbalanced_views() -> DigitViews:
+    """Return 1,000 images of which 900 are of class 0, 90 of class 2 and 10 of class 7."""
+    labels = torch.tensor([0] * 900 + [2] * 90 + [7] * 10)
+    return DigitViews(torch.zeros(1000, 1, 8, 8), labels)
+
+
+def test_balanced_epochs_draw_all_classes_and_their_images_equally() -> None:
+    views = unbalanced_views()
+    drawn = torch.cat(
+        [index for epoch in range(30) for index, _ in batches(views, 8, seed=0, epoch=epoch, balanced=True)]
+    )
+    assert len(drawn) == 30 * 1000
+    counts = torch.bincount(views.labels[drawn], minlength=10)
+    # A class's count has standard deviation 82: six of them.
+    assert (counts[[0, 2, 7]] - 10_000).abs().max() < 500
+    assert counts.sum() == counts[[0, 2, 7]].sum()
+    rare = torch.bincount(drawn, minlength=1000)[990:]
+    assert (rare - 1000).abs().max() < 200
+
+
+def test_balanced_workers_share_the_batches_of_one() -> None:
+    views = unbalanced_views()
+    alone = [index for index, _ in batches(views, 8, seed=0, epoch=3, balanced=True)]
+    parts = [
+        [index for index, _ in batches(views, 8, seed=0, epoch=3, rank=rank, workers=2, balanced=True)]
+        for rank in range(2)
+    ]
+    for whole, shares in zip(alone, zip(*parts, strict=True), strict=True):
+        assert torch.equal(torch.cat(shares), whole[: len(whole) // 2 * 2])
+
+
+@pytest.mark.parametrize("balanced", [False, True])
+def test_the_order_depends_on_epoch_and_seed(balanced: bool) -> None:
     views = digit_views(50)
 
     def order(epoch: int, seed: int = 0) -> list[int]:
-        return torch.cat([index for index, _ in batches(views, 5, seed=seed, epoch=epoch)]).tolist()
+        made = batches(views, 5, seed=seed, epoch=epoch, balanced=balanced)
+        return torch.cat([index for index, _ in made]).tolist()
 
     assert order(0) == order(0)
     assert order(0) != order(1)

@@ -40,17 +40,26 @@ METHODS = {
         omega_gradient=0.2,
     ),
     "cos": MethodSettings(feature_reward="cos", warmup=0.0),
+    "unbalanced": MethodSettings(name="kd"),
 }
 
 
 def trained(name: str, group: Reduction) -> tuple[dict[str, torch.Tensor], dict[str, float], Any]:
     """Return the weights to ship, losses and teachers after two epochs of five batches of 48."""
     torch.manual_seed(0)
+    unbalanced = name == "unbalanced"
     made = Distiller(
         TinyStudent(),
         digit_views(ROWS),
         METHODS[name],
-        TrainSettings(epochs=2, batch_size=48, lr=5e-3, schedule="constant"),
+        TrainSettings(
+            epochs=2,
+            batch_size=48,
+            lr=5e-3,
+            schedule="constant",
+            class_weights="balanced" if unbalanced else "none",
+        ),
+        balanced=unbalanced,
         seed=0,
         bank=digit_bank(ROWS, grid=4),
         group=group,

@@ -104,9 +104,28 @@ def hint(predicted: Tensor, target: Tensor, real: int) -> Tensor:
     return (predicted[:, :real] - target[:, :real]).square().mean()
 
 
-def label_loss(logits: Tensor, labels: Tensor, smoothing: float) -> Tensor:
-    """Return the cross-entropy of [B, c] with labels [B], mean over rows."""
-    return F.cross_entropy(logits, labels, label_smoothing=smoothing)
+def label_loss(
+    logits: Tensor, labels: Tensor, smoothing: float, class_weights: Tensor | None = None
+) -> Tensor:
+    """Return the cross-entropy of [B, c] with labels [B], mean over rows weighted by ``class_weights`` [c].
+
+    Weighted rows are divided by B and not by the sum of their weights, so that the mean over several workers
+    is that of the whole batch.
+    """
+    if class_weights is None:
+        return F.cross_entropy(logits, labels, label_smoothing=smoothing)
+    rows = F.cross_entropy(logits, labels, label_smoothing=smoothing, reduction="none")
+    return (class_weights[labels] * rows).mean()
+
+
+def balanced_class_weights(labels: Tensor, class_count: int) -> Tensor:
+    """Return n ÷ (classes · images of the class) [c] for labels [n], as scikit-learn's ``balanced``.
+
+    The mean over all images is 1. Classes without images are not counted, and their weight is 0.
+    """
+    counts = labels.bincount(minlength=class_count)
+    present = counts > 0
+    return present * len(labels) / (present.sum() * counts.clamp_min(1))
 
 
 def generator_losses(teachers: Tensor, labels: Tensor) -> Tensor:

@@ -76,8 +76,8 @@ class Context:
     """Everything that objectives are built from, besides settings.
 
     ``bank`` and ``student`` define shapes; ``reduction`` connects the workers; ``generator`` draws initial
-    weights; ``smoothing`` is the label smoothing of the cross-entropy; ``stages`` are the stages of the
-    student, empty where they are not read.
+    weights; ``smoothing`` is the label smoothing of the cross-entropy, ``class_weights`` [c] its weights of
+    classes (None: all 1); ``stages`` are the stages of the student, empty where they are not read.
     """
 
     student: StudentLike
@@ -85,7 +85,12 @@ class Context:
     reduction: Reduction
     generator: torch.Generator
     smoothing: float = 0.0
+    class_weights: Tensor | None = None
     stages: tuple[Tap, ...] = ()
+
+    def label_loss(self, batch: "Batch") -> Tensor:
+        """Return the cross-entropy of a batch with its labels."""
+        return functional.label_loss(batch.output.logits, batch.labels, self.smoothing, self.class_weights)
 
     def tap_before_logits(self) -> int:
         """Return the position of the deepest tap before the logits, or 0 where there is no such tap."""
@@ -104,7 +109,7 @@ def mixed_terms(
     terms: Terms = {}
     z, lam, tau = batch.output.logits, settings.lam, settings.tau
     if lam < 1:
-        terms["labels"] = (1 - lam) * functional.label_loss(z, batch.labels, context.smoothing)
+        terms["labels"] = (1 - lam) * context.label_loss(batch)
     weight = lam * (1 - gamma)
     if weight <= 0 or batch.signals is None:
         return terms
@@ -131,8 +136,7 @@ class LabelsOnly(nn.Module):
 
     def terms(self, batch: Batch) -> Terms:
         """See ``Objective``."""
-        smoothing = self._context.smoothing
-        return {"labels": functional.label_loss(batch.output.logits, batch.labels, smoothing)}
+        return {"labels": self._context.label_loss(batch)}
 
     def student_parameters(self) -> Iterator[nn.Parameter]:
         """Return no parameters."""

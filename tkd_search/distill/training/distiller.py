@@ -20,6 +20,7 @@ from tkd_search.distill.interfaces import (
     never,
 )
 from tkd_search.distill.losses.build_objective import build_objective, signal_source
+from tkd_search.distill.losses.functional import balanced_class_weights
 from tkd_search.distill.losses.objective import Batch, Context
 from tkd_search.distill.losses.stage_reward import StageReader
 from tkd_search.distill.losses.tkd import GeneratedTeachers
@@ -64,6 +65,7 @@ class Distiller:
         group: the reduction over the workers of this training, which share each batch evenly; None for one
             worker.
         class_count: number of classes c, checked against the bank.
+        balanced: whether an epoch draws all classes equally often, in place of every image once.
         format: number format the student ships in; int8 and int4 train the last ``train.quantise`` of the
             epochs with simulated rounding.
 
@@ -85,6 +87,7 @@ class Distiller:
         device: str | torch.device = "cpu",
         group: Reduction | None = None,
         class_count: int,
+        balanced: bool = False,
         format: Format = "fp32",
     ) -> None:
         self.method, self.train, self.epoch, self.step = method, train, 0, 0
@@ -96,7 +99,7 @@ class Distiller:
         )
         _check_data(views, bank, class_count)
         bank = _on_device_if_it_fits(bank, self.device)
-        self._format = format
+        self._format, self._balanced = format, balanced
         simulate(cast(nn.Module, student), format)
         network = cast(nn.Module, student).to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.student: nn.Module = synchronised(network) if self._group.size > 1 else network
@@ -104,7 +107,14 @@ class Distiller:
         self._source, template = signal_source(method, views, bank, big_models, self.device)
         self._stages = self._stage_reader()
         stages = self._stages.stages if self._stages else ()
-        context = Context(student, template, self._group, generator, train.label_smoothing, stages)
+        class_weights = (
+            balanced_class_weights(views.labels, class_count).to(self.device)
+            if train.class_weights == "balanced"
+            else None
+        )
+        context = Context(
+            student, template, self._group, generator, train.label_smoothing, class_weights, stages
+        )
         self.objective = build_objective(method, context).to(self.device)
         self._group.share([*self.student.state_dict().values(), *self.objective.state_dict().values()])
         self._labels = views.labels.to(self.device)
@@ -217,6 +227,7 @@ class Distiller:
             epoch=self.epoch,
             rank=self._group.rank,
             workers=self._group.size,
+            balanced=self._balanced,
         )
 
     def _train_batch(self, index: Tensor, view: Tensor) -> dict[str, Tensor]:

@@ -65,6 +65,7 @@ def run_trial(job: dict[str, Any], context: JobContext) -> None:
         device=context.device,
         group=reduction_for(context.workers),
         class_count=data.num_classes,
+        balanced=settings.data.sampling == "balanced",
         format=settings.student.format,
     )
     complete = train(

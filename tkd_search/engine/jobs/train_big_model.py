@@ -135,6 +135,7 @@ def _distiller(
             batch_size=min(model_settings.batch_size, len(data.train.labels)),
             lr=model_settings.lr,
             weight_decay=model_settings.weight_decay,
+            class_weights=settings.training.class_weights,
             schedule="one_cycle",
             precision=settings.big_model_precision(model_settings),
         ),
@@ -142,4 +143,5 @@ def _distiller(
         device=context.device,
         group=reduction_for(context.workers),
         class_count=data.num_classes,
+        balanced=settings.data.sampling == "balanced",
     )
