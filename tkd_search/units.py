@@ -58,6 +58,11 @@ MILLISECONDS = Quantity("time", {"": 1, "ms": 1, "s": 1e3, "us": 1e-3, "µs": 1e
 SHARE = Quantity("share", {"": 1, "%": 0.01}, "0.97 or 97%", most=1)
 
 
+def metric_text(metric: str) -> str:
+    """Return the name of a metric for people: ``accuracy``, ``balanced accuracy``, ``macro F1``."""
+    return metric.replace("_", " ").replace("f1", "F1")
+
+
 def human_bytes(count: float) -> str:
     """Return a size in decimal units with three significant digits: ``128 kB``, ``1.54 MB``."""
     for unit in ("B", "kB", "MB"):

@@ -33,10 +33,11 @@ def test_json_keeps_every_value_that_a_worker_needs() -> None:
         "student.args={share: .inf}",
         "method.selection_temperature=.inf",
         "training.lr=1e-3",
+        "search.metric=macro_f1",
     ]
     settings = load_config(None, given).settings({"method.k": 4})
     sent = from_json(to_json(settings))
-    parts = ("seed", "data", "big_models", "bank", "student", "method", "training")
+    parts = ("seed", "data", "big_models", "bank", "student", "method", "training", "metric")
     assert sent == TrialSettings(**{part: getattr(settings, part) for part in parts})
     assert math.isinf(sent.method.selection_temperature)
 

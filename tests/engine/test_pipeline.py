@@ -54,6 +54,7 @@ def test_the_key_of_a_big_model_depends_on_the_precision_of_its_training() -> No
     assert key("big_model.precision=bf16") == key("training.precision=bf16")
     assert key("big_model.precision=fp32", "training.precision=bf16") == key()
     assert len({key("data.sampling=balanced"), key("training.class_weights=balanced"), key()}) == 3
+    assert key("search.metric=macro_f1") != key()
 
 
 def test_the_same_weights_under_another_key_have_another_digest(tmp_path: Path) -> None:

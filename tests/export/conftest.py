@@ -71,4 +71,5 @@ def write(folder, digits, trained, test_accuracy=0.9, method="tkd"):
         big_model=BIG,
         search="digits",
         seed=3,
+        metric="accuracy",
     )

@@ -173,6 +173,9 @@ def test_scores_count_by_class():
     )
     assert (result.accuracy, result.images) == (0.75, 4)
     assert result.macro_recall == pytest.approx((1.0 + 0.5) / 2)
+    assert result.macro_f1 == pytest.approx((2 * 2 / 5 + 2 * 1 / 3) / 2)
+    figures = [result.figure(name) for name in ("accuracy", "balanced_accuracy", "macro_f1")]
+    assert figures == [result.accuracy, result.macro_recall, result.macro_f1]
     assert [(one.images, one.right) for one in result.classes] == [(2, 2), (2, 1), (0, 0)]
 
 

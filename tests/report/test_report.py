@@ -73,6 +73,16 @@ def test_the_table_ends_with_the_references_and_pandas_front_has_none(tmp_path, 
     assert list(pd.read_csv(joint).groupby("kind")["search"].value_counts().reference) == [3, 3]
 
 
+def test_the_page_names_the_metric_of_the_search(tmp_path):
+    record = synthetic_search()
+    _, _, page = write_report(dataclasses.replace(record, metric="macro_f1"), tmp_path)
+    text = page.read_text()
+    assert text.count("macro F1") >= 4
+    assert "alidation accuracy" not in text
+    _, _, page = write_report((record, dataclasses.replace(record, name="b", metric="macro_f1")), tmp_path)
+    assert "validation accuracy or macro F1" in page.read_text()
+
+
 def test_the_page_says_how_students_were_taught_also_where_nothing_else_was_tried(tmp_path):
     record = taught_by(synthetic_search(14), "dkd")
     _, _, page = write_report(record, tmp_path)

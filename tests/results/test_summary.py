@@ -18,9 +18,10 @@ def test_the_summary_has_exactly_the_keys_of_schema_one(tmp_path):
     plain = json.loads((tmp_path / "summary.json").read_text())
     assert list(plain) == [
         *("schema", "name", "dataset", "seed", "status", "big_model", "trials", "epochs", "hypervolume"),
-        *("reference_point", "wall_seconds", "mlflow", "front", "references"),
+        *("reference_point", "wall_seconds", "mlflow", "front", "metric", "references"),
     ]
     assert plain["schema"] == 1
+    assert plain["metric"] == "accuracy"
     assert set(plain["big_model"]) == {"name", "bytes", "parameters", "val_accuracy", "test_accuracy"}
     assert plain["trials"] == {"total": 32, "completed": 16, "stopped_early": 16, "failed": 0}
     assert plain["epochs"] == {"spent": sum(len(t.epochs) for t in record.trials), "full_budget": 27}
@@ -70,6 +71,7 @@ def test_a_damaged_summary_is_refused_with_the_wrong_key(tmp_path_factory, data)
     damage = data.draw(st.sampled_from(["missing", None, {"x": 1}, [{"x": 1}], True]))
     legal = {
         "references": ["missing"],
+        "metric": ["missing"],
         "hypervolume": [None],
         "wall_seconds": [None],
         "reference_point": [[{"x": 1}]],

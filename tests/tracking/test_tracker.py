@@ -61,6 +61,14 @@ def test_a_method_that_was_not_searched_comes_back_with_the_search(folder, recor
     assert [again.method_of(member) for member in again.front] == ["dkd"] * len(record.front)
 
 
+def test_the_metric_comes_back_with_the_search(folder, record, database, still):
+    tracker, start = open_tracker(database, folder), synthetic_start()
+    measured = dataclasses.replace(start, config={**start.config, "search.metric": "macro_f1"})
+    tell_all(tracker, dataclasses.replace(record, metric="macro_f1"), folder, measured)
+    drain_here(tracker)
+    assert read_search(database, tracker.ids().parent_run_id).metric == "macro_f1"
+
+
 def rounded(record, **more):
     config = {
         key: float(f"{value:.6g}") if isinstance(value, float) else value

@@ -26,7 +26,7 @@ from tkd_search.results.failure_reasons import reason_lines
 from tkd_search.results.records import FrontMember, SearchRecord
 from tkd_search.results.summary import RECORD_FILE
 from tkd_search.tracking.uri import run_url
-from tkd_search.units import human_bytes, percent
+from tkd_search.units import human_bytes, metric_text, percent
 
 _COLUMNS = ("trial", "student", "method", "size", "ratio", "val", "test", "kept")
 _OPTIONAL, _NARROW = ("method", "ratio"), 70
@@ -146,7 +146,7 @@ def _front_table(record: SearchRecord, *, narrow: bool) -> Table:
     big = record.big_model
     table = Table(
         title=f"front of {record.name}: {big.name}, {human_bytes(big.bytes)}, "
-        f"test {percent(big.test_accuracy)}",
+        f"test {metric_text(record.metric)} {percent(big.test_accuracy)}",
         title_justify="left",
         box=SIMPLE_HEAD,
         show_edge=False,

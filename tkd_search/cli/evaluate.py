@@ -45,13 +45,14 @@ def command(path: Path, data: Path, batch_size: int, as_json: bool) -> None:
     result = score(_predictor(path, description), batches, description.classes)
     if as_json:
         parts = {one.name: {"images": one.images, "right": one.right} for one in result.classes}
-        figures = {"accuracy": result.accuracy, "macro_recall": result.macro_recall, "images": result.images}
+        names = ("accuracy", "macro_recall", "macro_f1", "images")
+        figures = {name: getattr(result, name) for name in names}
         click.echo(json.dumps({**figures, "classes": parts}))
         return
     width = max(len(one.name) for one in result.classes)
     click.echo(
         f"{description.name} on {result.images:,} images of {data}: accuracy {result.accuracy:.2%}, "
-        f"macro recall {result.macro_recall:.2%}"
+        f"macro recall {result.macro_recall:.2%}, macro F1 {result.macro_f1:.2%}"
     )
     for one in result.classes:
         recall = f"{one.recall:7.2%}" if one.images else "      –"

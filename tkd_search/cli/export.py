@@ -97,5 +97,5 @@ def _print(trial_id: str, made: "Exported") -> None:
         f"{trial_id}  {made.folder}\n"
         f"  {made.format}: weights {human_bytes(made.bytes)}, ONNX {human_bytes(made.onnx_bytes)}; equal "
         f"predictions on {made.verified.same} of {made.verified.samples} images; ONNX on validation "
-        f"{made.validation.accuracy:.2%}, on test {made.test.accuracy:.2%}"
+        f"{made.validation.figure(made.metric):.2%}, on test {made.test.figure(made.metric):.2%}"
     )

@@ -133,6 +133,7 @@ def run_comparison(
             big_model=next(iter(records.values())).big_model,
             title=config.name,
             command=command,
+            metric=config.settings().metric,
             failures={f.relative_to(config.folder): o for f, o in outcomes.items() if isinstance(o, Failure)},
         )
         files = tuple(write_tables(config.folder, page, trainings))
@@ -230,6 +231,7 @@ def _shared(config: Config, *, subset: bool = True) -> str:
     }
     settings = config.settings()
     parts["precision"] = [settings.big_model_precision(model) for model in settings.big_models]
+    parts["unbalanced"] = [settings.training.class_weights, settings.metric]
     if not subset:
         parts["data"] = {**parts["data"], "limit_seed": None}
     return json.dumps(parts)

@@ -9,6 +9,7 @@ from typing import Any
 from tkd_search.comparison.paired_statistics import Failure, Row, Training
 from tkd_search.files import write_text
 from tkd_search.results.records import BigModelRecord
+from tkd_search.units import metric_text
 
 
 def markdown(
@@ -19,6 +20,7 @@ def markdown(
     big_model: BigModelRecord,
     title: str,
     command: str,
+    metric: str = "accuracy",
     failures: Mapping[Path, Failure] | None = None,
 ) -> str:
     """Return the comparison as a Markdown page: procedure, table, the winners' settings.
@@ -30,12 +32,14 @@ def markdown(
         big_model: F.
         title: heading.
         command: the shell command that repeats the comparison.
+        metric: ``search.metric``, what all figures are.
         failures: file → the failed training that it keeps.
     """
+    of_f = f"test {metric_text(metric)} {big_model.test_accuracy:.2%}"
     lines = [
         f"# {title}",
         "",
-        f"F: {big_model.name}, {big_model.bytes:,} bytes, test {big_model.test_accuracy:.2%}. "
+        f"F: {big_model.name}, {big_model.bytes:,} bytes, {of_f}. "
         "Each contestant was searched with the same budget on validation data; its winner was trained again "
         "on fresh seeds (and subsets, where the training images are limited) and tested once each.",
         "",

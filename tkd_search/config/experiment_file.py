@@ -88,7 +88,7 @@ class Config:
             parts["big_models" if section == "big_model" else section] = (
                 built if section == "big_model" else built[0]
             )
-        return Settings(seed=tree["seed"], **parts)
+        return Settings(seed=tree["seed"], metric=parts["search"].metric, **parts)
 
     def fixed(self, point: Mapping[str, Any]) -> "Config":
         """Return the same experiment with nothing searched: one trial, at the point or at the defaults."""

@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from tkd_search.distill.method_settings import MetricName
 from tkd_search.fields import SettingError, check_bounds, setting
 from tkd_search.units import MILLISECONDS
 
@@ -32,6 +33,12 @@ class SearchSettings:
     )
     plateau: int | None = setting(
         None, ge=1, doc="end after this many finished trials without gain in hypervolume", searchable=False
+    )
+    metric: MetricName = setting(
+        "accuracy",
+        doc="what the search maximises beside small bytes, and every figure that is called an accuracy: "
+        "accuracy, balanced_accuracy (mean recall of the classes) or macro_f1",
+        searchable=False,
     )
     sampler: str = setting(
         "ehvi", doc="ehvi, tpe, nsga2, gp, random, qmc or package.module:Class", searchable=False

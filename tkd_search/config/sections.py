@@ -7,7 +7,7 @@ from typing import Literal
 
 from tkd_search.config.search_settings import ResourceSettings, SearchSettings, TrackingSettings
 from tkd_search.data.data_settings import DataSettings
-from tkd_search.distill.method_settings import BankSettings, MethodSettings, TrainSettings
+from tkd_search.distill.method_settings import BankSettings, MethodSettings, MetricName, TrainSettings
 from tkd_search.fields import setting
 from tkd_search.models.model_settings import BigModelSettings, StudentSettings
 
@@ -43,7 +43,10 @@ SECTIONS: Mapping[str, type] = MappingProxyType(
 
 @dataclass(frozen=True)
 class TrialSettings:
-    """The part of an experiment that a worker needs: plain values, without distributions."""
+    """The part of an experiment that a worker needs: plain values, without distributions.
+
+    ``metric`` is ``search.metric``.
+    """
 
     seed: int
     data: DataSettings
@@ -52,6 +55,7 @@ class TrialSettings:
     student: StudentSettings
     method: MethodSettings
     training: TrainSettings
+    metric: MetricName
 
     def big_model_precision(self, model: BigModelSettings) -> Literal["fp32", "bf16", "fp16"]:
         """Return the autocast precision of a big model's training: its own, or else the trials'."""

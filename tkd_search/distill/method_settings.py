@@ -13,6 +13,7 @@ SelectionName = Literal["heuristic", "uniform", "random", "last_k", "all"]
 ActivationName = Literal["swish", "prelu", "pelu", "softplus", "rational", "identity", "relu"]
 BoundName = Literal["raw", "lookahead", "tanh"]
 FeatureRewardName = Literal["cka", "cos", "mse", "relation"]
+MetricName = Literal["accuracy", "balanced_accuracy", "macro_f1"]
 ScheduleName = Literal["schedule_free", "one_cycle", "constant"]
 
 _TKD: dict[str, tuple[str, ...]] = {"name": ("tkd",)}

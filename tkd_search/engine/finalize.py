@@ -117,6 +117,7 @@ def _record(
         experiment_id=ids.experiment_id,
         parent_run_id=ids.parent_run_id,
         method="" if "method.name" in config.space.leaves else settings.method.name,
+        metric=settings.metric,
     )
 
 
@@ -219,4 +220,5 @@ def _ship(
         big_model=prepared.big_model,
         search=config.name,
         seed=settings.seed,
+        metric=settings.metric,
     )

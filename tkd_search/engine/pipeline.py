@@ -276,6 +276,7 @@ def big_model_key(settings: Settings, index: int, data: DataBundle) -> str:
         ("precision", settings.big_model_precision(model), "fp32"),
         ("sampling", settings.data.sampling, "uniform"),
         ("class_weights", settings.training.class_weights, "none"),
+        ("metric", settings.metric, "accuracy"),  # of the stored figures
     ):
         if value != default:
             parts[name] = value

@@ -7,7 +7,7 @@ from tkd_search.export.onnx_file import ONNX_FILE
 from tkd_search.export.student_description import Preprocessing, StudentDescription
 from tkd_search.files import write_text
 from tkd_search.formats.onnx_writer import INPUT, OPSET, OUTPUT
-from tkd_search.units import human_bytes, percent
+from tkd_search.units import human_bytes, metric_text, percent
 
 CARD_FILE = "README.md"
 
@@ -48,15 +48,15 @@ def _how(made: dict[str, Any]) -> str:
 
 
 def _figures(one: StudentDescription) -> str:
-    figures = one.figures
+    figures, measure = one.figures, metric_text(one.provenance.get("metric", "accuracy"))
     rows = [
         ("format of the weights", one.architecture.format),
         ("size of the weights", _size(figures.get("bytes"))),
         ("of the big model's", percent(figures.get("ratio"), 1)),
         ("parameters", f"{figures['parameters']:,}" if "parameters" in figures else "–"),
-        ("validation accuracy (chosen by)", percent(figures.get("val_accuracy"))),
-        ("test accuracy (measured once)", percent(figures.get("test_accuracy"))),
-        ("of the big model's test accuracy", percent(figures.get("retention"), 1)),
+        (f"validation {measure} (chosen by)", percent(figures.get("val_accuracy"))),
+        (f"test {measure} (measured once)", percent(figures.get("test_accuracy"))),
+        (f"of the big model's test {measure}", percent(figures.get("retention"), 1)),
     ]
     rows += [
         (f"CPU latency, batch {batch}, 1 thread", f"{value:.2f} ms")

@@ -1,4 +1,4 @@
-"""Scores a student on labelled images: accuracy, recall per class."""
+"""Scores a student on labelled images: accuracy, macro recall, macro F1, recall per class."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 
 from tkd_search.data.sources.folders import IMAGE_SUFFIXES
+from tkd_search.distill.method_settings import MetricName
+from tkd_search.distill.training.evaluation import class_counts, figure
 from tkd_search.errors import UserError
 
 
@@ -27,12 +29,20 @@ class ClassScore:
 
 @dataclass(frozen=True, kw_only=True)
 class Score:
-    """Accuracy over all images; ``macro_recall`` is the mean recall of the classes that have images."""
+    """Metrics in [0, 1] over all images (:func:`tkd_search.distill.training.evaluation.figure`).
+
+    ``macro_recall`` is the balanced accuracy: the mean recall of the classes that have images.
+    """
 
     accuracy: float
     macro_recall: float
+    macro_f1: float
     images: int
     classes: tuple[ClassScore, ...]
+
+    def figure(self, metric: MetricName) -> float:
+        """Return one of the metrics by its name in ``search.metric``."""
+        return self.macro_recall if metric == "balanced_accuracy" else float(getattr(self, metric))
 
 
 def score(
@@ -45,24 +55,18 @@ def score(
         batches: pairs of such images and labels int64 [B].
         classes: names of the labels 0 to c − 1.
     """
-    images = torch.zeros(len(classes), dtype=torch.int64)
-    right = torch.zeros(len(classes), dtype=torch.int64)
+    counts = torch.zeros(3, len(classes), dtype=torch.int64)
     with torch.inference_mode():
         for batch, labels in batches:
-            hit = predict(batch).argmax(1) == labels
-            images += torch.bincount(labels, minlength=len(classes))
-            right += torch.bincount(labels[hit], minlength=len(classes))
-    parts = tuple(
-        ClassScore(name=name, images=int(images[place]), right=int(right[place]))
-        for place, name in enumerate(classes)
-    )
-    total = int(images.sum())
-    seen = [part.recall for part in parts if part.images]
+            counts = counts + class_counts(predict(batch), labels).cpu()
+    right, images, _ = counts.tolist()
+    parts = zip(classes, images, right, strict=True)
     return Score(
-        accuracy=int(right.sum()) / total if total else float("nan"),
-        macro_recall=sum(seen) / len(seen) if seen else float("nan"),
-        images=total,
-        classes=parts,
+        accuracy=figure(counts, "accuracy"),
+        macro_recall=figure(counts, "balanced_accuracy"),
+        macro_f1=figure(counts, "macro_f1"),
+        images=sum(images),
+        classes=tuple(ClassScore(name=name, images=all_, right=hit) for name, all_, hit in parts),
     )
 
 

@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from tkd_search.data import DataBundle, Split, plain_batches
+from tkd_search.distill.method_settings import MetricName
 from tkd_search.export.format_support import check_formats
 from tkd_search.export.load_student import load, network, student_folder
 from tkd_search.export.model_card import CARD_FILE, write_card
@@ -45,6 +46,7 @@ class Exported:
     Attributes:
         folder: the student's folder.
         format: number format of the files.
+        metric: the metric of the search.
         files: paths of weights, ONNX file, description and model card.
         bytes: length of the weights file.
         onnx_bytes: length of the ONNX file.
@@ -54,6 +56,7 @@ class Exported:
 
     folder: Path
     format: Format
+    metric: MetricName
     files: tuple[Path, ...]
     bytes: int
     onnx_bytes: int
@@ -73,6 +76,7 @@ def write_student(
     big_model: BigModelRecord,
     search: str,
     seed: int,
+    metric: MetricName,
 ) -> tuple[Path, ...]:
     """Describe a student whose ``model.safetensors`` lies in ``folder``: ``student.json`` and the model card.
 
@@ -84,8 +88,9 @@ def write_student(
         method: how it was taught; ``ce`` for without a teacher.
         data: gives preprocessing, class names and the data set's digest.
         big_model: what it was distilled from.
-        search: name of the search. seed: its root seed.
+        search: name of the search.
         seed: root seed of the search.
+        metric: what the figures called accuracies are.
     """
     figures = {
         "bytes": member.bytes,
@@ -99,6 +104,7 @@ def write_student(
     provenance = {
         "search": search,
         "seed": seed,
+        "metric": metric,
         "dataset": data.name,
         "dataset_digest": data.digest,
         "big_model": big_model.name,
@@ -173,6 +179,7 @@ def export_student(path: str | Path, data: DataBundle, *, format: Format | None 
     exported = Exported(
         folder=folder,
         format=made,
+        metric=description.provenance.get("metric", "accuracy"),
         files=(weights, onnx.path, folder / DESCRIPTION_FILE, folder / CARD_FILE),
         bytes=weights.stat().st_size,
         onnx_bytes=onnx.path.stat().st_size,
@@ -183,8 +190,8 @@ def export_student(path: str | Path, data: DataBundle, *, format: Format | None 
     figures = {
         "bytes": exported.bytes,
         "onnx_bytes": exported.onnx_bytes,
-        "val_accuracy": exported.validation.accuracy,
-        "test_accuracy": exported.test.accuracy,
+        "val_accuracy": exported.validation.figure(exported.metric),
+        "test_accuracy": exported.test.figure(exported.metric),
         **vars(exported.verified),
     }
     formats = {**description.figures.get("formats", {}), made: figures}

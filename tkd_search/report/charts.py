@@ -11,6 +11,7 @@ from tkd_search.report.figures import (
     accuracy_window,
     config_lines,
     front_by_size,
+    measures,
     shown_trials,
     size_window,
     tap_shares,
@@ -74,7 +75,7 @@ def front_chart(
         ticktext=[human_bytes(tick) for tick in ticks],
         title={"text": "size of the weights (log scale)", "font": {"size": 12, "color": MUTED}},
     )
-    title = {"text": "validation accuracy", "font": {"size": 12, "color": MUTED}, "standoff": 16}
+    title = {"text": f"validation {measures(records)}", "font": {"size": 12, "color": MUTED}, "standoff": 16}
     figure.update_yaxes(range=[bottom, top], tickformat=".1%", title=title)
     hidden = sum(trial.val_accuracy < bottom for record in records for trial in shown_trials(record))
     return figure, hidden

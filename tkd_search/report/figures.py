@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from tkd_search.results.records import FrontMember, SearchRecord, TrialRecord
+from tkd_search.units import metric_text
 
 WEIGHT = "weight."
 
@@ -33,6 +34,11 @@ def shown_trials(record: SearchRecord) -> tuple[TrialRecord, ...]:
 def front_by_size(record: SearchRecord) -> tuple[FrontMember, ...]:
     """Return the front, smallest student first."""
     return tuple(sorted(record.front, key=lambda member: (member.bytes, member.trial_id)))
+
+
+def measures(records: Sequence[SearchRecord]) -> str:
+    """Return what the searches measure, for people: ``accuracy``, or ``accuracy or macro F1``."""
+    return " or ".join(dict.fromkeys(metric_text(record.metric) for record in records))
 
 
 def accuracy_window(records: Sequence[SearchRecord]) -> tuple[float, float]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tkd_search.files import write_bytes
-from tkd_search.report.figures import accuracy_window, front_by_size, shown_trials, size_window
+from tkd_search.report.figures import accuracy_window, front_by_size, measures, shown_trials, size_window
 from tkd_search.report.label_placement import Box, place_labels
 from tkd_search.report.style import FAINT, INK, MARKERS, MUTED, RULE, SERIES, human_bytes, size_ticks
 from tkd_search.results.records import FrontMember, SearchRecord
@@ -49,7 +49,7 @@ def _frame(axes: Any, records: Sequence[SearchRecord]) -> None:
     axes.minorticks_off()
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:.4g}" if value > 1 else f"{100 * value:.4g} %")
     axes.set_xlabel("size of the weights (log scale)", color=INK, fontsize=9)
-    axes.set_ylabel("validation accuracy", color=INK, fontsize=9)
+    axes.set_ylabel(f"validation {measures(records)}", color=INK, fontsize=9)
     axes.tick_params(colors=MUTED, labelsize=8, length=0, pad=5)
     axes.grid(color=RULE, linewidth=0.7)
     axes.set_axisbelow(True)

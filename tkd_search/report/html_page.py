@@ -9,13 +9,14 @@ from plotly.offline import get_plotlyjs
 
 from tkd_search.files import write_text
 from tkd_search.report import charts
-from tkd_search.report.figures import front_by_size
+from tkd_search.report.figures import front_by_size, measures
 from tkd_search.report.importance import importances
 from tkd_search.report.run_links import trial_links
 from tkd_search.report.style import FAINT, INK, MUTED, RULE, human_bytes, percent
 from tkd_search.results.failure_reasons import reason_lines
 from tkd_search.results.records import SearchRecord
 from tkd_search.tracking.uri import run_url
+from tkd_search.units import metric_text
 
 _STYLE = f"""
 :root {{ color-scheme: light; }}
@@ -107,7 +108,10 @@ def _heading(records: Sequence[SearchRecord]) -> str:
         (f"{record.hypervolume:.4f}", "hypervolume, 0 to 1"),
         (str(len(states)), f"trials: {ends}{f', {slow} too slow to train' if slow else ''}"),
         (f"{spent:,}", f"epochs; {record.full_budget} make a full training"),
-        (human_bytes(big.bytes), f"big model, {percent(big.test_accuracy)} on test"),
+        (
+            human_bytes(big.bytes),
+            f"big model, {metric_text(record.metric)} {percent(big.test_accuracy)} on test",
+        ),
         (f"{record.wall_seconds:,.0f} s", "wall time"),
     )
     cells = "".join(f"<li><b>{html.escape(a)}</b><span>{html.escape(b)}</span></li>" for a, b in figures)
@@ -129,7 +133,8 @@ def _main_chart(records: Sequence[SearchRecord], links: dict[str, dict[str, str]
     click = "Click a point to open the trial's page. " if any(links.values()) else ""
     note = f"{below}{click}Hover for a trial's settings; drag to zoom."
     return (
-        "<section><h2>Size against accuracy</h2><p class='note'>Validation accuracy; up and to the left is "
+        f"<section><h2>Size against {measures(records)}</h2><p class='note'>Validation {measures(records)}; "
+        "up and to the left is "
         f"better. {note}</p>{_plot(figure, 'front', main=True, click=any(links.values()))}</section>"
     )
 
@@ -143,7 +148,7 @@ def _details(records: Sequence[SearchRecord]) -> str:
         sections.append(_section("Hypervolume over epochs", "", grown, "hypervolume"))
     for place, record in enumerate(records):
         suffix = f" · {record.name}" if len(records) > 1 else ""
-        text = "Validation accuracy of the front's members; darker is larger."
+        text = f"Validation {metric_text(record.metric)} of the front's members; darker is larger."
         if (curves := charts.learning_chart(record)) is not None:
             sections.append(_section(f"Learning curves{suffix}", text, curves, f"learning{place}"))
     return "".join(sections)
@@ -245,8 +250,8 @@ def _front(record: SearchRecord, links: dict[str, str], *, several: bool) -> str
         )
     title = f"The front of {record.name}" if several else "The front"
     note = (
-        "Chosen on validation figures; test was measured once, afterwards. “Kept” is test accuracy divided "
-        "by the big model's."
+        "Chosen on validation figures; test was measured once, afterwards. “Kept” is test "
+        f"{metric_text(record.metric)} divided by the big model's."
     )
     if latency:
         note += " Batch n: median time of n images on one CPU thread of the machine that searched."

@@ -130,8 +130,9 @@ class SearchRecord:
 
     ``hypervolume`` is in [0, 1]; ``history`` is (epochs spent, hypervolume) after the end of each trial;
     ``reference_point`` is (bytes of F, chance accuracy). ``method`` is the distillation method of every
-    trial, '' where the method is searched and is in each trial's configuration. ``wall_seconds`` is the sum
-    over all drivers of the search, from reading data to the tested front.
+    trial, '' where the method is searched and is in each trial's configuration. ``metric`` is what all
+    figures called accuracies are (``search.metric``). ``wall_seconds`` is the sum over all drivers of the
+    search, from reading data to the tested front.
     """
 
     name: str
@@ -151,6 +152,7 @@ class SearchRecord:
     experiment_id: str = ""
     parent_run_id: str = ""
     method: str = ""
+    metric: str = "accuracy"
 
     @property
     def found_nothing(self) -> bool:

@@ -103,6 +103,7 @@ class Summary(TypedDict):
     mlflow: MlflowSummary
     front: list[MemberSummary]
     references: NotRequired[list[ReferenceSummary]]
+    metric: NotRequired[str]
 
 
 def summarise(record: SearchRecord) -> dict[str, Any]:
@@ -134,6 +135,7 @@ def summarise(record: SearchRecord) -> dict[str, Any]:
             "parent_run_id": record.parent_run_id,
         },
         "front": [_member(member) for member in front],
+        "metric": record.metric,
         "references": [to_plain(reference) for reference in record.big_model.references],
     }
     plain: dict[str, Any] = finite(summary)

@@ -12,8 +12,11 @@ from tests.engine.jobs.group import Group, settings_of
 from tkd_search.config.experiment_file import load_config
 from tkd_search.data import load_data
 from tkd_search.data.prepared_files import save_prepared
+from tkd_search.distill.method_settings import MetricName
+from tkd_search.distill.training.evaluation import evaluate
 from tkd_search.engine.jobs import caches, checkpoint
 from tkd_search.engine.jobs.dispatch import run_job
+from tkd_search.export.onnx_file import OnnxNetwork
 from tkd_search.formats import shipped_bytes
 from tkd_search.models import build_big_model, build_student
 from tkd_search.models.weights import save_weights
@@ -123,6 +126,23 @@ def test_a_cut_starts_from_the_big_model_and_resumes(
     expected = build_student(student, **SHAPE, big_model=load_config(None, CUT).settings().big_models[0])
     size = (tmp_path / "cut/model.safetensors").stat().st_size
     assert size == shipped_bytes(expected.model, "int8")
+
+
+@pytest.mark.parametrize("metric", ["accuracy", "balanced_accuracy", "macro_f1"])
+def test_results_and_test_figures_are_the_metric_of_the_search(
+    data: Path, tmp_path: Path, metric: MetricName
+) -> None:
+    settings = ["training.epochs=1", f"search.metric={metric}"]
+    group, tested = Group(), Group()
+    train(data, tmp_path, group, *settings)
+    member = {"trial_id": "t0000", "settings": settings_of([*QUICK, *settings]), "folder": str(tmp_path)}
+    run_job({"kind": "test", "data": str(data), "members": [member]}, tested.context())
+    bundle, onnx = caches.data_at(str(data)), OnnxNetwork(tmp_path / "model.onnx")
+    figures = [group.results[0]["val_accuracy"], tested.results[0]["test_accuracy"]]
+    assert figures == [
+        evaluate(onnx, caches.batches_of(bundle, split, "cpu"), metric)
+        for split in (bundle.validation, bundle.test)
+    ]
 
 
 def test_a_validation_sends_heartbeats(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

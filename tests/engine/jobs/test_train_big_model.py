@@ -25,7 +25,7 @@ def test_a_loaded_big_model_is_evaluated_on_the_device_of_its_group(
     save_weights(build_big_model(settings.big_models[0], classes=10, channels=1, size=8).model, weights)
     devices = []
 
-    def record_device(model: Any, batches: Any) -> float:
+    def record_device(model: Any, batches: Any, metric: str) -> float:
         devices.append(next(model.parameters()).device.type)
         raise KeyboardInterrupt
 

@@ -1,4 +1,4 @@
-"""Accuracy of a classifier, and preparation of a copied student for evaluation."""
+"""Metrics of a classifier, and preparation of a copied student for evaluation."""
 
 from collections.abc import Iterable, Iterator
 
@@ -7,24 +7,52 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from tkd_search.distill.interfaces import channels_last, logits_of
+from tkd_search.distill.method_settings import MetricName
 
 
 @torch.no_grad()
-def evaluate(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> float:
-    """Return the accuracy in [0, 1] over batches of (normalised images [B, C, H, W], labels [B]).
+def evaluate(
+    model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], metric: MetricName = "accuracy"
+) -> float:
+    """Return a metric in [0, 1] over batches of (normalised images [B, C, H, W], labels [B]).
 
-    The accuracy is NaN without batches. The model runs in eval mode on the images' device; its mode is
+    The metric is NaN without batches. The model runs in eval mode on the images' device, and its mode is
     restored.
     """
     training = model.training
     model.eval()
-    correct, rows = 0, 0
+    counts = torch.zeros(3, 1, dtype=torch.int64)
     for images, labels in batches:
-        predicted = logits_of(model(channels_last(images))).argmax(-1)
-        correct += int((predicted == labels.to(predicted.device)).sum())
-        rows += len(labels)
+        logits = logits_of(model(channels_last(images)))
+        counts = counts + class_counts(logits, labels).cpu()
     model.train(training)
-    return correct / rows if rows else float("nan")
+    return figure(counts, metric)
+
+
+def class_counts(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return per class how many images [B] were recognised, have its label, and were predicted as it.
+
+    The counts, int64 [3, c], of several batches or workers add up.
+    """
+    predicted, classes = logits.argmax(-1), logits.shape[-1]
+    labels = labels.to(predicted.device)
+    images = (labels[predicted == labels], labels, predicted)
+    return torch.stack([one.bincount(minlength=classes) for one in images])
+
+
+def figure(counts: Tensor, metric: MetricName) -> float:
+    """Return a metric in [0, 1] from the counts [3, c] of :func:`class_counts`; NaN without images.
+
+    ``balanced_accuracy`` is the mean recall of the classes that have images; ``macro_f1`` the mean F1 of the
+    classes that have images or are predicted, as in scikit-learn.
+    """
+    right, labelled, predicted = counts.cpu().double()
+    if metric == "accuracy":
+        return float(right.sum() / labelled.sum())
+    if metric == "balanced_accuracy":
+        return float((right / labelled)[labelled > 0].mean())
+    total = labelled + predicted
+    return float((2 * right / total)[total > 0].mean())
 
 
 def release(model: nn.Module) -> None:

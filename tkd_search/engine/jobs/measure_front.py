@@ -22,7 +22,7 @@ _VERIFY_IMAGES = 256
 
 
 def measure_front(job: dict[str, Any], context: JobContext) -> None:
-    """Verify each member's files and measure their test accuracy and CPU latency, on rank 0.
+    """Verify each member's files and measure their test metric and CPU latency, on rank 0.
 
     Pushes ``{"kind": "tested", "trial_id", "test_accuracy", "latency_ms", "verified"}`` per member, then
     ``{"kind": "done"}``.
@@ -56,7 +56,7 @@ def measure_front(job: dict[str, Any], context: JobContext) -> None:
         verified = verify(onnx, loaded, sample, settings.format)
         latency = latency_ms(onnx, sample)
         test = rendered(caches.batches_of(data, data.test, "cpu"), student.render)
-        accuracy = evaluate(onnx, context.beating(test))
+        accuracy = evaluate(onnx, context.beating(test), trial.metric)
         context.push(
             {
                 "kind": "tested",

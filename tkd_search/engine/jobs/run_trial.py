@@ -13,6 +13,7 @@ from tkd_search import storage
 from tkd_search.config.sections import TrialSettings
 from tkd_search.config.settings_json import from_json
 from tkd_search.data import DataBundle, fixed_views
+from tkd_search.distill.method_settings import MetricName
 from tkd_search.distill.quantization.number_format import Format
 from tkd_search.distill.training.distiller import Distiller
 from tkd_search.distill.training.evaluation import evaluate
@@ -75,7 +76,15 @@ def run_trial(job: dict[str, Any], context: JobContext) -> None:
         checkpoint,
         after_epoch=job["after_epoch"],
         levels=job["levels"],
-        ship=partial(_ship, format=settings.student.format, data=data, context=context, place=job["folder"]),
+        ship=partial(
+            _ship,
+            format=settings.student.format,
+            data=data,
+            context=context,
+            place=job["folder"],
+            metric=settings.metric,
+        ),
+        metric=settings.metric,
     )
     if complete and context.rank == 0:
         context.push({"kind": "done"})
@@ -123,13 +132,20 @@ def _student(
     return student
 
 
-def _ship(student: nn.Module, format: Format, data: DataBundle, context: JobContext, place: str) -> float:
-    """Store the student's files and return the validation accuracy of ``model.onnx`` under onnxruntime."""
+def _ship(
+    student: nn.Module,
+    format: Format,
+    data: DataBundle,
+    context: JobContext,
+    place: str,
+    metric: MetricName,
+) -> float:
+    """Store the student's files and return the validation metric of ``model.onnx`` under onnxruntime."""
     trained = cast(Student, student)
     batches = rendered(caches.batches_of(data, data.validation, "cpu"), trained.cpu().render)
     with tempfile.TemporaryDirectory() as folder:
         onnx = write_files(trained.model, format, trained.input_shape, Path(folder))
-        accuracy = evaluate(onnx, context.beating(batches))
+        accuracy = evaluate(onnx, context.beating(batches), metric)
         for file in sorted(Path(folder).iterdir()):
             storage.put_file(file, storage.below(place, file.name))
     return accuracy

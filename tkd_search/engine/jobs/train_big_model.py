@@ -12,7 +12,7 @@ from torch import nn
 from tkd_search.config.sections import TrialSettings
 from tkd_search.config.settings_json import from_json
 from tkd_search.data import DataBundle
-from tkd_search.distill.method_settings import MethodSettings, TrainSettings
+from tkd_search.distill.method_settings import MethodSettings, MetricName, TrainSettings
 from tkd_search.distill.training.distiller import Distiller
 from tkd_search.distill.training.evaluation import evaluate
 from tkd_search.distill.training.reduction import reduction_for
@@ -61,17 +61,18 @@ def train_big_model(job: dict[str, Any], context: JobContext) -> None:
     model = model.to(context.device)
     if model_settings.weights is None:
         distiller = _distiller(model, settings, model_settings, data, context, seed)
-        if not train(distiller, data, context, checkpoint, after_epoch=job.get("after_epoch", 0)):
+        after = job.get("after_epoch", 0)
+        if not train(distiller, data, context, checkpoint, after_epoch=after, metric=settings.metric):
             return
         model = cast(Student, distiller.eval_student())
     if context.rank == 0:
-        accuracies = _accuracies(model, data, context)
+        accuracies = _accuracies(model, data, context, settings.metric)
         figures = {
             "name": model_settings.name,
             "bytes": model_bytes(model.model),
             "parameters": model_parameters(model.model),
             **accuracies,
-            "references": _references(model, accuracies, data, context),
+            "references": _references(model, accuracies, data, context, settings.metric),
         }
         with remote_folders.write_folder(job["folder"]) as folder:
             save_weights(model.model, folder / "model.safetensors")
@@ -81,19 +82,27 @@ def train_big_model(job: dict[str, Any], context: JobContext) -> None:
 
 
 def _accuracies(
-    model: nn.Module, data: DataBundle, context: JobContext, render: Render | None = None
+    model: nn.Module,
+    data: DataBundle,
+    context: JobContext,
+    metric: MetricName,
+    render: Render | None = None,
 ) -> dict[str, float]:
-    """Return the accuracies on validation and test images; ``render`` makes the network's input."""
+    """Return the metric on validation and test images; ``render`` makes the network's input."""
     parts = (("val", data.validation), ("test", data.test))
     batches = {name: caches.batches_of(data, split, context.device) for name, split in parts}
     return {
-        f"{name}_accuracy": evaluate(model, context.beating(rendered(images, render)))
+        f"{name}_accuracy": evaluate(model, context.beating(rendered(images, render)), metric)
         for name, images in batches.items()
     }
 
 
 def _references(
-    big_model: Student, accuracies: Mapping[str, float], data: DataBundle, context: JobContext
+    big_model: Student,
+    accuracies: Mapping[str, float],
+    data: DataBundle,
+    context: JobContext,
+    metric: MetricName,
 ) -> list[dict[str, Any]]:
     """Return the big model's figures in fp32, fp16 and int8, each as its file computes.
 
@@ -112,7 +121,7 @@ def _references(
         loaded = unpack(tensors, model.cpu(), format).to(context.device)
         size = len(save(tensors))
         figures = {"format": format, "bytes": size, "ratio": size / whole}
-        references.append({**figures, **_accuracies(loaded, data, context, render)})
+        references.append({**figures, **_accuracies(loaded, data, context, metric, render)})
     return references
 
 

@@ -6,7 +6,7 @@ from typing import Any
 from torch import nn
 
 from tkd_search.data import DataBundle
-from tkd_search.distill.method_settings import TrainSettings
+from tkd_search.distill.method_settings import MetricName, TrainSettings
 from tkd_search.distill.training.distiller import Distiller
 from tkd_search.distill.training.epoch_stats import EpochStats
 from tkd_search.distill.training.evaluation import evaluate
@@ -15,7 +15,7 @@ from tkd_search.engine.jobs.checkpoint import TrialCheckpoint
 from tkd_search.engine.jobs.job_context import JobContext
 
 Ship = Callable[[nn.Module], float]
-"""Trained student in eval mode → validation accuracy of its files."""
+"""Trained student in eval mode → validation metric of its files."""
 
 
 def train(
@@ -27,6 +27,7 @@ def train(
     after_epoch: int = 0,
     levels: Sequence[int] = (),
     ship: Ship | None = None,
+    metric: MetricName = "accuracy",
 ) -> bool:
     """Train to the full budget, from the checkpoint where there is one.
 
@@ -41,9 +42,9 @@ def train(
         after_epoch: last epoch that the driver knows; validated epochs in the checkpoint that come after it
             are pushed again, so that a restart leaves no gap in the records.
         levels: epochs of the rungs, which are always validated.
-        ship: stores the files of the trained network and returns their validation accuracy, which then is
-        that
-            of the last epoch; the network's own is kept as the metric ``simulated_accuracy``.
+        ship: stores the files of the trained network and returns their validation metric, which then is
+            that of the last epoch; the network's own is kept as the metric ``simulated_accuracy``.
+        metric: the figure in ``val_accuracy``.
 
     Returns:
         Whether the training is complete; False where the job was superseded.
@@ -61,7 +62,7 @@ def train(
         result: dict[str, Any] = {"kind": "alive", "epoch": stats.epoch}
         validated = _is_validated(stats.epoch, distiller.train, levels)
         if validated:
-            result = _validate(distiller, stats, data, context, ship)
+            result = _validate(distiller, stats, data, context, ship, metric)
             history.append(result)
         if validated or checkpoint.due():
             checkpoint.save(distiller, history)
@@ -74,12 +75,17 @@ def _is_validated(epoch: int, settings: TrainSettings, levels: Sequence[int]) ->
 
 
 def _validate(
-    distiller: Distiller, stats: EpochStats, data: DataBundle, context: JobContext, ship: Ship | None
+    distiller: Distiller,
+    stats: EpochStats,
+    data: DataBundle,
+    context: JobContext,
+    ship: Ship | None,
+    metric: MetricName,
 ) -> dict[str, Any]:
-    """Return the result of an epoch with its validation accuracy."""
+    """Return the result of an epoch with its validation metric."""
     batches = caches.batches_of(data, data.validation, context.device)
     student = distiller.eval_student()
-    accuracy = evaluate(student, context.beating(batches))
+    accuracy = evaluate(student, context.beating(batches), metric)
     last, simulated = stats.epoch >= distiller.train.epochs, {}
     if last and ship is not None:
         simulated, accuracy = {"simulated_accuracy": accuracy}, ship(student)

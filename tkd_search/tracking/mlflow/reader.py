@@ -214,6 +214,7 @@ def _record(
         experiment_id=parent.info.experiment_id,
         parent_run_id=parent.info.run_id,
         method="" if any("method.name" in trial.config for trial in trials) else facts.get("method.name", ""),
+        metric=facts.get("search.metric", "accuracy"),
     )
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tkd_search.units import human_bytes, percent
+from tkd_search.units import human_bytes, metric_text, percent
 
 PREVIEW_FILE = "preview.png"
 
@@ -16,18 +16,18 @@ def describe(record: Mapping[str, Any], command: str, parent_run_id: str) -> str
         command: command line that repeats the search; '' leaves it out.
         parent_run_id: MLflow's identifier of the run that has the artifact ``preview.png``.
     """
-    big = record["big_model"]
+    big, measure = record["big_model"], metric_text(record.get("metric", "accuracy"))
     lines = [
         f"**{record['name']}** compresses {big['name']} on {record['dataset']}: "
         f"{len(record['front'])} students on the front, hypervolume {record['hypervolume']:.4f}, "
         f"{record['wall_seconds']:.0f} s.",
         "",
-        f"Big model: {human_bytes(big['bytes'])}, {big['parameters']:,} parameters, validation accuracy "
-        f"{percent(big['val_accuracy'])}, test accuracy {percent(big['test_accuracy'])}.",
+        f"Big model: {human_bytes(big['bytes'])}, {big['parameters']:,} parameters, validation {measure} "
+        f"{percent(big['val_accuracy'])}, test {measure} {percent(big['test_accuracy'])}.",
         "",
         *_front_table(record["front"], record.get("method", "")),
         "",
-        "Size against validation accuracy:",
+        f"Size against validation {measure}:",
         "",
         f"![The front](get-artifact?path={PREVIEW_FILE}&run_uuid={parent_run_id})",
         "",
