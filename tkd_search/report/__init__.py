@@ -26,11 +26,9 @@ def write_report(records: SearchRecord | Sequence[SearchRecord], folder: Path) -
     searches = (records,) if isinstance(records, SearchRecord) else tuple(records)
     with disk_full_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    return (
-        write_table(searches, folder / "pareto.csv"),
-        write_print(searches, folder / "pareto.png"),
-        write_page(searches, folder / "pareto.html", folder / STATE_FOLDER),
-    )
+    table = write_table(searches, folder / "pareto.csv")
+    page = write_page(searches, folder / "pareto.html", folder / STATE_FOLDER)
+    return table, write_print(searches, folder / "pareto.png"), page  # the picture last: it may fail
 
 
 __all__ = ["write_report"]

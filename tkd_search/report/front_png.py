@@ -1,7 +1,9 @@
 """Draws ``pareto.png``: the front for print, readable in grey, with labels that do not overlap."""
 
 import io
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,29 @@ _HALO = {"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 0.8}
 
 def write_print(records: Sequence[SearchRecord], path: Path) -> Path:
     """Draw one or several searches and write the picture, 1500 by 960 pixels, atomically."""
+    with _matplotlib_defaults():
+        write_bytes(path, _drawn(records))
+    return path
+
+
+@contextmanager
+def _matplotlib_defaults() -> Iterator[None]:
+    """Import matplotlib and draw with its own defaults, whatever the environment and the user's files set.
+
+    A notebook exports a backend in MPLBACKEND that other environments lack; importing matplotlib then fails.
+    """
+    backend = os.environ.pop("MPLBACKEND", None)
+    try:
+        import matplotlib
+    finally:
+        if backend is not None:
+            os.environ["MPLBACKEND"] = backend
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        yield
+
+
+def _drawn(records: Sequence[SearchRecord]) -> bytes:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -35,8 +60,7 @@ def write_print(records: Sequence[SearchRecord], path: Path) -> Path:
     _label(axes, records)
     drawn = io.BytesIO()
     figure.savefig(drawn, format="png", dpi=DPI)
-    write_bytes(path, drawn.getvalue())
-    return path
+    return drawn.getvalue()
 
 
 def _frame(axes: Any, records: Sequence[SearchRecord]) -> None:
