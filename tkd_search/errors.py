@@ -4,9 +4,11 @@ import difflib
 from collections.abc import Iterable
 from typing import Any
 
+from tkd_search.masking import masked
+
 
 class UserError(Exception):
-    """A configuration, a file or a command is wrong and the user can correct it.
+    """A configuration, a file or a command is wrong and the user can correct it; secrets are masked.
 
     Args:
         where: dotted key path, file or command-line option.
@@ -18,6 +20,7 @@ class UserError(Exception):
     exit_code = 2
 
     def __init__(self, where: str, found: str, allowed: str, hint: str = "") -> None:
+        where, found, allowed, hint = map(masked, (where, found, allowed, hint))
         self.where, self.found, self.allowed, self.hint = where, found, allowed, hint
         lines = [f"{where}: found {found}", f"  allowed: {allowed}"]
         if hint:

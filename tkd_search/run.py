@@ -12,6 +12,7 @@ import click
 import tkd_search
 from tkd_search.cli.interrupts import raise_on_interrupt
 from tkd_search.errors import UserError
+from tkd_search.masking import masked
 
 if TYPE_CHECKING:
     from tkd_search.config.experiment_file import Config
@@ -103,11 +104,11 @@ def start(
 
 
 def resume_command(config: "Config") -> str:
-    """Return the shell command that starts this run again."""
+    """Return the shell command that starts this run again, secrets masked."""
     arguments = [] if __name__ != "__main__" else sys.argv[1:]
     if "--name" not in " ".join(arguments):
         arguments = [*arguments, "--name", config.name]
-    return shlex.join(["python", "-m", "tkd_search.run", *arguments])
+    return masked(shlex.join(["python", "-m", "tkd_search.run", *arguments]))
 
 
 def _without_cluster(arguments: list[str]) -> list[str]:

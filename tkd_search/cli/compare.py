@@ -7,6 +7,7 @@ import sys
 import click
 
 from tkd_search.errors import UserError
+from tkd_search.masking import masked
 
 EPILOG = """\b
 Examples:
@@ -74,7 +75,7 @@ def command(
     if name is None:
         config = load_config(config_path, given, name=f"compare-{config.name}")
     contestants = parse_contestants(_split(methods), variant, ablate)
-    line = shlex.join(["python", "-m", "tkd_search", *sys.argv[1:]])
+    line = masked(shlex.join(["python", "-m", "tkd_search", *sys.argv[1:]]))
     console = Console()
     from tkd_search.comparison.run_comparison import run_comparison
 

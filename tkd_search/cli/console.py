@@ -22,6 +22,7 @@ from rich.table import Table
 from rich.text import Text
 
 from tkd_search.engine.search_state import SearchState
+from tkd_search.masking import masked
 from tkd_search.results.failure_reasons import reason_lines
 from tkd_search.results.records import FrontMember, SearchRecord
 from tkd_search.results.summary import RECORD_FILE
@@ -63,8 +64,8 @@ class Console:
             yield
 
     def note(self, text: str) -> None:
-        """Print a line."""
-        self.out.print(text, markup=False)
+        """Print a line, secrets masked."""
+        self.out.print(masked(text), markup=False)
 
     def stage(self, name: str, total: int | None) -> None:
         """Start a stage; the same stage again sets its total alone."""

@@ -17,10 +17,11 @@ from typing import Any
 from tkd_search.cluster import ray_jobs
 from tkd_search.cluster.cluster_file import ClusterFile, read_cluster_file
 from tkd_search.cluster.head import KubernetesHead, SshHead, find_head
-from tkd_search.cluster.job_package import fill_job_folder, option, overrides, without_option
+from tkd_search.cluster.job_package import fill_job_folder, option, overrides, setting_text, without_option
 from tkd_search.cluster.tunnels import Forward, Tunnel, free_port
 from tkd_search.cluster.upload import local_data, send_data
 from tkd_search.errors import UserError
+from tkd_search.masking import masked
 
 DASHBOARD_PORT, MLFLOW_PORT = 8265, 5000
 _DEFAULT_RUNS_FOLDER = "${TKD_STATE:-$HOME/.tkd}/runs"
@@ -130,6 +131,7 @@ def _attach_or_submit(
         settings["data.path"] = send_data(head, data, _print_line)
     if file.storage and "storage" not in given:
         settings["storage"] = file.storage
+    _refuse_secret(setting_text(arguments, "tracking", "uri") or "")
     if "tracking.uri" not in given:
         settings["tracking.uri"] = f"http://127.0.0.1:{MLFLOW_PORT}"
     if option(arguments, "--name") is None:
@@ -145,6 +147,17 @@ def _attach_or_submit(
         )
     _print_line(f"{name} submitted as job {job_id}")
     return job_id
+
+
+def _refuse_secret(uri: str) -> None:
+    """Refuse a tracking URI with a login: Ray shows a job's command to everyone with the cluster's token."""
+    if masked(uri) != uri:
+        raise UserError(
+            "tracking.uri",
+            "a login in the URI of a cluster's job",
+            "a URI without login",
+            "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD on the cluster's nodes",
+        )
 
 
 def _follow(client: Any, tunnel: Tunnel, job_id: str) -> None:

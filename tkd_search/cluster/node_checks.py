@@ -16,6 +16,7 @@ from packaging.requirements import Requirement
 
 from tkd_search.cluster.head import local_token
 from tkd_search.cluster.node_probe import NodeReport, disk_free
+from tkd_search.masking import masked
 from tkd_search.storage.object_store import write_error
 
 State = Literal["ok", "warn", "wrong"]
@@ -42,9 +43,9 @@ class Check:
     fix: str = ""
 
     def line(self) -> str:
-        """Return the result as one line of text."""
+        """Return the result as one line of text, secrets masked."""
         sign = {"ok": "ok   ", "warn": "warn ", "wrong": "WRONG"}[self.state]
-        return f"{sign}  {self.name:<12} {self.found}" + (f"  → {self.fix}" if self.fix else "")
+        return masked(f"{sign}  {self.name:<12} {self.found}" + (f"  → {self.fix}" if self.fix else ""))
 
 
 def check_versions(requirements: Iterable[str] | None = None) -> Iterator[Check]:
@@ -130,18 +131,15 @@ def check_tracking(uri: str, environment: Mapping[str, str]) -> Check:
     if not uri.startswith(("http://", "https://")):
         return Check("tracking", "ok", uri or "none")
     code, answer = _request(uri, environment)
-    shown = (
-        uri if "@" not in uri else uri.replace(urlsplit(uri).netloc, urlsplit(uri).netloc.rsplit("@", 1)[1])
-    )
     fixes = {
         401: "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD",
         403: "the server refuses this host name or user: --allowed-hosts of mlflow server",
         0: "start the server; until it answers, a search keeps its results and writes them later",
     }
     if code == 200:
-        return Check("tracking", "ok", f"{shown} answers")
+        return Check("tracking", "ok", f"{uri} answers")
     state: State = "warn" if code == 0 else "wrong"
-    return Check("tracking", state, f"{shown}: {answer}", fixes.get(code, "read the server's log"))
+    return Check("tracking", state, f"{uri}: {answer}", fixes.get(code, "read the server's log"))
 
 
 def _request(uri: str, environment: Mapping[str, str]) -> tuple[int, str]:

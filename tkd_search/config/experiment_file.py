@@ -23,6 +23,7 @@ from tkd_search.config.sections import SECTIONS, RunSettings, Settings
 from tkd_search.config.tree import at_point, flatten, override, put
 from tkd_search.errors import UserError, did_you_mean
 from tkd_search.fields import SettingError
+from tkd_search.masking import masked_values
 from tkd_search.optimize.space import Distribution, Space
 from tkd_search.storage.object_store import storage_uri
 
@@ -114,8 +115,8 @@ class Config:
         return tuple(points)
 
     def to_yaml(self) -> str:
-        """Return the resolved tree as the text of a file that reproduces this experiment."""
-        return yaml.safe_dump(copy.deepcopy(dict(self.tree)), sort_keys=False, allow_unicode=True)
+        """Return the resolved tree as the text of a file that reproduces this experiment, secrets masked."""
+        return yaml.safe_dump(masked_values(dict(self.tree)), sort_keys=False, allow_unicode=True)
 
     def digest(self) -> str:
         """Return a hash of all that decides the outcome (not budgets, paths or names)."""
@@ -197,7 +198,7 @@ def differences(old: Config, new: Config) -> list[str]:
 
     Budgets are not compared: a raised one extends the search, a lowered one ends it sooner.
     """
-    before, after = flatten(old.tree), flatten(new.tree)
+    before, after = masked_values(flatten(old.tree)), masked_values(flatten(new.tree))
     keys = sorted((before.keys() | after.keys()) - BUDGET_KEYS - FREE_KEYS)
     return [
         f"{key}: was {before.get(key)!r}, is {after.get(key)!r}"

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from tkd_search.files import disk_full_or
+from tkd_search.masking import masked_values
 
 EVENTS_FOLDER = "events"
 EVENTS_FILE = "events.jsonl"
@@ -68,7 +69,11 @@ class EventLog:
         self._next = last_sequence(self.path) + 1
 
     def append(self, kind: str, data: dict[str, Any]) -> int:
-        """Append one event and return its sequence number; the kernel has it when this returns."""
+        """Append one event and return its sequence number; the kernel has it when this returns.
+
+        Secrets in its texts are masked, because the tracking store, the report and copies get what is here.
+        """
+        data = masked_values(data)
         event = {"sequence": self._next, "time": time.time_ns() // 1_000_000, "kind": kind, "data": data}
         line = (json.dumps(event, separators=(",", ":"), ensure_ascii=False) + "\n").encode()
         try:

@@ -1,9 +1,11 @@
-"""Tracking URIs: the default, absolute files, and URIs without their passwords."""
+"""Tracking URIs: the default, absolute files, and logins."""
 
 import os
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote, urlsplit, urlunsplit
+
+from tkd_search.masking import masked
 
 DEFAULT_URI = "sqlite:///mlflow.db"
 
@@ -29,14 +31,6 @@ def sqlite_file(uri: str) -> Path | None:
     return Path(uri.removeprefix("sqlite:///")) if uri.startswith("sqlite:///") else None
 
 
-def public_uri(uri: str) -> str:
-    """Return the URI without user name and password, for summaries and messages."""
-    parts = urlsplit(uri)
-    if "@" not in parts.netloc:
-        return uri
-    return urlunsplit(parts._replace(netloc=parts.netloc.rsplit("@", 1)[1]))
-
-
 def known_uri(public: str) -> str:
     """Return the URI with login of a store whose URI without login stands in a summary.
 
@@ -44,7 +38,7 @@ def known_uri(public: str) -> str:
     password from MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD.
     """
     given = os.environ.get("MLFLOW_TRACKING_URI", "")
-    return given if given and public_uri(given) == public else public
+    return given if given and masked(given) == public else public
 
 
 def login_to_environment(uri: str) -> str:
@@ -56,7 +50,7 @@ def login_to_environment(uri: str) -> str:
     if parts.scheme in ("http", "https") and parts.username:
         os.environ["MLFLOW_TRACKING_USERNAME"] = unquote(parts.username)
         os.environ["MLFLOW_TRACKING_PASSWORD"] = unquote(parts.password or "")
-        return public_uri(uri)
+        return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
     return uri
 
 

@@ -15,6 +15,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from tkd_search.masking import masked
 from tkd_search.tracking.mlflow.writer_process import end_writer, start_writer
 from tkd_search.tracking.mlflow.writer_status import (
     STATE_FOLDER,
@@ -24,7 +25,7 @@ from tkd_search.tracking.mlflow.writer_status import (
     read_status,
 )
 from tkd_search.tracking.tracker import Leftover, Tracker
-from tkd_search.tracking.uri import StoreIds, absolute_uri, public_uri
+from tkd_search.tracking.uri import StoreIds, absolute_uri
 
 _log = logging.getLogger(__name__)
 _WATCH_SECONDS = 1.0
@@ -49,7 +50,7 @@ class MlflowTracker(Tracker):
         super().__init__(run)
         self.uri = absolute_uri(uri)
         self.folder = self.run / STATE_FOLDER
-        self._target = public_uri(self.uri)
+        self._target = masked(self.uri)
         self._experiment, self._system_metrics = experiment, system_metrics
         self._writer: subprocess.Popen[bytes] | None = None
         self._watched = self._started = -1e9

@@ -13,6 +13,7 @@ from mlflow.entities import ViewType
 
 from tkd_search.distill.quantization.number_format import FORMATS
 from tkd_search.errors import UserError
+from tkd_search.masking import masked
 from tkd_search.results.records import (
     BigModelRecord,
     EpochRecord,
@@ -36,7 +37,7 @@ from tkd_search.tracking.mlflow.layout import (
     param_value,
 )
 from tkd_search.tracking.mlflow.store_errors import reason
-from tkd_search.tracking.uri import login_to_environment, public_uri, sqlite_file
+from tkd_search.tracking.uri import login_to_environment, sqlite_file
 
 _IMPATIENT = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
@@ -74,7 +75,7 @@ def find_search(uri: str, name: str) -> str:
         order = ["attributes.start_time DESC"]
         found = client.search_runs(experiments, condition, max_results=1, order_by=order)
     if not found:
-        raise UserError(public_uri(uri), f"no search named {name!r}", "the name of a search in this store")
+        raise UserError(masked(uri), f"no search named {name!r}", "the name of a search in this store")
     return str(found[0].info.run_id)
 
 
@@ -89,7 +90,7 @@ def trial_run(uri: str, parent_run_id: str, trial_id: str) -> str:
         condition = f"tags.`mlflow.parentRunId` = '{parent_run_id}' and tags.`{TAG_TRIAL}` = '{trial_id}'"
         found = client.search_runs([experiment], condition, max_results=1)
     if not found:
-        raise UserError(public_uri(uri), f"no trial {trial_id}", "a trial of the search")
+        raise UserError(masked(uri), f"no trial {trial_id}", "a trial of the search")
     return str(found[0].info.run_id)
 
 
@@ -117,16 +118,16 @@ def impatient_client(uri: str, *, make: bool = False) -> Iterator[Any]:
     """
     file = sqlite_file(uri)
     if file is not None and not file.exists() and not make:
-        raise UserError(public_uri(uri), "no such file", "the store that the search was tracked in")
+        raise UserError(masked(uri), "no such file", "the store that the search was tracked in")
     before = {key: os.environ.get(key) for key in _IMPATIENT}
     os.environ.update(_IMPATIENT)
     try:
         login = login_to_environment(uri)
         yield MlflowClient(tracking_uri=login, registry_uri=login)
     except (mlflow.exceptions.MlflowException, OSError) as error:
-        text = reason(error).replace(uri, public_uri(uri))[:200]
+        text = reason(error)[:200]
         raise UserError(
-            public_uri(uri),
+            masked(uri),
             f"a tracking store that does not do its part: {text}",
             "a store that runs and knows the search",
             "start it, or set MLFLOW_TRACKING_URI, _USERNAME and _PASSWORD; then give the command again",
@@ -210,7 +211,7 @@ def _record(
         reference_point=(float(big.bytes), 1 / classes),
         wall_seconds=data.metrics.get("wall_seconds", 0.0),
         history=history,
-        tracking_uri=public_uri(uri),
+        tracking_uri=masked(uri),
         experiment_id=parent.info.experiment_id,
         parent_run_id=parent.info.run_id,
         method="" if any("method.name" in trial.config for trial in trials) else facts.get("method.name", ""),

@@ -15,6 +15,7 @@ import mlflow.exceptions
 from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, Metric, Param, RunTag, ViewType
 
+from tkd_search.masking import masked
 from tkd_search.results.records import SearchStart
 from tkd_search.tracking.mlflow.layout import (
     ENDED,
@@ -26,7 +27,7 @@ from tkd_search.tracking.mlflow.layout import (
     RunChange,
     short,
 )
-from tkd_search.tracking.uri import StoreIds, public_uri
+from tkd_search.tracking.uri import StoreIds
 
 Refuse = Callable[[dict[str, Any]], None]
 _PERMANENT = {"INVALID_PARAMETER_VALUE", "BAD_REQUEST", "INVALID_STATE", "MALFORMED_REQUEST"}
@@ -66,9 +67,7 @@ class MlflowStore:
     def ids(self) -> StoreIds:
         """Return the search's identifiers; create experiment and parent run if missing."""
         parent = self.run(PARENT)
-        return StoreIds(
-            tracking_uri=public_uri(self.uri), experiment_id=self.experiment(), parent_run_id=parent
-        )
+        return StoreIds(tracking_uri=masked(self.uri), experiment_id=self.experiment(), parent_run_id=parent)
 
     def known_runs(self) -> dict[str, str]:
         """Return trial identifier → MLflow run, of the trials written since :meth:`forget`."""

@@ -3,18 +3,21 @@
 from collections.abc import Iterator
 from http.client import HTTPException
 
+from tkd_search.masking import masked
+
 
 def reason(error: BaseException) -> str:
-    """Return the reason in few words; for a lost connection, the operating system's message.
+    """Return the reason in few words, secrets masked.
 
-    HTTP libraries wrap that message in several exceptions, each with the whole request in its text.
+    That of a lost connection is the operating system's message: HTTP libraries wrap it in several exceptions,
+    each with the whole request in its text.
     """
     for layer in _layers(error):
         if isinstance(layer, ConnectionError | TimeoutError) and layer.args:
             return f"it does not answer ({layer.strerror or layer})"
         if isinstance(layer, HTTPException):  # the connection ended within an answer
             return f"it does not answer ({layer})"
-    return " ".join(str(error).split()) or type(error).__name__
+    return masked(" ".join(str(error).split())) or type(error).__name__
 
 
 def _layers(error: BaseException) -> Iterator[BaseException]:

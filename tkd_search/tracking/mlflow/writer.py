@@ -24,6 +24,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from tkd_search.files import DiskFullError, sync
+from tkd_search.masking import MaskingFormatter, masked, masked_values
 from tkd_search.results.records import SearchStart
 from tkd_search.tracking.event_log import Event, all_events, events_file, last_sequence, read_events
 from tkd_search.tracking.mlflow.layout import Context, changes, fold
@@ -39,7 +40,7 @@ from tkd_search.tracking.mlflow.writer_status import (
     write_acknowledged,
     write_status,
 )
-from tkd_search.tracking.uri import StoreIds, login_to_environment, public_uri
+from tkd_search.tracking.uri import StoreIds, login_to_environment
 
 _log = logging.getLogger(__name__)
 BATCH_EVENTS = 500
@@ -69,7 +70,7 @@ class Drain:
     """
 
     def __init__(self, uri: str, folder: Path) -> None:
-        self.uri, self.folder, self.target = uri, folder, public_uri(uri)
+        self.uri, self.folder, self.target = uri, folder, masked(uri)
         self.path = events_file(folder.parent)
         self._identity = read_identity(folder)
         self.acknowledged = read_acknowledged(folder, self.target)
@@ -153,14 +154,14 @@ class Drain:
         """Record why the store does not take events, and look up its runs again next time."""
         if self._store is not None:
             self._store.forget()
-        _log.warning("%s: %s", type(error).__name__, str(error).replace(self.uri, self.target))
-        text = reason(error).replace(self.uri, self.target)[:300]
+        _log.warning("%s: %s", type(error).__name__, error)
+        text = reason(error)[:300]
         with contextlib.suppress(OSError, DiskFullError):
             self._set_status(error=text)
 
     def _refuse(self, entry: dict[str, Any]) -> None:
         with (self.folder / REFUSED_FILE).open("a", encoding="utf-8") as file:
-            file.write(json.dumps(entry, ensure_ascii=False) + "\n")
+            file.write(json.dumps(masked_values(entry), ensure_ascii=False) + "\n")
         self._set_status(refused=self.status.refused + 1)
 
     def _set_status(self, **what: Any) -> None:
@@ -233,7 +234,9 @@ def exclusive(folder: Path, deadline: Deadline) -> Iterator[bool]:
 
 def main() -> int:
     """Run the process."""
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(name)s %(levelname)s %(message)s")
+    log = logging.StreamHandler()
+    log.setFormatter(MaskingFormatter("%(asctime)s %(name)s %(levelname)s %(message)s"))
+    logging.basicConfig(level=logging.WARNING, handlers=[log])
     os.environ.update(_ENVIRONMENT)
     with contextlib.suppress(OSError):
         os.nice(5)  # trials have priority
