@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from tests.formats.nets import FAMILIES, OWN, PLAIN, built, family, images, own
+from tests.formats.nets import FAMILIES, OWN, PLAIN, built, disturbed, family, images, own
 from tkd_search.formats import ScaleShift, fold_batchnorm
 from tkd_search.formats.folding import find_folds
 
@@ -50,6 +50,18 @@ def test_only_exact_pairs_are_folded(name, folded):
 def test_pairs_are_found_without_weights_and_whatever_the_mode(name):
     network = family(name)
     assert find_folds(built(name, FAMILIES[name], "meta").train()) == find_folds(network)
+
+
+@pytest.mark.parametrize("foldable", [True, False])
+def test_the_activation_inside_a_batch_norm_of_timm_stays(foldable):
+    from tkd_search.models.timm_networks import timm
+
+    norm = timm().layers.BatchNormAct2d(3, act_layer=nn.SiLU)
+    network = nn.Sequential(nn.Conv2d(3, 3, 1) if foldable else nn.ReLU(), norm, nn.Flatten())
+    disturbed(network)
+    folded = fold_batchnorm(network)
+    torch.testing.assert_close(folded(images()), network(images()))
+    assert not batch_norms(folded)
 
 
 def test_batch_norm_without_statistics_stays():

@@ -8,7 +8,16 @@ import torch
 
 from tkd_search.errors import UserError
 from tkd_search.models import build_big_model, build_student, save_weights
+from tkd_search.models.arguments import check_arguments
+from tkd_search.models.families import ModelSpec
 from tkd_search.models.model_settings import BigModelSettings, StudentSettings
+
+ONE_OF_EACH_FAMILY = (
+    *("alexnet", "convnext_tiny", "densenet121", "efficientnet_b0", "efficientnet_v2_s", "googlenet"),
+    *("inception_v3", "maxvit_t", "mnasnet0_5", "mobilenet_v2", "mobilenet_v3_small", "regnet_x_400mf"),
+    *("resnet18", "resnext50_32x4d", "shufflenet_v2_x0_5", "squeezenet1_1", "swin_t", "vgg11", "vit_b_16"),
+    *("wide_resnet50_2", "timm/lcnet_050"),
+)
 
 DATA = {"classes": 4, "channels": 3, "size": 16}
 
@@ -57,6 +66,32 @@ def test_stem_auto_is_refused_for_weights_that_fit_both_stems(tmp_path: Path) ->
 
 def test_an_unknown_argument_is_refused() -> None:
     assert "surprise" in refused("student.args", args={"surprise": 1}).found
+
+
+@pytest.mark.parametrize("key", ["surprise", "weights", "num_classes", "progress"])
+@pytest.mark.parametrize("name", ONE_OF_EACH_FAMILY)
+def test_every_family_refuses_arguments_that_it_would_ignore(name: str, key: str) -> None:
+    spec = ModelSpec(name=name, classes=4, channels=3, size=32, args={key: None})
+    with pytest.raises(UserError) as caught:
+        check_arguments(spec, "big_model")
+    assert caught.value.where == "big_model.args"
+    assert key in caught.value.found
+    assert f"arguments of {name}" in caught.value.allowed
+
+
+@pytest.mark.parametrize(
+    ("name", "args"),
+    [
+        ("mobilenet_v2", {"last_channels": 64}),
+        ("mobilenet_v3_small", {"dropout": 0.1, "stride_order": [0, 1, 2, 3, 4]}),
+        ("vit_b_16", {"patch_size": 4, "num_layers": 1}),
+        ("efficientnet_b0", {"stochastic_depth_prob": 0.1}),
+        ("squeezenet1_1", {"dropout": 0.1}),
+    ],
+)
+def test_arguments_of_a_family_are_taken(name: str, args: dict[str, object]) -> None:
+    with torch.device("meta"):
+        build_student(StudentSettings(name=name, width=0.25, args=args), classes=4, channels=3, size=32)
 
 
 def test_a_wrong_argument_of_a_users_function_is_refused() -> None:

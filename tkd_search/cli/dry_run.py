@@ -9,7 +9,7 @@ from rich.table import Table
 
 from tkd_search.cli.console import Console
 from tkd_search.config.experiment_file import Config
-from tkd_search.config.resolve import left_to_sampler
+from tkd_search.config.resolve import describe_student, left_to_sampler
 from tkd_search.config.sections import Settings
 from tkd_search.engine.ray_session import local_nodes
 from tkd_search.engine.workers.placement import plan_slots
@@ -47,7 +47,7 @@ def show_plan(
     names = config.space.leaves.get("student.name")
     student = " or ".join(map(str, names.options)) if isinstance(names, Choice) else settings.student.name
     searched = any(key.startswith("student.") for key in config.space.leaves)
-    student += ", size searched" if searched else f" ×{settings.student.width}"
+    student = f"{student}, size searched" if searched else describe_student(settings)
     budget = f"{settings.search.trials} trials of up to {settings.training.epochs} epochs"
     console.note(f"{config.name}: {big} → {student} on {settings.data.name}")
     console.note(

@@ -8,6 +8,7 @@ from tkd_search.config.experiment_file import Config
 from tkd_search.config.sections import Settings
 from tkd_search.models.families import family_of
 from tkd_search.models.model_settings import BigModelSettings, StudentSettings
+from tkd_search.models.timm_networks import is_timm
 from tkd_search.models.weights import weights_file
 from tkd_search.optimize.space import Choice
 
@@ -65,13 +66,14 @@ def describe_student(settings: Settings) -> str:
     """Return a short readable name: ``mobilenet_v2 ×0.25``, ``plain_cnn widths=[32, 64] int8``."""
     student = settings.student
     own = ":" in student.name  # a function of the user's, which may have neither width nor depth
+    sized_by_args = own or is_timm(student.name)
     family = family_of(student.name)
     wide = student.width != StudentSettings().width if own else family.width
     words = [student.name.rsplit(":", 1)[-1]]
     words += [f"×{student.width:.3g}"] if wide else []
     words += [f"d{student.depth:g}"] if student.depth != 1 and (own or family.depth) else []
     args = {k: f"{v:.3g}" if isinstance(v, float) else v for k, v in student.args.items()}
-    words += [f"{name}={value}" for name, value in args.items()] if own else []
+    words += [f"{name}={value}" for name, value in args.items()] if sized_by_args else []
     words += [f"{student.input_size}px"] if student.input_size else []
     words += [student.format] if student.format != StudentSettings().format else []
     return " ".join(words)

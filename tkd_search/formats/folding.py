@@ -69,16 +69,29 @@ def fold_batchnorm(network: nn.Module) -> nn.Module:
     folded = copy.deepcopy(network).eval()
     for layer, norm in folds.items():
         _fold(folded.get_submodule(layer), folded.get_submodule(norm))
-        _replace(folded, norm, nn.Identity())
+        _replace(folded, norm, _rest(folded.get_submodule(norm)))
     for name, module in list(folded.named_modules(remove_duplicate=False)):
         if is_tracked(module):
-            _replace(folded, name, _scale_shift(module))
+            _replace(folded, name, _rest(module, _scale_shift(module)))
     return folded
 
 
 def is_tracked(module: nn.Module) -> bool:
-    """Return whether a module is a batch norm that uses running statistics in eval mode."""
-    return isinstance(module, _BatchNorm) and module.running_mean is not None
+    """Return whether a module is a batch norm that uses running statistics in eval mode.
+
+    A batch norm with layers inside counts only if it is timm's, which ends with a dropout and an activation.
+    """
+    if not isinstance(module, _BatchNorm) or module.running_mean is None:
+        return False
+    return [name for name, _ in module.named_children()] in ([], ["drop", "act"])
+
+
+def _rest(norm: nn.Module, first: nn.Module | None = None) -> nn.Module:
+    """Return ``first`` (default: nothing) and then the layers inside a batch norm."""
+    layers = [*([first] if first is not None else []), *norm.children()]
+    if not layers:
+        return nn.Identity()
+    return layers[0] if len(layers) == 1 else nn.Sequential(*layers)
 
 
 class _Tracer(fx.Tracer):

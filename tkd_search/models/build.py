@@ -1,4 +1,4 @@
-"""Builds networks from their settings: torchvision's names or ``package.module:function``."""
+"""Builds networks from their settings: a name of torchvision or timm, or a function's path."""
 
 import difflib
 import importlib
@@ -9,8 +9,9 @@ from typing import Any
 from torch import nn
 
 from tkd_search.errors import UserError
+from tkd_search.models.arguments import check_arguments
 from tkd_search.models.depthwise import speed_up_depthwise
-from tkd_search.models.families import ModelSpec, build_torchvision, family_of, torchvision_names
+from tkd_search.models.families import ModelSpec, build_named, family_of, known_names
 from tkd_search.models.image_input import ImageInput, big_model_input, rendering
 from tkd_search.models.model_settings import BigModelSettings, StudentSettings
 from tkd_search.models.pointwise import slice_pointwise
@@ -116,7 +117,7 @@ def build_network(spec: ModelSpec, where: str) -> nn.Module:
     Raises:
         UserError: the name is unknown, the arguments are wrong, or the result is no network.
     """
-    build = _imported(spec, where) if ":" in spec.name else _torchvision(spec, where)
+    build = _imported(spec, where) if ":" in spec.name else _named(spec, where)
     try:
         net = build()
     except UserError:
@@ -199,14 +200,14 @@ def model_spec(
     )
 
 
-def _torchvision(spec: ModelSpec, where: str) -> Callable[[], nn.Module]:
-    names = torchvision_names()
+def _named(spec: ModelSpec, where: str) -> Callable[[], nn.Module]:
+    names = known_names(spec.name)
     if spec.name not in names:
         near = difflib.get_close_matches(spec.name, names, n=3)
         raise UserError(
             f"{where}.name",
             repr(spec.name),
-            "a classifier of torchvision.models, or package.module:function",
+            "a classifier of torchvision.models, timm/<name> for one of timm, or package.module:function",
             f"nearest: {', '.join(near)}" if near else "",
         )
     family = family_of(spec.name)
@@ -216,7 +217,8 @@ def _torchvision(spec: ModelSpec, where: str) -> Callable[[], nn.Module]:
     ):
         if not varies and value != 1.0 and where == "big_model":
             raise UserError(f"{where}.{knob}", f"{value:g}", f"1: {spec.name} has no {knob} here")
-    return lambda: build_torchvision(spec)
+    check_arguments(spec, where)
+    return lambda: build_named(spec)
 
 
 def _imported(spec: ModelSpec, where: str) -> Callable[[], nn.Module]:

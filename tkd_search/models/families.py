@@ -1,4 +1,4 @@
-"""Builders of torchvision's networks by name, with a width, a depth and a stem for small images."""
+"""Builders of torchvision's and timm's networks by name, with width, depth and a stem for small images."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from tkd_search.models import alexnet, convnets, mobilenet, transformers
+from tkd_search.models import alexnet, convnets, mobilenet, timm_networks, transformers
 from tkd_search.models.strides import fit_strides, set_input_channels, small_first_kernel
 from tkd_search.models.torchvision_compat import torchvision
 
@@ -27,15 +27,23 @@ class ModelSpec:
 
 @dataclass(frozen=True)
 class Family:
-    """A builder and whether it can vary width and depth."""
+    """How networks of a family are built.
+
+    Attributes:
+        build: builds one by its specification.
+        builder: the function that ``build`` calls with the further arguments; None: torchvision's or timm's.
+        width: whether the width can vary.
+        depth: whether the depth can vary.
+    """
 
     build: Callable[[ModelSpec], nn.Module]
+    builder: Callable[..., nn.Module] | None = None
     width: bool = False
     depth: bool = False
 
 
-def build_torchvision(spec: ModelSpec) -> nn.Module:
-    """Build a network of torchvision by its specification."""
+def build_named(spec: ModelSpec) -> nn.Module:
+    """Build a network of torchvision or timm by its specification."""
     net = family_of(spec.name).build(spec)
     if spec.small:
         _raise_momentum(net)
@@ -43,15 +51,17 @@ def build_torchvision(spec: ModelSpec) -> nn.Module:
 
 
 def family_of(name: str) -> Family:
-    """Return the family of a torchvision name; for other names one that calls torchvision's constructor."""
+    """Return the family of a name; for names without one, a family that calls torchvision's constructor."""
     for prefix, family in _FAMILIES.items():
         if name == prefix or (prefix.endswith("*") and name.startswith(prefix[:-1])):
             return family
     return Family(_plain)
 
 
-def torchvision_names() -> tuple[str, ...]:
-    """Return the names of torchvision's classifiers."""
+def known_names(name: str) -> tuple[str, ...]:
+    """Return the names of all classifiers of the library of ``name``, timm or torchvision."""
+    if timm_networks.is_timm(name):
+        return timm_networks.timm_names()
     return tuple(torchvision.models.list_models(module=torchvision.models))
 
 
@@ -166,14 +176,15 @@ def _vision_transformer(spec: ModelSpec) -> nn.Module:
 
 _FAMILIES: dict[str, Family] = {
     "cut": Family(_plain, width=True),  # only its width is asked for: F's own family builds it
-    "alexnet": Family(_alexnet, width=True),
-    "mobilenet_v2": Family(_mobilenet_v2, width=True, depth=True),
-    "mobilenet_v3_*": Family(_mobilenet_v3, width=True),
-    "resnet*": Family(_resnet, width=True, depth=True),
-    "resnext*": Family(_resnet, width=True, depth=True),
-    "wide_resnet*": Family(_resnet, width=True, depth=True),
-    "shufflenet_v2_*": Family(_shufflenet, width=True, depth=True),
-    "efficientnet_b*": Family(_efficientnet, width=True, depth=True),
-    "vgg*": Family(_vgg, width=True),
-    "vit_*": Family(_vision_transformer, width=True, depth=True),
+    "timm/*": Family(timm_networks.build_timm),
+    "alexnet": Family(_alexnet, alexnet.alexnet, width=True),
+    "mobilenet_v2": Family(_mobilenet_v2, mobilenet.mobilenet_v2, width=True, depth=True),
+    "mobilenet_v3_*": Family(_mobilenet_v3, mobilenet.mobilenet_v3, width=True),
+    "resnet*": Family(_resnet, convnets.resnet, width=True, depth=True),
+    "resnext*": Family(_resnet, convnets.resnet, width=True, depth=True),
+    "wide_resnet*": Family(_resnet, convnets.resnet, width=True, depth=True),
+    "shufflenet_v2_*": Family(_shufflenet, convnets.shufflenet, width=True, depth=True),
+    "efficientnet_b*": Family(_efficientnet, convnets.efficientnet, width=True, depth=True),
+    "vgg*": Family(_vgg, convnets.vgg, width=True),
+    "vit_*": Family(_vision_transformer, transformers.vision_transformer, width=True, depth=True),
 }

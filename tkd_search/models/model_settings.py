@@ -27,7 +27,9 @@ def check_normalisation(mean: tuple[float, ...] | None, std: tuple[float, ...] |
 class BigModelSettings:
     """Settings of the big model, the network to compress."""
 
-    name: str = setting("alexnet", doc="torchvision model name or package.module:function", searchable=False)
+    name: str = setting(
+        "alexnet", doc="name of torchvision, timm/<name> or package.module:function", searchable=False
+    )
     width: float = setting(
         1.0, gt=0, le=4, doc="channel multiplier where the architecture has one", searchable=False
     )
@@ -75,7 +77,7 @@ class StudentSettings:
 
     name: str = setting(
         "mobilenet_v2",
-        doc="torchvision model name, cut (from the first big model) or package.module:function",
+        doc="name of torchvision, timm/<name>, cut (from the first big model) or package.module:function",
     )
     width: float = setting(0.25, gt=0, le=4, doc="channel multiplier; of a cut the share of channels kept")
     depth: float = setting(

@@ -206,6 +206,19 @@ def test_conversion_by_torch_keeps_hooks_and_the_original_type(kind: type[nn.Mod
     assert calls == [1]
 
 
+def test_conversion_keeps_the_activation_inside_a_batch_normalisation_of_timm() -> None:
+    from tkd_search.models.timm_networks import timm
+
+    plain = nn.Sequential(timm().layers.BatchNormAct2d(3, act_layer=nn.SiLU)).eval()
+    images = torch.randn(4, 3, 2, 2)
+    expected = plain(images)
+    made = converted_by_torch(plain)
+    assert torch.equal(made(images), expected)
+    back = desynchronised(made)
+    assert type(back[0]) is timm().layers.BatchNormAct2d  # type: ignore[index]
+    assert torch.equal(back(images), expected)
+
+
 def test_the_reduction_of_one_worker_returns_its_inputs() -> None:
     alone = reduction_for(1)
     x = torch.randn(3)

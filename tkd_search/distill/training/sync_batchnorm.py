@@ -44,9 +44,9 @@ class AllReduceBatchNorm(nn.modules.batchnorm._BatchNorm):
             raise ValueError(f"expected at least 2 dimensions, found {input.dim()}")
 
     def forward(self, input: Tensor) -> Tensor:
-        """Normalise [B, C, …] over all axes but C, and over all workers."""
+        """Normalise [B, C, …] over all axes but C, and over all workers; then run the layers inside."""
         if not self.training:
-            return super().forward(input)
+            return _then_children(self, super().forward(input))
         axes = [i for i in range(input.dim()) if i != 1]
         wide = input.float()  # sums overflow in half precision
         count = torch.tensor(float(input.numel() // input.shape[1]))
@@ -59,7 +59,7 @@ class AllReduceBatchNorm(nn.modules.batchnorm._BatchNorm):
         out = centred * (variance + self.eps).rsqrt().view(shape)
         if self.affine:
             out = out * self.weight.view(shape) + self.bias.view(shape)
-        return out.to(input.dtype)
+        return _then_children(self, out.to(input.dtype))
 
     @torch.no_grad()
     def _track(self, mean: Tensor, variance: Tensor) -> None:
@@ -72,8 +72,25 @@ class AllReduceBatchNorm(nn.modules.batchnorm._BatchNorm):
         self.running_var.lerp_(variance, share)
 
 
+class NcclBatchNorm(nn.SyncBatchNorm):
+    """torch's SyncBatchNorm, followed by the layers inside it."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Normalise [B, C, …] over all axes but C, and over all workers; then run the layers inside."""
+        return _then_children(self, super().forward(input))
+
+
+def _then_children(module: nn.Module, out: Tensor) -> Tensor:
+    """Run the layers inside a batch norm; timm's ends with a dropout and an activation."""
+    for child in module.children():
+        out = child(out)
+    return out
+
+
 def _replaced(old: nn.Module, new: nn.modules.batchnorm._BatchNorm) -> nn.Module:
-    """Return ``new`` with the parameters and statistics of ``old`` (the same tensors), its hooks and mode."""
+    """Return ``new`` with the tensors, inner layers, hooks and mode of ``old``."""
+    for name, child in old.named_children():
+        setattr(new, name, child)
     for name, parameter in old.named_parameters(recurse=False):
         setattr(new, name, parameter)
     for name, buffer in old.named_buffers(recurse=False):
@@ -117,12 +134,15 @@ def synchronised(module: nn.Module, group: dist.ProcessGroup | None = None) -> n
 
 
 def converted_by_torch(module: nn.Module, group: dist.ProcessGroup | None = None) -> nn.Module:
-    """Replace batch normalisations by torch's SyncBatchNorm, keeping hooks and original types."""
-    before = {name: old for name, old in module.named_modules() if isinstance(old, _KINDS)}
-    module = nn.SyncBatchNorm.convert_sync_batchnorm(module, group)
-    for name, old in before.items():
-        _copy_hooks_and_type(old, module.get_submodule(name))
-    return module
+    """Replace batch normalisations by torch's SyncBatchNorm, keeping inner layers, hooks and types."""
+
+    def one(old: nn.Module) -> nn.Module:
+        if not isinstance(old, _KINDS):
+            return old
+        settings = (old.num_features, old.eps, old.momentum, old.affine, old.track_running_stats)
+        return _replaced(old, NcclBatchNorm(*settings, group))
+
+    return _swap(module, one)
 
 
 def desynchronised(module: nn.Module) -> nn.Module:
