@@ -9,7 +9,7 @@ from torch import nn
 from tkd_search.config.experiment_file import load_config
 from tkd_search.config.resolve import describe_student
 from tkd_search.errors import UserError
-from tkd_search.models.build import build_big_model, build_student
+from tkd_search.models import build_big_model, build_student
 from tkd_search.models.model_settings import BigModelSettings, StudentSettings
 from tkd_search.models.student import Student
 from tkd_search.models.timm_networks import timm, timm_names
