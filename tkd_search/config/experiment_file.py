@@ -24,7 +24,7 @@ from tkd_search.config.tree import at_point, flatten, override, put
 from tkd_search.errors import UserError, did_you_mean
 from tkd_search.fields import SettingError
 from tkd_search.masking import masked_values
-from tkd_search.optimize.space import Distribution, Space
+from tkd_search.optimize.space import Choice, Distribution, Space
 from tkd_search.storage.object_store import storage_uri
 
 CONFIG_FOLDER = Path(__file__).parents[2] / "configs"
@@ -90,6 +90,14 @@ class Config:
                 built if section == "big_model" else built[0]
             )
         return Settings(seed=tree["seed"], metric=parts["search"].metric, **parts)
+
+    def possible(self, key: str) -> tuple[Any, ...]:
+        """Return the values that a leaf may take, by its dotted key; of a range its two ends."""
+        leaf = self.space.leaves.get(key)
+        if leaf is None:
+            section, _, name = key.partition(".")
+            return (self.tree[section][name],)
+        return leaf.options if isinstance(leaf, Choice) else (leaf.low, leaf.high)
 
     def fixed(self, point: Mapping[str, Any]) -> "Config":
         """Return the same experiment with nothing searched: one trial, at the point or at the defaults."""
