@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from tkd_search.data import AugmentedViews, DataBundle, fixed_views, resolved_augmentation
-from tkd_search.data.assemble import subset
 from tkd_search.data.data_settings import DataSettings
 from tkd_search.distill import BankSettings, Distiller, MethodSettings, TrainSettings, compute_bank
 from tkd_search.distill.features.bank import Bank
@@ -53,7 +52,7 @@ def training_views(
 ) -> AugmentedViews:
     """Return training images, the first ``images`` of them, in fixed views; 0 views are drawn afresh."""
     return AugmentedViews(
-        data.train if images is None else subset(data.train, torch.arange(images)),
+        data.train if images is None else data.train.subset(torch.arange(images)),
         mean=data.mean,
         std=data.std,
         views=views,
