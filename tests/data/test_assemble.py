@@ -131,12 +131,21 @@ def test_a_split_with_fewer_labels_than_images_is_refused() -> None:
         Split(torch.zeros(3, 1, 2, 2, dtype=torch.uint8), torch.zeros(2).long())
 
 
-@pytest.mark.parametrize("part", ["test", "validation"])
-def test_a_given_part_without_a_class_is_said(part: str) -> None:
+def test_a_given_part_without_a_class_is_said() -> None:
     whole = raw()
     few = Split(255 - whole.train.images[torch.arange(9)], torch.arange(9) % 2)
-    (note,) = assemble(dataclasses.replace(whole, **{part: few}), DataSettings()).notes
-    assert note.startswith(f"warning: no images of c in {part}:")
+    (note,) = assemble(dataclasses.replace(whole, test=few), DataSettings()).notes
+    assert note.startswith("warning: no images of c in test:")
+
+
+def test_a_validation_part_without_a_test_part_is_the_test_part() -> None:
+    whole = raw()
+    given = Split(255 - whole.train.images[torch.arange(9)], torch.arange(9) % 3)
+    as_test = assemble(dataclasses.replace(whole, test=given), DataSettings())
+    as_validation = assemble(dataclasses.replace(whole, validation=given), DataSettings())
+    assert as_validation.digest == as_test.digest
+    (note,) = as_validation.notes
+    assert "9 images given for validation are the test part" in note
 
 
 def test_classes_of_one_image_alone_cannot_be_split() -> None:

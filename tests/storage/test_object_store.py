@@ -111,7 +111,7 @@ def test_concurrent_readers_of_a_node_fill_the_cache_once(cache: Path) -> None:
 
     def read() -> None:
         waiting.release()
-        remote_folders._cached("entry", fill)
+        remote_folders.cached_folder("entry", fill)
 
     threads = [threading.Thread(target=read) for _ in range(8)]
     for thread in threads:

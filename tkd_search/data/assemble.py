@@ -24,13 +24,14 @@ _NAMED_CLASSES = 10
 def assemble(raw: RawData, settings: DataSettings) -> DataBundle:
     """Return a bundle: split, resized and limited images with their statistics and digest.
 
-    A test or validation part that the set lacks is held out of the training part, stratified by class. The
-    limit is applied last, so that validation and test do not depend on it. Classes with fewer images than
-    parts stay in the training part.
+    A set's validation part is its test part where it has none. A part that is still missing is held out of
+    the training part, stratified by class. The limit is applied last, so that validation and test do not
+    depend on it. Classes with fewer images than parts stay in the training part.
 
     Raises:
         UserError: fewer than two classes, a class without training images, or no image for a part.
     """
+    raw = _with_test(raw)
     _check(raw, settings)
     # Where validation is held out after test, test must leave two images of every class.
     keep = 1 + (raw.validation is None)
@@ -118,6 +119,20 @@ def _resized(split: Split, size: int | None) -> Split:
     if size is None or not isinstance(split.images, Tensor):
         return split
     return replace(split, images=resize(split.images, size))
+
+
+def _with_test(raw: RawData) -> RawData:
+    """Return data whose validation part is the test part where the set has no test part.
+
+    A published validation part is what others report, so it must not decide the search.
+    """
+    if raw.test is not None or raw.validation is None:
+        return raw
+    note = (
+        f"data: no test part, so the {len(raw.validation):,} images given for validation are the test part; "
+        "validation is split from the training images (data.validation)"
+    )
+    return replace(raw, test=raw.validation, validation=None, notes=(*raw.notes, note))
 
 
 def _part(

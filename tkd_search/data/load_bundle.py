@@ -19,6 +19,7 @@ from tkd_search.data.sources.folders import (
 )
 from tkd_search.data.sources.mnist import mnist_folder, mnist_places, read_mnist
 from tkd_search.data.sources.raw_data import RawData
+from tkd_search.data.sources.tables import is_table, read_table
 from tkd_search.errors import UserError
 from tkd_search.storage import remote_folders
 
@@ -32,6 +33,7 @@ _SOURCES = {
     "unpacked; or train/<class>/*, test/<class>/*",
     "tinyimagenet": "cs231n.stanford.edu/tiny-imagenet-200.zip, unpacked (any number of its classes)",
     "imagefolder": "train/<class>/*, and val/<class>/*, test/<class>/* where there are such parts",
+    "table": "a .csv or .parquet file with a column of images and one of labels",
 }
 
 
@@ -74,17 +76,20 @@ def _path(settings: DataSettings) -> Path:
         raise UserError(
             "data.path",
             "nothing",
-            f"the folder that holds {settings.name}: {_SOURCES[settings.name]}",
+            f"the place of {settings.name}: {_SOURCES[settings.name]}",
             "for instance --set data.path=FOLDER" + _fetch_hint(settings),
         )
     if storage.is_remote(settings.path):
+        if settings.name == "table":
+            folder, _, file = settings.path.rpartition("/")
+            return remote_folders.fetch_tree(folder) / file
         return remote_folders.fetch_tree(settings.path)
     return Path(settings.path).expanduser()
 
 
 def _reader(settings: DataSettings, path: Path) -> Reader | None:
     """Return the reader for the form of the set found at ``path``; None where none is found."""
-    if not path.is_dir():
+    if settings.name != "table" and not path.is_dir():
         return None
     for find in _FINDERS[settings.name]:
         reader = find(path, settings)
@@ -114,12 +119,17 @@ def _image_folder(path: Path, settings: DataSettings) -> Reader | None:
     return partial(read_image_folder, path, settings) if is_image_folder(path) else None
 
 
+def _table(path: Path, settings: DataSettings) -> Reader | None:
+    return partial(read_table, path, settings) if is_table(path) else None
+
+
 _FINDERS: dict[str, tuple[Callable[[Path, DataSettings], Reader | None], ...]] = {
     "mnist": (_mnist, _image_folder),
     "cifar10": (_cifar, _image_folder),
     "cifar100": (_cifar, _image_folder),
     "tinyimagenet": (_tiny_imagenet,),
     "imagefolder": (_image_folder,),
+    "table": (_table,),
 }
 
 
@@ -136,15 +146,18 @@ def _missing(settings: DataSettings, path: Path) -> UserError:
     elif settings.name.startswith("cifar"):
         searched = cifar_places(settings.name, path)
     state = (
-        "no such folder"
+        "nothing there"
         if not path.exists()
+        else "not a table"
+        if settings.name == "table"
         else "not a folder"
         if not path.is_dir()
         else "files of the set are missing"
     )
+    hint = "data.name=table" if is_table(path) else f"data.path=FOLDER{_fetch_hint(settings)}"
     return UserError(
         "data.path",
         f"{path} ({state}); searched {searched}",
         _SOURCES[settings.name],
-        f"--set data.path=FOLDER{_fetch_hint(settings)}",
+        f"--set {hint}",
     )

@@ -78,7 +78,7 @@ def fetch_folder(where: str) -> Path:
             if _digest(folder / name) != digest:
                 raise OSError(f"{below(where, name)} is damaged: its content does not match {MANIFEST}")
 
-    return _cached(f"{last_name(where)}-{key}", fill)
+    return cached_folder(f"{last_name(where)}-{key}", fill)
 
 
 def fetch_tree(where: str) -> Path:
@@ -103,7 +103,7 @@ def fetch_tree(where: str) -> Path:
             fs.copy_files(base, str(folder / "tree"), source_filesystem=system)
             (folder / "origin").write_text(where)
 
-        return _cached(f"tree-{key}", fill) / "tree"
+        return cached_folder(f"tree-{key}", fill) / "tree"
     except (OSError, ValueError) as error:
         raise UserError(
             where,
@@ -129,7 +129,8 @@ def node_cache() -> Path:
     return Path(os.environ.get("TKD_CACHE") or Path.home() / ".cache" / "tkd_search")
 
 
-def _cached(name: str, fill: Callable[[Path], None]) -> Path:
+def cached_folder(name: str, fill: Callable[[Path], None]) -> Path:
+    """Return a folder of the node's cache, which ``fill`` writes where it does not exist."""
     target = node_cache() / name
     if target.exists():  # it appears atomically
         return target

@@ -2,17 +2,10 @@
 
 import os
 from collections.abc import Sequence
-from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 
-import torch
-
-from tkd_search.data import decode
-from tkd_search.data.bundle import Split
 from tkd_search.data.data_settings import DataSettings
-from tkd_search.data.image_files import FolderStore
-from tkd_search.data.scan_images import broken_images_note, scan_images
+from tkd_search.data.sources.listed_images import Listing, load_listed
 from tkd_search.data.sources.raw_data import RawData
 from tkd_search.errors import UserError
 
@@ -20,18 +13,12 @@ IMAGE_SUFFIXES = frozenset(
     (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".jfif")
 )
 _VALIDATION_NAMES = ("val", "valid", "validation")
-_SHAPE_SAMPLE = 64
-
-Listing = list[tuple[str, int]]
-"""(file relative to the root, label) of every image."""
 
 
 def read_image_folder(root: Path, settings: DataSettings) -> RawData:
-    """Read ``root/train/<class>/*`` with ``val/`` and ``test/`` where they exist.
+    """Read ``root/train/<class>/*``, ``val/`` as validation and ``test/`` as test where they exist.
 
-    With both, each is the part of its name. With one of them, it is the test part: a published ``val/`` is
-    what others report, so it must not decide the search. Without ``train/`` the class folders are those in
-    ``root``. Subfolders of a class folder are included.
+    Without ``train/`` the class folders are those in ``root``. Subfolders of a class folder are included.
 
     Raises:
         UserError: no classes, an empty or an unknown class, images of different sizes without ``data.size``,
@@ -39,22 +26,14 @@ def read_image_folder(root: Path, settings: DataSettings) -> RawData:
     """
     if not (root / "train").is_dir():
         classes = _class_names(root)
-        return _loaded(root, {"train": _listing(root, ".", classes, required=True)}, classes, settings)
+        return load_listed(root, {"train": _listing(root, ".", classes, required=True)}, classes, settings)
     classes = _class_names(root / "train")
     parts = {"train": _listing(root, "train", classes, required=True)}
     for part, names in (("validation", _VALIDATION_NAMES), ("test", ("test",))):
         folder = next((name for name in names if (root / name).is_dir()), None)
         if folder is not None:
             parts[part] = _listing(root, folder, classes)
-    notes: tuple[str, ...] = ()
-    if "validation" in parts and "test" not in parts:
-        parts["test"] = parts.pop("validation")
-        notes = (
-            f"data: no test/ folder, so the {len(parts['test']):,} images given for validation are the test "
-            "part; validation is split from train/ (data.validation)",
-        )
-    raw = _loaded(root, parts, classes, settings)
-    return replace(raw, notes=(*notes, *raw.notes))
+    return load_listed(root, parts, classes, settings)
 
 
 def is_image_folder(path: Path) -> bool:
@@ -96,7 +75,7 @@ def read_tiny_imagenet(root: Path, settings: DataSettings) -> RawData:
         parts["test"] = _tiny_annotated(annotations, root, wnids)
     elif any((root / "val" / wnid).is_dir() for wnid in wnids):
         parts["test"] = _files_by_class(root, "val", wnids)
-    return _loaded(root, parts, _tiny_names(root / "words.txt", wnids), settings)
+    return load_listed(root, parts, _tiny_names(root / "words.txt", wnids), settings)
 
 
 def _tiny_train(root: Path, wnids: Sequence[str]) -> Listing:
@@ -190,56 +169,3 @@ def _images(folder: Path) -> list[str]:
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         found += [os.path.relpath(os.path.join(parent, name), folder) for name in files if _is_image(name)]
     return sorted(found)
-
-
-def _loaded(
-    root: Path, parts: dict[str, Listing], classes: tuple[str, ...], settings: DataSettings
-) -> RawData:
-    size, channels = _shape(root, parts["train"], settings)
-    fits = sum(map(len, parts.values())) * channels * size**2 <= settings.memory_budget_mb * 2**20
-    splits, broken = {}, list[str]()
-    for part, listing in parts.items():
-        names = tuple(name for name, _ in listing)
-        scanned = scan_images([str(root / name) for name in names], size, channels, keep=fits)
-        images = FolderStore(str(root), names, size, channels) if scanned.images is None else scanned.images
-        labels = torch.tensor([label for _, label in listing], dtype=torch.int64)
-        readable = [position for position in range(len(listing)) if position not in scanned.broken]
-        split = Split(images, labels, names, scanned.content)
-        splits[part] = split.subset(torch.tensor(readable, dtype=torch.int64)) if scanned.broken else split
-        broken += scanned.broken.values()
-    total = sum(map(len, parts.values()))
-    notes = broken_images_note(broken, total, settings.on_error, f"data.path = {settings.path}")
-    return RawData(
-        train=splits["train"],
-        validation=splits.get("validation"),
-        test=splits.get("test"),
-        classes=classes,
-        notes=notes,
-    )
-
-
-def _shape(root: Path, listing: Listing, settings: DataSettings) -> tuple[int, int]:
-    """Return side and planes of the images, from settings and the headers of about 64 evenly spaced images.
-
-    Raises:
-        UserError: without ``data.size``, images that are not square or differ in size.
-    """
-    seen = []
-    for name, _ in listing[:: max(1, len(listing) // _SHAPE_SAMPLE)]:
-        with suppress(decode.DamagedImageError):  # the scan of all images counts them
-            seen.append(decode.read_header(str(root / name)))
-    if not seen:
-        return settings.size or 1, 3
-    channels = 1 if all(grey for _, _, grey in seen) else 3
-    sides = sorted({(width, height) for width, height, _ in seen})
-    if settings.size is not None:
-        return settings.size, channels
-    if len(sides) > 1 or sides[0][0] != sides[0][1]:
-        shown = ", ".join(f"{width} × {height}" for width, height in sides[:3])
-        raise UserError(
-            "data.size",
-            f"no value, while the images of {root} have {shown}{' …' if len(sides) > 3 else ''} pixels",
-            "the side in pixels to scale and crop them to",
-            "for instance --set data.size=64",
-        )
-    return sides[0][0], channels

@@ -1,0 +1,205 @@
+"""The conformance suite of sources for class folders and tables, and what is special to tables."""
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from tests.data.source_conformance import Picture, SourceConformance, expected, found, pictures
+from tkd_search.data import DataSettings, load_data
+from tkd_search.errors import UserError
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Keep the images of tables out of the user's cache."""
+    folder = tmp_path_factory.mktemp("cache")
+    monkeypatch.setenv("TKD_CACHE", str(folder))
+    return folder
+
+
+def encoded(image: np.ndarray) -> bytes:
+    target = io.BytesIO()
+    Image.fromarray(image).save(target, "PNG")
+    return target.getvalue()
+
+
+def table_of(path: Path) -> DataSettings:
+    return DataSettings(name="table", path=str(path))
+
+
+class TestClassFolders(SourceConformance):
+    def write(self, folder: Path, parts: dict[str, list[Picture]]) -> DataSettings:
+        for part, given in parts.items():
+            for number, (name, image) in enumerate(given):
+                place = folder / {"validation": "val"}.get(part, part) / name
+                place.mkdir(parents=True, exist_ok=True)
+                (place / f"{number:04d}.png").write_bytes(encoded(image))
+        return DataSettings(name="imagefolder", path=str(folder))
+
+    def spoil(self, folder: Path, count: int) -> list[str]:
+        spoilt = sorted((folder / "train").rglob("*.png"))[:count]
+        for file in spoilt:
+            file.write_bytes(file.read_bytes()[:80])
+        return list(map(str, spoilt))
+
+
+class OfTables(SourceConformance):
+    """Rows of a table: image, label, split; the parts' column is left out where there is one part."""
+
+    def rows(self, folder: Path, parts: dict[str, list[Picture]]) -> list[dict[str, Any]]:
+        made = []
+        for part, given in parts.items():
+            for number, (name, image) in enumerate(given):
+                cell = self.image(folder, f"{part}{number:04d}.png", encoded(image))
+                split = {"split": part} if len(parts) > 1 else {}
+                made.append({"image": cell, "label": name, **split})
+        return made
+
+    def image(self, folder: Path, name: str, content: bytes) -> Any:
+        """Return the cell of an image."""
+        return {"bytes": content, "path": name}
+
+
+class TestCsv(OfTables):
+    def write(self, folder: Path, parts: dict[str, list[Picture]]) -> DataSettings:
+        (folder / "files").mkdir(parents=True)
+        pd.DataFrame(self.rows(folder, parts)).to_csv(folder / "table.csv", index=False)
+        return table_of(folder / "table.csv")
+
+    def image(self, folder: Path, name: str, content: bytes) -> Any:
+        (folder / "files" / name).write_bytes(content)
+        return f"files/{name}"
+
+    def spoil(self, folder: Path, count: int) -> list[str]:
+        spoilt = sorted((folder / "files").glob("train*"))[:count]
+        spoilt[0].write_text("no image")
+        for file in spoilt[1:]:
+            file.unlink(missing_ok=True)
+        return list(map(str, spoilt))
+
+
+class TestParquet(OfTables):
+    def write(self, folder: Path, parts: dict[str, list[Picture]]) -> DataSettings:
+        folder.mkdir(parents=True, exist_ok=True)
+        pd.DataFrame(self.rows(folder, parts)).to_parquet(folder / "table.parquet")
+        return table_of(folder / "table.parquet")
+
+    def spoil(self, folder: Path, count: int) -> list[str]:
+        frame = pd.read_parquet(folder / "table.parquet")
+        frame.loc[: count - 1, "image"] = [{"bytes": b"no image", "path": "x"}] * count
+        frame.to_parquet(folder / "table.parquet")
+        return [f"row{number:08d}" for number in range(1, count + 1)]
+
+
+class TestParquetWithNumbersAndNames(TestParquet):
+    """Labels are numbers with names in the schema, as Hugging Face's data sets write them."""
+
+    classes = ("bee", "ant", "10", "9")
+
+    def write(self, folder: Path, parts: dict[str, list[Picture]]) -> DataSettings:
+        settings = super().write(folder, parts)
+        frame = pd.read_parquet(folder / "table.parquet")
+        frame["label"] = [self.classes.index(name) for name in frame["label"]]
+        feature = {"names": list(self.classes), "_type": "ClassLabel"}
+        schema = json.dumps({"info": {"features": {"label": feature}}})
+        pq.write_table(
+            pa.Table.from_pandas(frame).replace_schema_metadata({"huggingface": schema}),
+            folder / "table.parquet",
+        )
+        return settings
+
+    def spoil(self, folder: Path, count: int) -> list[str]:
+        table = pq.read_table(folder / "table.parquet")
+        labels = [-1] * count + table["label"].to_pylist()[count:]
+        column = table.schema.get_field_index("label")
+        pq.write_table(table.set_column(column, "label", pa.array(labels)), folder / "table.parquet")
+        return [f"row {number}: no label" for number in range(1, count + 1)]
+
+
+def written(folder: Path, labels: list[Any], **columns: Any) -> DataSettings:
+    """Write a CSV file with one picture a label."""
+    given = pictures(len(labels), ["x"])
+    for number, (_, image) in enumerate(given):
+        (folder / f"{number}.png").write_bytes(encoded(image))
+    frame = pd.DataFrame({"image": [f"{n}.png" for n in range(len(labels))], "label": labels, **columns})
+    frame.to_csv(folder / "t.csv", index=False)
+    return table_of(folder / "t.csv")
+
+
+class TestTables:
+    def test_numbers_are_ordered_as_numbers_and_keep_missing_ones_apart(self, tmp_path: Path) -> None:
+        settings = written(tmp_path, [10, 9, 2] * 5)
+        assert load_data(settings).classes == ("2", "9", "10")
+
+    def test_classes_may_be_named_like_missing_values(self, tmp_path: Path) -> None:
+        assert load_data(written(tmp_path, ["NA", "null", "nan"] * 5)).classes == ("NA", "nan", "null")
+
+    def test_empty_fields_are_broken_images(self, tmp_path: Path) -> None:
+        with pytest.raises(UserError) as caught:
+            load_data(written(tmp_path, [1, None, 2] * 5))
+        assert "5 of 15 images cannot be read" in caught.value.found
+        assert "t.csv, row 2: no label" in caught.value.found
+
+    def test_other_columns_may_be_named(self, tmp_path: Path) -> None:
+        settings = written(tmp_path, ["a", "b"] * 5)
+        frame = pd.read_csv(settings.path or "").rename(columns={"image": "file", "label": "kind"})
+        frame.to_csv(tmp_path / "named.csv", index=False)
+        named = DataSettings(
+            name="table", path=str(tmp_path / "named.csv"), image_column="file", label_column="kind"
+        )
+        assert load_data(named).digest == load_data(settings).digest
+        with pytest.raises(UserError) as caught:
+            load_data(table_of(tmp_path / "named.csv"))
+        assert caught.value.where == "data.image_column"
+        assert "file, kind" in caught.value.allowed
+
+    @pytest.mark.parametrize(
+        ("labels", "odd"), [([2.0, 1.5], r"1\.5"), ([1.0, float("inf")], "inf"), ([True, False], "True")]
+    )
+    def test_other_labels_than_texts_and_whole_numbers_are_refused(
+        self, tmp_path: Path, labels: list[Any], odd: str
+    ) -> None:
+        pd.DataFrame({"image": [b"x", b"y"], "label": labels}).to_parquet(tmp_path / "t.parquet")
+        with pytest.raises(UserError, match=f"column label: found {odd}"):
+            load_data(table_of(tmp_path / "t.parquet"))
+
+    def test_unknown_splits_are_named(self, tmp_path: Path) -> None:
+        with pytest.raises(UserError, match=r"row 4, column split: found 'holdout'"):
+            load_data(written(tmp_path, ["a", "b"] * 2, split=["train"] * 3 + ["holdout"]))
+
+    def test_a_table_without_training_rows_is_refused(self, tmp_path: Path) -> None:
+        with pytest.raises(UserError, match="no images with labels to train on"):
+            load_data(written(tmp_path, ["a", "b"] * 2, split="test"))
+
+    @pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+    def test_a_file_that_is_no_table_is_named(self, tmp_path: Path, suffix: str) -> None:
+        file = tmp_path / f"t{suffix}"
+        file.write_bytes(b"\xff\xfe\x00rubbish")
+        with pytest.raises(UserError, match="no readable table") as caught:
+            load_data(table_of(file))
+        assert caught.value.where == str(file)
+
+    def test_a_missing_table_and_a_table_given_as_a_folder_are_explained(self, tmp_path: Path) -> None:
+        with pytest.raises(UserError, match="nothing there"):
+            load_data(table_of(tmp_path / "gone.csv"))
+        (tmp_path / "t.txt").write_text("image,label\n")
+        with pytest.raises(UserError, match="not a table"):
+            load_data(table_of(tmp_path / "t.txt"))
+        settings = written(tmp_path, ["a", "b"])
+        with pytest.raises(UserError, match=r"data\.name=table"):
+            load_data(DataSettings(name="imagefolder", path=settings.path))
+
+    def test_a_changed_table_of_bytes_is_read_anew(self, tmp_path: Path) -> None:
+        one, other = pictures(5, ("a", "b"), 0), pictures(5, ("a", "b"), 1)
+        for given in (one, other):
+            suite = TestParquet()
+            data = load_data(suite.write(tmp_path, {"train": given}))
+            assert set.union(*(found(data, part) for part in data.splits())) == expected(given)
