@@ -245,7 +245,7 @@ def _check(config: Config, address: str | None, progress: "Progress") -> tuple["
         The data set, and what the checks found.
 
     Raises:
-        UserError: storage, address, resources, data or settings do not fit.
+        UserError: storage, tracking store, address, resources, data or settings do not fit.
     """
     from tkd_search.config.resolve import left_to_sampler
     from tkd_search.data import load_data
@@ -254,10 +254,12 @@ def _check(config: Config, address: str | None, progress: "Progress") -> tuple["
     from tkd_search.engine.search_checks import check_search
     from tkd_search.engine.workers.placement import plan_slots
     from tkd_search.storage.object_store import check_storage, storage_uri
+    from tkd_search.tracking.uri import check_uri
 
     settings = config.settings()
     if config.tree["storage"] is not None:
         check_storage(storage_uri(config.tree["storage"]))
+    check_uri(settings.tracking.uri or "")
     RunDir.of(config).refuse_stale()
     check_address(address)
     if address in (None, "local"):

@@ -155,6 +155,6 @@ def expected_points(trial, member):
 def drain_here(tracker):
     """Write what is spooled from within this process: what the writer process does, without its start."""
     drain = Drain(tracker.uri, tracker.folder)
-    while drain.step():
+    while drain.step() or drain.deliver():
         pass
     return drain

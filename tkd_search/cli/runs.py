@@ -109,6 +109,8 @@ def _print_tracking(folder: Path) -> None:
     waits = (
         f", {left} events waiting" + (f": {status.error}" if status.error else "")
         if left > 0
+        else f", without files: {status.undelivered}"
+        if status.undelivered
         else ", complete"
     )
     click.echo(f"  tracking: {target}{waits}")

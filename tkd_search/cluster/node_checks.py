@@ -1,7 +1,6 @@
 """Checks of ``doctor``, each with a suggested fix."""
 
 import importlib.metadata
-import os
 import shutil
 import urllib.error
 import urllib.request
@@ -16,8 +15,10 @@ from packaging.requirements import Requirement
 
 from tkd_search.cluster.head import local_token
 from tkd_search.cluster.node_probe import NodeReport, disk_free
+from tkd_search.errors import UserError
 from tkd_search.masking import masked
 from tkd_search.storage.object_store import write_error
+from tkd_search.tracking.uri import check_uri
 
 State = Literal["ok", "warn", "wrong"]
 LINE_STARTS = ("ok ", "warn ", "WRONG")
@@ -122,12 +123,11 @@ def check_storage(storage: str) -> Check:
 
 
 def check_tracking(uri: str, environment: Mapping[str, str]) -> Check:
-    """Check that an MLflow server answers, or that a sqlite file's folder is writable."""
-    if uri.startswith("sqlite:///"):
-        folder = Path(uri.removeprefix("sqlite:///")).absolute().parent
-        if os.access(folder, os.W_OK):
-            return Check("tracking", "ok", uri)
-        return Check("tracking", "wrong", f"{folder} cannot be written", "--set tracking.uri=… elsewhere")
+    """Check that MLflow takes the URI, that a server answers, or that a sqlite file's folder is writable."""
+    try:
+        check_uri(uri)
+    except UserError as error:
+        return Check("tracking", "wrong", error.found, error.hint)
     if not uri.startswith(("http://", "https://")):
         return Check("tracking", "ok", uri or "none")
     code, answer = _request(uri, environment)

@@ -19,22 +19,24 @@ class Leftover:
     Attributes:
         events: number of events that the store does not have yet.
         reason: why.
+        undelivered: why it does not have every file (report, models) yet.
         hint: what to do next.
         refused: number of entries that the store will never take.
     """
 
     events: int = 0
     reason: str = ""
+    undelivered: str = ""
     hint: str = ""
     refused: int = 0
 
     def __str__(self) -> str:
         """Return one or two sentences for the terminal, empty where nothing is left."""
-        left = (
-            f"{self.events} events are not in the tracking store yet ({self.reason}). {self.hint}"
-            if self.events
-            else ""
-        )
+        left = ""
+        if self.events:
+            left = f"{self.events} events are not in the tracking store yet ({self.reason}). {self.hint}"
+        elif self.undelivered:
+            left = f"Files are not in the tracking store yet ({self.undelivered}). {self.hint}"
         refused = (
             f"The tracking store refused {self.refused} entries; see refused.jsonl." if self.refused else ""
         )

@@ -2,12 +2,16 @@
 
 import os
 from dataclasses import dataclass
+from importlib.metadata import entry_points
 from pathlib import Path
 from urllib.parse import unquote, urlsplit, urlunsplit
 
+from tkd_search.errors import UserError
 from tkd_search.masking import masked
 
 DEFAULT_URI = "sqlite:///mlflow.db"
+_ELSEWHERE = "sqlite:////absolute/path/mlflow.db"
+_SCHEMES = {"sqlite", "http", "https", "postgresql", "mysql", "mssql", "databricks", "databricks-uc", "uc"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,9 +30,42 @@ def absolute_uri(uri: str = "") -> str:
     return uri if file is None else f"sqlite:///{file.absolute()}"
 
 
+def check_uri(uri: str = "") -> None:
+    """Refuse a store that MLflow would refuse, or whose folder cannot be written.
+
+    Raises:
+        UserError: the scheme is not one of MLflow's or of its plugins', or the folder of a sqlite file cannot
+            be written.
+    """
+    where = "tracking.uri" if uri else "MLFLOW_TRACKING_URI"
+    if uri.lower() in ("none", "off"):
+        return
+    uri = absolute_uri(uri)
+    file, scheme = sqlite_file(uri), uri.partition(":")[0].partition("+")[0]
+    plugins = {plugin.name for plugin in entry_points(group="mlflow.tracking_store")}
+    if file is None and (scheme == "sqlite" or scheme not in _SCHEMES | plugins):
+        raise UserError(
+            where,
+            repr(uri),
+            "sqlite:///FILE, http(s)://…, postgresql://…, mysql://…, mssql://…, databricks, or none",
+            "MLflow keeps no folders any more; for a file: --set tracking.uri=sqlite:///mlflow.db",
+        )
+    if file is not None and (problem := _not_writable(file)):
+        raise UserError(where, problem, "a folder that can be written", f"--set tracking.uri={_ELSEWHERE}")
+
+
+def _not_writable(file: Path) -> str:
+    """Return why a file cannot be written or created; '' where it can."""
+    place = next(place for place in (file, *file.parents) if place.exists())
+    if place != file and not place.is_dir():
+        return f"{place}, which is not a folder"
+    kind = "file" if place == file else "folder"
+    return "" if os.access(place, os.W_OK) else f"a {kind} that cannot be written: {place}"
+
+
 def sqlite_file(uri: str) -> Path | None:
     """Return the file of a sqlite store, None for any other store."""
-    return Path(uri.removeprefix("sqlite:///")) if uri.startswith("sqlite:///") else None
+    return Path(uri.removeprefix("sqlite:///")).expanduser() if uri.startswith("sqlite:///") else None
 
 
 def known_uri(public: str) -> str:

@@ -18,6 +18,8 @@ from typing import Any
 from tkd_search.masking import masked
 from tkd_search.tracking.mlflow.writer_process import end_writer, start_writer
 from tkd_search.tracking.mlflow.writer_status import (
+    ACKNOWLEDGED_FILE,
+    DELIVERED_FILE,
     STATE_FOLDER,
     Identity,
     identify,
@@ -69,7 +71,7 @@ class MlflowTracker(Tracker):
         return status.ids if status.target == self._target else StoreIds(tracking_uri=self._target)
 
     def left(self) -> int:
-        """Return how many events the store does not have yet."""
+        """Return how many events the store does not have yet, with their files."""
         return max(0, self._missing(len(self.log)))
 
     def close(self, timeout: float = 30.0) -> Leftover:
@@ -105,11 +107,15 @@ class MlflowTracker(Tracker):
                 writer.wait()
 
     def _missing(self, total: int) -> int:
-        return total - 1 - read_acknowledged(self.folder, self._target).sequence
+        return total - 1 - min(self._written(), self._written(DELIVERED_FILE))
+
+    def _written(self, file: str = ACKNOWLEDGED_FILE) -> int:
+        return read_acknowledged(self.folder, self._target, file).sequence
 
     def _leftover(self, total: int) -> Leftover:
         status = read_status(self.folder)
-        missing = self._missing(total) if total else 0
+        missing = total - 1 - self._written() if total else 0
+        without_files = bool(total) and self._missing(total) > 0
         hint = (
             "They are written when the same search is started again, or by "
             f"`python -m tkd_search report {self.folder.parent}`."
@@ -117,7 +123,8 @@ class MlflowTracker(Tracker):
         return Leftover(
             events=missing,
             reason=status.error or "the store did not finish in time" if missing else "",
-            hint=hint if missing else "",
+            undelivered=(status.undelivered or "they were not written in time") if without_files else "",
+            hint=hint if missing or without_files else "",
             refused=status.refused,
         )
 

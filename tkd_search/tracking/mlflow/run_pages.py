@@ -1,4 +1,7 @@
-"""Writes a search's artifacts: configuration and versions at its start, report and models at its end."""
+"""Writes what a search has at its start and at its end: facts first, and files apart.
+
+Files go to another place than figures: an artifact store that fails must not keep figures from being written.
+"""
 
 import importlib.metadata
 import logging
@@ -13,7 +16,7 @@ from PIL import Image
 
 from tkd_search.errors import UserError
 from tkd_search.results.json_values import from_plain
-from tkd_search.results.records import FrontMember
+from tkd_search.results.records import FrontMember, SearchStart
 from tkd_search.tracking.event_log import Event
 from tkd_search.tracking.mlflow.layout import LATENCY, PARENT, TAG_PARETO, TAG_PATH, TAG_STATE, search_status
 from tkd_search.tracking.mlflow.model_flavor import write_flavour
@@ -26,33 +29,49 @@ REPORT_FILES = ("summary.json", "pareto.csv", "pareto.html", "pareto.png", "reco
 
 
 def write_opening(store: MlflowStore) -> None:
-    """Write the artifacts that make the search repeatable: configuration, versions, commit."""
+    """Write commit and data set."""
     parent = store.run(PARENT)
-    store.text(parent, "config.yaml", store.search.config_yaml)
-    store.text(parent, "constraints.txt", installed_versions())
     if commit := git_commit():
         store.log(parent, tags=[RunTag("mlflow.source.git.commit", commit)])
     store.dataset()
 
 
-def write_ending(store: MlflowStore, event: Event, folder: Path) -> None:
-    """Write the report, the front's tags, files and registered models, and the search's status.
+def write_ending(store: MlflowStore, event: Event) -> None:
+    """Write the front's tags and test figures, and the search's status."""
+    front = _front(event)
+    store.reconcile()
+    mark_front(store, {member.trial_id for member in front})
+    for member in front:
+        _write_figures(store, member, event.time)
+    _close(store, store.run(PARENT), event)
+
+
+def write_opening_files(store: MlflowStore, search: SearchStart) -> None:
+    """Write the files that make the search repeatable: configuration and versions."""
+    parent = store.run(PARENT)
+    store.text(parent, "config.yaml", search.config_yaml)
+    store.text(parent, "constraints.txt", installed_versions())
+
+
+def write_ending_files(store: MlflowStore, event: Event, folder: Path) -> None:
+    """Write the report, and the front's files and registered models.
 
     The front of an interrupted search is not registered, because it may change and is not tested.
     """
-    record = event.data["record"]
-    front = [from_plain(FrontMember, member) for member in record["front"]]
-    store.reconcile()
     parent = store.run(PARENT)
     store.files(parent, [folder / name for name in REPORT_FILES if (folder / name).exists()])
     preview(store, parent, folder / "pareto.png")
-    for trial_id in mark_front(store, {member.trial_id for member in front}):
-        retire(store, trial_id)
-    for member in front:
-        shipped = write_member(store, member, folder, event.time)
-        if shipped and record["status"] == "complete":
+    for trial_id, run in store.children().items():
+        if run.data.tags.get(TAG_PARETO) == "false":
+            retire(store, trial_id)
+    for member in _front(event):
+        shipped = _write_files(store, member, folder, event.time)
+        if shipped and event.data["record"]["status"] == "complete":
             register(store, member)
-    _close(store, parent, event)
+
+
+def _front(event: Event) -> list[FrontMember]:
+    return [from_plain(FrontMember, member) for member in event.data["record"]["front"]]
 
 
 def preview(store: MlflowStore, parent: str, picture: Path) -> None:
@@ -90,25 +109,26 @@ def news(store: MlflowStore, run_id: str, figures: Mapping[str, float], time: in
     ]
 
 
-def mark_front(store: MlflowStore, members: set[str]) -> list[str]:
-    """Tag exactly these trials with ``pareto`` = 'true'; return those that left the front."""
-    once = []
+def mark_front(store: MlflowStore, members: set[str]) -> None:
+    """Tag exactly these trials with ``pareto`` = 'true', and those that left the front with 'false'."""
     for trial_id, run in store.children().items():
         marked = run.data.tags.get(TAG_PARETO)
         if trial_id in members and marked != "true":
             store.client.set_tag(run.info.run_id, TAG_PARETO, "true")
-        elif marked and trial_id not in members:
+        elif marked == "true" and trial_id not in members:
             store.client.set_tag(run.info.run_id, TAG_PARETO, "false")
-            once.append(trial_id)
-    return once
 
 
-def write_member(store: MlflowStore, member: FrontMember, folder: Path, time: int) -> bool:
-    """Write one front member's test figures and files; return whether it has files."""
+def _write_figures(store: MlflowStore, member: FrontMember, time: int) -> None:
     run_id = store.run(member.trial_id)
     figures = {"test_accuracy": member.test_accuracy, "retention": member.retention}
     figures |= {f"{LATENCY}{size}": value for size, value in member.latency_ms.items()}
     store.log(run_id, metrics=news(store, run_id, figures, time), tags=[RunTag(TAG_PATH, member.path)])
+
+
+def _write_files(store: MlflowStore, member: FrontMember, folder: Path, time: int) -> bool:
+    """Write one front member's files; return whether it has any."""
+    run_id = store.run(member.trial_id)
     files = sorted(path for path in (folder / member.path).glob("*") if path.is_file()) if member.path else []
     store.files(run_id, files, "model")
     if files:

@@ -3,7 +3,8 @@
 Runs are looked up by their tags before they are created. Metric points carry the time of their event (MLflow
 stores one point per metric, step, time and value). Artifacts are overwritten, and model versions are looked
 up by tag. A slow server may carry out a request after its timeout and leave a second run:
-:meth:`MlflowStore.reconcile` deletes it.
+:meth:`MlflowStore.reconcile` deletes it. A run that a user deleted is restored once something is written to
+it, the parent with its trials.
 """
 
 import json
@@ -102,28 +103,42 @@ class MlflowStore:
         return str(made.info.run_id)
 
     def _find(self, trial_id: str) -> str:
-        """Return the run of a trial, '' if none; of several, keep the fullest and delete the others."""
+        """Return the run of a trial, '' if none; of several, keep the fullest and delete the others.
+
+        Without one, the fullest deleted run is restored.
+        """
         condition = (
             f"tags.`{TAG_KIND}` = 'search'" if trial_id == PARENT else f"tags.`{TAG_TRIAL}` = '{trial_id}'"
         )
         found = self._search(condition)
-        found.sort(key=lambda run: (-len(run.data.metrics), run.info.start_time))
         for run in found[1:]:
             self.client.delete_run(run.info.run_id)
+        if not found:
+            found = self._search(condition, ViewType.DELETED_ONLY)
+            if found:
+                self.client.restore_run(found[0].info.run_id)
+            if found and trial_id == PARENT:
+                self._restore_trials()
         return str(found[0].info.run_id) if found else ""
 
-    def _search(self, condition: str) -> list[Any]:
+    def _restore_trials(self) -> None:
+        deleted = self._search(f"tags.`{TAG_KIND}` = 'trial'", ViewType.DELETED_ONLY)
+        for trial_id in {run.data.tags[TAG_TRIAL] for run in deleted} - self.children().keys():
+            self._find(trial_id)
+
+    def _search(self, condition: str, view: int = ViewType.ACTIVE_ONLY) -> list[Any]:
+        """Return the search's runs under a condition, the one with the most metrics first."""
         runs: list[Any] = []
         token = None
         text = f"tags.`{TAG_SEARCH_ID}` = '{self.search_id}'" + (f" and {condition}" if condition else "")
         while True:
             page = self.client.search_runs(
-                [self.experiment()], text, ViewType.ACTIVE_ONLY, max_results=1000, page_token=token
+                [self.experiment()], text, view, max_results=1000, page_token=token
             )
             runs += page
             token = page.token
             if not token:
-                return runs
+                return sorted(runs, key=lambda run: (-len(run.data.metrics), run.info.start_time))
 
     def children(self) -> dict[str, Any]:
         """Return trial identifier → MLflow run, for every trial of the search."""
@@ -163,6 +178,10 @@ class MlflowStore:
         except Exception as error:
             if not is_permanent(error):
                 raise
+            if self.client.get_run(run_id).info.lifecycle_stage == "deleted":  # by a user, just now
+                self.client.restore_run(run_id)
+                self._log_some(run_id, entries)
+                return
             pieces = _halves(entries)
             if len(pieces) == 1:
                 self._refuse({"run": run_id, "entry": repr(dict(entries)), "reason": str(error)})

@@ -2,9 +2,10 @@
 
 ``python -m tkd_search.tracking.mlflow.writer FOLDER`` with FOLDER = ``<run>/mlflow`` and the URI in
 TKD_TRACKING_URI. It reads a batch of events, waits until they are on the disk, writes them merged (one batch
-per run), and moves the acknowledged offset. A failed batch is tried again, from half a second up to half a
-minute apart. The process ends when a line with a number of seconds arrives on standard input and either every
-event is written or those seconds are over. When standard input closes without such a line (the driver died),
+per run), and moves the acknowledged offset. Files (configuration, report, models) have their own offset, so
+that an artifact store that fails delays no figure. What failed is tried again, from half a second up to half
+a minute apart. The process ends when a line with a number of seconds arrives on standard input and either all
+is written or those seconds are over. When standard input closes without such a line (the driver died),
 it has a minute. Exit code 0: everything is written; 3: something is left.
 """
 
@@ -19,17 +20,19 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from filelock import FileLock, Timeout
 
 from tkd_search.files import DiskFullError, sync
 from tkd_search.masking import MaskingFormatter, masked, masked_values
+from tkd_search.results.json_values import from_plain
 from tkd_search.results.records import SearchStart
 from tkd_search.tracking.event_log import Event, all_events, events_file, last_sequence, read_events
 from tkd_search.tracking.mlflow.layout import Context, changes, fold
 from tkd_search.tracking.mlflow.store_errors import reason
 from tkd_search.tracking.mlflow.writer_status import (
+    DELIVERED_FILE,
     REFUSED_FILE,
     Acknowledged,
     WriterStatus,
@@ -62,7 +65,7 @@ _ENVIRONMENT = {
 
 
 class Drain:
-    """Writes one event log to one store; :meth:`step` writes a batch.
+    """Writes one event log to one store: :meth:`step` figures, :meth:`deliver` files.
 
     Args:
         uri: tracking URI.
@@ -74,6 +77,7 @@ class Drain:
         self.path = events_file(folder.parent)
         self._identity = read_identity(folder)
         self.acknowledged = read_acknowledged(folder, self.target)
+        self.delivered = read_acknowledged(folder, self.target, DELIVERED_FILE)
         earlier = read_status(folder)
         same = earlier.target == self.target
         self.status = WriterStatus(
@@ -89,11 +93,12 @@ class Drain:
         self._monitor: Any = None
 
     def left(self) -> int:
-        """Return how many events the store does not have yet."""
-        return last_sequence(self.path) - self.acknowledged.sequence
+        """Return how many events the store does not have yet, with their files."""
+        done = min(self.acknowledged.sequence, self.delivered.sequence)
+        return last_sequence(self.path) - done
 
     def step(self) -> int:
-        """Write and acknowledge the next batch; return its number of events.
+        """Write and acknowledge the next batch, without files; return its number of events.
 
         Raises:
             Exception: any of the store's; nothing is acknowledged then.
@@ -105,6 +110,9 @@ class Drain:
         context = self._context
         for event in events:
             context = fold(context, event)
+        if context.search is not None and self._has_new_parent(context.search):
+            self._start_over()
+            return 1
         self._write(context, events)
         self._context = context
         self.acknowledged = Acknowledged(target=self.target, offset=offset, sequence=events[-1].sequence)
@@ -118,7 +126,6 @@ class Drain:
         if context.search is None:
             return  # the first event is the driver's own
         store = self._open(context.search)
-        self._set_status(ids=store.ids())
         self._watch_machine()
         for change in changes(context, events):
             store.apply(change)
@@ -127,7 +134,47 @@ class Drain:
             if event.kind == "search_started":
                 write_opening(store)
             if event.kind == "search_ended":
-                write_ending(store, event, self.folder.parent)
+                write_ending(store, event)
+
+    def deliver(self) -> int:
+        """Write the files of the next batch whose figures are written; return its number of events.
+
+        Raises:
+            Exception: any of the store's; the batch is delivered again then.
+        """
+        ready = self.acknowledged.sequence - self.delivered.sequence
+        if ready <= 0:
+            return 0
+        events, offset = read_events(self.path, self.delivered.offset, min(ready, BATCH_EVENTS))
+        self._write_files(events)
+        last = events[-1].sequence if events else self.acknowledged.sequence
+        self.delivered = Acknowledged(target=self.target, offset=offset, sequence=last)
+        write_acknowledged(self.folder, self.delivered, DELIVERED_FILE)
+        self._set_status(undelivered="")
+        return len(events)
+
+    def _write_files(self, events: list[Event]) -> None:
+        from tkd_search.tracking.mlflow.run_pages import write_ending_files, write_opening_files
+
+        for event in events:
+            if event.kind == "search_started":
+                search = from_plain(SearchStart, event.data)
+                write_opening_files(self._open(search), search)
+            if event.kind == "search_ended" and self._context.search is not None:
+                write_ending_files(self._open(self._context.search), event, self.folder.parent)
+
+    def _has_new_parent(self, search: SearchStart) -> bool:
+        """Return whether the search's run is another than before: someone removed it from the store."""
+        before, ids = self.status.ids.parent_run_id, self._open(search).ids()
+        self._set_status(ids=ids)
+        return before not in ("", ids.parent_run_id) and self.acknowledged.sequence >= 0
+
+    def _start_over(self) -> None:
+        """Write every event again, because the new run lacks the earlier ones."""
+        self.acknowledged = self.delivered = Acknowledged(target=self.target)
+        write_acknowledged(self.folder, self.delivered, DELIVERED_FILE)
+        write_acknowledged(self.folder, self.acknowledged)
+        self._context = Context()
 
     def _open(self, search: SearchStart) -> Any:
         from tkd_search.tracking.mlflow.store import MlflowStore
@@ -150,14 +197,14 @@ class Drain:
             self._monitor.finish()
         self._monitor = None
 
-    def failed(self, error: Exception) -> None:
-        """Record why the store does not take events, and look up its runs again next time."""
+    def failed(self, error: Exception, what: Literal["error", "undelivered"] = "error") -> None:
+        """Record why the store does not take events or files, and look up its runs again next time."""
         if self._store is not None:
             self._store.forget()
         _log.warning("%s: %s", type(error).__name__, error)
         text = reason(error)[:300]
         with contextlib.suppress(OSError, DiskFullError):
-            self._set_status(error=text)
+            self._set_status(**{what: text})
 
     def _refuse(self, entry: dict[str, Any]) -> None:
         with (self.folder / REFUSED_FILE).open("a", encoding="utf-8") as file:
@@ -200,13 +247,21 @@ class Deadline:
 
 def work(drain: Drain, deadline: Deadline) -> int:
     """Write events until the deadline; return 0 where everything is written, 3 otherwise."""
-    pause = POLL_SECONDS
+    pause = files_pause = POLL_SECONDS
+    files_due = 0.0
     while True:
         try:
             moved, pause = drain.step(), POLL_SECONDS
         except Exception as error:
             drain.failed(error)
             moved, pause = 0, min(30.0, pause * 2)
+        if not moved and time.monotonic() >= files_due:
+            try:
+                moved, files_pause = drain.deliver(), POLL_SECONDS
+            except Exception as error:
+                drain.failed(error, "undelivered")
+                files_pause = min(30.0, files_pause * 2)
+                files_due = time.monotonic() + files_pause
         if not moved and deadline.time is not None and drain.left() <= 0:
             return 0
         if deadline.over():

@@ -13,6 +13,7 @@ from tkd_search.tracking.uri import StoreIds
 STATE_FOLDER = "mlflow"
 IDENTITY_FILE = "identity.json"
 ACKNOWLEDGED_FILE = "acknowledged.json"
+DELIVERED_FILE = "delivered.json"
 STATUS_FILE = "writer.json"
 RUNS_FILE = "runs.json"
 REFUSED_FILE = "refused.jsonl"
@@ -37,7 +38,10 @@ class Identity:
 
 @dataclass(frozen=True, kw_only=True)
 class Acknowledged:
-    """How much of the event log the store ``target`` has: bytes ``offset``, last ``sequence`` (-1: none)."""
+    """How much of the event log the store ``target`` has: bytes ``offset``, last ``sequence`` (-1: none).
+
+    ACKNOWLEDGED_FILE holds it for figures, DELIVERED_FILE for files.
+    """
 
     target: str
     offset: int = 0
@@ -52,6 +56,7 @@ class WriterStatus:
         target: the store's URI without its login.
         ids: where the store keeps the search.
         error: why the store does not take events now; '' while it does.
+        undelivered: why it does not take files now; '' while it does.
         refused: number of entries that it will never take (kept in ``refused.jsonl``).
         pid: the writer's process.
     """
@@ -59,6 +64,7 @@ class WriterStatus:
     target: str = ""
     ids: StoreIds = field(default_factory=StoreIds)
     error: str = ""
+    undelivered: str = ""
     refused: int = 0
     pid: int = 0
 
@@ -86,10 +92,10 @@ def read_identity(folder: Path) -> Identity:
         return Identity()
 
 
-def read_acknowledged(folder: Path, target: str) -> Acknowledged:
+def read_acknowledged(folder: Path, target: str, file: str = ACKNOWLEDGED_FILE) -> Acknowledged:
     """Return how much of the log ``target`` has; nothing where that is unknown or another store's."""
     try:
-        plain = json.loads((folder / ACKNOWLEDGED_FILE).read_text())
+        plain = json.loads((folder / file).read_text())
         found = Acknowledged(
             target=plain["target"], offset=int(plain["offset"]), sequence=int(plain["sequence"])
         )
@@ -98,9 +104,9 @@ def read_acknowledged(folder: Path, target: str) -> Acknowledged:
     return found if found.target == target else Acknowledged(target=target)
 
 
-def write_acknowledged(folder: Path, acknowledged: Acknowledged) -> None:
+def write_acknowledged(folder: Path, acknowledged: Acknowledged, file: str = ACKNOWLEDGED_FILE) -> None:
     """Replace the acknowledged offset atomically."""
-    write_json(folder / ACKNOWLEDGED_FILE, asdict(acknowledged))
+    write_json(folder / file, asdict(acknowledged))
 
 
 def read_status(folder: Path) -> WriterStatus:
