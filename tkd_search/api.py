@@ -6,9 +6,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
-from tkd_search.config.experiment_file import Config, differences, load_config, parse_config
+from tkd_search.config.experiment_file import (
+    CONFIG_FILE,
+    Config,
+    differences,
+    load_config,
+    parse_config,
+    stored_config,
+)
+from tkd_search.config.yaml_text import yaml_text
 from tkd_search.errors import UserError
 from tkd_search.results.records import SearchRecord
 
@@ -102,9 +108,7 @@ class Experiment:
         Raises:
             UserError: the file or an override is wrong.
         """
-        lines = [
-            f"{key}={yaml.safe_dump(value, default_flow_style=True)}" for key, value in overrides.items()
-        ]
+        lines = [f"{key}={yaml_text(value)}" for key, value in overrides.items()]
         return cls(load_config(path, lines, name=name))
 
     def search(
@@ -150,12 +154,12 @@ def finished_record(config: Config) -> SearchRecord | None:
     from tkd_search.engine.run_dir.run_dir import RunDir
     from tkd_search.results.summary import RECORD_FILE, read_record
 
-    file = config.folder / "config.yaml"
+    file = config.folder / CONFIG_FILE
     if not file.exists():
         RunDir.of(config).recover()
     if not file.exists():
         return None
-    old = parse_config(yaml.safe_load(file.read_text(encoding="utf-8")))
+    old = stored_config(config.folder)
     changed = differences(old, config)
     if changed:
         raise UserError(
@@ -281,7 +285,7 @@ def _write_start(config: Config, digest: str) -> None:
     from tkd_search.results.summary import reopen
 
     reopen(config.folder)
-    write_text(config.folder / "config.yaml", config.to_yaml())
+    write_text(config.folder / CONFIG_FILE, config.to_yaml())
     write_text(config.folder / DATA_FILE, json.dumps({"digest": digest}))
 
 

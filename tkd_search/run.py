@@ -11,6 +11,7 @@ import click
 
 import tkd_search
 from tkd_search.cli.interrupts import raise_on_interrupt
+from tkd_search.cli.option_types import PATH
 from tkd_search.errors import UserError
 from tkd_search.masking import masked
 
@@ -42,7 +43,7 @@ The same command resumes the search after a crash or Ctrl-C.
 @click.option("--name", metavar="NAME", help="Name of the run; an existing run is resumed.")
 @click.option("--output", metavar="FOLDER", help="Folder that holds the runs  [default: runs]")
 @click.option("--address", metavar="local|auto|ADDRESS", help="Ray to connect to  [default: local]")
-@click.option("--cluster", metavar="FILE", type=Path, help="Run on the cluster of this `ray up` file.")
+@click.option("--cluster", metavar="FILE", type=PATH, help="Run on the cluster of this `ray up` file.")
 @click.option("--dry-run", is_flag=True, help="Show plan, space and estimated time; start and write nothing.")
 @click.version_option(tkd_search.__version__, prog_name="tkd_search")
 def cli(

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from tkd_search.cli.option_types import PATH
 from tkd_search.cluster.node_checks import (
     Check,
     check_gpus,
@@ -36,16 +37,16 @@ The exit code is 1 if a line says `wrong`; lines with `warn` are advice.
 )
 @click.option("--storage", metavar="URI", help="Place of data and checkpoints, e.g. s3://bucket/tkd.")
 @click.option("--tracking", metavar="URI", help="MLflow's tracking URI.")
-@click.option("--output", default="runs", show_default=True, help="Folder that holds the runs.")
+@click.option("--output", type=PATH, default="runs", show_default=True, help="Folder that holds the runs.")
 @click.option("--address", default="local", show_default=True, help="local, auto, or an address of Ray.")
-@click.option("--cluster", metavar="FILE", type=Path, help="Check the cluster of this `ray up` file.")
+@click.option("--cluster", metavar="FILE", type=PATH, help="Check the cluster of this `ray up` file.")
 @click.pass_context
 def command(
     ctx: click.Context,
     config_path: str | None,
     storage: str | None,
     tracking: str | None,
-    output: str,
+    output: Path,
     address: str,
     cluster: Path | None,
 ) -> None:
@@ -61,7 +62,7 @@ def command(
     if storage:
         storage = storage_uri(storage)
     wrong = 0
-    for check in _checks(storage or "", tracking or _default_tracking(), Path(output), address, need):
+    for check in _checks(storage or "", tracking or _default_tracking(), output, address, need):
         click.echo(check.line())
         wrong += check.state == "wrong"
     ctx.exit(1 if wrong else 0)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from tkd_search.cli.option_types import PATH
 from tkd_search.errors import UserError
 
 if TYPE_CHECKING:
@@ -24,10 +25,8 @@ my/images holds one folder per class, with the names of the student's classes.
 
 
 @click.command(epilog=EPILOG)
-@click.argument("path", type=click.Path(path_type=Path))
-@click.option(
-    "--data", required=True, type=click.Path(path_type=Path), help="Folder of <class>/<image> files."
-)
+@click.argument("path", type=PATH)
+@click.option("--data", required=True, type=PATH, help="Folder of <class>/<image> files.")
 @click.option("--batch-size", default=64, show_default=True, help="Images per forward pass.")
 @click.option("--json", "as_json", is_flag=True, help="Print the scores as JSON.")
 def command(path: Path, data: Path, batch_size: int, as_json: bool) -> None:

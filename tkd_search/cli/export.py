@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from tkd_search.cli.option_types import PATH
 from tkd_search.engine.run_dir.find_runs import CONFIG_FILE, front_of, member_of, run_folder
 from tkd_search.errors import UserError
 from tkd_search.tracking.mlflow.republish import publish_member
@@ -32,7 +33,7 @@ Examples:
     type=click.Choice(["fp32", "fp16", "int8", "int4"]),
     help="Convert to this format, without training.  [default: the student's own]",
 )
-@click.option("--output", type=click.Path(path_type=Path), help="Also copy the files to this folder.")
+@click.option("--output", type=PATH, metavar="PATH", help="Also copy the files to this folder.")
 @click.option(
     "--data-path", metavar="FOLDER", help="Folder of the data set, if it was moved since the search."
 )
@@ -77,16 +78,14 @@ def data_of(folder: Path, path: str | None = None) -> "DataBundle":
     """
     from dataclasses import replace
 
-    import yaml
-
     from tkd_search.api import check_same_data
-    from tkd_search.config.experiment_file import parse_config
+    from tkd_search.config.experiment_file import stored_config
     from tkd_search.data import load_data
 
     file = folder / CONFIG_FILE
     if not file.exists():
         raise UserError(str(file), "no such file", "the configuration that a search writes into its folder")
-    settings = parse_config(yaml.safe_load(file.read_text(encoding="utf-8"))).settings().data
+    settings = stored_config(folder).settings().data
     data = load_data(settings if path is None else replace(settings, path=path))
     check_same_data(folder, data.digest)
     return data

@@ -1,5 +1,7 @@
-"""Command-line options that are quantities with a unit."""
+"""Command-line options that are paths or quantities with a unit."""
 
+import os
+from pathlib import Path
 from typing import Any
 
 import click
@@ -21,6 +23,17 @@ class Option(click.ParamType):
             self.fail(str(error), param, ctx)
 
 
+class FilePath(click.ParamType):
+    """A path, in which ``~`` at the start is the home folder: a shell leaves it in ``--output=~/x``."""
+
+    name = "path"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        """Return the path."""
+        return Path(os.path.expanduser(value))
+
+
+PATH = FilePath()
 SIZE = Option(units.SIZE)
 MILLISECONDS = Option(units.MILLISECONDS)
 SHARE = Option(units.SHARE)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from tkd_search.cli.option_types import PATH
 from tkd_search.engine.run_dir.find_runs import record_of, run_folder
 from tkd_search.engine.run_dir.run_lock import live_driver
 from tkd_search.engine.search_state import record_so_far
@@ -26,9 +27,7 @@ _DELIVERY_SECONDS = 120.0
 
 @click.command(epilog=EPILOG)
 @click.argument("runs", nargs=-1, required=True)
-@click.option(
-    "--output", type=click.Path(path_type=Path), help="Folder to write to  [default: the run's folder]"
-)
+@click.option("--output", type=PATH, metavar="PATH", help="Folder to write to  [default: the run's folder]")
 @click.option("--tracking-uri", help="Read RUNS by name from this MLflow store.")
 @click.option("--files", is_flag=True, help="Read the run's own files instead of the tracking store.")
 def command(runs: tuple[str, ...], output: Path | None, tracking_uri: str | None, files: bool) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from tkd_search.cli.option_types import PATH
 from tkd_search.engine.run_dir.find_runs import CACHE_FOLDER, all_runs, disk_bytes, record_of, run_folder
 from tkd_search.engine.run_dir.run_lock import live_driver
 from tkd_search.engine.run_dir.unused_files import Unused, find_unused, remove
@@ -22,7 +23,9 @@ from tkd_search.tracking.mlflow.writer_status import (
 from tkd_search.tracking.search_log import read_search_log
 from tkd_search.units import human_bytes
 
-_output = click.option("--output", default="runs", show_default=True, help="Folder that holds the runs.")
+_output = click.option(
+    "--output", type=PATH, default="runs", show_default=True, help="Folder that holds the runs."
+)
 
 
 @click.group()
@@ -32,9 +35,9 @@ def command() -> None:
 
 @command.command("list")
 @_output
-def list_runs(output: str) -> None:
+def list_runs(output: Path) -> None:
     """List all searches: state, trials, front, hypervolume, size on disk."""
-    folders = all_runs(Path(output))
+    folders = all_runs(output)
     if not folders:
         click.echo(f"no searches in {output}")
         return
@@ -45,7 +48,7 @@ def list_runs(output: str) -> None:
         cells = [row[0].ljust(widths[0]), row[1].ljust(widths[1])]
         cells += [cell.rjust(width) for cell, width in zip(row[2:], widths[2:], strict=True)]
         click.echo("  ".join(cells).rstrip())
-    shared = disk_bytes(Path(output) / CACHE_FOLDER)
+    shared = disk_bytes(output / CACHE_FOLDER)
     if shared:
         click.echo(f"shared by them (data, big models, banks): {human_bytes(shared)}")
 
@@ -77,7 +80,7 @@ def state_of(folder: Path) -> str:
 @command.command()
 @click.argument("name")
 @_output
-def status(name: str, output: str) -> None:
+def status(name: str, output: Path) -> None:
     """Show the state of search NAME, its size on disk, and whether its tracking store is complete."""
     folder = run_folder(name, output)
     driver = live_driver(folder)
@@ -122,7 +125,7 @@ def _print_tracking(folder: Path) -> None:
 @click.option(
     "--wait", "seconds", default=120.0, show_default=True, help="Seconds to wait until it has ended."
 )
-def stop(name: str, output: str, seconds: float) -> None:
+def stop(name: str, output: Path, seconds: float) -> None:
     """Stop search NAME as Ctrl-C does: its results so far are written, and it can be resumed."""
     folder = run_folder(name, output)
     driver = live_driver(folder)
@@ -149,13 +152,13 @@ def stop(name: str, output: str, seconds: float) -> None:
 @_output
 @click.option("--keep-front", is_flag=True, help="Also remove the weights of trials that are not on a front.")
 @click.option("--dry-run", is_flag=True, help="Show what would be removed; remove nothing.")
-def clean(names: tuple[str, ...], output: str, keep_front: bool, dry_run: bool) -> None:
+def clean(names: tuple[str, ...], output: Path, keep_front: bool, dry_run: bool) -> None:
     """Remove banks and checkpoints that are not needed any more (of NAMES, default: all searches).
 
     Shared banks and prepared data are removed unless a search in the folder is unfinished. Big models,
     students, reports and records are kept, and every search can still be resumed or extended.
     """
-    root = Path(output)
+    root = output
     folders = [run_folder(name, output) for name in names] or all_runs(root)
     unused = find_unused(root, folders, weights=keep_front)
     for one in unused:

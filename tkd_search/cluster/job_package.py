@@ -8,8 +8,7 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-import yaml
-
+from tkd_search.config.yaml_text import read_yaml
 from tkd_search.errors import UserError
 
 _PACKAGE = Path(__file__).parents[1]
@@ -61,8 +60,7 @@ def setting_text(argv: Sequence[str], section: str, key: str) -> str | None:
     value: object = overrides(argv).get(f"{section}.{key}")
     config = option(argv, "--config")
     if value is None and config is not None and Path(config).is_file():
-        tree = yaml.safe_load(Path(config).read_text(encoding="utf-8"))
-        part = tree.get(section) if isinstance(tree, dict) else None
+        part = read_yaml(Path(config)).get(section)
         value = part.get(key) if isinstance(part, dict) else None
     return value if isinstance(value, str) else None
 

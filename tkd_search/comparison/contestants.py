@@ -10,6 +10,7 @@ from typing import Any, get_args
 import yaml
 
 from tkd_search.config.experiment_file import Config, parse_config, with_overrides
+from tkd_search.config.yaml_text import parse_yaml
 from tkd_search.distill.method_settings import MethodName
 from tkd_search.errors import UserError
 from tkd_search.optimize.space import Distribution
@@ -74,7 +75,7 @@ def _labelled(option: str, text: str) -> tuple[str, dict[str, Any]]:
         if not equals:
             raise UserError(f"{option} {label}", repr(part), form)
         try:
-            changes[key.strip()] = yaml.safe_load(value)
+            changes[key.strip()] = parse_yaml(value)
         except yaml.YAMLError as error:
             raise UserError(f"{option} {label}", repr(value), "a YAML value") from error
     return label, changes

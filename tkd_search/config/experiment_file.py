@@ -9,24 +9,26 @@ import copy
 import dataclasses
 import hashlib
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import yaml
 
 from tkd_search.config.conditions import conditions, drop_unused, fields_of
 from tkd_search.config.leaf import read_leaf, read_value
 from tkd_search.config.renamed import refuse_renamed
 from tkd_search.config.sections import SECTIONS, RunSettings, Settings
 from tkd_search.config.tree import at_point, flatten, override, put
+from tkd_search.config.yaml_text import read_yaml, yaml_text
 from tkd_search.errors import UserError, did_you_mean
 from tkd_search.fields import SettingError
 from tkd_search.masking import masked_values
 from tkd_search.optimize.space import Choice, Distribution, Space
 from tkd_search.storage.object_store import storage_uri
 
+CONFIG_FILE = "config.yaml"
+"""In a run's folder: the experiment as it was last started."""
 CONFIG_FOLDER = Path(__file__).parents[2] / "configs"
 _NAME_PATTERN = "letters, digits, '.', '_' and '-', at most 80, not starting with '.'"
 
@@ -124,7 +126,7 @@ class Config:
 
     def to_yaml(self) -> str:
         """Return the resolved tree as the text of a file that reproduces this experiment, secrets masked."""
-        return yaml.safe_dump(masked_values(dict(self.tree)), sort_keys=False, allow_unicode=True)
+        return yaml_text(masked_values(dict(self.tree)))
 
     def digest(self) -> str:
         """Return a hash of all that decides the outcome (not budgets, paths or names)."""
@@ -147,16 +149,26 @@ def load_config(
             none is allowed.
     """
     file = _find(path)
-    try:
-        tree = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(str(file), f"text that is not YAML ({error})", "one YAML mapping") from error
-    if not isinstance(tree, dict):
-        raise UserError(str(file), f"a {type(tree).__name__}", "a mapping of sections")
+    tree = read_yaml(file)
     for text in overrides:
         override(tree, text)
     tree["name"] = name or tree.get("name") or file.stem
     return parse_config(tree)
+
+
+def stored_config(folder: Path) -> Config:
+    """Return the configuration that a run wrote into its folder.
+
+    Raises:
+        UserError: it is damaged, or another version's.
+    """
+    hint = f"restore it, or remove {folder} and start again, or choose another --name"
+    file = folder / CONFIG_FILE
+    try:
+        return parse_config(read_yaml(file, hint))
+    except UserError as error:
+        where = error.where if error.where == str(file) else f"{file}: {error.where}"
+        raise UserError(where, error.found, error.allowed, hint) from error
 
 
 def parse_config(tree: Mapping[str, Any]) -> Config:
@@ -218,7 +230,7 @@ def differences(old: Config, new: Config) -> list[str]:
 def _find(path: str | Path | None) -> Path:
     if path is None:
         path = CONFIG_FOLDER / "digits.yaml"
-    file = Path(path)
+    file = Path(os.path.expanduser(path))
     if file.is_file():
         return file
     names = sorted(candidate.name for candidate in CONFIG_FOLDER.glob("*.yaml"))
@@ -250,7 +262,7 @@ def _refuse_unknown(written: Mapping[str, Any], known: Any, prefix: str) -> None
 
 
 def _enqueued(points: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return the configurations to try first with converted values: YAML reads 1e-3 as a text."""
+    """Return the configurations to try first, with values of the leaves' types."""
 
     def value_of(number: int, key: str, value: Any) -> Any:
         section, _, name = key.partition(".")
@@ -261,8 +273,8 @@ def _enqueued(points: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return [{key: value_of(i, key, value) for key, value in point.items()} for i, point in enumerate(points)]
 
 
-def _check_name(name: str) -> None:
-    plain = all(c.isascii() and (c.isalnum() or c in "._-") for c in name)
+def _check_name(name: str | None) -> None:
+    plain = all(c.isascii() and (c.isalnum() or c in "._-") for c in name or "")
     if not name or len(name) > 80 or not plain or name.startswith("."):
         raise UserError("name", repr(name), _NAME_PATTERN)
 

@@ -1,6 +1,7 @@
 """Reading one leaf of the configuration: a value of the declared type and range, or a distribution."""
 
 import dataclasses
+import os
 from collections.abc import Mapping
 from functools import cache
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
@@ -41,7 +42,7 @@ def read_leaf(
     if field.name not in written:
         default = field.default_factory() if callable(field.default_factory) else field.default
         return list(default) if isinstance(default, tuple) else default
-    value = written[field.name]
+    value = _with_home(written[field.name])
     if field.name == "args" and isinstance(value, Mapping) and is_section(value):
         return {key: _free_leaf(sub, f"{path}.{key}", field, leaves) for key, sub in value.items()}
     distribution = _distribution(value, path, field)
@@ -50,10 +51,17 @@ def read_leaf(
         return list(checked) if isinstance(checked, tuple) else checked
     ends = tuple(_validate(cls, field, path, end) for end in _ends(distribution))
     _refuse_kind(cls, field, path, distribution)
-    if isinstance(distribution, Choice):  # YAML reads 1e-3 as a text
+    if isinstance(distribution, Choice):
         distribution, value = Choice(ends), {"choice": list(ends)}
     leaves[path] = distribution
     return value
+
+
+def _with_home(value: Any) -> Any:
+    """Return a text, or a list of texts, with ``~`` at its start replaced by the home folder: a path."""
+    if isinstance(value, list):
+        return [_with_home(item) for item in value]
+    return os.path.expanduser(value) if isinstance(value, str) and value.startswith("~") else value
 
 
 def read_value(cls: type, name: str, path: str, value: Any) -> Any:

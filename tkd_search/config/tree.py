@@ -7,6 +7,7 @@ from typing import Any
 import yaml
 
 from tkd_search.config.leaf import is_section
+from tkd_search.config.yaml_text import parse_yaml
 from tkd_search.errors import UserError
 from tkd_search.optimize.space import Space
 
@@ -30,8 +31,8 @@ def override(tree: dict[str, Any], text: str) -> None:
     if not equals or not all(key.strip().split(".")):
         raise UserError("--set", repr(text), "key.path=value, for instance --set method.k=3")
     try:
-        parsed = yaml.safe_load(value)
-    except yaml.YAMLError as error:
+        parsed = parse_yaml(value)
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
         raise UserError(
             f"--set {key}", repr(value), "a YAML value, for instance 3, [1, 2] or {float: [0, 1]}"
         ) from error

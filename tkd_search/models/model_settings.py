@@ -6,6 +6,7 @@ from typing import Any, Literal
 from tkd_search.distill.quantization.number_format import Format
 from tkd_search.fields import SettingError, check_bounds, setting
 
+_PIXELS = "pixels are in [0, 1]: divide values of 0 to 255 by 255"
 CUT = "cut"
 """``student.name`` of students cut from the first big model."""
 
@@ -14,13 +15,15 @@ def check_normalisation(mean: tuple[float, ...] | None, std: tuple[float, ...] |
     """Check the fields ``mean`` and ``std`` of a settings dataclass.
 
     Raises:
-        SettingError: only one of them is set, or a deviation is not positive.
+        SettingError: only one of them is set, or they are not of pixels in [0, 1].
     """
     if (mean is None) != (std is None):
         missing, other = ("mean", "std") if mean is None else ("std", "mean")
         raise SettingError(missing, "null", f"a list of numbers, because {other} is set; or both null")
-    if std is not None and min(std, default=0) <= 0:
-        raise SettingError("std", repr(std), "a list of numbers > 0")
+    if std is not None and not all(0 < value <= 1 for value in std or (0,)):
+        raise SettingError("std", repr(std), f"a list of numbers above 0, at most 1; {_PIXELS}")
+    if mean is not None and not all(0 <= value <= 1 for value in mean):
+        raise SettingError("mean", repr(mean), f"a list of numbers from 0 to 1; {_PIXELS}")
 
 
 @dataclass(frozen=True, kw_only=True)

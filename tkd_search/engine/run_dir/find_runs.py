@@ -3,12 +3,12 @@
 from pathlib import Path
 from typing import Any
 
+from tkd_search.config.experiment_file import CONFIG_FILE
 from tkd_search.errors import UserError
 from tkd_search.results.json_values import from_plain
 from tkd_search.results.records import FrontMember, SearchRecord
 from tkd_search.results.summary import RECORD_FILE, SUMMARY_FILE, read_record, read_summary
 
-CONFIG_FILE = "config.yaml"
 CACHE_FOLDER = ".cache"
 
 

@@ -1,0 +1,97 @@
+"""YAML as experiment files use it: repeated keys are errors, and numbers are those of YAML 1.2.
+
+PyYAML keeps the last of two equal keys, reads ``1:30`` as 90 and ``1e-4`` as a text.
+"""
+
+import re
+from collections.abc import Hashable
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tkd_search.errors import UserError
+
+_DIGITS = "[0-9](?:_?[0-9])*"
+_FLOAT = re.compile(
+    rf"[-+]?(?:\.{_DIGITS}|{_DIGITS}(?:\.(?:{_DIGITS})?)?)(?:[eE][-+]?[0-9]+)?$"
+    r"|[-+]?\.(?:inf|Inf|INF)$|\.(?:nan|NaN|NAN)$"
+)
+_INT = re.compile(rf"[-+]?(?:0o[0-7]+|0x[0-9a-fA-F]+|{_DIGITS})$")
+_OWN = {"tag:yaml.org,2002:int", "tag:yaml.org,2002:float", "tag:yaml.org,2002:timestamp"}
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe loader without PyYAML's numbers and dates, and with unique keys."""
+
+    yaml_implicit_resolvers = {  # noqa: RUF012  PyYAML's own declaration
+        first: [(tag, pattern) for tag, pattern in resolvers if tag not in _OWN]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        """Return a mapping.
+
+        Raises:
+            ConstructorError: a key occurs twice.
+        """
+        seen = set()
+        for key_node, _ in node.value:
+            key = (key_node.tag, key_node.value if isinstance(key_node, yaml.ScalarNode) else id(key_node))
+            if key in seen:
+                problem = f"found {key_node.value!r} twice in one section"
+                raise yaml.constructor.ConstructorError(None, None, problem, key_node.start_mark)
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+class _Dumper(yaml.SafeDumper):
+    """Safe dumper that quotes every text that either loader would read as a number."""
+
+
+_Loader.add_implicit_resolver("tag:yaml.org,2002:int", _INT, list("-+0123456789"))
+_Loader.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+0123456789."))
+_Dumper.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+0123456789."))
+
+
+def _construct_int(loader: _Loader, node: yaml.ScalarNode) -> int:
+    text = str(node.value)
+    return int(text, 0 if text.lstrip("+-")[:2] in ("0o", "0x") else 10)
+
+
+_Loader.add_constructor("tag:yaml.org,2002:int", _construct_int)
+
+
+def parse_yaml(text: str) -> Any:
+    """Return the plain value of one YAML document.
+
+    Raises:
+        YAMLError: the text is no YAML, or a key occurs twice.
+    """
+    return yaml.load(text, Loader=_Loader)  # a subclass of the safe loader
+
+
+def yaml_text(value: Any) -> str:
+    """Return plain values as the text of a YAML file, which :func:`parse_yaml` reads back."""
+    return yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+
+
+def read_yaml(path: Path, hint: str = "") -> dict[str, Any]:
+    """Return the mapping in a YAML file, {} for an empty one.
+
+    Args:
+        path: the file, in UTF-8.
+        hint: what to do about a damaged file.
+
+    Raises:
+        UserError: the file is missing, or holds something else.
+    """
+    try:
+        tree = parse_yaml(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError, ValueError) as error:
+        raise UserError(str(path), f"text that is not YAML ({error})", "one YAML mapping", hint) from error
+    except OSError as error:
+        raise UserError(str(path), error.strerror or str(error), "a file that can be read", hint) from error
+    if not isinstance(tree, dict | None):
+        raise UserError(str(path), f"a {type(tree).__name__}", "a mapping of sections", hint)
+    return tree or {}
