@@ -302,3 +302,23 @@ def test_a_space_with_a_k_above_the_number_of_candidates_gets_a_note(data):
     assert check_search(load_config(None, ["method.k={int: [1, 2]}", FAST]), data).notes == ()
     (note,) = check_search(load_config(None, ["method.k={int: [1, 999]}", FAST]), data).notes
     assert "searched up to 999" in note
+
+
+def test_a_big_model_whose_head_is_replaced_gets_a_note(data, tmp_path):
+    from tkd_search.models import build_big_model, save_weights
+
+    given = ["big_model.width=0.1", "big_model.epochs=7"]
+    settings = load_config(None, given).settings().big_models[0]
+    save_weights(build_big_model(settings, classes=7, channels=1, size=8).model, tmp_path / "f.safetensors")
+    given.append(f"big_model.weights={tmp_path / 'f.safetensors'}")
+    (note,) = check_search(load_config(None, given), data).notes
+    assert "the head has 7 classes, the data 10: head replaced, F fine-tuned" in note
+    assert "1 of the head alone, then 7 of all layers" in note
+
+
+def test_a_timm_student_needs_no_width(data):
+    given = ["student.name=timm/lcnet_050", "student.args={}", "student.depth=1", "method.k=1"]
+    for width in ("0.25", "1"):
+        assert check_search(load_config(None, [*given, f"student.width={width}"]), data).taps
+    with pytest.raises(UserError, match="has no width"):
+        check_search(load_config(None, [*given, "student.width=0.5"]), data)

@@ -10,11 +10,9 @@ from torch import nn
 
 from tests.models import nets
 from tkd_search.errors import UserError
-from tkd_search.models.build import build_big_model
-from tkd_search.models.model_settings import BigModelSettings
 from tkd_search.models.size import shipping_state
 from tkd_search.models.torchvision_compat import torchvision
-from tkd_search.models.weights import load_weights, named_state, save_weights
+from tkd_search.models.weights import Head, fit_state, load_weights, save_weights
 
 
 def stored(module: nn.Module) -> bytes:
@@ -59,6 +57,24 @@ class TestRoundTrip:
         first, second = differing()
         state = {f"{prefix}{name}": tensor for name, tensor in first.state_dict().items()}
         torch.save(state, tmp_path / "model.pth")
+        load_weights(second, tmp_path / "model.pth")
+        assert stored(first) == stored(second)
+
+    @pytest.mark.parametrize("key", ["state_dict_ema", "model_ema"])
+    def test_averaged_weights_are_preferred(self, tmp_path: Path, key: str) -> None:
+        first, second = differing()
+        plain = nets.DropoutHead().state_dict()
+        average = {f"module.{name}": tensor for name, tensor in first.state_dict().items()}
+        torch.save({"state_dict": plain, "model": plain, key: average, "epoch": 3}, tmp_path / "model.pth")
+        load_weights(second, tmp_path / "model.pth")
+        assert stored(first) == stored(second)
+
+    @pytest.mark.parametrize("wrap", [lambda net: net, torch.compile, nn.DataParallel])
+    def test_an_averaged_model_of_torch_is_loaded(self, tmp_path: Path, wrap: object) -> None:
+        first, second = differing()
+        averaged = torch.optim.swa_utils.AveragedModel(wrap(first))  # type: ignore[operator]
+        assert "n_averaged" in averaged.state_dict()
+        torch.save(averaged.state_dict(), tmp_path / "model.pth")
         load_weights(second, tmp_path / "model.pth")
         assert stored(first) == stored(second)
 
@@ -161,33 +177,33 @@ class TestGreyImages:
         torch.testing.assert_close(grey(images), colour(images.expand(-1, 3, -1, -1)))
 
 
-class TestTorchvisionsWeights:
-    def test_an_unknown_name_is_refused_with_known_names(self) -> None:
-        with pytest.raises(UserError, match="IMAGENET1K_V1"):
-            named_state("IMAGENET9", name="resnet18", classes=1000, where="big_model.weights")
+class TestHeads:
+    def fitted(self, given: nn.Module, net: nn.Module, classes: int | None) -> Head:
+        return fit_state(net, given.state_dict(), where="w", source="file", new_head_for=classes)
 
-    def test_another_number_of_classes_is_refused_before_any_download(self) -> None:
-        with pytest.raises(UserError, match="1000 classes"):
-            named_state("IMAGENET1K_V1", name="resnet18", classes=10, where="big_model.weights")
+    def test_a_head_for_other_classes_is_left_as_it_is(self) -> None:
+        given, net = nets.DropoutHead(num_classes=7), nets.DropoutHead(num_classes=5)
+        before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
+        head = self.fitted(given, net, 5)
+        assert head.classes == 7
+        for name, tensor in net.state_dict().items():
+            source = before if name in head.parameters else given.state_dict()
+            assert torch.equal(tensor, source[name]), name
+        assert head.parameters
 
-    @pytest.mark.parametrize("spelled", ["IMAGENET1K_V1", "SqueezeNet1_1_Weights.IMAGENET1K_V1", "DEFAULT"])
-    def test_a_file_in_torchs_cache_is_loaded(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spelled: str
-    ) -> None:
-        monkeypatch.setattr(torch.hub, "_hub_dir", str(tmp_path))
-        entry = torchvision.models.SqueezeNet1_1_Weights.IMAGENET1K_V1
-        (tmp_path / "checkpoints").mkdir()
-        own = torchvision.models.squeezenet1_1()
-        torch.save(own.state_dict(), tmp_path / "checkpoints" / Path(entry.url).name)
-        settings = BigModelSettings(name="squeezenet1_1", weights=spelled)
-        model = build_big_model(settings, classes=1000, channels=3, size=96)
-        assert stored(model.model) == stored(own)
+    def test_a_head_that_fits_is_loaded(self) -> None:
+        given, net = nets.DropoutHead(num_classes=5), nets.DropoutHead(num_classes=5)
+        assert self.fitted(given, net, 5) == Head()
+        assert stored(given) == stored(net)
 
-    def test_a_failed_download_is_a_user_error(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(torch.hub, "_hub_dir", str(tmp_path))
-        monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
-        with pytest.raises(UserError, match="checkpoints"):
-            named_state("IMAGENET1K_V1", name="squeezenet1_1", classes=1000, where="big_model.weights")
+    def test_a_convolutional_head_is_a_head(self) -> None:
+        given, net = (torchvision.models.squeezenet1_1(num_classes=n) for n in (7, 5))
+        assert self.fitted(given, net, 5).parameters == ("classifier.1.weight", "classifier.1.bias")
+
+    def test_another_width_is_no_head(self) -> None:
+        given, net = torchvision.models.mobilenet_v2(width_mult=0.5), torchvision.models.mobilenet_v2()
+        with pytest.raises(UserError, match="other shapes"):
+            self.fitted(given, net, 1000)
 
 
 class TestNames:

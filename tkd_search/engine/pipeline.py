@@ -100,7 +100,8 @@ def prepare_big_models(
     for index, model in enumerate(settings.big_models):
         place = storage.below(cache, f"big_model-{big_model_key(settings, index, data)}")
         if not remote_folders.folder_exists(place):
-            progress.stage(f"big model {model.name}", model.epochs if model.weights is None else None)
+            stage = f"big model {model.name}"
+            progress.stage(stage, model.epochs if model.weights is None else None)
             job = {
                 "kind": "big_model",
                 "settings": to_json(resolve(config)),
@@ -111,6 +112,8 @@ def prepare_big_models(
                 "checkpoint": storage.below(cache, f"training-{big_model_key(settings, index, data)}"),
             }
             for result in run_stage(queue, job):
+                if result["kind"] == "fine_tuning":
+                    progress.stage(stage, model.epochs)
                 if result["kind"] == "epoch":
                     progress.advance(result["epoch"], f"validation {result['val_accuracy']:.2%}")
         places.append(place)

@@ -11,8 +11,9 @@ from tkd_search.data import DataBundle
 from tkd_search.distill.features.taps import find_taps
 from tkd_search.engine.student_checks import check_students
 from tkd_search.errors import UserError
-from tkd_search.models import build_big_model
-from tkd_search.models.model_settings import StudentSettings
+from tkd_search.models.build import is_trained, load_big_model
+from tkd_search.models.model_settings import BigModelSettings, StudentSettings
+from tkd_search.models.weights import Head
 from tkd_search.optimize.check_sampler import check_sampler
 from tkd_search.optimize.learning_curves import ACCURACY_ESTIMATORS
 from tkd_search.optimize.proposer import ProposerSettings
@@ -54,8 +55,8 @@ def check_search(config: Config, data: DataBundle) -> CheckedSearch:
     _check_sampler(config)
     earlier = _warm_start(config)
     students, student_notes = check_students(config, data)
-    taps = _check_candidates(config, data)
-    notes = (*data.notes, *_notes(config, taps), *student_notes)
+    taps, tuned = _check_candidates(config, data)
+    notes = (*data.notes, *tuned, *_notes(config, taps), *student_notes)
     return CheckedSearch(taps, pruner, earlier, students, notes)
 
 
@@ -111,23 +112,24 @@ def _warm_start(config: Config) -> tuple[StudyTrial, ...]:
     return tuple(trials)
 
 
-def _check_candidates(config: Config, data: DataBundle) -> int:
-    """Return the number of taps over all big models.
+def _check_candidates(config: Config, data: DataBundle) -> tuple[int, tuple[str, ...]]:
+    """Return the number of taps over all big models, and a note for each that is fine-tuned.
 
     Raises:
         UserError: every value of ``method.k`` is above the number of candidates, no tap matches, or a loss
             term needs cells that the bank does not hold.
     """
     settings = config.settings()
-    taps, maps = 0, 0
+    taps, maps, notes = 0, 0, []
     for model_settings in settings.big_models:
-        model = build_big_model(
+        model, head = load_big_model(
             model_settings,
             classes=data.num_classes,
             channels=data.channels,
             size=data.size,
             given=data.input,
         )
+        notes += _fine_tuning(model_settings, head, data)
         found = find_taps(model.model, settings.bank.taps, torch.zeros(2, *model.input_shape))
         taps, maps = taps + len(found), maps + sum(tap.spatial for tap in found)
     _check_cells(config, maps)
@@ -139,7 +141,19 @@ def _check_candidates(config: Config, data: DataBundle) -> int:
             f"1 to {taps * masks}: {taps} taps × {masks} masks",
             "lower method.k, raise method.masks, or name more bank.taps",
         )
-    return taps
+    return taps, tuple(notes)
+
+
+def _fine_tuning(model: BigModelSettings, head: Head, data: DataBundle) -> list[str]:
+    """Return a note where weights are not used as they are."""
+    if model.weights is None or not is_trained(model, head):
+        return []
+    if not head.parameters:
+        return [f"{model.name}: F is fine-tuned (epochs: {model.epochs})"]
+    return [
+        f"{model.name}: the head has {head.classes} classes, the data {data.num_classes}: head replaced, F "
+        f"fine-tuned (epochs: {model.head_epochs} of the head alone, then {model.epochs} of all layers)"
+    ]
 
 
 def _notes(config: Config, taps: int) -> tuple[str, ...]:

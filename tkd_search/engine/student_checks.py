@@ -99,7 +99,7 @@ def _check_sizes(config: Config) -> None:
     family = family_of(name)  # of a function at an import path: one without width and depth
     for field, varies in (("width", family.width), ("depth", family.depth)):
         value, default = getattr(student, field), getattr(StudentSettings(), field)
-        is_set = ":" not in name and value != default
+        is_set = ":" not in name and value not in (default, 1.0)
         is_searched = f"student.{field}" in searched
         if (is_searched or is_set) and "student.name" not in searched and not varies:
             raise UserError(

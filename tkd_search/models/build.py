@@ -15,9 +15,11 @@ from tkd_search.models.families import ModelSpec, build_named, family_of, known_
 from tkd_search.models.image_input import ImageInput, big_model_input, rendering
 from tkd_search.models.model_settings import BigModelSettings, StudentSettings
 from tkd_search.models.pointwise import slice_pointwise
+from tkd_search.models.pretrained import named_state
 from tkd_search.models.strides import wants_small_stem
 from tkd_search.models.student import Student
-from tkd_search.models.weights import fit_state, named_state
+from tkd_search.models.timm_networks import converted, is_timm
+from tkd_search.models.weights import Head, fit_state, unwrapped
 
 STEMS = ("auto", "small", "original")
 
@@ -30,6 +32,18 @@ def build_big_model(
     size: int,
     given: ImageInput | None = None,
 ) -> Student:
+    """Build the big model F; arguments, weights and errors as in :func:`load_big_model`."""
+    return load_big_model(settings, classes=classes, channels=channels, size=size, given=given)[0]
+
+
+def load_big_model(
+    settings: BigModelSettings,
+    *,
+    classes: int,
+    channels: int,
+    size: int,
+    given: ImageInput | None = None,
+) -> tuple[Student, Head]:
     """Build the big model F, with ``settings.weights`` if given, else with random weights.
 
     Args:
@@ -40,18 +54,21 @@ def build_big_model(
         given: size and normalisation of the images that it will be given; it renders its own input from
             them. None: it is given its own input.
 
+    Returns:
+        The network, and the last layer of its weights that is for other classes: the network's own is random.
+
     Raises:
         UserError: the name is unknown, the arguments are wrong, or the weights fit no stem or both stems.
     """
     spec = model_spec(settings, "big_model", classes, channels, size)
     if settings.weights is None:
-        net = build_network(spec, "big_model")
+        net, head = build_network(spec, "big_model"), Head()
     else:
-        spec, net = _loaded(settings, spec)
+        spec, net, head = _loaded(settings, spec)
     student = as_student(net, spec, "big_model")
     if given is not None:
         student.render = rendering(given, _checked(big_model_input(settings, given), channels))
-    return student
+    return student, head
 
 
 def architecture(settings: BigModelSettings, *, classes: int, channels: int, size: int) -> BigModelSettings:
@@ -61,7 +78,7 @@ def architecture(settings: BigModelSettings, *, classes: int, channels: int, siz
     """
     spec = model_spec(settings, "big_model", classes, channels, size)
     if settings.weights is not None and settings.stem == "auto":
-        spec, _ = _loaded(settings, spec)
+        spec = _loaded(settings, spec)[0]
     return BigModelSettings(
         name=settings.name,
         width=settings.width,
@@ -80,19 +97,25 @@ def _checked(wanted: ImageInput, channels: int) -> ImageInput:
     return wanted
 
 
-def _loaded(settings: BigModelSettings, spec: ModelSpec) -> tuple[ModelSpec, nn.Module]:
+def is_trained(settings: BigModelSettings, head: Head) -> bool:
+    """Return whether the big model that :func:`load_big_model` returned is trained here."""
+    return settings.weights is None or bool(head.parameters) or settings.fine_tune
+
+
+def _loaded(settings: BigModelSettings, spec: ModelSpec) -> tuple[ModelSpec, nn.Module, Head]:
     """Return the network with its weights; for the stem ``auto``, with the stem that the weights fit."""
     where = "big_model.weights"
     assert settings.weights is not None
-    state, source = named_state(settings.weights, name=settings.name, classes=spec.classes, where=where)
-    fitting: dict[str, tuple[ModelSpec, nn.Module]] = {}
+    state, source = named_state(settings.weights, name=settings.name, where=where)
+    fitting: dict[str, tuple[ModelSpec, nn.Module, Head]] = {}
     problem: UserError | None = None
     for small in dict.fromkeys((spec.small, False)) if settings.stem == "auto" else (spec.small,):
         try:
             tried = replace(spec, small=small)
             net = build_network(tried, "big_model")
-            fit_state(net, state, where=where, source=source)
-            fitting.setdefault(str(net), (tried, net))
+            own = converted(net, unwrapped(net, state)) if is_timm(spec.name) else state
+            head = fit_state(net, own, where=where, source=source, new_head_for=spec.classes)
+            fitting.setdefault(str(net), (tried, net, head))
         except UserError as error:
             problem = problem or error
     if len(fitting) > 1:  # the two networks differ in strides only

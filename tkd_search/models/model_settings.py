@@ -41,8 +41,31 @@ class BigModelSettings:
     )
     weights: str | None = setting(
         None,
-        doc="safetensors or torch file, or a torchvision enum such as IMAGENET1K_V1 if the data have its "
-        "classes; none: train it",
+        doc="safetensors or torch file, one of torchvision's weights such as IMAGENET1K_V1, a tag of timm "
+        "such as in1k, or pretrained for timm's default; weights for other classes get a new last layer and "
+        "are fine-tuned; none: train from random weights",
+        searchable=False,
+    )
+    fine_tune: bool = setting(
+        False,
+        doc="fine-tune the weights also where their classes are as many as the data's",
+        searchable=False,
+    )
+    head_epochs: int = setting(
+        1, ge=0, doc="epochs to train a new last layer alone before all layers, at lr", searchable=False
+    )
+    fine_tune_lr: float = setting(
+        5e-4,
+        gt=0,
+        le=1,
+        doc="peak learning rate of the last layer while all layers are fine-tuned",
+        searchable=False,
+    )
+    layer_decay: float = setting(
+        0.75,
+        gt=0,
+        le=1,
+        doc="factor of fine_tune_lr from one twelfth of the layers to the one before it",
         searchable=False,
     )
     stem: str = setting(
@@ -59,7 +82,7 @@ class BigModelSettings:
     std: tuple[float, ...] | None = setting(
         None, doc="per plane, of pixels in [0, 1]; default: data.std", searchable=False
     )
-    epochs: int = setting(30, ge=1, doc="epochs to train it", searchable=False)
+    epochs: int = setting(30, ge=1, doc="epochs to train or fine-tune it", searchable=False)
     lr: float = setting(2e-3, gt=0, le=1, doc="peak learning rate", searchable=False)
     weight_decay: float = setting(0.05, ge=0, doc="decoupled weight decay", searchable=False)
     batch_size: int = setting(128, ge=2, doc="batch size", searchable=False)

@@ -3,13 +3,14 @@
 timm is imported on first use, after torchvision, which it needs.
 """
 
+import sys
 from collections.abc import Mapping
 from functools import cache
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from tkd_search.models import torchvision_compat
 from tkd_search.models.strides import fit_strides, small_first_kernel
@@ -52,6 +53,27 @@ def timm_names() -> tuple[str, ...]:
 def pretrained_cfg(name: str) -> Any:
     """Return timm's description of a network's default weights: input size, classifier, first convolution."""
     return timm().get_pretrained_cfg(name.removeprefix(PREFIX), allow_unregistered=False)
+
+
+def pretrained_tags(name: str) -> tuple[str, ...]:
+    """Return the tags of a network's pretrained weights, timm's default first."""
+    own = name.removeprefix(PREFIX)
+    found = [full.partition(".")[2] for full in timm().list_models(f"{own}.*", pretrained=True)]
+    default = pretrained_cfg(name).tag
+    return tuple(sorted(found, key=lambda tag: (tag != default, tag)))
+
+
+def converted(network: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return tensors as timm converts them for a network: names of other projects, position embeddings.
+
+    Embeddings of patches and positions are resampled to the network's patch and image size. Tensors of
+    networks that timm does not convert are returned as they are.
+    """
+    convert = getattr(sys.modules[type(network).__module__], "checkpoint_filter_fn", None)
+    try:
+        return state if convert is None else convert(dict(state), network)
+    except Exception:  # a file of another network; its tensors are refused when they are loaded
+        return state
 
 
 def build_timm(spec: "ModelSpec") -> nn.Module:

@@ -1,4 +1,4 @@
-"""Saves and loads weights without unpickling code: safetensors, torch files, torchvision's weights.
+"""Saves and loads weights without unpickling code: safetensors and torch files.
 
 Torch files are loaded with ``weights_only=True``. The error for a file that does not fit names the tensors
 that are missing, unknown or of another shape.
@@ -8,8 +8,8 @@ import os
 import pickle
 import re
 import tempfile
-import urllib.error
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +20,10 @@ from torch import Tensor, nn
 
 from tkd_search.errors import UserError
 from tkd_search.models.size import shipping_state
-from tkd_search.models.strides import first_conv
 
-_TORCH_SUFFIXES = (".pt", ".pth", ".bin", ".tar")
+SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".tar")
+"""Suffixes of weights files."""
+
 # A damaged file makes torch's restricted unpickler raise any of these.
 _UNREADABLE = (
     SafetensorError,
@@ -38,8 +39,22 @@ _UNREADABLE = (
 )
 _PICKLED_CODE = re.compile(r"GLOBAL (\S+)")
 """Matches the class or function that torch's restricted unpickler names when it refuses to load it."""
-_WRAPPERS = ("state_dict", "model", "model_state_dict", "net")
+_WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model", "model_state_dict", "net")
+"""Keys under which training scripts store a state dict; averaged weights come first."""
 _PREFIXES = ("module.", "_orig_mod.", "model.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Head:
+    """A last layer in a file, for other classes than those of the network.
+
+    Attributes:
+        parameters: names of its tensors; empty where the file's last layer fits.
+        classes: its number of classes; None where it fits.
+    """
+
+    parameters: tuple[str, ...] = ()
+    classes: int | None = None
 
 
 def save_weights(module: nn.Module, path: str | Path) -> int:
@@ -73,22 +88,6 @@ def load_weights(module: nn.Module, path: str | Path, *, where: str = "weights")
     fit_state(module, read_state(Path(path), where), where=where, source=str(path))
 
 
-def named_state(weights: str, *, name: str, classes: int, where: str) -> tuple[dict[str, Tensor], str]:
-    """Read the tensors of ``big_model.weights``: a file, or torchvision's pretrained weights of ``name``.
-
-    Returns:
-        The tensors by name, and a description of their source for errors.
-
-    Raises:
-        UserError: there is no such file and no such weights, the download fails, or the weights have another
-            number of classes.
-    """
-    path = Path(weights).expanduser()
-    if path.suffix in (".safetensors", *_TORCH_SUFFIXES) or path.exists():
-        return read_state(path, where), str(path)
-    return _pretrained_state(name, weights, classes, where), f"{name} {weights}"
-
-
 def weights_file(weights: str) -> Path | None:
     """Return the absolute path of the file that ``big_model.weights`` names, or None if it names no file."""
     path = Path(weights).expanduser().absolute()
@@ -112,30 +111,78 @@ def read_state(path: Path, where: str) -> dict[str, Tensor]:
             "an undamaged safetensors file, or a torch file that contains tensors only",
             "save it with safetensors.torch.save_file(model.state_dict(), path)",
         ) from error
-    state = _unwrapped(loaded)
+    state = _state_in(loaded)
     if state is None:
         raise UserError(where, f"{path} without a state dict", "a mapping from names to tensors")
     return state
 
 
-def fit_state(module: nn.Module, state: Mapping[str, Tensor], *, where: str, source: str) -> None:
+def fit_state(
+    module: nn.Module,
+    state: Mapping[str, Tensor],
+    *,
+    where: str,
+    source: str,
+    new_head_for: int | None = None,
+) -> Head:
     """Load a state dict strictly, in place.
 
-    If the first convolution reads grey images, colour weights are summed for it.
+    Where the network reads grey images and a kernel colour ones, its weights are summed.
+
+    Args:
+        module: the network.
+        state: tensors by name.
+        where: key path or command that errors name.
+        source: description of the tensors for errors.
+        new_head_for: number of classes c of the network; a last layer for another number of classes is then
+            not loaded but left as it is. None: such a layer is an error.
+
+    Returns:
+        The last layer that was not loaded.
 
     Raises:
         UserError: tensors do not fit; the error names them.
     """
     own = module.state_dict(keep_vars=True)
-    given = _summed_for_grey(module, _without_wrapper(state, own))
+    given = unwrapped(module, state)
+    _sum_for_grey(own, given)
     _fill_tied(own, given)
     _fill_counters(own, given)
+    head = _foreign_head(own, given, new_head_for)
+    given.update({name: own[name] for name in head.parameters})
     missing = [name for name in own if name not in given]
     unknown = [name for name in given if name not in own]
     shapes = [name for name in own if name in given and own[name].shape != given[name].shape]
     if missing or unknown or shapes:
         raise _mismatch(own, given, missing, unknown, shapes, where, source)
     module.load_state_dict(given, strict=True)
+    return head
+
+
+def unwrapped(module: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return a state dict without the prefixes of wrappers, unless the network's own names begin with them.
+
+    The counter of ``torch.optim.swa_utils.AveragedModel`` is removed too.
+    """
+    own = module.state_dict(keep_vars=True)
+    given = {name: value for name, value in state.items() if name != "n_averaged" or name in own}
+    # Wrappers may be in any order: compiled inside DistributedDataParallel or the reverse.
+    for prefix in _PREFIXES * len(_PREFIXES):
+        if not given.keys() & own.keys() and all(name.startswith(prefix) for name in given):
+            given = {name.removeprefix(prefix): value for name, value in given.items()}
+    return given
+
+
+def _foreign_head(own: Mapping[str, Tensor], given: Mapping[str, Tensor], classes: int | None) -> Head:
+    """Return the last layer if it alone has other shapes, by its number of classes only."""
+    other = [name for name in own if name in given and own[name].shape != given[name].shape]
+    counts = {given[name].shape[:1] for name in other}
+    by_classes = all(
+        own[name].shape[:1] == (classes,) and own[name].shape[1:] == given[name].shape[1:] for name in other
+    )
+    if len(counts) != 1 or not by_classes:
+        return Head()
+    return Head(parameters=tuple(other), classes=given[other[0]].shape[0])
 
 
 def _why_unreadable(error: BaseException) -> str:
@@ -152,7 +199,7 @@ def _load_torch(path: Path) -> Any:
     return torch.load(path, map_location="cpu", weights_only=True)
 
 
-def _unwrapped(loaded: Any) -> dict[str, Tensor] | None:
+def _state_in(loaded: Any) -> dict[str, Tensor] | None:
     """Return the state dict in a loaded object, at the top or one level below; None if there is none."""
     if isinstance(loaded, Mapping):
         for key in _WRAPPERS:
@@ -166,27 +213,12 @@ def _unwrapped(loaded: Any) -> dict[str, Tensor] | None:
     return dict(loaded)
 
 
-def _without_wrapper(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Remove the prefixes of wrappers from names, unless the network's own names begin with them."""
-    given = dict(state)
-    # Wrappers may be in any order: compiled inside DistributedDataParallel or the reverse.
-    for prefix in _PREFIXES * len(_PREFIXES):
-        if not given.keys() & own.keys() and all(name.startswith(prefix) for name in given):
-            given = {name.removeprefix(prefix): value for name, value in given.items()}
-    return given
-
-
-def _summed_for_grey(module: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Sum the first kernel over 3 input channels if the network reads 1: grey images have equal channels."""
-    try:
-        name = f"{first_conv(module)[0]}.weight"
-        own = module.get_parameter(name)
-    except (ValueError, AttributeError):
-        return state
-    kernel = state.get(name)
-    if kernel is not None and kernel.dim() == 4 and own.shape[1] == 1 and kernel.shape[1] == 3:
-        state[name] = kernel.sum(1, keepdim=True)
-    return state
+def _sum_for_grey(own: Mapping[str, Tensor], given: dict[str, Tensor]) -> None:
+    """Sum kernels over 3 input channels where the network reads 1: grey images have equal channels."""
+    for name, kernel in given.items():
+        wanted = own[name].shape if name in own else None
+        if wanted is not None and kernel.shape[1:2] == (3,) and wanted == (len(kernel), 1, *kernel.shape[2:]):
+            given[name] = kernel.sum(1, keepdim=True)
 
 
 def _fill_tied(own: Mapping[str, Tensor], given: dict[str, Tensor]) -> None:
@@ -246,40 +278,3 @@ def _mismatch(
 def _listed(names: list[str], count: int = 3) -> str:
     more = f" and {len(names) - count} more" if len(names) > count else ""
     return f"{len(names)} tensor(s): {', '.join(names[:count])}{more}"
-
-
-def _pretrained_state(name: str, weights: str, classes: int, where: str) -> dict[str, Tensor]:
-    from tkd_search.models.torchvision_compat import torchvision
-
-    try:
-        choices = torchvision.models.get_model_weights(name)
-        entry = choices[weights.rpartition(".")[2]]
-    except (KeyError, ValueError) as error:
-        names = _weight_names(torchvision, name)
-        raise UserError(
-            where, repr(weights), f"a weights file, or weights of torchvision for {name}: {names or 'none'}"
-        ) from error
-    found_classes = len(entry.meta.get("categories") or ())
-    if found_classes and found_classes != classes:
-        raise UserError(
-            where,
-            f"{name} {weights}: {found_classes} classes",
-            f"weights for {classes} classes, the number in the data set",
-            "train or fine-tune the model on this data set first, or leave the weights out to train it here",
-        )
-    try:
-        return dict(entry.get_state_dict(progress=False, check_hash=True, weights_only=True))
-    except (urllib.error.URLError, OSError, RuntimeError) as error:
-        raise UserError(
-            where,
-            f"{entry.url}: {error}",
-            "a download with the right checksum",
-            f"without internet access, copy {Path(entry.url).name} into {torch.hub.get_dir()}/checkpoints",
-        ) from error
-
-
-def _weight_names(torchvision: Any, name: str) -> str:
-    try:
-        return ", ".join(entry.name for entry in torchvision.models.get_model_weights(name))
-    except ValueError:
-        return ""

@@ -14,6 +14,7 @@ from tkd_search.distill import Diverged, TrainSettings
 from tkd_search.distill.training.batch_order import batches, sample, steps_per_epoch
 from tkd_search.distill.training.epoch_stats import Means
 from tkd_search.distill.training.flat_parameters import FlatParameters, SeparateParameters, store
+from tkd_search.distill.training.layer_rates import LEVELS, layer_rates
 from tkd_search.distill.training.learners import Learners
 from tkd_search.distill.training.reduction import SingleProcess
 from tkd_search.distill.training.schedule import rate
@@ -83,6 +84,29 @@ def test_the_gradients_of_all_groups_are_one_buffer() -> None:
     for parameter in [*first.parameters(), *second.parameters()]:
         assert start <= parameter.grad.data_ptr() < end
     assert [len(group) for group in made.groups] == [1, 1]
+
+
+@given(
+    layers=st.lists(st.sampled_from("abcdefgh"), min_size=1, max_size=40),
+    decay=st.floats(0.1, 1.0),
+)
+def test_rates_of_layers_rise_to_the_whole_rate_of_the_last(layers: list[str], decay: float) -> None:
+    names = [f"{i}.{name}.{kind}" for i, name in enumerate(layers) for kind in ("weight", "bias")]
+    rates = layer_rates(names, decay)
+    assert rates == sorted(rates)
+    assert rates[::2] == rates[1::2]
+    assert rates[-1] == 1
+    assert rates[0] >= decay**LEVELS * (1 - 1e-9)
+
+
+def test_parameters_learn_at_their_share_of_the_rate() -> None:
+    parameters = [nn.Parameter(torch.ones(2)) for _ in range(2)]
+    train = TrainSettings(lr=0.1, weight_decay=0.0, schedule="constant")
+    kinds = {"total": 50, "reduction": SingleProcess(), "device": torch.device("cpu")}
+    learners = Learners(parameters, [], train, rates=[0.1, 1.0], **kinds)  # type: ignore[arg-type]
+    learners.update([parameter.sum() for parameter in parameters], 0)
+    slow, fast = (1 - parameter.detach() for parameter in parameters)
+    torch.testing.assert_close(fast, 10 * slow, rtol=1e-3, atol=0.0)
 
 
 @pytest.mark.parametrize("schedule", ["constant", "schedule_free"])

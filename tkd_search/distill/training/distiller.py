@@ -37,6 +37,7 @@ from tkd_search.distill.teachers.selection import Selection
 from tkd_search.distill.training.batch_order import batches, sample, steps_per_epoch
 from tkd_search.distill.training.epoch_stats import EpochStats, Means
 from tkd_search.distill.training.evaluation import recalibrate, release
+from tkd_search.distill.training.layer_rates import layer_rates
 from tkd_search.distill.training.learners import Learners, copied
 from tkd_search.distill.training.reduction import Reduction, SingleProcess
 from tkd_search.distill.training.sync_batchnorm import desynchronised, synchronised
@@ -68,6 +69,8 @@ class Distiller:
         balanced: whether an epoch draws all classes equally often, in place of every image once.
         format: number format the student ships in; int8 and int4 train the last ``train.quantise`` of the
             epochs with simulated rounding.
+        layer_decay: factor of the learning rate from one twelfth of the layers to the one before it
+            (:mod:`tkd_search.distill.training.layer_rates`); below 1 not with the schedule-free optimiser.
 
     Raises:
         ValueError: the method needs a bank, cells or big models that are missing, or the bank does not fit
@@ -89,6 +92,7 @@ class Distiller:
         class_count: int,
         balanced: bool = False,
         format: Format = "fp32",
+        layer_decay: float = 1.0,
     ) -> None:
         self.method, self.train, self.epoch, self.step = method, train, 0, 0
         self.device, self._group, self._seed, self._views = (
@@ -99,7 +103,7 @@ class Distiller:
         )
         _check_data(views, bank, class_count)
         bank = _on_device_if_it_fits(bank, self.device)
-        self._format, self._balanced = format, balanced
+        self._format, self._balanced, self._layer_decay = format, balanced, layer_decay
         simulate(cast(nn.Module, student), format)
         network = cast(nn.Module, student).to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.student: nn.Module = synchronised(network) if self._group.size > 1 else network
@@ -168,13 +172,16 @@ class Distiller:
         teachers = getattr(self.objective, "generators", None)
         of_teachers = [p for p in teachers.parameters() if p.requires_grad] if teachers is not None else []
         of_big_models = list(self._source.parameters()) if self._source is not None else []
+        adapters = list(self.objective.student_parameters())
+        names = [name for name, _ in self.student.named_parameters()]
         return Learners(
-            [*self.student.parameters(), *self.objective.student_parameters()],
+            [*self.student.parameters(), *adapters],
             [(of_teachers, self.method.generator_lr), (of_big_models, self.method.big_model_lr)],
             self.train,
             total=self._total_steps,
             reduction=self._group,
             device=self.device,
+            rates=[*layer_rates(names, self._layer_decay), *[1.0] * len(adapters)],
         )
 
     def run_epoch(self, should_stop: StopSignal = never) -> EpochStats | None:

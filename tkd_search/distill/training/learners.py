@@ -11,6 +11,7 @@ from tkd_search.distill.training.flat_parameters import store
 from tkd_search.distill.training.reduction import Reduction
 from tkd_search.distill.training.schedule import (
     GENERATOR_WEIGHT_DECAY,
+    SHARE,
     adamw,
     averaged,
     rate,
@@ -30,24 +31,34 @@ class Learners:
         total: steps of the full budget.
         reduction: averages gradients over workers.
         device: decides whether gradients are scaled (fp16 on GPUs).
+        rates: share of the learning rate that each of the student's parameters gets; default: the whole. The
+            schedule-free optimiser takes only whole rates.
     """
 
     def __init__(
         self,
-        student: Iterable[nn.Parameter],
+        student: Sequence[nn.Parameter],
         others: Sequence[tuple[Sequence[nn.Parameter], float]],
         train: TrainSettings,
         *,
         total: int,
         reduction: Reduction,
         device: torch.device,
+        rates: Sequence[float] = (),
     ) -> None:
         others = [(group, peak) for group, peak in others if group]
-        learning = [p for p in student if p.requires_grad]
-        self._storage = store([learning, *(group for group, _ in others)])
+        by_rate: dict[float, list[nn.Parameter]] = {}
+        for parameter, share in zip(student, rates or [1.0] * len(student), strict=True):
+            if parameter.requires_grad:
+                by_rate.setdefault(share, []).append(parameter)
+        self._storage = store([*by_rate.values(), *(group for group, _ in others)])
         self._train, self._total, self._reduction = train, total, reduction
-        of_student, *of_others = self._storage.groups
-        self._student = student_optimizer(of_student, train, total)
+        of_student, of_others = self._storage.groups[: len(by_rate)], self._storage.groups[len(by_rate) :]
+        self._student = student_optimizer(
+            [{"params": group, SHARE: share} for share, group in zip(by_rate, of_student, strict=True)],
+            train,
+            total,
+        )
         self._peaks = [peak for _, peak in others]
         self._others = [
             adamw(group, peak, GENERATOR_WEIGHT_DECAY)

@@ -5,6 +5,7 @@ Schedules are pure functions of the step, so a training resumes exactly from its
 
 import math
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,6 +15,11 @@ from tkd_search.distill.method_settings import TrainSettings
 _RISE = {"one_cycle": 0.2, "constant": 0.05}
 SCHEDULE_FREE_RISE = 0.1
 GENERATOR_WEIGHT_DECAY = 1e-3
+SHARE = "share"
+"""Key of a parameter group with its share of the learning rate."""
+
+Parameters = Iterable[Tensor] | Iterable[dict[str, Any]]
+"""Parameters of an optimiser, or groups of them."""
 
 
 def rate(schedule: str, step: int, total: int) -> float:
@@ -38,14 +44,12 @@ def _cosine(start: float, end: float, share: float) -> float:
 
 
 def set_rate(optimizer: torch.optim.Optimizer, value: float) -> None:
-    """Set the learning rate of all parameter groups."""
+    """Set the learning rate of all parameter groups, each by its share."""
     for group in optimizer.param_groups:
-        group["lr"] = value
+        group["lr"] = value * group.get(SHARE, 1.0)
 
 
-def student_optimizer(
-    parameters: Iterable[Tensor], settings: TrainSettings, total: int
-) -> torch.optim.Optimizer:
+def student_optimizer(parameters: Parameters, settings: TrainSettings, total: int) -> torch.optim.Optimizer:
     """Return AdamW for the student and its adapters, schedule-free with that schedule.
 
     Args:
@@ -67,7 +71,7 @@ def student_optimizer(
     return optimizer
 
 
-def adamw(parameters: Iterable[Tensor], lr: float, weight_decay: float) -> torch.optim.Optimizer:
+def adamw(parameters: Parameters, lr: float, weight_decay: float) -> torch.optim.Optimizer:
     """Return AdamW with a fused kernel; the caller sets its rate at every step."""
     return torch.optim.AdamW(parameters, lr=lr, weight_decay=weight_decay, fused=True)
 

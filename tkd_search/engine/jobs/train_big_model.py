@@ -1,8 +1,9 @@
-"""The job that trains or loads one big model."""
+"""The job that trains, fine-tunes or loads one big model."""
 
 import copy
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
@@ -22,10 +23,11 @@ from tkd_search.engine.jobs.job_context import JobContext
 from tkd_search.engine.jobs.train_loop import train
 from tkd_search.export.shipping import calibrated
 from tkd_search.formats import Format, pack, unpack
-from tkd_search.models import Student, build_big_model, model_bytes, model_parameters
+from tkd_search.models import Student, model_bytes, model_parameters
+from tkd_search.models.build import is_trained, load_big_model
 from tkd_search.models.image_input import Render, rendered
 from tkd_search.models.model_settings import BigModelSettings
-from tkd_search.models.weights import save_weights
+from tkd_search.models.weights import Head, save_weights
 from tkd_search.seeds import child_seed
 from tkd_search.storage import remote_folders
 
@@ -36,10 +38,12 @@ _CALIBRATION_IMAGES = 256
 
 
 def train_big_model(job: dict[str, Any], context: JobContext) -> None:
-    """Train (or load) one big model and store its weights and figures.
+    """Train, fine-tune or load one big model and store its weights and figures.
 
-    The training goes on from its last checkpoint. Pushes a result per epoch (see :func:`train_loop.train`)
-    and ``{"kind": "done", "figures"}``.
+    Weights for other classes than those of the data get a new last layer, which is trained alone first; then
+    all layers are fine-tuned. The training of all layers goes on from its last checkpoint. Pushes a result
+    per epoch (see :func:`train_loop.train`) and ``{"kind": "done", "figures"}``; before fine-tuning,
+    ``{"kind": "fine_tuning"}``.
 
     Args:
         job: ``settings``; ``index`` of the big model; places ``data``, ``folder`` and ``checkpoint``; and
@@ -51,16 +55,17 @@ def train_big_model(job: dict[str, Any], context: JobContext) -> None:
     checkpoint = TrialCheckpoint(job["checkpoint"])
     seed = child_seed(settings.seed, "big_model", job["index"])
     torch.manual_seed(seed)
-    model = build_big_model(
-        model_settings,
-        classes=data.num_classes,
-        channels=data.channels,
-        size=data.size,
-        given=data.input,
+    model, head = load_big_model(
+        model_settings, classes=data.num_classes, channels=data.channels, size=data.size, given=data.input
     )
     model = model.to(context.device)
-    if model_settings.weights is None:
-        distiller = _distiller(model, settings, model_settings, data, context, seed)
+    if is_trained(model_settings, head):
+        if model_settings.weights is not None:
+            context.push({"kind": "fine_tuning"})
+        training = _Training(model, settings, model_settings, data, context, seed)
+        if head.parameters and not checkpoint.exists() and not _train_head(training, head):
+            return
+        distiller = training.of_all_layers()
         after = job.get("after_epoch", 0)
         if not train(distiller, data, context, checkpoint, after_epoch=after, metric=settings.metric):
             return
@@ -125,32 +130,66 @@ def _references(
     return references
 
 
-def _distiller(
-    model: Student,
-    settings: TrialSettings,
-    model_settings: BigModelSettings,
-    data: DataBundle,
-    context: JobContext,
-    seed: int,
-) -> Distiller:
-    """Return the training of a big model with labels alone."""
-    return Distiller(
-        model,
-        # Fresh augmentation in every epoch: only students must see exactly the views of the bank.
-        caches.views_of(data, settings, views=0, device=context.device),
-        MethodSettings(name="ce"),
-        TrainSettings(
-            epochs=model_settings.epochs,
-            batch_size=min(model_settings.batch_size, len(data.train.labels)),
-            lr=model_settings.lr,
-            weight_decay=model_settings.weight_decay,
-            class_weights=settings.training.class_weights,
-            schedule="one_cycle",
-            precision=settings.big_model_precision(model_settings),
-        ),
-        seed=seed,
-        device=context.device,
-        group=reduction_for(context.workers),
-        class_count=data.num_classes,
-        balanced=settings.data.sampling == "balanced",
-    )
+@dataclass(frozen=True)
+class _Training:
+    """The training of one big model with labels alone."""
+
+    model: Student
+    settings: TrialSettings
+    model_settings: BigModelSettings
+    data: DataBundle
+    context: JobContext
+    seed: int
+
+    def of_all_layers(self) -> Distiller:
+        """Return the training of all layers; pretrained ones have lower rates towards the input."""
+        chosen = self.model_settings
+        if chosen.weights is None:
+            return self._distiller(chosen.epochs, chosen.lr)
+        return self._distiller(chosen.epochs, chosen.fine_tune_lr, chosen.layer_decay)
+
+    def of_head(self) -> Distiller:
+        """Return the training of the parameters that learn now."""
+        return self._distiller(self.model_settings.head_epochs, self.model_settings.lr)
+
+    def _distiller(self, epochs: int, lr: float, layer_decay: float = 1.0) -> Distiller:
+        return Distiller(
+            self.model,
+            # Fresh augmentation in every epoch: only students must see exactly the views of the bank.
+            caches.views_of(self.data, self.settings, views=0, device=self.context.device),
+            MethodSettings(name="ce"),
+            TrainSettings(
+                epochs=max(1, epochs),
+                batch_size=min(self.model_settings.batch_size, len(self.data.train.labels)),
+                lr=lr,
+                weight_decay=self.model_settings.weight_decay,
+                class_weights=self.settings.training.class_weights,
+                schedule="one_cycle",
+                precision=self.settings.big_model_precision(self.model_settings),
+            ),
+            seed=self.seed,
+            device=self.context.device,
+            group=reduction_for(self.context.workers),
+            class_count=self.data.num_classes,
+            balanced=self.settings.data.sampling == "balanced",
+            layer_decay=layer_decay,
+        )
+
+
+def _train_head(training: _Training, head: Head) -> bool:
+    """Train a new last layer alone, in place; return False where the job was superseded.
+
+    Batch normalisations adapt their statistics to the data meanwhile.
+    """
+    model, context = training.model.model, training.context
+    frozen = [p for name, p in model.named_parameters() if name not in head.parameters and p.requires_grad]
+    for parameter in frozen:
+        parameter.requires_grad_(False)
+    distiller = training.of_head()
+    while distiller.epoch < training.model_settings.head_epochs:
+        if distiller.run_epoch(context.should_stop) is None:
+            return False
+        context.push({"kind": "alive", "epoch": 0})
+    for parameter in frozen:
+        parameter.requires_grad_(True)
+    return True

@@ -1,0 +1,86 @@
+"""Tensors of pretrained networks: from a file, or the weights of torchvision and timm by their names."""
+
+import urllib.error
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tkd_search.errors import UserError
+from tkd_search.models.timm_networks import PREFIX, is_timm, pretrained_tags, timm
+from tkd_search.models.weights import SUFFIXES, read_state
+
+DEFAULT_TAG = "pretrained"
+"""Name of timm's default weights of a network."""
+
+
+def named_state(weights: str, *, name: str, where: str) -> tuple[dict[str, Tensor], str]:
+    """Read the tensors that ``weights`` names.
+
+    Args:
+        weights: a file; one of torchvision's weights, such as IMAGENET1K_V1; or a tag of timm, or
+            ``pretrained`` for timm's default.
+        name: the network, by the name that the settings have.
+        where: key path that errors name.
+
+    Returns:
+        The tensors by name, and a description of their source for errors.
+
+    Raises:
+        UserError: there is no such file and there are no such weights, or the download fails.
+    """
+    path = Path(weights).expanduser()
+    if path.suffix in SUFFIXES or path.exists():
+        return read_state(path, where), str(path)
+    read = _from_timm if is_timm(name) else _from_torchvision
+    return read(name, weights, where), f"{name} {weights}"
+
+
+def _from_torchvision(name: str, weights: str, where: str) -> dict[str, Tensor]:
+    from tkd_search.models.torchvision_compat import torchvision
+
+    try:
+        choices = torchvision.models.get_model_weights(name)
+        entry = choices[weights.rpartition(".")[2]]
+    except (KeyError, ValueError) as error:
+        names = _weight_names(torchvision, name)
+        raise UserError(
+            where, repr(weights), f"a weights file, or weights of torchvision for {name}: {names or 'none'}"
+        ) from error
+    try:
+        return dict(entry.get_state_dict(progress=False, check_hash=True, weights_only=True))
+    except (urllib.error.URLError, OSError, RuntimeError) as error:
+        raise UserError(
+            where,
+            f"{entry.url}: {error}",
+            "a download with the right checksum",
+            f"without internet access, copy {Path(entry.url).name} into {torch.hub.get_dir()}/checkpoints",
+        ) from error
+
+
+def _weight_names(torchvision: Any, name: str) -> str:
+    try:
+        return ", ".join(entry.name for entry in torchvision.models.get_model_weights(name))
+    except ValueError:
+        return ""
+
+
+def _from_timm(name: str, weights: str, where: str) -> dict[str, Tensor]:
+    tags = pretrained_tags(name)
+    if not tags or weights not in (DEFAULT_TAG, *tags):
+        known = f"{DEFAULT_TAG}, {', '.join(tags)}" if tags else "none"
+        raise UserError(where, repr(weights), f"a weights file, or weights of timm for {name}: {known}")
+    tag = tags[0] if weights == DEFAULT_TAG else weights
+    own = name.removeprefix(PREFIX)
+    try:
+        # The network as pretrained, because timm converts the tensors of some files.
+        return dict(timm().create_model(f"{own}.{tag}", pretrained=True).state_dict())
+    except Exception as error:  # of the hub's client, of its HTTP library, or of torch
+        raise UserError(
+            where,
+            f"{name} {tag}: {str(error).strip().splitlines()[0] if str(error).strip() else type(error)}",
+            "a download that succeeds",
+            f"without internet access, download model.safetensors of timm/{own}.{tag} elsewhere and set "
+            f"{where} to that file",
+        ) from error
