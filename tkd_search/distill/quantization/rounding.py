@@ -32,11 +32,12 @@ def weight_scales(weight: Tensor, bits: int, axis: int) -> Tensor:
     With 8 bits the largest weight of a channel becomes ±127. With 4 bits the scale of least squared error is
     taken out of eight that clip the largest weights.
     """
-    rows = weight.detach().movedim(axis, 0).flatten(1).float()
-    most = largest_integer(bits)
-    scales = (rows.abs().amax(1) / most).clamp_min(_TINY)
+    weight, most = weight.detach().float(), largest_integer(bits)
+    others = [i for i in range(weight.dim()) if i != axis]
+    scales = (weight.abs().amax(others) / most).clamp_min_(_TINY)
     if bits > 4:
         return scales
+    rows = weight.movedim(axis, 0).flatten(1)
     tried = scales * torch.tensor(_CLIPS, device=weight.device)[:, None]
     wide = tried[..., None]
     rounded = (rows / wide).round_().clamp_(-most, most).mul_(wide)
@@ -73,7 +74,9 @@ class _RoundWeight(torch.autograd.Function):
         scales, most = weight_scales(weight, bits, axis), largest_integer(bits)
         if weight.device.type == "cpu":
             wide = along(scales, axis, weight.dim())
-            return (weight / wide).round_().clamp_(-most, most).mul_(wide)
+            rounded = (weight / wide).round_()
+            # The scales of 8 bits clip nothing.
+            return (rounded if bits > 4 else rounded.clamp_(-most, most)).mul_(wide)
         zeros = torch.zeros_like(scales, dtype=torch.int32)
         return torch.fake_quantize_per_channel_affine(weight, scales, zeros, axis, -most, most)
 
