@@ -120,6 +120,12 @@ class TestNormalisation:
         with pytest.raises(UserError, match=r"data\.mean"):
             load_data(DataSettings(mean=(0.1, 0.2, 0.3), std=(0.2, 0.2, 0.2)))
 
+    @pytest.mark.parametrize("name", ["mean", "std"])
+    def test_values_of_pixels_up_to_255_are_refused(self, name: str) -> None:
+        given = {"mean": (0.5,), "std": (0.2,), name: (123.675,)}
+        with pytest.raises(ValueError, match=f"{name} = .*divide by 255"):
+            DataSettings(**given)  # type: ignore[arg-type]
+
     @pytest.mark.parametrize("wrong", [{"mean": (0.1,)}, {"std": (0.1,)}, {"mean": (0.1,), "std": (0.0,)}])
     def test_mean_or_std_alone_and_std_zero_are_refused(self, wrong: dict[str, tuple[float, ...]]) -> None:
         with pytest.raises(ValueError, match="std"):

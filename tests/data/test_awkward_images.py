@@ -1,4 +1,4 @@
-"""Broken images and images that occur twice, in folders that are loaded and in folders that are streamed."""
+"""Broken images, images that occur twice, links, and files that only look like images."""
 
 import dataclasses
 import shutil
@@ -82,6 +82,48 @@ class TestBrokenImages:
             (tmp_path / name / "a.png").write_text("no image")
         with pytest.raises(UserError, match="2 of 2 images cannot be read"):
             load_data(DataSettings(name="imagefolder", path=str(tmp_path)))
+
+
+class TestFolders:
+    @pytest.fixture
+    def folder(self, tmp_path: Path) -> Path:
+        writers.write_image_folder(tmp_path / "photos", {"train": 5})
+        return tmp_path / "photos"
+
+    def load(self, folder: Path) -> DataBundle:
+        return load_data(DataSettings(name="imagefolder", path=str(folder)))
+
+    def test_links_are_followed_and_cycles_end(self, folder: Path, tmp_path: Path) -> None:
+        writers.write_images(tmp_path / "elsewhere", 12, seed=77)
+        (folder / "train" / "cat" / "more").symlink_to(tmp_path / "elsewhere")
+        (tmp_path / "elsewhere" / "back").symlink_to(folder / "train" / "cat")
+        (tmp_path / "elsewhere" / "self").symlink_to(tmp_path / "elsewhere")
+        (folder / "train" / "yak").symlink_to(tmp_path / "elsewhere")
+        data = self.load(folder)
+        assert data.classes == ("cat", "dog", "eel", "yak")
+        counts = torch.zeros(4, dtype=torch.int64)
+        for split in data.splits().values():
+            counts += torch.bincount(split.labels, minlength=4)
+        assert counts.tolist() == [5 + 12, 5, 5, 12 + 5]
+
+    def test_copies_that_systems_make_are_left_out_and_counted(self, folder: Path) -> None:
+        before = self.load(folder)
+        for place in ("train/cat/@eaDir/000.png", "train/__MACOSX", "train/dog/.hidden"):
+            writers.write_images(folder / place, 2)
+        after = self.load(folder)
+        assert after.digest == before.digest
+        assert after.notes == ("data: left out 2 files in @eaDir/",)
+
+    def test_formats_that_cannot_be_read_are_counted(self, folder: Path) -> None:
+        for name in ("a.heic", "b.HEIC", "c.svg", "notes.txt"):
+            (folder / "train" / "dog" / name).write_bytes(b"content")
+        assert self.load(folder).notes == ("data: left out 2 .heic files, 1 .svg files",)
+
+    @pytest.mark.parametrize("suffix", [".avif", ".jp2"])
+    def test_new_formats_of_pillow_are_read(self, folder: Path, suffix: str) -> None:
+        before = sum(map(len, self.load(folder).splits().values()))
+        writers.write_images(folder / "train" / "dog", 3, suffix=suffix)
+        assert sum(map(len, self.load(folder).splits().values())) == before + 3
 
 
 class TestDuplicates:

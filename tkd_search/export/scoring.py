@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from tkd_search.data.sources.folders import IMAGE_SUFFIXES
+from tkd_search.data.sources.image_names import IMAGE_SUFFIXES
 from tkd_search.distill.method_settings import MetricName
 from tkd_search.distill.training.evaluation import class_counts, figure
 from tkd_search.errors import UserError

@@ -1,39 +1,45 @@
 """Folders of image files: ``train/<class>/*`` with optional ``val/`` and ``test/``, and TinyImageNet."""
 
 import os
+from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from tkd_search.data.data_settings import DataSettings
+from tkd_search.data.sources.image_names import (
+    IMAGE_SUFFIXES,
+    image_files,
+    is_image,
+    is_skipped_folder,
+    left_out_note,
+)
 from tkd_search.data.sources.listed_images import Listing, load_listed
 from tkd_search.data.sources.raw_data import RawData
 from tkd_search.errors import UserError
 
-IMAGE_SUFFIXES = frozenset(
-    (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".jfif")
-)
 _VALIDATION_NAMES = ("val", "valid", "validation")
 
 
 def read_image_folder(root: Path, settings: DataSettings) -> RawData:
     """Read ``root/train/<class>/*``, ``val/`` as validation and ``test/`` as test where they exist.
 
-    Without ``train/`` the class folders are those in ``root``. Subfolders of a class folder are included.
+    Without ``train/`` the class folders are those in ``root``. Subfolders of a class folder are included, and
+    links followed.
 
     Raises:
         UserError: no classes, an empty or an unknown class, images of different sizes without ``data.size``,
             a damaged image.
     """
-    if not (root / "train").is_dir():
-        classes = _class_names(root)
-        return load_listed(root, {"train": _listing(root, ".", classes, required=True)}, classes, settings)
-    classes = _class_names(root / "train")
-    parts = {"train": _listing(root, "train", classes, required=True)}
+    left_out = Counter[str]()
+    folder = "train" if (root / "train").is_dir() else "."
+    classes = _class_names(root / folder)
+    parts = {"train": _listing(root, folder, classes, left_out, required=True)}
     for part, names in (("validation", _VALIDATION_NAMES), ("test", ("test",))):
-        folder = next((name for name in names if (root / name).is_dir()), None)
-        if folder is not None:
-            parts[part] = _listing(root, folder, classes)
-    return load_listed(root, parts, classes, settings)
+        given = next((name for name in names if folder != "." and (root / name).is_dir()), None)
+        if given is not None:
+            parts[part] = _listing(root, given, classes, left_out)
+    return _noted(load_listed(root, parts, classes, settings), left_out)
 
 
 def is_image_folder(path: Path) -> bool:
@@ -46,13 +52,9 @@ def is_image_folder(path: Path) -> bool:
 def _has_images(folder: str) -> bool:
     """Return whether a folder has images, without its subfolders: the path may be a whole home by mistake."""
     try:
-        return any(_is_image(entry.name) for entry in os.scandir(folder))
+        return any(is_image(entry.name) for entry in os.scandir(folder))
     except OSError:
         return False
-
-
-def _is_image(name: str) -> bool:
-    return not name.startswith(".") and os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
 
 
 def is_tiny_imagenet(path: Path) -> bool:
@@ -69,22 +71,28 @@ def read_tiny_imagenet(root: Path, settings: DataSettings) -> RawData:
         UserError: a class, a file or an annotation is missing, or an image is damaged.
     """
     wnids = tuple((root / "wnids.txt").read_text().split())
-    parts = {"train": _tiny_train(root, wnids)}
+    left_out = Counter[str]()
+    parts = {"train": _tiny_train(root, wnids, left_out)}
     annotations = root / "val" / "val_annotations.txt"
     if annotations.is_file():
         parts["test"] = _tiny_annotated(annotations, root, wnids)
     elif any((root / "val" / wnid).is_dir() for wnid in wnids):
-        parts["test"] = _files_by_class(root, "val", wnids)
-    return load_listed(root, parts, _tiny_names(root / "words.txt", wnids), settings)
+        parts["test"] = _files_by_class(root, "val", wnids, left_out)
+    raw = load_listed(root, parts, _tiny_names(root / "words.txt", wnids), settings)
+    return _noted(raw, left_out)
 
 
-def _tiny_train(root: Path, wnids: Sequence[str]) -> Listing:
+def _noted(raw: RawData, left_out: Counter[str]) -> RawData:
+    return replace(raw, notes=(*left_out_note(left_out), *raw.notes))
+
+
+def _tiny_train(root: Path, wnids: Sequence[str], left_out: Counter[str]) -> Listing:
     listing: Listing = []
     for label, wnid in enumerate(wnids):
         folder = root / "train" / wnid / "images"
         if not folder.is_dir():
             raise UserError(str(folder), "no such folder", "a folder for every class in wnids.txt")
-        listing += [(f"train/{wnid}/images/{name}", label) for name in _images(folder)]
+        listing += [(f"train/{wnid}/images/{name}", label) for name in image_files(folder, left_out)]
     return listing
 
 
@@ -122,14 +130,16 @@ def _tiny_names(words: Path, wnids: Sequence[str]) -> tuple[str, ...]:
 
 def _class_names(train: Path) -> tuple[str, ...]:
     names = sorted(
-        entry.name for entry in os.scandir(train) if entry.is_dir() and not entry.name.startswith(".")
+        entry.name for entry in os.scandir(train) if entry.is_dir() and not is_skipped_folder(entry.name)
     )
     if not names:
         raise UserError(str(train), "no folder in it", "a folder of images for every class")
     return tuple(names)
 
 
-def _listing(root: Path, part: str, classes: Sequence[str], required: bool = False) -> Listing:
+def _listing(
+    root: Path, part: str, classes: Sequence[str], left_out: Counter[str], required: bool = False
+) -> Listing:
     """Return the files of one part; with ``required`` every class must have at least one.
 
     Raises:
@@ -144,7 +154,7 @@ def _listing(root: Path, part: str, classes: Sequence[str], required: bool = Fal
             f"one of the {len(classes)} classes of train/",
             "for TinyImageNet as published: --set data.name=tinyimagenet" if is_tiny_imagenet(root) else "",
         )
-    listing = _files_by_class(root, part, classes)
+    listing = _files_by_class(root, part, classes, left_out)
     without = set(range(len(classes))) - {label for _, label in listing}
     if without and required:
         allowed = f"files named {', '.join(sorted(IMAGE_SUFFIXES))}"
@@ -154,18 +164,9 @@ def _listing(root: Path, part: str, classes: Sequence[str], required: bool = Fal
     return listing
 
 
-def _files_by_class(root: Path, part: str, classes: Sequence[str]) -> Listing:
+def _files_by_class(root: Path, part: str, classes: Sequence[str], left_out: Counter[str]) -> Listing:
     return [
         (os.path.normpath(f"{part}/{name}/{file}"), label)
         for label, name in enumerate(classes)
-        for file in _images(root / part / name)
+        for file in image_files(root / part / name, left_out)
     ]
-
-
-def _images(folder: Path) -> list[str]:
-    """Return the sorted image files below ``folder``, relative to it, without hidden files and folders."""
-    found = []
-    for parent, folders, files in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        found += [os.path.relpath(os.path.join(parent, name), folder) for name in files if _is_image(name)]
-    return sorted(found)
