@@ -25,11 +25,16 @@ class UserError(Exception):
         lines = [f"{where}: found {found}", f"  allowed: {allowed}"]
         if hint:
             lines.append(f"  {hint}")
-        super().__init__("\n".join(lines))
+        super().__init__(printable("\n".join(lines)))
 
     def __reduce__(self) -> tuple[type, tuple[Any, ...]]:
         """Pickle the four arguments; the default would pickle the message as the only one."""
         return type(self), (self.where, self.found, self.allowed, self.hint)
+
+
+def printable(text: str) -> str:
+    """Return text for people and for UTF-8 files: bytes of file names that are not UTF-8 become �."""
+    return text.encode(errors="surrogateescape").decode(errors="replace")
 
 
 def did_you_mean(word: str, known: Iterable[str], prefix: str = "") -> str:

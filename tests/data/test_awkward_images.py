@@ -1,6 +1,7 @@
 """Broken images, images that occur twice, links, and files that only look like images."""
 
 import dataclasses
+import os
 import shutil
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import torch
 from tests.data import writers
 from tkd_search.data import DataBundle, DataSettings, Split, load_data
 from tkd_search.data.assemble import assemble
+from tkd_search.data.prepared_files import load_prepared, save_prepared
 from tkd_search.data.sources.raw_data import RawData
 from tkd_search.errors import UserError
 
@@ -105,6 +107,29 @@ class TestFolders:
         for split in data.splits().values():
             counts += torch.bincount(split.labels, minlength=4)
         assert counts.tolist() == [5 + 12, 5, 5, 12 + 5]
+
+    @pytest.mark.parametrize("budget", [4096, 16])
+    def test_names_that_are_not_utf_8_are_read_and_shown_with_replacements(
+        self, folder: Path, tmp_path: Path, budget: int
+    ) -> None:
+        latin = Path(os.fsdecode("café".encode("latin-1")))
+        (folder / "train" / "cat").rename(folder / "train" / latin)
+        (folder / "train" / latin / "000.png").rename(folder / "train" / latin / f"{latin}.png")
+        shutil.copytree(folder / "train", folder / "test")
+        settings = DataSettings(
+            name="imagefolder", path=str(folder), size=700 if budget == 16 else 12, memory_budget_mb=budget
+        )
+        data = load_data(settings)
+        assert data.classes == ("caf�", "dog", "eel")
+        assert "test/caf�/" in data.notes[0]
+        save_prepared(data, tmp_path / "prepared")
+        back = load_prepared(tmp_path / "prepared")
+        index = torch.arange(len(data.test))
+        assert back.classes == data.classes
+        assert torch.equal(back.test.images[index], data.test.images[index])
+        (folder / "train" / latin / f"{latin}.png").write_text("no image")
+        with pytest.raises(UserError, match=r"caf�/caf�\.png"):
+            load_data(settings)
 
     def test_copies_that_systems_make_are_left_out_and_counted(self, folder: Path) -> None:
         before = self.load(folder)

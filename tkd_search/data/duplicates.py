@@ -8,6 +8,7 @@ from torch import Tensor
 
 from tkd_search.data.bundle import Split
 from tkd_search.data.decode import pixel_hash
+from tkd_search.errors import printable
 
 _NAMED = 3
 
@@ -45,4 +46,4 @@ def _content(split: Split) -> np.ndarray:
 
 def _name(splits: Mapping[str, Split], part: str, position: int) -> str:
     names = splits[part].names
-    return names[position] if names else f"{part} image {position}"
+    return printable(names[position]) if names else f"{part} image {position}"

@@ -64,7 +64,7 @@ class FolderStore:
         """Return a hash of the files' names and sizes, in order; contents are not read."""
         state = hashlib.blake2b(f"{self.size}:{self.channels}".encode(), digest_size=16)
         for position, name in enumerate(self.files):
-            state.update(f"{name}:{os.stat(self.path(position)).st_size};".encode())
+            state.update(f"{name}:{os.stat(self.path(position)).st_size};".encode(errors="surrogateescape"))
         return state.hexdigest()
 
     @cached_property

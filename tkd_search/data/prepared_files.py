@@ -45,7 +45,7 @@ def save_prepared(bundle: DataBundle, folder: str | Path) -> None:
             "digest": bundle.digest,
             "streamed": streamed,
         }
-        (partial / "bundle.json").write_text(json.dumps(content, ensure_ascii=False, indent=1))
+        (partial / "bundle.json").write_text(json.dumps(content, indent=1))
 
 
 def load_prepared(folder: str | Path) -> DataBundle:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from tkd_search.data import decode
-from tkd_search.errors import UserError
+from tkd_search.errors import UserError, printable
 
 IMAGES_PER_PROCESS = 4000
 """Least number of images for which another decoding process saves time."""
@@ -88,7 +88,7 @@ def broken_images_note(
     """
     if not broken:
         return ()
-    names = "; ".join(broken[:_NAMED]) + (" …" if len(broken) > _NAMED else "")
+    names = printable("; ".join(broken[:_NAMED])) + (" …" if len(broken) > _NAMED else "")
     found = f"{len(broken):,} of {total:,} images cannot be read"
     if on_error == "fail":
         hint = "repair or delete them, or leave them out: --set data.on_error=skip"

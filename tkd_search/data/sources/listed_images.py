@@ -12,7 +12,7 @@ from tkd_search.data.data_settings import DataSettings
 from tkd_search.data.image_files import FolderStore
 from tkd_search.data.scan_images import broken_images_note, scan_images
 from tkd_search.data.sources.raw_data import RawData
-from tkd_search.errors import UserError
+from tkd_search.errors import UserError, printable
 
 _SHAPE_SAMPLE = 64
 
@@ -60,7 +60,7 @@ def load_listed(
         train=splits["train"],
         validation=splits.get("validation"),
         test=splits.get("test"),
-        classes=classes,
+        classes=tuple(map(printable, classes)),
         notes=notes,
     )
 
