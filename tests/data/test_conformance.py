@@ -17,14 +17,6 @@ from tkd_search.data import DataSettings, load_data
 from tkd_search.errors import UserError
 
 
-@pytest.fixture(autouse=True)
-def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Keep the images of tables out of the user's cache."""
-    folder = tmp_path_factory.mktemp("cache")
-    monkeypatch.setenv("TKD_CACHE", str(folder))
-    return folder
-
-
 def encoded(image: np.ndarray) -> bytes:
     target = io.BytesIO()
     Image.fromarray(image).save(target, "PNG")

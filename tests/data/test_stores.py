@@ -2,8 +2,10 @@
 
 import dataclasses
 import pickle
+import shutil
 import threading
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -162,6 +164,40 @@ class TestDecodingByProcesses:
             assert torch.equal(scanned.images[readable], wanted)
 
 
+class TestScanOnce:
+    def test_without_a_cache_every_call_scans(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        (tmp_path / "file").write_text("no folder")
+        monkeypatch.setenv("TKD_CACHE", str(tmp_path / "file" / "cache"))
+        writers.write_images(tmp_path, 2)
+        scanned = scan_images.scan_once([str(tmp_path / f"{i:03d}.png") for i in range(3)], 12, 3)
+        assert set(scanned.broken) == {2}
+
+    def test_unchanged_files_are_decoded_once_and_changed_ones_again(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        writers.write_images(tmp_path, 3)
+        (tmp_path / "001.png").write_bytes(b"no image")
+        paths = [str(tmp_path / f"{i:03d}.png") for i in range(4)]
+        calls = []
+        scan = scan_images.scan_images
+
+        def counted(*args: Any, **how: Any) -> scan_images.ScannedImages:
+            calls.append(args)
+            return scan(*args, **how)
+
+        monkeypatch.setattr(scan_images, "scan_images", counted)
+        first, again = (scan_images.scan_once(paths, 12, 3) for _ in range(2))
+        assert len(calls) == 1
+        assert torch.equal(first.content, again.content)
+        assert first.broken == again.broken
+        assert set(first.broken) == {1, 3}
+        shutil.copy(paths[0], paths[1])
+        repaired = scan_images.scan_once(paths, 12, 3)
+        assert len(calls) == 2
+        assert set(repaired.broken) == {3}
+        assert repaired.content[0] == repaired.content[1]
+
+
 class TestPrepared:
     @pytest.mark.parametrize("kind", ["loaded", "streamed"])
     def test_a_bundle_is_read_as_written(
@@ -286,6 +322,15 @@ def test_sixteen_bit_grey_images_are_scaled_not_clipped(tmp_path: Path) -> None:
     Image.fromarray(deep).save(tmp_path / "deep.png")
     store = FolderStore(str(tmp_path), ("deep.png",), 12, 1)
     assert torch.equal(store[torch.tensor([0])][0, 0], torch.from_numpy((deep >> 8).astype(np.uint8)))
+
+
+def test_eight_bit_values_in_32_bits_are_not_scaled(tmp_path: Path) -> None:
+    from PIL import Image
+
+    values = np.linspace(0, 255, 144).astype(np.int32).reshape(12, 12)
+    Image.fromarray(values).save(tmp_path / "deep.tif")
+    store = FolderStore(str(tmp_path), ("deep.tif",), 12, 1)
+    assert torch.equal(store[torch.tensor([0])][0, 0], torch.from_numpy(values.astype(np.uint8)))
 
 
 @pytest.mark.parametrize(

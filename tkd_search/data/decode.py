@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-_SIXTEEN_BITS = 65535
+_EIGHT_BITS, _SIXTEEN_BITS = 255, 65535
 
 
 class DamagedImageError(Exception):
@@ -102,6 +102,8 @@ def read_header(path: str) -> tuple[int, int, bool]:
 def _to_8_bits(image: Image.Image, channels: int) -> Image.Image:
     """Convert to grey (mode L) for 1 channel, else to RGB; 16-bit grey is scaled to 8 bits.
 
+    Values up to 255 in 32 bits are taken as 8-bit grey.
+
     Raises:
         ValueError: pixels without a known white level: floats, or integers beyond 16 bits.
     """
@@ -110,7 +112,8 @@ def _to_8_bits(image: Image.Image, channels: int) -> Image.Image:
         deep = np.asarray(image).astype(np.int64)
         if deep.min() < 0 or deep.max() > _SIXTEEN_BITS:
             raise ValueError(f"pixels from {deep.min()} to {deep.max()}; 8 or 16 bits are supported")
-        image = Image.fromarray((deep >> 8).astype(np.uint8))
+        is_8_bits = image.mode == "I" and deep.max() <= _EIGHT_BITS
+        image = Image.fromarray((deep if is_8_bits else deep >> 8).astype(np.uint8))
     elif image.mode == "F":
         # Pillow would clip to 0 … 255: an image with pixels in [0, 1] would turn black without an error.
         raise ValueError("floating-point pixels; 8 or 16 bits are supported")

@@ -1,5 +1,7 @@
 """Decode many image files once: finds broken ones, hashes pixels, and keeps the images where they fit."""
 
+import contextlib
+import hashlib
 import itertools
 import json
 import os
@@ -19,6 +21,7 @@ from torch import Tensor
 
 from tkd_search.data import decode
 from tkd_search.errors import UserError, printable
+from tkd_search.storage.remote_folders import cached_folder
 
 IMAGES_PER_PROCESS = 4000
 """Least number of images for which another decoding process saves time."""
@@ -70,6 +73,32 @@ def scan_images(paths: Sequence[str], size: int, channels: int, *, keep: bool) -
     broken = {start + at: why for start, part in parts.items() for at, why in part.broken.items()}
     content = torch.tensor([one for part in parts.values() for one in part.content], dtype=torch.int64)
     return ScannedImages(None if rows is None else torch.from_numpy(rows), content, broken)
+
+
+def scan_once(paths: Sequence[str], size: int, channels: int) -> ScannedImages:
+    """Scan files without keeping images, and keep the result in this machine's cache.
+
+    A later call with files of the same names, sizes and times reads it, so that a search that goes on does
+    not decode all its images again. Where the cache cannot be written, every call scans.
+    """
+    state = hashlib.blake2b(f"{size}:{channels}".encode(), digest_size=16)
+    for path in paths:
+        with contextlib.suppress(OSError):  # the scan finds that it is missing
+            file = os.stat(path)
+            path = f"{os.path.abspath(path)}:{file.st_size}:{file.st_mtime_ns}"
+        state.update(f"{path};".encode(errors="surrogateescape"))
+
+    def fill(folder: Path) -> None:
+        scanned = scan_images(paths, size, channels, keep=False)
+        content = {"content": scanned.content.tolist(), "broken": scanned.broken}
+        (folder / "scan.json").write_text(json.dumps(content))
+
+    try:
+        stored = json.loads((cached_folder(f"scan-{state.hexdigest()}", fill) / "scan.json").read_text())
+    except OSError:
+        return scan_images(paths, size, channels, keep=False)
+    broken = {int(position): reason for position, reason in stored["broken"].items()}
+    return ScannedImages(None, torch.tensor(stored["content"], dtype=torch.int64), broken)
 
 
 def broken_images_note(

@@ -10,7 +10,7 @@ from tkd_search.data import decode
 from tkd_search.data.bundle import Split
 from tkd_search.data.data_settings import DataSettings
 from tkd_search.data.image_files import FolderStore
-from tkd_search.data.scan_images import broken_images_note, scan_images
+from tkd_search.data.scan_images import broken_images_note, scan_images, scan_once
 from tkd_search.data.sources.raw_data import RawData
 from tkd_search.errors import UserError, printable
 
@@ -29,7 +29,8 @@ def load_listed(
 ) -> RawData:
     """Return the images of a source that lists its files: in memory where they fit, else streamed.
 
-    Every image is decoded once here, which finds the broken ones and hashes the pixels.
+    Every image is decoded once here, which finds the broken ones and hashes the pixels. For streamed images
+    this is kept in the cache.
 
     Args:
         root: folder that the files are relative to.
@@ -47,7 +48,8 @@ def load_listed(
     splits, broken = {}, list(unusable)
     for part, listing in parts.items():
         names = tuple(name for name, _ in listing)
-        scanned = scan_images([str(root / name) for name in names], size, channels, keep=fits)
+        paths = [str(root / name) for name in names]
+        scanned = scan_images(paths, size, channels, keep=True) if fits else scan_once(paths, size, channels)
         images = FolderStore(str(root), names, size, channels) if scanned.images is None else scanned.images
         labels = torch.tensor([label for _, label in listing], dtype=torch.int64)
         readable = [position for position in range(len(listing)) if position not in scanned.broken]
