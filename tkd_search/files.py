@@ -85,3 +85,12 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def not_writable(path: Path) -> str:
+    """Return why a file or folder cannot be written or created, without trying; '' where it can."""
+    place = next(place for place in (path, *path.absolute().parents) if place.exists())
+    if place != path and not place.is_dir():
+        return f"{place}, which is not a folder"
+    kind = "folder" if place.is_dir() else "file"
+    return "" if os.access(place, os.W_OK) else f"a {kind} that cannot be written: {place}"

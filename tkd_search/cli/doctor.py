@@ -19,6 +19,7 @@ from tkd_search.cluster.node_checks import (
     driver_lists_gpu,
 )
 from tkd_search.cluster.node_probe import probe_all_nodes, probe_node
+from tkd_search.engine.host_folders import provide_folders
 from tkd_search.errors import UserError
 from tkd_search.storage.object_store import storage_uri
 
@@ -72,6 +73,7 @@ def _checks(storage: str, tracking: str, output: Path, address: str, need: int) 
     yield from check_versions()
     here = probe_node("", str(output))
     yield check_gpus(here.gpus, here.torch, driver_lists_gpu())
+    yield _check_folders()
     yield check_token(os.environ, address)
     if address == "local":
         if storage:
@@ -80,6 +82,12 @@ def _checks(storage: str, tracking: str, output: Path, address: str, need: int) 
         yield from _joined(address, storage, output)
     yield check_tracking(tracking, os.environ)
     yield from check_room(output, here.shared_memory, need)
+
+
+def _check_folders() -> Check:
+    """Check that Ray can use this machine's home and temporary folder; a search replaces those it cannot."""
+    replaced = provide_folders()
+    return Check("folders", "warn" if replaced else "ok", "; ".join(replaced) or "home and temporary folder")
 
 
 def _joined(address: str, storage: str, output: Path) -> Iterator[Check]:

@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
+from tkd_search.engine.host_folders import provide_folders
 from tkd_search.errors import UserError
 
 _ATTEMPTS = 3
@@ -78,6 +79,15 @@ def _no_ray(address: str | None, found: str) -> UserError:
     )
 
 
+def _not_started(error: Exception) -> UserError:
+    return UserError(
+        "Ray",
+        f"it does not start on this machine ({type(error).__name__}: {error})",
+        "a machine on which Ray starts",
+        "python -m tkd_search doctor checks folders, memory and versions",
+    )
+
+
 @contextmanager
 def ray_session(address: str | None) -> Iterator[str]:
     """Connect to Ray for the length of a ``with`` block; yields one line that describes the connection.
@@ -85,7 +95,7 @@ def ray_session(address: str | None) -> Iterator[str]:
     A connection that this process has already is used, whatever the address, and kept.
 
     Raises:
-        UserError: no Ray answers at the address, or the address is invalid.
+        UserError: no Ray answers at the address, the address is invalid, or Ray does not start here.
     """
     if _joined():
         yield "the Ray of this process"
@@ -99,8 +109,10 @@ def ray_session(address: str | None) -> Iterator[str]:
             _start_ray()
         else:
             ray.init(address=target, logging_level=logging.ERROR, log_to_driver=False)
-    except (ConnectionError, RuntimeError, ValueError) as error:  # ValueError: an invalid address
-        raise _no_ray(address, f"no Ray there ({error})") from error
+    except Exception as error:  # Ray raises whatever its parts raise
+        raise (
+            _not_started(error) if target is None else _no_ray(address, f"no Ray there ({error})")
+        ) from error
     try:
         yield f"joined Ray at {target}" if target else "own Ray on this machine"
     finally:
@@ -133,7 +145,8 @@ def _start_ray() -> None:
 
 
 def quiet_environment() -> None:
-    """Set Ray's options and silence its output; before Ray is imported, since it reads them then."""
+    """Set Ray's options and folders, silence its output; before Ray is imported, since it reads them then."""
+    provide_folders()
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
     # The pool checks the machines itself; Ray's watcher would be one more process for every slot.

@@ -7,6 +7,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit, urlunsplit
 
 from tkd_search.errors import UserError
+from tkd_search.files import not_writable
 from tkd_search.masking import masked
 
 DEFAULT_URI = "sqlite:///mlflow.db"
@@ -50,17 +51,8 @@ def check_uri(uri: str = "") -> None:
             "sqlite:///FILE, http(s)://…, postgresql://…, mysql://…, mssql://…, databricks, or none",
             "MLflow keeps no folders any more; for a file: --set tracking.uri=sqlite:///mlflow.db",
         )
-    if file is not None and (problem := _not_writable(file)):
+    if file is not None and (problem := not_writable(file)):
         raise UserError(where, problem, "a folder that can be written", f"--set tracking.uri={_ELSEWHERE}")
-
-
-def _not_writable(file: Path) -> str:
-    """Return why a file cannot be written or created; '' where it can."""
-    place = next(place for place in (file, *file.parents) if place.exists())
-    if place != file and not place.is_dir():
-        return f"{place}, which is not a folder"
-    kind = "file" if place == file else "folder"
-    return "" if os.access(place, os.W_OK) else f"a {kind} that cannot be written: {place}"
 
 
 def sqlite_file(uri: str) -> Path | None:
