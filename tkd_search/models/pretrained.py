@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from tkd_search.errors import UserError
+from tkd_search.models.checkpoint_files import SUFFIXES, read_state
 from tkd_search.models.timm_networks import PREFIX, is_timm, pretrained_tags, timm
-from tkd_search.models.weights import SUFFIXES, read_state
 
 DEFAULT_TAG = "pretrained"
 """Name of timm's default weights of a network."""

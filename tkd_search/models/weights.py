@@ -1,46 +1,23 @@
-"""Saves and loads weights without unpickling code: safetensors and torch files.
+"""Saves weights, and loads tensors into a network.
 
-Torch files are loaded with ``weights_only=True``. The error for a file that does not fit names the tensors
-that are missing, unknown or of another shape.
+The error for tensors that do not fit names those that are missing, unknown or of another shape.
 """
 
+import logging
 import os
-import pickle
-import re
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from tkd_search.errors import UserError
+from tkd_search.models.checkpoint_files import read_state
 from tkd_search.models.size import shipping_state
 
-SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".tar")
-"""Suffixes of weights files."""
-
-# A damaged file makes torch's restricted unpickler raise any of these.
-_UNREADABLE = (
-    SafetensorError,
-    pickle.UnpicklingError,
-    RuntimeError,
-    EOFError,
-    OSError,
-    ValueError,
-    TypeError,
-    LookupError,
-    AttributeError,
-    AssertionError,
-)
-_PICKLED_CODE = re.compile(r"GLOBAL (\S+)")
-"""Matches the class or function that torch's restricted unpickler names when it refuses to load it."""
-_WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model", "model_state_dict", "net")
-"""Keys under which training scripts store a state dict; averaged weights come first."""
+_log = logging.getLogger(__name__)
 _PREFIXES = ("module.", "_orig_mod.", "model.")
 
 
@@ -94,29 +71,6 @@ def weights_file(weights: str) -> Path | None:
     return path if path.is_file() else None
 
 
-def read_state(path: Path, where: str) -> dict[str, Tensor]:
-    """Return the tensors of a weights file by name.
-
-    Raises:
-        UserError: the file is missing or damaged, or contains more than tensors.
-    """
-    if not path.is_file():
-        raise UserError(where, f"{path}, which is not a file", "a .safetensors, .pt or .pth file")
-    try:
-        loaded: Any = load_file(path) if path.suffix == ".safetensors" else _load_torch(path)
-    except _UNREADABLE as error:
-        raise UserError(
-            where,
-            f"{path}: {_why_unreadable(error)}",
-            "an undamaged safetensors file, or a torch file that contains tensors only",
-            "save it with safetensors.torch.save_file(model.state_dict(), path)",
-        ) from error
-    state = _state_in(loaded)
-    if state is None:
-        raise UserError(where, f"{path} without a state dict", "a mapping from names to tensors")
-    return state
-
-
 def fit_state(
     module: nn.Module,
     state: Mapping[str, Tensor],
@@ -145,6 +99,7 @@ def fit_state(
     """
     own = module.state_dict(keep_vars=True)
     given = unwrapped(module, state)
+    left_out = len(state) - len(given)
     _sum_for_grey(own, given)
     _fill_tied(own, given)
     _fill_counters(own, given)
@@ -156,6 +111,8 @@ def fit_state(
     if missing or unknown or shapes:
         raise _mismatch(own, given, missing, unknown, shapes, where, source)
     module.load_state_dict(given, strict=True)
+    if left_out:
+        _log.warning("%s: %d tensor(s) that belong to no part of the network are ignored", source, left_out)
     return head
 
 
@@ -170,7 +127,23 @@ def unwrapped(module: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tenso
     for prefix in _PREFIXES * len(_PREFIXES):
         if not given.keys() & own.keys() and all(name.startswith(prefix) for name in given):
             given = {name.removeprefix(prefix): value for name, value in given.items()}
-    return given
+    return given if given.keys() & own.keys() else _part(own, given)
+
+
+def _part(own: Mapping[str, Tensor], given: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors below the one prefix that has most of the network's names; all where none has half.
+
+    A file may hold a loss or a teacher beside the network, each below a prefix of its own.
+    """
+    some = next((name for name in own if any(one.endswith(f".{name}") for one in given)), None)
+    if some is None:
+        return given
+    prefixes = {one.removesuffix(some) for one in given if one.endswith(f".{some}")}
+    cover = {prefix: sum(f"{prefix}{name}" in given for name in own) for prefix in prefixes}
+    best = [prefix for prefix in prefixes if cover[prefix] == max(cover.values())]
+    if len(best) > 1 or 2 * cover[best[0]] < len(own):
+        return given
+    return {name.removeprefix(best[0]): value for name, value in given.items() if name.startswith(best[0])}
 
 
 def _foreign_head(own: Mapping[str, Tensor], given: Mapping[str, Tensor], classes: int | None) -> Head:
@@ -183,34 +156,6 @@ def _foreign_head(own: Mapping[str, Tensor], given: Mapping[str, Tensor], classe
     if len(counts) != 1 or not by_classes:
         return Head()
     return Head(parameters=tuple(other), classes=given[other[0]].shape[0])
-
-
-def _why_unreadable(error: BaseException) -> str:
-    """Return the error in one line; torch's own message on pickles suggests loading them unsafely."""
-    text = str(error).strip()
-    if isinstance(error, pickle.UnpicklingError):
-        if code := _PICKLED_CODE.search(text):
-            return f"a pickled module or another object with code ({code[1]}), not a state dict"
-        return "a pickle that is damaged or contains more than tensors, not a state dict"
-    return text.splitlines()[0] if text else type(error).__name__
-
-
-def _load_torch(path: Path) -> Any:
-    return torch.load(path, map_location="cpu", weights_only=True)
-
-
-def _state_in(loaded: Any) -> dict[str, Tensor] | None:
-    """Return the state dict in a loaded object, at the top or one level below; None if there is none."""
-    if isinstance(loaded, Mapping):
-        for key in _WRAPPERS:
-            if isinstance(loaded.get(key), Mapping):
-                loaded = loaded[key]
-                break
-    if not isinstance(loaded, Mapping) or not loaded:
-        return None
-    if not all(isinstance(name, str) and isinstance(value, Tensor) for name, value in loaded.items()):
-        return None
-    return dict(loaded)
 
 
 def _sum_for_grey(own: Mapping[str, Tensor], given: dict[str, Tensor]) -> None:

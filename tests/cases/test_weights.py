@@ -1,0 +1,115 @@
+"""Checkpoints as training scripts write them (case 11: lightning#2617, OpenTAD#44, mdistiller#20)."""
+
+import argparse
+import collections
+import contextlib
+import logging
+import os
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save
+
+from tests.models import nets
+from tkd_search.errors import UserError
+from tkd_search.models.size import shipping_state
+from tkd_search.models.weights import load_weights
+
+STATE = nets.DropoutHead().state_dict()
+OTHER = nets.tiny(3).state_dict()
+
+
+def below(prefix, state=STATE):
+    return {f"{prefix}{name}": tensor for name, tensor in state.items()}
+
+
+class Options(dict):
+    """A dictionary of a library that is not installed where the weights are used."""
+
+
+CHECKPOINTS = {
+    "argparse and numpy": {
+        "state_dict": STATE,
+        "args": argparse.Namespace(lr=0.1, path=Path("/x")),
+        "best": np.float64(0.5),
+        "history": [np.arange(3), {"acc": np.float32(1)}],
+    },
+    "options of a library": {"model": STATE, "cfg": Options(a=1), "d": collections.defaultdict(list, a=[1])},
+    "averaged alone": {"state_dict_ema": below("module."), "n_averaged": torch.tensor(3)},
+    "averaged and plain": {"model": nets.DropoutHead().state_dict(), "model_ema": STATE},
+    "swa": {"n_averaged": torch.tensor(3), **below("module.")},
+    "lightning": {
+        "state_dict": {**below("model."), "criterion.weight": torch.ones(5)},
+        "hyper_parameters": {"lr": 0.1},
+        "optimizer_states": [{"state": {0: {"exp_avg": torch.ones(3)}}}],
+    },
+    "backbone": below("backbone."),
+    "distiller": {"model": {**below("module.student."), **below("module.teacher.", OTHER)}},
+    "deepspeed": {"module": STATE, "optimizer": {"state": {0: {"exp_avg": torch.ones(3)}}}, "epoch": 3},
+    "an unknown key": {"epoch": 3, "weights_of_epoch": {"student": STATE}},
+    "scalars beside": {**STATE, "epoch": 3, "name": "x"},
+}
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+@pytest.mark.parametrize("kind", CHECKPOINTS)
+def test_the_tensors_of_a_checkpoint_are_found(tmp_path, kind, legacy):
+    path, net = tmp_path / "model.pth", nets.DropoutHead()
+    torch.save(CHECKPOINTS[kind], path, _use_new_zipfile_serialization=not legacy)
+    load_weights(net, path)
+    assert save(shipping_state(net)) == save(dict(STATE))
+
+
+def test_what_is_ignored_is_said(tmp_path, caplog):
+    with caplog.at_level(logging.WARNING):
+        for kind in ("argparse and numpy", "lightning"):
+            torch.save(CHECKPOINTS[kind], tmp_path / "model.pth")
+            load_weights(nets.DropoutHead(), tmp_path / "model.pth")
+    assert "argparse.Namespace" in caplog.text
+    assert "1 tensor(s) that belong to no part of the network are ignored" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("state", "words"),
+    [
+        ({**STATE, "surprise": torch.ones(1)}, "unknown 1 tensor(s): surprise"),
+        ({**below("student."), **below("teacher.")}, "student."),
+        (below("model.", OTHER), "lacks"),
+    ],
+)
+def test_what_may_be_another_network_is_refused_by_name(tmp_path, state, words):
+    torch.save({"state_dict": state}, tmp_path / "model.pth")
+    with pytest.raises(UserError) as caught:
+        load_weights(nets.DropoutHead(), tmp_path / "model.pth")
+    assert words in caught.value.found
+
+
+class Runs:
+    """Runs a command when it is unpickled."""
+
+    def __init__(self, how, *arguments):
+        self.how, self.arguments = how, arguments
+
+    def __reduce__(self):
+        return self.how, self.arguments
+
+
+@pytest.mark.parametrize("protocol", [2, 4])
+@pytest.mark.parametrize("how", [os.system, eval, exec, open, os.mkdir, pickle.loads])
+def test_no_code_runs_wherever_it_stands(tmp_path, how, protocol):
+    witness = tmp_path / "witness"
+    arguments = {
+        os.system: (f"touch {witness}",),
+        open: (str(witness), "w"),
+        os.mkdir: (str(witness),),
+        pickle.loads: (pickle.dumps(Runs(os.mkdir, str(witness))),),
+    }.get(how, (f"__import__('os').mkdir({str(witness)!r})",))
+    bad = Runs(how, *arguments)
+    for content in ({"state_dict": STATE, "x": bad}, {"0.weight": bad}, [bad], bad):
+        torch.save(content, tmp_path / "model.pth", pickle_protocol=protocol)
+        with contextlib.suppress(UserError):
+            load_weights(nets.DropoutHead(), tmp_path / "model.pth")
+        assert not witness.exists()
