@@ -37,14 +37,23 @@ def test_job_folder_contains_code_and_configuration_only(tmp_path: Path) -> None
     assert not list(folder.rglob("__pycache__"))
 
 
-def test_job_folder_contains_a_local_weights_file(tmp_path: Path) -> None:
+def folder_of(parent: Path, name: str) -> Path:
+    (parent / name).mkdir()
+    return parent / name
+
+
+def test_job_folder_contains_local_weights_files(tmp_path: Path) -> None:
     weights, mine, folder = tmp_path / "f.safetensors", tmp_path / "mine.yaml", tmp_path / "job"
     weights.write_bytes(b"f")
     mine.write_text(f"big_model: {{weights: {weights}}}\n")
     folder.mkdir()
     argv = fill_job_folder(folder, ["--config", str(mine)])
-    assert overrides(argv)["big_model.weights"] == "weights/f.safetensors"
-    assert (folder / "weights" / "f.safetensors").read_bytes() == b"f"
+    assert overrides(argv)["big_model.weights"] == "weights/big_model/f.safetensors"
+    assert (folder / "weights" / "big_model" / "f.safetensors").read_bytes() == b"f"
+    given = ["--config", str(mine), "--set", f"student.weights={weights}"]
+    both = fill_job_folder(folder_of(tmp_path, "both"), given)
+    assert overrides(both)["student.weights"] == "weights/student/f.safetensors"
+    assert (tmp_path / "both" / "weights" / "student" / "f.safetensors").read_bytes() == b"f"
     (tmp_path / "other").mkdir()
     named = ["--config", str(mine), "--set", "big_model.weights=IMAGENET1K_V1"]
     assert fill_job_folder(tmp_path / "other", named) == [

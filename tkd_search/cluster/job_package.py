@@ -73,15 +73,15 @@ def fill_job_folder(folder: Path, argv: Sequence[str]) -> list[str]:
         argv: arguments of ``python -m tkd_search.run``.
 
     Returns:
-        The arguments for the job, with ``--config`` and ``big_model.weights`` naming the copies.
+        The arguments for the job, with ``--config`` and the ``weights`` of F and student naming the copies.
 
     Raises:
-        UserError: the ``--config`` file is missing, or F's weights exceed ``MAX_WEIGHTS_BYTES``.
+        UserError: the ``--config`` file is missing, or a weights file exceeds ``MAX_WEIGHTS_BYTES``.
     """
     shutil.copytree(_PACKAGE, folder / "tkd_search", ignore=_IGNORED)
     if _CONFIGS.is_dir():
         shutil.copytree(_CONFIGS, folder / "configs", ignore=_IGNORED)
-    argv = [*argv, *_copy_weights(folder, argv)]
+    argv = [*argv, *_copy_weights(folder, argv, "big_model"), *_copy_weights(folder, argv, "student")]
     config = option(argv, "--config")
     if config is None:
         return argv
@@ -95,18 +95,19 @@ def fill_job_folder(folder: Path, argv: Sequence[str]) -> list[str]:
     return [*without_option(argv, "--config"), "--config", f"experiment/{path.name}"]
 
 
-def _copy_weights(folder: Path, argv: Sequence[str]) -> list[str]:
-    """Copy a local ``big_model.weights`` file into the folder; return the option that names the copy."""
-    file = Path(setting_text(argv, "big_model", "weights") or "").expanduser()
+def _copy_weights(folder: Path, argv: Sequence[str], section: str) -> list[str]:
+    """Copy the local file that ``weights`` of a section names; return the option that names the copy."""
+    file = Path(setting_text(argv, section, "weights") or "").expanduser()
     if not file.is_file():
         return []
     if file.stat().st_size > MAX_WEIGHTS_BYTES:
         raise UserError(
-            "big_model.weights",
+            f"{section}.weights",
             f"{file} of {file.stat().st_size / 1e6:.0f} MB",
             f"at most {MAX_WEIGHTS_BYTES / 1e6:.0f} MB in a job's folder",
             "copy it to the same path on every node, and start the run on the head",
         )
-    (folder / "weights").mkdir()
-    shutil.copy(file, folder / "weights" / file.name)
-    return ["--set", f"big_model.weights=weights/{file.name}"]
+    copy = Path("weights", section, file.name)
+    (folder / copy.parent).mkdir(parents=True)
+    shutil.copy(file, folder / copy)
+    return ["--set", f"{section}.weights={copy}"]

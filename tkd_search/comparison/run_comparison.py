@@ -30,6 +30,7 @@ from tkd_search.engine.progress import Progress
 from tkd_search.engine.ray_session import live_nodes, ray_session
 from tkd_search.engine.run_dir.run_dir import RunDir
 from tkd_search.engine.run_dir.run_lock import run_lock
+from tkd_search.engine.student_weights import store_student_weights
 from tkd_search.engine.workers.placement import plan_slots, stage_threads
 from tkd_search.engine.workers.pool import open_pool
 from tkd_search.errors import UserError
@@ -213,6 +214,11 @@ def _prepared(
     """
     prepared: dict[str, Prepared] = {}
     big: dict[str, tuple[tuple[str, ...], BigModelRecord]] = {}
+    starts = {
+        key: start
+        for config in {task.config.to_yaml(): task.config for task in tasks}.values()
+        for key, start in store_student_weights(config, place.cache).items()
+    }
     for key, config in {_shared(task.config): task.config for task in tasks}.items():
         data = load_data(config.settings().data)
         folder = store_data(data, place.cache)
@@ -220,7 +226,7 @@ def _prepared(
         if whole not in big:
             big[whole] = prepare_big_models(config, data, folder, place.cache, queue, progress, threads)
         bank = prepare_bank(config, data, folder, big[whole][0], place.cache, queue, progress, threads)
-        prepared[key] = Prepared(data, folder, *big[whole], bank)
+        prepared[key] = Prepared(data, folder, *big[whole], bank, starts)
     return prepared
 
 

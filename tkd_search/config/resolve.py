@@ -8,6 +8,7 @@ from tkd_search.config.experiment_file import Config
 from tkd_search.config.sections import Settings
 from tkd_search.models.families import family_of
 from tkd_search.models.model_settings import BigModelSettings, StudentSettings
+from tkd_search.models.pretrained import starts_pretrained
 from tkd_search.models.timm_networks import is_timm
 from tkd_search.models.weights import weights_file
 from tkd_search.optimize.space import Choice
@@ -75,5 +76,6 @@ def describe_student(settings: Settings) -> str:
     args = {k: f"{v:.3g}" if isinstance(v, float) else v for k, v in student.args.items()}
     words += [f"{name}={value}" for name, value in args.items()] if sized_by_args else []
     words += [f"{student.input_size}px"] if student.input_size else []
+    words += ["pretrained"] if starts_pretrained(student.name, student.weights) else []
     words += [student.format] if student.format != StudentSettings().format else []
     return " ".join(words)

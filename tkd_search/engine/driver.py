@@ -34,6 +34,7 @@ from tkd_search.engine.progress import Progress
 from tkd_search.engine.ray_session import live_nodes
 from tkd_search.engine.run_dir.run_dir import RunDir
 from tkd_search.engine.search_checks import CheckedSearch, proposer_settings
+from tkd_search.engine.student_weights import store_student_weights
 from tkd_search.engine.tune.scheduler import ControllerScheduler
 from tkd_search.engine.tune.searcher import ControllerSearcher
 from tkd_search.engine.tune.trainable import WorkerGroupTrainable
@@ -114,7 +115,8 @@ def run_search(
         rows = max(fixed_views(settings.data), 1) * len(data.train.labels)
         parts = bank_parts(settings.resources, live_nodes(), pool.attached(), rows)
         bank = prepare_bank(config, data, data_folder, weights, place.cache, queue, progress, threads, parts)
-        prepared = Prepared(data, data_folder, weights, figures, bank)
+        starts = store_student_weights(config, place.cache)
+        prepared = Prepared(data, data_folder, weights, figures, bank, starts)
         budget = Budget(settings.search, spent, began)
         controller = _controller(config, checked, place, prepared, tracker, progress, budget)
         progress.stage("search", settings.search.trials)
@@ -154,7 +156,7 @@ def _controller(
     sizes: dict[str, dict[Format, Size]] = {}
 
     def measure(point: Settings) -> Size:
-        student = replace(point.student, format="fp32", importance="magnitude")
+        student = replace(point.student, format="fp32", importance="magnitude", weights=None)
         if repr(student) not in sizes:
             with torch_threads(1):  # the workers use the cores
                 sizes[repr(student)] = student_sizes(student, data, settings.big_models[0])

@@ -12,7 +12,7 @@ import threading
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -40,13 +40,14 @@ from tkd_search.storage import remote_folders
 
 @dataclass(frozen=True)
 class Prepared:
-    """Data, big models and bank of a search, at places that every worker can read."""
+    """Data, big models, bank and students' weights of a search, at places that every worker can read."""
 
     data: DataBundle
     data_folder: str
     big_model_folders: tuple[str, ...]
     big_model: BigModelRecord
     bank_folder: str
+    student_weights: Mapping[str, str] = field(default_factory=dict)
 
     def trial_job(self, levels: Sequence[int] = ()) -> dict[str, Any]:
         """Return the part of a job that is the same for every trial; ``levels`` are the rungs' epochs."""
@@ -56,6 +57,7 @@ class Prepared:
             "bank": self.bank_folder,
             "big_models": list(self.big_model_folders),
             "levels": list(levels),
+            "student_weights": dict(self.student_weights),
         }
 
 

@@ -10,6 +10,7 @@ from tkd_search.config.search_settings import SearchSettings
 from tkd_search.data import DataBundle
 from tkd_search.distill.features.taps import find_taps
 from tkd_search.engine.student_checks import check_students
+from tkd_search.engine.student_weights import check_student_weights
 from tkd_search.errors import UserError
 from tkd_search.models.build import is_trained, load_big_model
 from tkd_search.models.model_settings import BigModelSettings, StudentSettings
@@ -55,8 +56,9 @@ def check_search(config: Config, data: DataBundle) -> CheckedSearch:
     _check_sampler(config)
     earlier = _warm_start(config)
     students, student_notes = check_students(config, data)
+    started = check_student_weights(config, data)
     taps, tuned = _check_candidates(config, data)
-    notes = (*data.notes, *tuned, *_notes(config, taps), *student_notes)
+    notes = (*data.notes, *tuned, *started, *_notes(config, taps), *student_notes)
     return CheckedSearch(taps, pruner, earlier, students, notes)
 
 

@@ -42,8 +42,8 @@ class BigModelSettings:
     weights: str | None = setting(
         None,
         doc="safetensors or torch file, one of torchvision's weights such as IMAGENET1K_V1, a tag of timm "
-        "such as in1k, or pretrained for timm's default; weights for other classes get a new last layer and "
-        "are fine-tuned; none: train from random weights",
+        "such as in1k, or pretrained for the library's default; weights for other classes get a new last "
+        "layer and are fine-tuned; none: train from random weights",
         searchable=False,
     )
     fine_tune: bool = setting(
@@ -116,6 +116,11 @@ class StudentSettings:
             "shares of channels by stage (a list) or by layer (a mapping)",
             "searchable": True,
         },
+    )
+    weights: str | None = setting(
+        None,
+        doc="weights to start from, as in big_model.weights; a narrower student takes an even selection of "
+        "channels; pretrained has no effect where the library has none; none: random weights",
     )
     stem: str = setting(
         "auto", doc="auto | small | original: auto is small for inputs up to 64 pixels", searchable=False

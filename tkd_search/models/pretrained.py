@@ -2,25 +2,40 @@
 
 import urllib.error
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from tkd_search.errors import UserError
 from tkd_search.models.checkpoint_files import SUFFIXES, read_state
+from tkd_search.models.model_settings import CUT
 from tkd_search.models.timm_networks import PREFIX, is_timm, pretrained_tags, timm
+from tkd_search.models.torchvision_compat import torchvision
 
 DEFAULT_TAG = "pretrained"
-"""Name of timm's default weights of a network."""
+"""Name of the default weights of a network in its library."""
+
+
+def has_default(name: str) -> bool:
+    """Return whether the library of a network has weights for it; False for a function of the user's."""
+    if is_timm(name):
+        return bool(pretrained_tags(name))
+    return ":" not in name and bool(_weight_names(name))
+
+
+def starts_pretrained(name: str, weights: str | None) -> bool:
+    """Return whether a student of this name and these settings starts from weights."""
+    if name == CUT:  # it has the big model's
+        return False
+    return weights is not None and (weights != DEFAULT_TAG or has_default(name))
 
 
 def named_state(weights: str, *, name: str, where: str) -> tuple[dict[str, Tensor], str]:
     """Read the tensors that ``weights`` names.
 
     Args:
-        weights: a file; one of torchvision's weights, such as IMAGENET1K_V1; or a tag of timm, or
-            ``pretrained`` for timm's default.
+        weights: a file; one of torchvision's weights, such as IMAGENET1K_V1; a tag of timm; or
+            ``pretrained``, the library's default.
         name: the network, by the name that the settings have.
         where: key path that errors name.
 
@@ -38,13 +53,11 @@ def named_state(weights: str, *, name: str, where: str) -> tuple[dict[str, Tenso
 
 
 def _from_torchvision(name: str, weights: str, where: str) -> dict[str, Tensor]:
-    from tkd_search.models.torchvision_compat import torchvision
-
     try:
         choices = torchvision.models.get_model_weights(name)
-        entry = choices[weights.rpartition(".")[2]]
+        entry = choices["DEFAULT" if weights == DEFAULT_TAG else weights.rpartition(".")[2]]
     except (KeyError, ValueError) as error:
-        names = _weight_names(torchvision, name)
+        names = _weight_names(name)
         raise UserError(
             where, repr(weights), f"a weights file, or weights of torchvision for {name}: {names or 'none'}"
         ) from error
@@ -59,7 +72,7 @@ def _from_torchvision(name: str, weights: str, where: str) -> dict[str, Tensor]:
         ) from error
 
 
-def _weight_names(torchvision: Any, name: str) -> str:
+def _weight_names(name: str) -> str:
     try:
         return ", ".join(entry.name for entry in torchvision.models.get_model_weights(name))
     except ValueError:

@@ -100,7 +100,7 @@ def fit_state(
     own = module.state_dict(keep_vars=True)
     given = unwrapped(module, state)
     left_out = len(state) - len(given)
-    _sum_for_grey(own, given)
+    sum_for_grey(own, given)
     _fill_tied(own, given)
     _fill_counters(own, given)
     head = _foreign_head(own, given, new_head_for)
@@ -158,11 +158,14 @@ def _foreign_head(own: Mapping[str, Tensor], given: Mapping[str, Tensor], classe
     return Head(parameters=tuple(other), classes=given[other[0]].shape[0])
 
 
-def _sum_for_grey(own: Mapping[str, Tensor], given: dict[str, Tensor]) -> None:
-    """Sum kernels over 3 input channels where the network reads 1: grey images have equal channels."""
+def sum_for_grey(own: Mapping[str, Tensor], given: dict[str, Tensor]) -> None:
+    """Sum kernels over 3 input channels, in ``given``, where the network reads 1.
+
+    The channels of a grey image are equal.
+    """
     for name, kernel in given.items():
-        wanted = own[name].shape if name in own else None
-        if wanted is not None and kernel.shape[1:2] == (3,) and wanted == (len(kernel), 1, *kernel.shape[2:]):
+        reads = own[name].shape[1:2] if name in own and own[name].dim() == 4 else None
+        if reads == (1,) and kernel.dim() == 4 and kernel.shape[1] == 3:
             given[name] = kernel.sum(1, keepdim=True)
 
 

@@ -14,7 +14,7 @@ from tkd_search.data.prepared_files import load_prepared
 from tkd_search.distill.features.bank import Bank
 from tkd_search.models import Student, build_big_model
 from tkd_search.models.model_settings import BigModelSettings
-from tkd_search.models.weights import load_weights
+from tkd_search.models.weights import load_weights, read_state
 from tkd_search.seeds import child_seed
 from tkd_search.storage import remote_folders
 
@@ -52,6 +52,12 @@ def data_at(place: str) -> DataBundle:
 def bank_at(place: str) -> Bank:
     """Return the bank stored at a place, mapped."""
     return load_bank(remote_folders.fetch_folder(place))
+
+
+@lru_cache(maxsize=4)
+def weights_at(place: str) -> dict[str, Tensor]:
+    """Return the weights stored at a place, by name."""
+    return read_state(remote_folders.fetch_folder(place) / "model.safetensors", "student.weights")
 
 
 def big_models_at(

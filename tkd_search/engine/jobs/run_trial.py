@@ -27,6 +27,7 @@ from tkd_search.export.student_description import CUT_FILE
 from tkd_search.models import Student, build_student, cut_student
 from tkd_search.models.image_input import rendered
 from tkd_search.models.model_settings import CUT
+from tkd_search.models.weight_selection import start_from, weights_key
 from tkd_search.seeds import child_seed
 
 _CUT_IMAGES = 2048
@@ -40,7 +41,8 @@ def run_trial(job: dict[str, Any], context: JobContext) -> None:
 
     Args:
         job: ``settings``, ``trial_id`` and ``after_epoch`` of the trial; the rungs' ``levels``; places
-            ``data``, ``bank``, ``big_models`` and ``folder``.
+            ``data``, ``bank``, ``big_models`` and ``folder``; and ``student_weights``, places by
+            :func:`~tkd_search.models.weight_selection.weights_key`.
         context: the worker group.
     """
     settings, data = from_json(job["settings"]), caches.data_at(job["data"])
@@ -110,7 +112,12 @@ def _student(
         given=data.input,
     )
     if settings.student.name != CUT:
-        return build(settings.student)
+        student = build(settings.student)
+        place = job.get("student_weights", {}).get(weights_key(settings.student))
+        if place is not None:
+            state = caches.weights_at(place)
+            start_from(student, state, settings.student.name, where="student.weights", source=place)
+        return student
     file = storage.below(job["folder"], CUT_FILE)
     stored = storage.read_bytes(file)
     if stored is not None and checkpoint.exists():
