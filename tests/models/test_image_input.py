@@ -79,6 +79,27 @@ def test_a_network_of_one_size_is_refused_at_another():
         build_student(settings, **SHAPE, big_model=vit, given=GIVEN)
 
 
+@pytest.mark.parametrize(
+    ("name", "weights", "mean"),
+    [
+        ("mobilenet_v3_small", "pretrained", (0.485, 0.456, 0.406)),
+        ("resnet18", "IMAGENET1K_V1", (0.485, 0.456, 0.406)),
+        ("timm/tf_efficientnet_lite0", "pretrained", (0.5, 0.5, 0.5)),
+        ("timm/tf_efficientnet_lite0", "in1k", (0.5, 0.5, 0.5)),
+        ("mobilenet_v3_small", None, GIVEN.mean),
+        ("mobilenet_v3_small", "mine.safetensors", GIVEN.mean),
+        ("tkd_search.models.plain:plain_cnn", "pretrained", GIVEN.mean),
+    ],
+)
+def test_weights_of_a_library_bring_their_normalisation(name, weights, mean):
+    student = StudentSettings(name=name, weights=weights)
+    assert student_input(student, BIG, GIVEN).mean == mean
+    assert big_model_input(BigModelSettings(name=name, weights=weights), GIVEN).mean == mean
+    grey = ImageInput(size=48, mean=(0.2,), std=(0.1,))
+    own = big_model_input(BigModelSettings(name=name, weights=weights), grey).mean
+    assert own == pytest.approx((0.2,) if mean == GIVEN.mean else (sum(mean) / 3,))
+
+
 def test_a_normalisation_of_other_planes_is_refused():
     grey = ImageInput(size=48, mean=(0.5,), std=(0.5,))
     with pytest.raises(UserError, match=r"big_model\.mean"):

@@ -14,6 +14,7 @@ from tkd_search.config.sections import Settings
 from tkd_search.engine.ray_session import local_nodes
 from tkd_search.engine.workers.placement import plan_slots
 from tkd_search.models.model_settings import StudentSettings
+from tkd_search.models.weights import weights_file
 from tkd_search.optimize.space import Choice
 
 if TYPE_CHECKING:
@@ -54,7 +55,8 @@ def show_plan(
         f"  {budget}; {len(config.space.leaves)} leaves searched by {settings.search.sampler}, "
         f"pruner {settings.search.pruner}; results in {config.folder}/"
     )
-    if settings.data.mean is None and any(model.weights and not model.mean for model in settings.big_models):
+    own = [model for model in settings.big_models if weights_file(model.weights or "") and not model.mean]
+    if own and settings.data.mean is None:
         console.note(
             "  images are normalised by the mean and deviation of your training images; if the big model was "
             "trained with others, set them, for instance ImageNet's: "

@@ -26,18 +26,43 @@ class ImageInput:
 
 
 def big_model_input(settings: BigModelSettings, given: ImageInput) -> ImageInput:
-    """Return the input of a big model: its settings, else what the data set gives."""
+    """Return the input of a big model: its settings, else its library's normalisation, else the data set's.
+
+    Weights of torchvision or timm by name have the normalisation that they were trained with.
+    """
+    own = _of_weights(settings, given)
     return ImageInput(
         size=settings.input_size or given.size,
-        mean=settings.mean or given.mean,
-        std=settings.std or given.std,
+        mean=settings.mean or own.mean,
+        std=settings.std or own.std,
     )
 
 
 def student_input(settings: StudentSettings, big_model: BigModelSettings, given: ImageInput) -> ImageInput:
-    """Return the input of a student: the data set's, of a cut the big model's, at ``student.input_size``."""
-    whole = big_model_input(big_model, given) if settings.name == CUT else given
+    """Return the input of a student at ``student.input_size``.
+
+    Its normalisation is that of its weights, the big model's for a cut, and the data set's for others.
+    """
+    whole = big_model_input(big_model, given) if settings.name == CUT else _of_weights(settings, given)
     return ImageInput(size=settings.input_size or whole.size, mean=whole.mean, std=whole.std)
+
+
+def _of_weights(settings: BigModelSettings | StudentSettings, given: ImageInput) -> ImageInput:
+    """Return the given input with the normalisation of weights that a library has by name."""
+    if settings.weights is None:
+        return given
+    from tkd_search.models.pretrained import normalisation_of  # imports torchvision
+
+    found = normalisation_of(settings.name, settings.weights)
+    if found is None:
+        return given
+    mean, std = (_planes(values, len(given.mean)) for values in found)
+    return ImageInput(size=given.size, mean=mean, std=std)
+
+
+def _planes(values: tuple[float, ...], count: int) -> tuple[float, ...]:
+    """Return one value per plane; grey images have the mean over colours."""
+    return values if len(values) == count else (sum(values) / len(values),) * count
 
 
 def rendering(given: ImageInput, wanted: ImageInput) -> Render | None:

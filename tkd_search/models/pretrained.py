@@ -2,6 +2,7 @@
 
 import urllib.error
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -9,7 +10,7 @@ from torch import Tensor
 from tkd_search.errors import UserError
 from tkd_search.models.checkpoint_files import SUFFIXES, read_state
 from tkd_search.models.model_settings import CUT
-from tkd_search.models.timm_networks import PREFIX, is_timm, pretrained_tags, timm
+from tkd_search.models.timm_networks import PREFIX, is_timm, pretrained_cfg, pretrained_tags, timm
 from tkd_search.models.torchvision_compat import torchvision
 
 DEFAULT_TAG = "pretrained"
@@ -45,17 +46,50 @@ def named_state(weights: str, *, name: str, where: str) -> tuple[dict[str, Tenso
     Raises:
         UserError: there is no such file and there are no such weights, or the download fails.
     """
-    path = Path(weights).expanduser()
-    if path.suffix in SUFFIXES or path.exists():
+    if _is_file(weights):
+        path = Path(weights).expanduser()
         return read_state(path, where), str(path)
     read = _from_timm if is_timm(name) else _from_torchvision
     return read(name, weights, where), f"{name} {weights}"
 
 
+def normalisation_of(name: str, weights: str | None) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+    """Return mean and deviation per plane that weights of torchvision or timm were trained with.
+
+    None without weights, for a file (nothing in it says so), and for weights that the library does not have.
+    """
+    if weights is None or not starts_pretrained(name, weights) or _is_file(weights):
+        return None
+    if is_timm(name):
+        tag = "" if weights == DEFAULT_TAG else f".{weights}"
+        found = pretrained_cfg(f"{name}{tag}")
+        return None if found is None else (tuple(found.mean), tuple(found.std))
+    try:
+        preset = _entry(name, weights).transforms()
+    except (KeyError, ValueError):
+        return None
+    return tuple(preset.mean), tuple(preset.std)
+
+
+def _is_file(weights: str) -> bool:
+    path = Path(weights).expanduser()
+    return path.suffix in SUFFIXES or path.exists()
+
+
+def _entry(name: str, weights: str) -> Any:
+    """Return torchvision's entry of weights by name.
+
+    Raises:
+        KeyError: no such weights.
+        ValueError: no such network.
+    """
+    choices = torchvision.models.get_model_weights(name)
+    return choices["DEFAULT" if weights == DEFAULT_TAG else weights.rpartition(".")[2]]
+
+
 def _from_torchvision(name: str, weights: str, where: str) -> dict[str, Tensor]:
     try:
-        choices = torchvision.models.get_model_weights(name)
-        entry = choices["DEFAULT" if weights == DEFAULT_TAG else weights.rpartition(".")[2]]
+        entry = _entry(name, weights)
     except (KeyError, ValueError) as error:
         names = _weight_names(name)
         raise UserError(

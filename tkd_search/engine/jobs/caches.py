@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from functools import lru_cache
+from pathlib import Path
 
 from torch import Tensor
 
@@ -13,6 +14,7 @@ from tkd_search.data.bank_files import load_bank
 from tkd_search.data.prepared_files import load_prepared
 from tkd_search.distill.features.bank import Bank
 from tkd_search.models import Student, build_big_model
+from tkd_search.models.image_input import big_model_input
 from tkd_search.models.model_settings import BigModelSettings
 from tkd_search.models.weights import load_weights, read_state
 from tkd_search.seeds import child_seed
@@ -75,22 +77,32 @@ def big_models_at(
     return _big_models_at(texts, data, tuple(places), device)
 
 
+def stored_big_model(
+    settings: BigModelSettings, place: str, data: DataBundle
+) -> tuple[BigModelSettings, Path]:
+    """Return a big model's settings for this node, and the file of its weights.
+
+    The stored weights replace those that the settings name, which this node may not have. ``weights`` stays
+    set, because it decides the stem, and so does the normalisation that the named weights had.
+    """
+    file = remote_folders.fetch_folder(place) / "model.safetensors"
+    if settings.weights is None:
+        return settings, file
+    own = big_model_input(settings, data.input)
+    return replace(settings, weights=str(file), mean=own.mean, std=own.std), file
+
+
 @lru_cache(maxsize=2)
 def _big_models_at(
     models: tuple[str, ...], data_place: str, places: tuple[str, ...], device: str
 ) -> tuple[Student, ...]:
     data, built = data_at(data_place), []
     for text, place in zip(models, places, strict=True):
-        settings = BigModelSettings(**json.loads(text))
-        file = remote_folders.fetch_folder(place) / "model.safetensors"
-        given = settings.weights is not None
-        # The stored weights replace the given file, which this node may not have. ``weights`` stays set,
-        # because it decides the stem.
-        settings = replace(settings, weights=str(file) if given else None)
+        settings, file = stored_big_model(BigModelSettings(**json.loads(text)), place, data)
         model = build_big_model(
             settings, classes=data.num_classes, channels=data.channels, size=data.size, given=data.input
         )
-        if not given:
+        if settings.weights is None:
             load_weights(model.model, file)
         built.append(model.eval().to(device))
     return tuple(built)

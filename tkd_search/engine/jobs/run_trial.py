@@ -123,10 +123,11 @@ def _student(
     if stored is not None and checkpoint.exists():
         return build(settings.student, record=json.loads(stored))
     big_models = caches.big_models_at(settings.big_models, job["data"], job["big_models"], context.device)
+    here, _ = caches.stored_big_model(settings.big_models[0], job["big_models"][0], data)
     student, record = cut_student(
         settings.student,
         big_models[0],
-        settings.big_models[0],
+        here,
         classes=data.num_classes,
         channels=data.channels,
         size=data.size,
