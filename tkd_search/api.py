@@ -16,6 +16,7 @@ from tkd_search.config.experiment_file import (
 )
 from tkd_search.config.yaml_text import yaml_text
 from tkd_search.errors import UserError
+from tkd_search.files import read_json
 from tkd_search.results.records import SearchRecord
 
 if TYPE_CHECKING:
@@ -181,7 +182,7 @@ def check_same_data(folder: Path, digest: str) -> None:
         UserError: the run in ``folder`` started with data of another digest.
     """
     file = folder / DATA_FILE
-    if file.exists() and json.loads(file.read_text())["digest"] != digest:
+    if file.exists() and read_json(file)["digest"] != digest:
         raise UserError(
             "data",
             f"other images or labels than those that {folder} started with",

@@ -50,6 +50,20 @@ def disk_full_errors(path: Path) -> Iterator[None]:
         raise
 
 
+def read_json(path: Path) -> Any:
+    """Return the plain value of a JSON file that :func:`write_json` wrote.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(
+            str(path), f"a damaged file ({error})", "JSON", "delete it: the same command writes it again"
+        ) from error
+
+
 def write_json(path: Path, plain: Any, *, durable: bool = False, indent: int | None = None) -> None:
     """Replace a JSON file atomically: a reader finds the old or the new content.
 

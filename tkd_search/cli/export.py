@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 import click
 
 from tkd_search.cli.option_types import PATH
-from tkd_search.engine.run_dir.find_runs import CONFIG_FILE, front_of, member_of, run_folder
+from tkd_search.engine.run_dir.find_runs import CONFIG_FILE, front_of, member_of, record_of, run_folder
 from tkd_search.errors import UserError
+from tkd_search.results.records import FrontMember
 from tkd_search.tracking.mlflow.republish import publish_member
 from tkd_search.units import human_bytes
 
@@ -50,7 +51,7 @@ def command(
 
     Compares the student's model.onnx with its weights on real images and scores it on validation and test.
     With --format also writes model.FORMAT.safetensors and model.FORMAT.onnx. Adds the files to the student's
-    run in MLflow.
+    run in MLflow. A student whose folder was removed is written again from its trial.
     """
     from tkd_search.export import export_student
 
@@ -58,6 +59,8 @@ def command(
     members = (member_of(folder, trial),) if trial else front_of(folder)
     data = data_of(folder, data_path)
     for member in members:
+        if not (folder / member.path / "model.safetensors").is_file():
+            _write_again(folder, member, data)
         made = export_student(folder / member.path, data, format=format_)
         _print(member.trial_id, made)
         if output is not None:
@@ -68,6 +71,31 @@ def command(
             click.echo(f"  copied to {target}")
         if not no_mlflow and (problem := publish_member(folder, member, made.files)):
             click.echo(f"  not added to MLflow: {problem}", err=True)
+
+
+def _write_again(folder: Path, member: FrontMember, data: "DataBundle") -> None:
+    """Write a student's folder from the weights of its trial.
+
+    Raises:
+        UserError: the trial's weights are gone too.
+    """
+    from tkd_search.config.experiment_file import stored_config
+    from tkd_search.config.resolve import resolve
+    from tkd_search.engine.finalize import ship_student
+    from tkd_search.engine.run_dir.run_dir import RunDir
+
+    config, record = stored_config(folder), record_of(folder)
+    trials = str(folder / "trials") if config.tree["storage"] is None else RunDir.of(config).trials
+    try:
+        assert record is not None
+        ship_student(config, resolve(config, member.config), folder, trials, member, data, record.big_model)
+    except (AssertionError, OSError) as error:
+        raise UserError(
+            str(folder / member.path),
+            f"no student, and its trial in {trials} cannot be read ({error})",
+            "one of the two",
+            "restore it, or search again under another --name",
+        ) from error
 
 
 def data_of(folder: Path, path: str | None = None) -> "DataBundle":

@@ -2,11 +2,14 @@
 
 import json
 import math
+import shlex
+from pathlib import Path
 
 import click
 
 from tkd_search.cli.option_types import MILLISECONDS, SHARE, SIZE
 from tkd_search.engine.run_dir.find_runs import front_of, run_folder
+from tkd_search.errors import UserError
 from tkd_search.results.json_values import finite, to_plain
 from tkd_search.results.records import FrontMember
 from tkd_search.results.select import Constraints, nearest_miss, select
@@ -66,13 +69,30 @@ def command(
         _print_miss(front, limits)
         ctx.exit(1)
         return
-    place = folder / member.path
+    place = _place(folder, member)
     if as_json:
         click.echo(json.dumps(finite({**to_plain(member), "path": str(place)})))
     elif quiet:
         click.echo(place)
     else:
         click.echo(f"{describe(member)}\n{place}")
+
+
+def _place(folder: Path, member: FrontMember) -> Path:
+    """Return a member's folder.
+
+    Raises:
+        UserError: it is gone.
+    """
+    place = folder / member.path
+    if not (place / "model.safetensors").is_file():
+        raise UserError(
+            str(place),
+            "no student: its folder was removed",
+            "the folder that the search wrote",
+            f"python -m tkd_search export {shlex.quote(str(folder))} {member.trial_id} writes it again",
+        )
+    return place
 
 
 def describe(member: FrontMember) -> str:

@@ -1,6 +1,5 @@
 """Write the results of a search: test figures of the front, record, summary, students, report, tracking."""
 
-import json
 import math
 import shlex
 import threading
@@ -15,15 +14,16 @@ from tkd_search.config.experiment_file import Config
 from tkd_search.config.resolve import resolve
 from tkd_search.config.sections import Settings
 from tkd_search.config.settings_json import to_json
+from tkd_search.data import DataBundle
 from tkd_search.engine.controller import Controller
 from tkd_search.engine.pipeline import Prepared, run_concurrently
 from tkd_search.engine.progress import Progress
 from tkd_search.engine.search_state import front_member
 from tkd_search.export import write_student
 from tkd_search.export.shipping import student_files
-from tkd_search.files import disk_full_errors, write_json
+from tkd_search.files import disk_full_errors, read_json, write_json
 from tkd_search.report import write_report
-from tkd_search.results.records import FrontMember, SearchRecord, TrialRecord
+from tkd_search.results.records import BigModelRecord, FrontMember, SearchRecord, TrialRecord
 from tkd_search.results.summary import write_summary
 from tkd_search.tracking.tracker import Tracker
 
@@ -72,7 +72,8 @@ def finalize(
         config, resolved, prepared, controller, tracker, tested, status=status, seconds=seconds()
     )
     for member in record.front:
-        _ship(config, resolved[member.trial_id], folder, trials, prepared, member)
+        settings = resolved[member.trial_id]
+        ship_student(config, settings, folder, trials, member, prepared.data, prepared.big_model)
     write_summary(record, folder)
     _report(record, folder, progress)
     tracker.search_ended(record)
@@ -149,7 +150,7 @@ def _test(
         UserError: of the first job that failed.
     """
     file, lock = folder / TESTED_FILE, threading.Lock()
-    tested: dict[str, dict[str, Any]] = json.loads(file.read_text()) if file.exists() else {}
+    tested: dict[str, dict[str, Any]] = read_json(file) if file.exists() else {}
     jobs = [
         {
             "kind": "test",
@@ -202,10 +203,26 @@ def _member(
     )
 
 
-def _ship(
-    config: Config, settings: Settings, folder: Path, trials: str, prepared: Prepared, member: FrontMember
+def ship_student(
+    config: Config,
+    settings: Settings,
+    folder: Path,
+    trials: str,
+    member: FrontMember,
+    data: DataBundle,
+    big_model: BigModelRecord,
 ) -> None:
-    """Write a member's weights and description to ``students/<trial>``."""
+    """Write a member's weights and description to ``students/<trial>``.
+
+    Args:
+        config: the experiment.
+        settings: the member's own, as :func:`~tkd_search.config.resolve.resolve` returns them.
+        folder: the run's folder.
+        trials: the place of the trials' weights.
+        member: the member.
+        data: the data set.
+        big_model: F's figures.
+    """
     target = folder / member.path
     with disk_full_errors(target):
         for name in student_files(settings.student):
@@ -216,8 +233,8 @@ def _ship(
         architecture=settings.student,
         big_model_settings=settings.big_models[0],
         method=settings.method.name,
-        data=prepared.data,
-        big_model=prepared.big_model,
+        data=data,
+        big_model=big_model,
         search=config.name,
         seed=settings.seed,
         metric=settings.metric,

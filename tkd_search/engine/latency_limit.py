@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from tkd_search.data import DataBundle
-from tkd_search.files import write_json
+from tkd_search.files import read_json, write_json
 from tkd_search.models.model_settings import BigModelSettings, StudentSettings
 
 ATTEMPTS = 3
@@ -27,7 +27,7 @@ class Latencies:
 
     def __init__(self, file: Path, measure: Callable[[StudentSettings], float]) -> None:
         self._file, self._measure = file, measure
-        self._known: dict[str, float] = json.loads(file.read_text()) if file.exists() else {}
+        self._known: dict[str, float] = read_json(file) if file.exists() else {}
 
     def of(self, student: StudentSettings) -> float:
         """Return the milliseconds of one image through this architecture on the CPU."""

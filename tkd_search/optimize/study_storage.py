@@ -11,6 +11,11 @@ from optuna.storages import BaseStorage, InMemoryStorage, JournalStorage, RDBSto
 from optuna.storages.journal import JournalFileBackend
 from optuna.storages.journal._file import BaseJournalFileLock, get_lock_file
 
+from tkd_search.errors import UserError
+
+_KEYS = {"op_code", "worker_id"}
+"""Keys of every record of Optuna's journal."""
+
 
 class JournalLock(BaseJournalFileLock):
     """Lock of a journal file, which the kernel releases when its holder dies.
@@ -37,14 +42,48 @@ class SlimJournal(JournalFileBackend):
 
     The file has one reader, which goes through it once, so only the offset of the next line is kept. All
     trials share the strings of the leaves' names.
+
+    Args:
+        file_path: the journal.
+        lock_obj: its lock; default: Optuna's.
+        whole: whether a damaged line is an error; without it, reading ends there.
     """
 
+    def __init__(
+        self, file_path: str, lock_obj: BaseJournalFileLock | None = None, *, whole: bool = True
+    ) -> None:
+        super().__init__(file_path, lock_obj)
+        self._whole = whole
+
     def read_logs(self, log_number_from: int) -> Generator[dict[str, Any], None, None]:
-        """Yield the records from the given number on."""
+        """Yield the records from the given number on.
+
+        Raises:
+            UserError: a line is damaged.
+        """
         offset = self._log_number_offset.get(log_number_from, 0)
         self._log_number_offset = {0: 0} | ({log_number_from: offset} if offset else {})
-        for record in super().read_logs(log_number_from):
-            yield _with_shared_names(record)
+        number = log_number_from
+        try:
+            for record in super().read_logs(log_number_from):
+                number += 1
+                if not isinstance(record, dict) or not record.keys() >= _KEYS:
+                    raise ValueError("no record of a study")
+                yield _with_shared_names(record)
+        except ValueError as error:
+            if self._whole:
+                raise _damaged(self._file_path, number) from error
+
+
+def _damaged(path: str, line: int) -> UserError:
+    name = Path(path).absolute().parent.name
+    return UserError(
+        path,
+        f"a damaged record near line {line}",
+        "the journal of a study as the search wrote it",
+        "restore the file, or search under another name and learn from the trials before that line: "
+        f"--name {name}-2 --set search.warm_start=[{name}]",
+    )
 
 
 def _with_shared_names(value: Any) -> Any:
@@ -60,7 +99,11 @@ def open_storage(where: str | Path | None, *, repair: bool = True) -> BaseStorag
     Args:
         where: path of a journal file (its folder must exist), an Optuna storage URL such as
             ``postgresql://…`` or ``sqlite:///…``, or None for memory alone.
-        repair: remove a half-written last line of a journal; necessary before writing, not before reading.
+        repair: remove a half-written last line of a journal, and refuse a damaged one; necessary before
+            writing. Without it, the records before the damaged line are read.
+
+    Raises:
+        UserError: a line of the journal is damaged.
     """
     if where is None:
         return InMemoryStorage()
@@ -68,7 +111,7 @@ def open_storage(where: str | Path | None, *, repair: bool = True) -> BaseStorag
         return RDBStorage(str(where))
     if repair:
         repair_journal(Path(where))
-    return JournalStorage(SlimJournal(str(where), lock_obj=JournalLock(str(where))))
+    return JournalStorage(SlimJournal(str(where), JournalLock(str(where)), whole=repair))
 
 
 def repair_journal(path: Path) -> bool:

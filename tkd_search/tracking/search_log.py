@@ -78,12 +78,16 @@ class SearchLog:
         )
 
     def _epoch(self, data: Mapping[str, Any]) -> None:
-        trial = self.trials[data["trial_id"]]
+        trial = self.trials.get(data["trial_id"])
+        if trial is None:  # the line of its start is damaged
+            return
         entry = from_plain(EpochRecord, data["record"])
         self.trials[trial.trial_id] = replace(trial, epochs=(*trial.epochs, entry))
 
     def _trial_ended(self, data: Mapping[str, Any]) -> None:
-        trial = self.trials[data["trial_id"]]
+        trial = self.trials.get(data["trial_id"])
+        if trial is None:  # the line of its start is damaged
+            return
         self.trials[trial.trial_id] = replace(
             trial, state=data["state"], reason=data["reason"], seconds=data["seconds"]
         )
