@@ -104,7 +104,7 @@ def _opened(options: argparse.Namespace, data: DataSettings, big: BigModelSettin
     )  # fmt: skip
     if not options.json.exists():
         return {"settings": settings, "figures": []}
-    found: dict[str, Any] = json.loads(options.json.read_text())
+    found: dict[str, Any] = json.loads(options.json.read_text(encoding="utf-8"))
     if found["settings"] != settings:
         sys.exit(f"{options.json} holds figures of other settings: {found['settings']}; name another file")
     return found

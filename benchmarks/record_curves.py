@@ -180,7 +180,7 @@ class Recorder:
 
     def recorded(self) -> set[str]:
         """Return the names of the configurations in the table."""
-        lines = self._file.read_text().splitlines()[1:]
+        lines = self._file.read_text(encoding="utf-8").splitlines()[1:]
         return {line.split(",", 1)[0] for line in lines}
 
     def add(self, curve: Curve) -> None:
@@ -190,7 +190,7 @@ class Recorder:
             ",".join([*head, str(curve.bytes), str(epoch), f"{accuracy:.6g}"])
             for epoch, accuracy in enumerate(curve.accuracy, start=1)
         ]
-        with open(self._file, "a") as table:
+        with open(self._file, "a", encoding="utf-8") as table:
             table.write("".join(row + "\n" for row in rows))
 
     def pack(self) -> None:

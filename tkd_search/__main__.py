@@ -7,6 +7,7 @@ import click
 
 import tkd_search
 from tkd_search.cli import LazyGroup
+from tkd_search.cli.terminal import replace_unprintable
 from tkd_search.errors import UserError
 
 EPILOG = """\b
@@ -29,6 +30,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit: 0 success, 1 nothing found, 2 user error (one message)."""
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())  # as `python -m` does: a student may be in the user's own module
+    replace_unprintable()
     try:
         code = cli.main(arguments, prog_name="python -m tkd_search", standalone_mode=False)
     except click.ClickException as error:

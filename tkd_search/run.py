@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import click
 
 import tkd_search
-from tkd_search.cli.interrupts import raise_on_interrupt
 from tkd_search.cli.option_types import PATH
+from tkd_search.cli.terminal import raise_on_interrupt, replace_unprintable
 from tkd_search.errors import UserError
 from tkd_search.masking import masked
 
@@ -127,6 +127,7 @@ def _without_cluster(arguments: list[str]) -> list[str]:
 def main() -> None:
     """Run the command line; user errors end with one readable message and exit code 2."""
     raise_on_interrupt()
+    replace_unprintable()
     try:
         cli.main(prog_name="python -m tkd_search.run", standalone_mode=False)
     except click.ClickException as error:

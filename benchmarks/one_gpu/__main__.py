@@ -34,14 +34,14 @@ class Results:
 
     def __init__(self, folder: Path) -> None:
         self._file = folder / "trainings.jsonl"
-        lines = self._file.read_text().splitlines() if self._file.exists() else []
+        lines = self._file.read_text(encoding="utf-8").splitlines() if self._file.exists() else []
         made = (json.loads(line) for line in lines)
         self.by_name: dict[str, Training] = {row["label"]: Training(**row) for row in made}
 
     def add(self, training: Training) -> None:
         """Keep a training."""
         self.by_name[training.label] = training
-        with open(self._file, "a") as out:
+        with open(self._file, "a", encoding="utf-8") as out:
             out.write(json.dumps(asdict(training)) + "\n")
 
 

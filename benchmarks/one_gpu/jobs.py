@@ -153,7 +153,7 @@ def big_model_job(plan: Plan) -> dict[str, Any] | None:
     """Train F and measure it, and the form of its bank; its figures, None where time ran out."""
     figures_file = plan.big_folder / "figures.json"
     if figures_file.exists():
-        return dict(json.loads(figures_file.read_text()))
+        return dict(json.loads(figures_file.read_text(encoding="utf-8")))
     data = load_prepared(plan.folder / "data")
     checkpoint = TrialCheckpoint(str(plan.big_folder))
     plan.big_folder.mkdir(parents=True, exist_ok=True)

@@ -121,7 +121,7 @@ def _table_path(path: Path) -> Path:
 def _read_meta(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise UserError(str(path), "no such file", "meta.json: space, epochs, classes, big_model_bytes")
-    meta: dict[str, Any] = json.loads(path.read_text())
+    meta: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return meta
 
 

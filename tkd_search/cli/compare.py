@@ -66,7 +66,7 @@ def command(
     fixed.
     """
     from tkd_search.cli.console import Console
-    from tkd_search.cli.interrupts import raise_on_interrupt
+    from tkd_search.cli.terminal import raise_on_interrupt
     from tkd_search.comparison.contestants import parse_contestants
     from tkd_search.config.experiment_file import load_config
 

@@ -129,7 +129,7 @@ def _key_pair(ec2: Any, file: ClusterFile) -> None:
     made = ec2.create_key_pair(KeyName=name, KeyType="ed25519")
     file.ssh_key.parent.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(file.ssh_key, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "w") as key:
+    with os.fdopen(descriptor, "w", encoding="utf-8") as key:
         key.write(made["KeyMaterial"])
 
 

@@ -18,12 +18,12 @@ def state_folder() -> Path:
 
 def load_or_create_secret(path: Path) -> str:
     """Return the secret in a file that only its owner can read; create it if the file is missing or empty."""
-    if not path.exists() or not path.read_text().strip():
+    if not path.exists() or not path.read_text(encoding="utf-8").strip():
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with os.fdopen(descriptor, "w") as file:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
             file.write(secrets.token_urlsafe(24) + "\n")
-    return path.read_text().strip()
+    return path.read_text(encoding="utf-8").strip()
 
 
 def server_command(database: str, artifacts: str) -> list[str]:
@@ -59,7 +59,7 @@ def server_environment(folder: Path, base: Mapping[str, str]) -> dict[str, str]:
         "authorization_function": "mlflow.server.auth:authenticate_request_basic_auth",
     }
     descriptor = os.open(ini, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "w") as file:
+    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
         parser.write(file)
     return {
         **base,

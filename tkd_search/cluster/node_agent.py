@@ -81,9 +81,9 @@ def mlflow_foreground() -> None:
     folder = state_folder()
     folder.mkdir(parents=True, exist_ok=True)
     environment = server_environment(folder, os.environ)
-    password = (folder / "mlflow_password").read_text().strip()
+    password = (folder / "mlflow_password").read_text(encoding="utf-8").strip()
     descriptor = os.open(folder / "env", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "w") as file:
+    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
         file.write("export MLFLOW_TRACKING_URI=http://127.0.0.1:5000 MLFLOW_TRACKING_USERNAME=admin\n")
         file.write(f"export MLFLOW_TRACKING_PASSWORD={password}\n")
     command = server_command(*server_settings(os.environ, folder))
@@ -181,7 +181,7 @@ def command_lines(name: str) -> list[list[str]]:
     found = []
     for entry in Path("/proc").iterdir():
         with suppress(OSError):
-            if entry.name.isdigit() and (entry / "comm").read_text().strip() == name:
+            if entry.name.isdigit() and (entry / "comm").read_text(encoding="utf-8").strip() == name:
                 found.append((entry / "cmdline").read_bytes().decode(errors="replace").split("\0"))
     return found
 
@@ -193,7 +193,7 @@ def _head_busy() -> bool:
         if logged_in:
             return True
     token_file = Path.home() / ".ray" / "auth_token"
-    token = token_file.read_text().strip() if token_file.exists() else ""
+    token = token_file.read_text(encoding="utf-8").strip() if token_file.exists() else ""
     request = urllib.request.Request(
         "http://127.0.0.1:8265/api/jobs/", headers={"Authorization": f"Bearer {token}"}
     )

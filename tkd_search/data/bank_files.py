@@ -52,7 +52,9 @@ def save_bank(bank: Bank, folder: str | Path) -> None:
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in bank.tensors().items()}
         save_file(tensors, partial / "bank.safetensors")
         content = {"schema": _SCHEMA, "meta": bank.meta()}
-        (partial / "bank.json").write_text(json.dumps(content, ensure_ascii=False, indent=1))
+        (partial / "bank.json").write_text(
+            json.dumps(content, ensure_ascii=False, indent=1), encoding="utf-8"
+        )
 
 
 def load_bank(folder: str | Path) -> Bank:
@@ -65,7 +67,7 @@ def load_bank(folder: str | Path) -> Bank:
     """
     path = Path(folder)
     try:
-        content = json.loads((path / "bank.json").read_text())
+        content = json.loads((path / "bank.json").read_text(encoding="utf-8"))
         if content["schema"] != _SCHEMA:
             raise ValueError(f"schema {content['schema']}")
         return Bank.from_tensors(load_file(path / "bank.safetensors"), content["meta"])

@@ -45,7 +45,7 @@ def save_prepared(bundle: DataBundle, folder: str | Path) -> None:
             "digest": bundle.digest,
             "streamed": streamed,
         }
-        (partial / "bundle.json").write_text(json.dumps(content, indent=1))
+        (partial / "bundle.json").write_text(json.dumps(content, indent=1), encoding="utf-8")
 
 
 def load_prepared(folder: str | Path) -> DataBundle:
@@ -58,7 +58,7 @@ def load_prepared(folder: str | Path) -> DataBundle:
     """
     path = Path(folder)
     try:
-        content = json.loads((path / "bundle.json").read_text())
+        content = json.loads((path / "bundle.json").read_text(encoding="utf-8"))
         if content["schema"] != _SCHEMA:
             raise ValueError(f"schema {content['schema']}")
         train, validation, test = (_mapped(path, part, content["streamed"]) for part in _PARTS)

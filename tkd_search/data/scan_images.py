@@ -91,10 +91,12 @@ def scan_once(paths: Sequence[str], size: int, channels: int) -> ScannedImages:
     def fill(folder: Path) -> None:
         scanned = scan_images(paths, size, channels, keep=False)
         content = {"content": scanned.content.tolist(), "broken": scanned.broken}
-        (folder / "scan.json").write_text(json.dumps(content))
+        (folder / "scan.json").write_text(json.dumps(content), encoding="utf-8")
 
     try:
-        stored = json.loads((cached_folder(f"scan-{state.hexdigest()}", fill) / "scan.json").read_text())
+        stored = json.loads(
+            (cached_folder(f"scan-{state.hexdigest()}", fill) / "scan.json").read_text(encoding="utf-8")
+        )
     except OSError:
         return scan_images(paths, size, channels, keep=False)
     broken = {int(position): reason for position, reason in stored["broken"].items()}

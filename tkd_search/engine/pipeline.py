@@ -119,7 +119,7 @@ def prepare_big_models(
                 if result["kind"] == "epoch":
                     progress.advance(result["epoch"], f"validation {result['val_accuracy']:.2%}")
         places.append(place)
-        written = (remote_folders.fetch_folder(place) / "figures.json").read_text()
+        written = (remote_folders.fetch_folder(place) / "figures.json").read_text(encoding="utf-8")
         figures.append(from_plain(BigModelRecord, json.loads(written)))
     _warn_at_chance(figures, data, progress)
     return tuple(places), figures[0]

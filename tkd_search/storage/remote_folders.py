@@ -101,7 +101,7 @@ def fetch_tree(where: str) -> Path:
 
         def fill(folder: Path) -> None:
             fs.copy_files(base, str(folder / "tree"), source_filesystem=system)
-            (folder / "origin").write_text(where)
+            (folder / "origin").write_text(where, encoding="utf-8")
 
         return cached_folder(f"tree-{key}", fill) / "tree"
     except (OSError, ValueError) as error:
@@ -121,7 +121,7 @@ def origin(path: Path) -> tuple[str, str] | None:
         return None
     name, *rest = below_cache.parts
     written = node_cache() / name / "origin"
-    return (written.read_text(), "/".join(rest[1:])) if written.exists() else None
+    return (written.read_text(encoding="utf-8"), "/".join(rest[1:])) if written.exists() else None
 
 
 def node_cache() -> Path:

@@ -142,7 +142,11 @@ def _class_names(folder: Path, layout: Layout) -> tuple[str, ...]:
     """Return the class names, or the class numbers as text where there is no file with all names."""
     path, names = folder / layout.names, list[str]()
     if path.is_file():
-        found = path.read_text().split() if layout.binary else _unpickled(path).get(layout.names_key)
+        found = (
+            path.read_text(encoding="utf-8").split()
+            if layout.binary
+            else _unpickled(path).get(layout.names_key)
+        )
         names = found if isinstance(found, list) else []
     if len(names) != layout.classes:
         return tuple(str(label) for label in range(layout.classes))

@@ -70,7 +70,7 @@ def read_tiny_imagenet(root: Path, settings: DataSettings) -> RawData:
     Raises:
         UserError: a class, a file or an annotation is missing, or an image is damaged.
     """
-    wnids = tuple((root / "wnids.txt").read_text().split())
+    wnids = tuple((root / "wnids.txt").read_text(encoding="utf-8", errors="replace").split())
     left_out = Counter[str]()
     parts = {"train": _tiny_train(root, wnids, left_out)}
     annotations = root / "val" / "val_annotations.txt"
@@ -100,7 +100,9 @@ def _tiny_annotated(annotations: Path, root: Path, wnids: Sequence[str]) -> List
     """Return the images of val/ by ``val_annotations.txt``, without those of classes not in ``wnids``."""
     numbers = {wnid: label for label, wnid in enumerate(wnids)}
     listing: Listing = []
-    for line, text in enumerate(annotations.read_text().splitlines(), start=1):
+    for line, text in enumerate(
+        annotations.read_text(encoding="utf-8", errors="replace").splitlines(), start=1
+    ):
         fields = text.split("\t")
         if len(fields) < 2:
             raise UserError(f"{annotations}, line {line}", repr(text[:60]), "file, tab, class, tab, box")
@@ -118,7 +120,7 @@ def _tiny_names(words: Path, wnids: Sequence[str]) -> tuple[str, ...]:
     """Return the first English name of every class; with the wnid if not unique, the wnid if missing."""
     known: dict[str, str] = {}
     if words.is_file():
-        for line in words.read_text().splitlines():
+        for line in words.read_text(encoding="utf-8", errors="replace").splitlines():
             wnid, _, meaning = line.partition("\t")
             known[wnid] = meaning.split(",")[0].strip()
     names = [known.get(wnid) or wnid for wnid in wnids]

@@ -81,7 +81,7 @@ def train_big_model(job: dict[str, Any], context: JobContext) -> None:
         }
         with remote_folders.write_folder(job["folder"]) as folder:
             save_weights(model.model, folder / "model.safetensors")
-            (folder / "figures.json").write_text(json.dumps(figures, indent=1))
+            (folder / "figures.json").write_text(json.dumps(figures, indent=1), encoding="utf-8")
         checkpoint.remove()
         context.push({"kind": "done", "figures": figures})
 

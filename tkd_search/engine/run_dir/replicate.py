@@ -192,7 +192,7 @@ def _state(home: str) -> dict[str, Any] | None:
 
 def _owners(folder: Path) -> list[str]:
     file = folder / OWNERS_FILE
-    return list(json.loads(file.read_text())) if file.exists() else []
+    return list(json.loads(file.read_text(encoding="utf-8"))) if file.exists() else []
 
 
 def _add_owner(folder: Path, owner: str) -> None:

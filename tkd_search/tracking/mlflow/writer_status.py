@@ -87,7 +87,7 @@ def identify(folder: Path, target: str, *, experiment: str = "", system_metrics:
 def read_identity(folder: Path) -> Identity:
     """Return the search's identity, an empty one where there is none."""
     try:
-        return from_plain(Identity, json.loads((folder / IDENTITY_FILE).read_text()))
+        return from_plain(Identity, json.loads((folder / IDENTITY_FILE).read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError, AttributeError):
         return Identity()
 
@@ -95,7 +95,7 @@ def read_identity(folder: Path) -> Identity:
 def read_acknowledged(folder: Path, target: str, file: str = ACKNOWLEDGED_FILE) -> Acknowledged:
     """Return how much of the log ``target`` has; nothing where that is unknown or another store's."""
     try:
-        plain = json.loads((folder / file).read_text())
+        plain = json.loads((folder / file).read_text(encoding="utf-8"))
         found = Acknowledged(
             target=plain["target"], offset=int(plain["offset"]), sequence=int(plain["sequence"])
         )
@@ -112,7 +112,7 @@ def write_acknowledged(folder: Path, acknowledged: Acknowledged, file: str = ACK
 def read_status(folder: Path) -> WriterStatus:
     """Return the writer's last status, an empty one where there is none."""
     try:
-        return from_plain(WriterStatus, json.loads((folder / STATUS_FILE).read_text()))
+        return from_plain(WriterStatus, json.loads((folder / STATUS_FILE).read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
         return WriterStatus()
 
@@ -125,7 +125,7 @@ def write_status(folder: Path, status: WriterStatus) -> None:
 def read_runs(folder: Path) -> dict[str, dict[str, str]]:
     """Return parent run → trial identifier → MLflow run, as far as the writer has created them."""
     try:
-        plain = json.loads((folder / RUNS_FILE).read_text())
+        plain = json.loads((folder / RUNS_FILE).read_text(encoding="utf-8"))
         return {parent: dict(runs) for parent, runs in plain.items()}
     except (OSError, ValueError, AttributeError, TypeError):
         return {}
