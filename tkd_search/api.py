@@ -53,14 +53,14 @@ class Result:
 
         return front_frame((self.record,))
 
-    def load(self, trial_id: str) -> Any:
+    def load(self, trial_id: str, *, trust: bool = False) -> Any:
         """Return a front member's model and its transform; see :func:`tkd_search.load`."""
         from tkd_search.export import load
 
         paths = {member.trial_id: member.path for member in self.record.front}
         if trial_id not in paths:
             raise UserError("trial", trial_id, f"a trial of the front: {', '.join(paths)}")
-        return load(self.folder / paths[trial_id])
+        return load(self.folder / paths[trial_id], trust=trust)
 
     def __repr__(self) -> str:
         record = self.record

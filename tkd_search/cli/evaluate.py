@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from tkd_search.cli.option_types import PATH
+from tkd_search.cli.option_types import PATH, TRUST
 from tkd_search.errors import UserError
 
 if TYPE_CHECKING:
@@ -29,7 +29,8 @@ my/images holds one folder per class, with the names of the student's classes.
 @click.option("--data", required=True, type=PATH, help="Folder of <class>/<image> files.")
 @click.option("--batch-size", default=64, show_default=True, help="Images per forward pass.")
 @click.option("--json", "as_json", is_flag=True, help="Print the scores as JSON.")
-def command(path: Path, data: Path, batch_size: int, as_json: bool) -> None:
+@TRUST
+def command(path: Path, data: Path, batch_size: int, as_json: bool, trust: bool) -> None:
     """Score the student at PATH (its folder, or an .onnx file in it): accuracy and recalls."""
     if not path.exists():
         raise UserError("PATH", f"{path}, which does not exist", "a student's folder, or an .onnx file in it")
@@ -41,7 +42,7 @@ def command(path: Path, data: Path, batch_size: int, as_json: bool) -> None:
     description = read_description(student_folder(path))
     files = labelled_files(data, description.classes)
     batches = _batches(files, Transform(description.preprocessing), batch_size)
-    result = score(_predictor(path, description), batches, description.classes)
+    result = score(_predictor(path, description, trust), batches, description.classes)
     if as_json:
         parts = {one.name: {"images": one.images, "right": one.right} for one in result.classes}
         names = ("accuracy", "macro_recall", "macro_f1", "images")
@@ -58,14 +59,14 @@ def command(path: Path, data: Path, batch_size: int, as_json: bool) -> None:
         click.echo(f"  {one.name:<{width}}  {recall}  {one.right} of {one.images}")
 
 
-def _predictor(path: Path, description: "StudentDescription") -> Callable[["Tensor"], "Tensor"]:
+def _predictor(path: Path, description: "StudentDescription", trust: bool) -> Callable[["Tensor"], "Tensor"]:
     """Return a function from normalised images to logits, run by PyTorch or onnxruntime."""
     from tkd_search.export.load_student import network, student_folder
     from tkd_search.export.onnx_file import OnnxNetwork
 
     if path.suffix == ".onnx":
         return OnnxNetwork(path)
-    return network(student_folder(path), description)
+    return network(student_folder(path), description, trust=trust)
 
 
 def _batches(

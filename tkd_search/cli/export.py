@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from tkd_search.cli.option_types import PATH
+from tkd_search.cli.option_types import PATH, TRUST
 from tkd_search.engine.run_dir.find_runs import CONFIG_FILE, front_of, member_of, record_of, run_folder
 from tkd_search.errors import UserError
 from tkd_search.results.records import FrontMember
@@ -39,6 +39,7 @@ Examples:
     "--data-path", metavar="FOLDER", help="Folder of the data set, if it was moved since the search."
 )
 @click.option("--no-mlflow", is_flag=True, help="Add nothing to the tracking store.")
+@TRUST
 def command(
     run: str,
     trial: str | None,
@@ -46,6 +47,7 @@ def command(
     output: Path | None,
     data_path: str | None,
     no_mlflow: bool,
+    trust: bool,
 ) -> None:
     """Export TRIAL of RUN, or every student of its front.
 
@@ -61,7 +63,7 @@ def command(
     for member in members:
         if not (folder / member.path / "model.safetensors").is_file():
             _write_again(folder, member, data)
-        made = export_student(folder / member.path, data, format=format_)
+        made = export_student(folder / member.path, data, format=format_, trust=trust)
         _print(member.trial_id, made)
         if output is not None:
             target = output / member.trial_id if trial is None else output

@@ -34,6 +34,11 @@ class FilePath(click.ParamType):
 
 
 PATH = FilePath()
+TRUST = click.option(
+    "--trust",
+    is_flag=True,
+    help="Run the code of a student's own architecture, package.module:function.",
+)
 SIZE = Option(units.SIZE)
 MILLISECONDS = Option(units.MILLISECONDS)
 SHARE = Option(units.SHARE)

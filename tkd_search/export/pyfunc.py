@@ -3,6 +3,7 @@
 Every registered version names this module in its ``MLmodel``; if the module moves, those versions break.
 """
 
+import os
 import warnings
 from pathlib import Path
 
@@ -21,12 +22,13 @@ class StudentModel:
 
     Args:
         path: a student's folder, loaded and checked as :func:`tkd_search.load` does.
+        trust: as there.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, *, trust: bool = False) -> None:
         folder = student_folder(path)
         self._description = read_description(folder)
-        self._network = network(folder, self._description)
+        self._network = network(folder, self._description, trust=trust)
         self._transform = Transform(self._description.preprocessing)
 
     def predict(self, images: np.ndarray) -> np.ndarray:
@@ -54,5 +56,8 @@ def _warn_of_fractions(images: np.ndarray) -> None:
 
 
 def _load_pyfunc(path: str) -> StudentModel:
-    """Load a student; MLflow calls this function by name."""
-    return StudentModel(path)
+    """Load a student; MLflow calls this function by name.
+
+    TKD_TRUST=1 in the environment is ``trust``. A model's own settings in MLflow must not decide it.
+    """
+    return StudentModel(path, trust=os.environ.get("TKD_TRUST") == "1")

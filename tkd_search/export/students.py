@@ -143,7 +143,9 @@ def _measured(folder: Path) -> dict[str, Any]:
     return {key: value for key, value in earlier.figures.items() if same and key == "formats"}
 
 
-def export_student(path: str | Path, data: DataBundle, *, format: Format | None = None) -> Exported:
+def export_student(
+    path: str | Path, data: DataBundle, *, format: Format | None = None, trust: bool = False
+) -> Exported:
     """Verify and measure a student's files, in its own format or converted to another without training.
 
     A converted student's files are ``model.<format>.safetensors`` and ``model.<format>.onnx``. For int8 the
@@ -154,6 +156,7 @@ def export_student(path: str | Path, data: DataBundle, *, format: Format | None 
         path: the student's folder, or a file in it.
         data: the data set of its search.
         format: the format to convert to; None or the student's own: its own files.
+        trust: as for :func:`tkd_search.load`.
 
     Raises:
         UserError: files are missing or damaged, or onnxruntime here does not run the format.
@@ -167,7 +170,7 @@ def export_student(path: str | Path, data: DataBundle, *, format: Format | None 
     stem = "" if made == own else f".{made}"
     pre = description.preprocessing
     shape = (pre.channels, pre.size, pre.size)
-    model = network(folder, description)
+    model = network(folder, description, trust=trust)
     if stem:
         model = calibrated(model, made, _calibration(data, description))
         onnx = write_files(model, made, shape, folder, stem=stem)
