@@ -103,8 +103,8 @@ def _own_code(one: StudentDescription, *, onnx: bool) -> str:
     made = "" if onnx else f" (`python -m tkd_search export RUN {one.trial_id}` makes it)"
     return (
         f"\n\nThe network is built by `{function}` of the module `{module}`, which is not in this folder: "
-        "`tkd_search.load` and MLflow's model need it importable (installed, or its folder on `PYTHONPATH`), and "
-        "run it only with `trust=True` (MLflow: TKD_TRUST=1 in the environment). "
+        "`tkd_search.load` and MLflow's model need it importable (installed, or its folder on `PYTHONPATH`), "
+        "and run it only with `trust=True` (MLflow: TKD_TRUST=1 in the environment). "
         f"`{ONNX_FILE}`{made} holds the whole network and needs neither that module nor tkd_search."
     )
 
