@@ -99,6 +99,22 @@ def read_header(path: str) -> tuple[int, int, bool]:
         raise DamagedImageError(f"{path}: {error}") from error
 
 
+def brightest_deep_pixel(path: str) -> int | None:
+    """Return the largest pixel of an image of more than 8 bits; None for any other image.
+
+    Raises:
+        DamagedImageError: not an image, or truncated.
+    """
+    try:
+        with Image.open(path) as opened:
+            if not opened.mode.startswith("I"):
+                return None
+            brightest = int(np.asarray(opened).max())
+            return None if opened.mode == "I" and brightest <= _EIGHT_BITS else brightest
+    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
+        raise DamagedImageError(f"{path}: {error}") from error
+
+
 def _to_8_bits(image: Image.Image, channels: int) -> Image.Image:
     """Convert to grey (mode L) for 1 channel, else to RGB; 16-bit grey is scaled to 8 bits.
 

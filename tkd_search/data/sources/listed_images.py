@@ -15,6 +15,7 @@ from tkd_search.data.sources.raw_data import RawData
 from tkd_search.errors import UserError, printable
 
 _SHAPE_SAMPLE = 64
+_TWELVE_BITS = 4095
 
 Listing = list[tuple[str, int]]
 """(file relative to the root, label) of every image."""
@@ -67,16 +68,36 @@ def load_listed(
     )
 
 
+def _refuse_dark(deep: Sequence[int], settings: DataSettings) -> None:
+    """Refuse 16-bit images that hold 12-bit values: scaled to 8 bits, 16 grey levels would be left.
+
+    Args:
+        deep: the largest pixel of each image of more than 8 bits that was looked at.
+        settings: name the data.
+    """
+    if deep and max(deep) <= _TWELVE_BITS:
+        raise UserError(
+            f"data.path = {settings.path}",
+            f"16-bit images of which {len(deep)} were checked: no pixel is above {max(deep)}",
+            "pixels that use the 16 bits, up to 65535, or 8-bit images",
+            "multiply the pixels of 12-bit images by 16, of 10-bit images by 64",
+        )
+
+
 def _shape(root: Path, listing: Listing, settings: DataSettings) -> tuple[int, int]:
     """Return side and planes of the images, from settings and the headers of about 64 evenly spaced images.
 
     Raises:
-        UserError: without ``data.size``, images that are not square or differ in size.
+        UserError: without ``data.size``, images that are not square or differ in size; 16-bit images that
+            hold 12-bit values.
     """
-    seen = []
+    seen, deep = [], list[int]()
     for name, _ in listing[:: max(1, len(listing) // _SHAPE_SAMPLE)]:
         with suppress(decode.DamagedImageError):  # the scan of all images counts them
             seen.append(decode.read_header(str(root / name)))
+            if (brightest := decode.brightest_deep_pixel(str(root / name))) is not None:
+                deep.append(brightest)
+    _refuse_dark(deep, settings)
     if not seen:
         return settings.size or 1, 3
     channels = 1 if all(grey for _, _, grey in seen) else 3
