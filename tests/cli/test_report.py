@@ -54,7 +54,7 @@ def test_without_its_store_a_report_is_drawn_from_files_with_a_message(tracked, 
     assert (tracked / "pareto.html").exists()
 
 
-@pytest.mark.parametrize(("limit", "file"), [(100, "csv"), (20_000, "png"), (1_000_000, "html")])
+@pytest.mark.parametrize(("limit", "file"), [(100, "csv"), (20_000, "html")])
 def test_a_full_disk_gives_one_message_and_no_partial_file(output, limit, file):
     done = limited(
         limit,
@@ -65,7 +65,7 @@ def test_a_full_disk_gives_one_message_and_no_partial_file(output, limit, file):
     assert "Traceback" not in done.stderr
     assert f"there/pareto.{file}: found a full disk" in done.stderr
     assert "same command again" in done.stderr
-    kinds = ["csv", "png", "html"]
+    kinds = ["csv", "html", "png"]
     made = {f"pareto.{kind}" for kind in kinds[: kinds.index(file)]}
     assert {path.name for path in (output.parent / "there").iterdir()} == made
 
