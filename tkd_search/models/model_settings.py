@@ -54,18 +54,11 @@ class BigModelSettings:
     head_epochs: int = setting(
         1, ge=0, doc="epochs to train a new last layer alone before all layers, at lr", searchable=False
     )
-    fine_tune_lr: float = setting(
-        5e-4,
-        gt=0,
-        le=1,
-        doc="peak learning rate of the last layer while all layers are fine-tuned",
-        searchable=False,
-    )
     layer_decay: float = setting(
         0.75,
         gt=0,
         le=1,
-        doc="factor of fine_tune_lr from one twelfth of the layers to the one before it",
+        doc="factor of lr, in fine-tuning, from one twelfth of the layers to the one before it",
         searchable=False,
     )
     stem: str = setting(

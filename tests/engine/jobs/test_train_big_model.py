@@ -97,7 +97,7 @@ class TestFineTuning:
         assert all(torch.equal(whole[name], parts[name]) for name in whole)
 
     def test_the_head_alone_learns_first(self, tmp_path: Path) -> None:
-        tiny = ("big_model.epochs=1", "big_model.fine_tune_lr=1e-12", "big_model.weight_decay=0")
+        tiny = ("big_model.epochs=1", "big_model.layer_decay=1e-9", "big_model.weight_decay=0")
         tuned = self.tuned(tmp_path, "f", Group(), *tiny)
         before = load_file(tmp_path / "f.safetensors")
         for name, tensor in before.items():

@@ -144,15 +144,13 @@ class _Training:
     def of_all_layers(self) -> Distiller:
         """Return the training of all layers; pretrained ones have lower rates towards the input."""
         chosen = self.model_settings
-        if chosen.weights is None:
-            return self._distiller(chosen.epochs, chosen.lr)
-        return self._distiller(chosen.epochs, chosen.fine_tune_lr, chosen.layer_decay)
+        return self._distiller(chosen.epochs, 1.0 if chosen.weights is None else chosen.layer_decay)
 
     def of_head(self) -> Distiller:
         """Return the training of the parameters that learn now."""
-        return self._distiller(self.model_settings.head_epochs, self.model_settings.lr)
+        return self._distiller(self.model_settings.head_epochs)
 
-    def _distiller(self, epochs: int, lr: float, layer_decay: float = 1.0) -> Distiller:
+    def _distiller(self, epochs: int, layer_decay: float = 1.0) -> Distiller:
         return Distiller(
             self.model,
             # Fresh augmentation in every epoch: only students must see exactly the views of the bank.
@@ -161,7 +159,7 @@ class _Training:
             TrainSettings(
                 epochs=max(1, epochs),
                 batch_size=min(self.model_settings.batch_size, len(self.data.train.labels)),
-                lr=lr,
+                lr=self.model_settings.lr,
                 weight_decay=self.model_settings.weight_decay,
                 class_weights=self.settings.training.class_weights,
                 schedule="one_cycle",
