@@ -55,7 +55,7 @@ class BigModelSettings:
         1, ge=0, doc="epochs to train a new last layer alone before all layers, at lr", searchable=False
     )
     layer_decay: float = setting(
-        0.75,
+        1.0,
         gt=0,
         le=1,
         doc="factor of lr, in fine-tuning, from one twelfth of the layers to the one before it",

@@ -72,7 +72,7 @@ class TestFineTuning:
 
     def test_the_head_is_replaced_and_all_layers_are_tuned(self, tmp_path: Path) -> None:
         group = Group()
-        tuned = self.tuned(tmp_path, "f", group)
+        tuned = self.tuned(tmp_path, "f", group, "big_model.layer_decay=0.5")
         before = load_file(tmp_path / "f.safetensors")
         assert group.results[0]["kind"] == "fine_tuning"
         assert group.epochs() == [1, 2]
