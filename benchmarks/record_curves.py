@@ -23,6 +23,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from benchmarks.simulator.curves import space_to_json
+from benchmarks.simulator.sizes import Shape
 from tkd_search.config.experiment_file import Config, load_config, parse_config
 from tkd_search.config.resolve import clip_k
 from tkd_search.data import AugmentedViews, Split, load_data, plain_batches, resolved_augmentation
@@ -114,8 +115,8 @@ class Bench:
         size = model_bytes(student.model)
         return Curve(number, point, size, tuple(accuracy), time.monotonic() - began, failure)
 
-    def _shape(self) -> dict[str, int]:
-        return {"classes": self.data.num_classes, "channels": self.data.channels, "size": self.data.size}
+    def _shape(self) -> Shape:
+        return Shape(classes=self.data.num_classes, channels=self.data.channels, size=self.data.size)
 
     def _views(self, views: int) -> AugmentedViews:
         return AugmentedViews(

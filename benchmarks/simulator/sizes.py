@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypedDict
 
 from benchmarks.simulator.curves import Curves
 from tkd_search.config.experiment_file import Config, parse_config
@@ -11,6 +11,14 @@ from tkd_search.optimize.space import Distribution, FloatDistribution
 
 _STEPS = 256
 """Steps of the range of a float leaf; values are rounded to them, so that few students are built."""
+
+
+class Shape(TypedDict):
+    """What a network is built for: number of classes, channels and side of the images."""
+
+    classes: int
+    channels: int
+    size: int
 
 
 class ExactSizes:
@@ -24,7 +32,9 @@ class ExactSizes:
     """
 
     def __init__(self, config: Config, shape: Mapping[str, int]) -> None:
-        self._config, self._shape = config, dict(shape)
+        self._config = config
+        self._shape = Shape(classes=shape["classes"], channels=shape["channels"], size=shape["size"])
+        self._big_model = config.settings().big_models[0]
         self._known: dict[tuple[tuple[str, Any], ...], int] = {}
 
     def __call__(self, point: Mapping[str, Any]) -> int:
@@ -34,7 +44,8 @@ class ExactSizes:
         key = tuple(sorted(student.items()))
         if key not in self._known:
             settings = self._config.settings(student).student
-            self._known[key] = model_bytes(build_student(settings, **self._shape).model)
+            built = build_student(settings, **self._shape, big_model=self._big_model)
+            self._known[key] = model_bytes(built.model)
         return self._known[key]
 
 
