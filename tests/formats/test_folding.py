@@ -54,7 +54,7 @@ def test_pairs_are_found_without_weights_and_whatever_the_mode(name):
 
 @pytest.mark.parametrize("foldable", [True, False])
 def test_the_activation_inside_a_batch_norm_of_timm_stays(foldable):
-    from tkd_search.models.timm_networks import timm
+    from tkd_search.models.architectures.timm_networks import timm
 
     norm = timm().layers.BatchNormAct2d(3, act_layer=nn.SiLU)
     network = nn.Sequential(nn.Conv2d(3, 3, 1) if foldable else nn.ReLU(), norm, nn.Flatten())

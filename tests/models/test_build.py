@@ -8,8 +8,8 @@ import torch
 
 from tkd_search.errors import UserError
 from tkd_search.models import build_big_model, build_student, save_weights
-from tkd_search.models.arguments import check_arguments
-from tkd_search.models.families import ModelSpec
+from tkd_search.models.architectures.arguments import check_arguments
+from tkd_search.models.architectures.families import ModelSpec
 from tkd_search.models.model_settings import BigModelSettings, StudentSettings
 
 ONE_OF_EACH_FAMILY = (

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from tests.models.nets import DropoutHead, FunctionalPool, NoLinear, Tied
 from tkd_search.distill.training.evaluation import recalibrate
 from tkd_search.errors import UserError
+from tkd_search.models.architectures.families import ModelSpec
 from tkd_search.models.build import build_network
 from tkd_search.models.cuts import IMPORTANCES, apply_cut, check_cut, cut, cut_shapes, find_groups
 from tkd_search.models.cuts.attention import kept_head_width
@@ -22,7 +23,6 @@ from tkd_search.models.cuts.channel_groups import ChannelGroup
 from tkd_search.models.cuts.channel_importance import scores
 from tkd_search.models.cuts.widths import kept_channels, kept_count, stage_sides
 from tkd_search.models.depthwise import SmallMapDepthwise, speed_up_depthwise
-from tkd_search.models.families import ModelSpec
 from tkd_search.models.pointwise import SlicedPointwise, slice_pointwise
 from tkd_search.models.size import model_bytes, model_parameters
 from tkd_search.models.student import Student

@@ -7,12 +7,12 @@ import torch
 from safetensors.torch import save
 
 from tkd_search.errors import UserError
+from tkd_search.models.architectures.timm_networks import pretrained_tags
 from tkd_search.models.build import build_big_model, is_trained, load_big_model
 from tkd_search.models.model_settings import BigModelSettings
 from tkd_search.models.pretrained import named_state
 from tkd_search.models.size import shipping_state
 from tkd_search.models.student import Student
-from tkd_search.models.timm_networks import pretrained_tags
 from tkd_search.models.torchvision_compat import torchvision
 from tkd_search.models.weights import save_weights
 

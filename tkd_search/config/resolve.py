@@ -6,10 +6,10 @@ from typing import Any
 
 from tkd_search.config.experiment_file import Config
 from tkd_search.config.sections import Settings
-from tkd_search.models.families import family_of
+from tkd_search.models.architectures.families import family_of
+from tkd_search.models.architectures.timm_networks import is_timm
 from tkd_search.models.model_settings import BigModelSettings, StudentSettings
 from tkd_search.models.pretrained import starts_pretrained
-from tkd_search.models.timm_networks import is_timm
 from tkd_search.models.weights import weights_file
 from tkd_search.optimize.space import Choice
 

@@ -10,7 +10,7 @@ from tkd_search.distill.quantization.targets import unrounded
 from tkd_search.errors import UserError
 from tkd_search.export.format_support import check_formats
 from tkd_search.models import Student, build_student, model_parameters
-from tkd_search.models.families import family_of
+from tkd_search.models.architectures.families import family_of
 from tkd_search.models.model_settings import CUT, BigModelSettings, StudentSettings
 from tkd_search.models.student_architecture import check_cut_settings
 from tkd_search.optimize.space import Choice

@@ -9,16 +9,16 @@ from typing import Any
 from torch import nn
 
 from tkd_search.errors import UserError
-from tkd_search.models.arguments import check_arguments
+from tkd_search.models.architectures.arguments import check_arguments
+from tkd_search.models.architectures.families import ModelSpec, build_named, family_of, known_names
+from tkd_search.models.architectures.timm_networks import converted, is_timm
 from tkd_search.models.depthwise import speed_up_depthwise
-from tkd_search.models.families import ModelSpec, build_named, family_of, known_names
 from tkd_search.models.image_input import ImageInput, big_model_input, rendering
 from tkd_search.models.model_settings import BigModelSettings, StudentSettings
 from tkd_search.models.pointwise import slice_pointwise
 from tkd_search.models.pretrained import named_state
 from tkd_search.models.strides import wants_small_stem
 from tkd_search.models.student import Student
-from tkd_search.models.timm_networks import converted, is_timm
 from tkd_search.models.weights import Head, fit_state, unwrapped
 
 STEMS = ("auto", "small", "original")

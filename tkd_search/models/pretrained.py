@@ -8,9 +8,15 @@ import torch
 from torch import Tensor
 
 from tkd_search.errors import UserError
+from tkd_search.models.architectures.timm_networks import (
+    PREFIX,
+    is_timm,
+    pretrained_cfg,
+    pretrained_tags,
+    timm,
+)
 from tkd_search.models.checkpoint_files import SUFFIXES, read_state
 from tkd_search.models.model_settings import CUT
-from tkd_search.models.timm_networks import PREFIX, is_timm, pretrained_cfg, pretrained_tags, timm
 from tkd_search.models.torchvision_compat import torchvision
 
 DEFAULT_TAG = "pretrained"

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from tkd_search.distill.training.evaluation import recalibrate
 from tkd_search.errors import UserError
+from tkd_search.models.architectures.families import ModelSpec
 from tkd_search.models.build import architecture, as_student, build_network, model_spec
 from tkd_search.models.cuts import ChannelGroup, Cut, apply_cut, check_cut, cut, find_groups
-from tkd_search.models.families import ModelSpec
 from tkd_search.models.image_input import ImageInput, rendered, rendering, student_input
 from tkd_search.models.model_settings import CUT, BigModelSettings, StudentSettings
 from tkd_search.models.student import Student

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from tkd_search.errors import UserError
+from tkd_search.models.architectures.timm_networks import converted, is_timm
 from tkd_search.models.model_settings import StudentSettings
 from tkd_search.models.student import Student
-from tkd_search.models.timm_networks import converted, is_timm
 from tkd_search.models.weights import sum_for_grey, unwrapped
 
 LEAST_SHARE = 0.5

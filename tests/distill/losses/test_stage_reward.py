@@ -15,8 +15,8 @@ from tkd_search.distill.losses.stage_reward import StageReader, StageReward, sta
 from tkd_search.distill.method_settings import BankSettings, MethodSettings, TrainSettings
 from tkd_search.distill.teachers.generators import Generators
 from tkd_search.distill.training.distiller import Distiller
+from tkd_search.models.architectures.families import ModelSpec
 from tkd_search.models.build import build_network
-from tkd_search.models.families import ModelSpec
 from tkd_search.models.student import Student
 
 STAGES = (Tap("a", 4, 64), Tap("b", 6, 16))

@@ -207,7 +207,7 @@ def test_conversion_by_torch_keeps_hooks_and_the_original_type(kind: type[nn.Mod
 
 
 def test_conversion_keeps_the_activation_inside_a_batch_normalisation_of_timm() -> None:
-    from tkd_search.models.timm_networks import timm
+    from tkd_search.models.architectures.timm_networks import timm
 
     plain = nn.Sequential(timm().layers.BatchNormAct2d(3, act_layer=nn.SiLU)).eval()
     images = torch.randn(4, 3, 2, 2)

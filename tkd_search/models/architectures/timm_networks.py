@@ -13,11 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from tkd_search.models import torchvision_compat
+from tkd_search.models.architectures.transformers import patch_for
 from tkd_search.models.strides import fit_strides, small_first_kernel
-from tkd_search.models.transformers import patch_for
 
 if TYPE_CHECKING:
-    from tkd_search.models.families import ModelSpec
+    from tkd_search.models.architectures.families import ModelSpec
 
 PREFIX = "timm/"
 """Beginning of the names of timm's networks."""

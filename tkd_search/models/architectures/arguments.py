@@ -7,8 +7,8 @@ from dataclasses import fields, is_dataclass
 from typing import Any
 
 from tkd_search.errors import UserError
-from tkd_search.models.families import ModelSpec, family_of
-from tkd_search.models.timm_networks import PREFIX, RESERVED, is_timm, timm
+from tkd_search.models.architectures.families import ModelSpec, family_of
+from tkd_search.models.architectures.timm_networks import PREFIX, RESERVED, is_timm, timm
 from tkd_search.models.torchvision_compat import torchvision
 
 _RESERVED = (

@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import nn
 
-from tkd_search.models.mobilenet import deeper
+from tkd_search.models.architectures.mobilenet import deeper
 from tkd_search.models.torchvision_compat import torchvision
 
 _SHAPES: Mapping[str, tuple[int, int, int, int]] = {

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from tkd_search.models.mobilenet import deeper, divisible
+from tkd_search.models.architectures.mobilenet import deeper, divisible
 from tkd_search.models.torchvision_compat import torchvision
 
 _RESNET_PLANES = (64, 128, 256, 512)

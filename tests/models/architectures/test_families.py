@@ -5,8 +5,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tkd_search.models import alexnet, build_big_model, build_student, mobilenet, strides, transformers
-from tkd_search.models.families import ModelSpec, family_of, known_names
+from tkd_search.models import build_big_model, build_student, strides
+from tkd_search.models.architectures import alexnet, mobilenet, transformers
+from tkd_search.models.architectures.families import ModelSpec, family_of, known_names
 from tkd_search.models.model_settings import BigModelSettings, StudentSettings
 from tkd_search.models.size import model_bytes
 from tkd_search.models.student import Student

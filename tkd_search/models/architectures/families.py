@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from tkd_search.models import alexnet, convnets, mobilenet, timm_networks, transformers
+from tkd_search.models.architectures import alexnet, convnets, mobilenet, timm_networks, transformers
 from tkd_search.models.strides import fit_strides, set_input_channels, small_first_kernel
 from tkd_search.models.torchvision_compat import torchvision
 

@@ -10,9 +10,9 @@ from tkd_search.config.experiment_file import load_config
 from tkd_search.config.resolve import describe_student
 from tkd_search.errors import UserError
 from tkd_search.models import build_big_model, build_student
+from tkd_search.models.architectures.timm_networks import timm, timm_names
 from tkd_search.models.model_settings import BigModelSettings, StudentSettings
 from tkd_search.models.student import Student
-from tkd_search.models.timm_networks import timm, timm_names
 from tkd_search.models.weights import load_weights, save_weights
 
 VIT = {"embed_dim": 48, "depth": 2}
