@@ -274,8 +274,9 @@ def test_the_writer_finishes_what_a_killed_driver_left(folder, record, database)
     event_log = folder / "events" / "events.jsonl"
     total = sum(1 for _ in event_log.open())
     wait_until(lambda: acknowledged(folder) == total - 1)
-    assert_exactly_once(database, record)
+    # Files are written after the figures.
     wait_until(lambda: not alive(json.loads((folder / "mlflow" / "writer.json").read_text())["pid"]))
+    assert_exactly_once(database, record)
 
 
 def test_the_spool_replays_into_another_store(folder, record, database, still):
