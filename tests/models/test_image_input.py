@@ -38,6 +38,11 @@ def test_the_same_input_is_not_rendered():
     assert build_student(StudentSettings(), **SHAPE, big_model=BIG, given=GIVEN).render is None
 
 
+def test_lists_as_json_has_them_are_the_same_input():
+    listed = BigModelSettings(name="resnet18", mean=list(GIVEN.mean), std=list(GIVEN.std))
+    assert rendering(GIVEN, big_model_input(listed, GIVEN)) is None
+
+
 def test_a_network_is_built_for_its_own_size_and_renders_it(pixels):
     big = build_big_model(BIG, **SHAPE, given=GIVEN).eval()
     assert big.input_shape == (3, 64, 64)

@@ -137,17 +137,10 @@ def step_seconds(settings: Settings, student: StudentSettings, data: "DataBundle
     """Return the median seconds of a student's training step on this CPU, with a worker's threads."""
     import torch
 
-    from tkd_search.models import build_student
+    from tkd_search.data.networks import student_for
 
     torch.set_num_threads(max(1, int(settings.resources.cpus_per_worker)))
-    model = build_student(
-        student,
-        classes=data.num_classes,
-        channels=data.channels,
-        size=data.size,
-        big_model=settings.big_models[0],
-        given=data.input,
-    ).train()
+    model = student_for(student, settings.big_models[0], data).train()
     images = torch.randn(settings.training.batch_size, data.channels, data.size, data.size)
     labels = torch.zeros(settings.training.batch_size, dtype=torch.long)
     times = []

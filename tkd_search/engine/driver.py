@@ -25,6 +25,7 @@ from tkd_search.config.resolve import clip_k
 from tkd_search.config.sections import Settings
 from tkd_search.config.tree import flatten
 from tkd_search.data import DataBundle, fixed_views
+from tkd_search.data.networks import student_for
 from tkd_search.engine.budget import Budget
 from tkd_search.engine.controller import Controller, Size
 from tkd_search.engine.finalize import Status, finalize
@@ -43,7 +44,7 @@ from tkd_search.engine.workers.placement import Slots, bank_parts, stage_threads
 from tkd_search.engine.workers.pool import WarmPool, open_pool
 from tkd_search.files import disk_full_or
 from tkd_search.formats import FORMATS, Format, shipped_bytes
-from tkd_search.models import build_student, model_parameters
+from tkd_search.models import model_parameters
 from tkd_search.models.model_settings import BigModelSettings, StudentSettings
 from tkd_search.models.threads import torch_threads
 from tkd_search.optimize.study import SearchStudy
@@ -198,9 +199,7 @@ def student_sizes(
     Raises:
         UserError: the student cannot be built.
     """
-    model = build_student(
-        student, classes=data.num_classes, channels=data.channels, size=data.size, big_model=big_model
-    ).model
+    model = student_for(student, big_model, data).model
     parameters = model_parameters(model)
     return {format: Size(shipped_bytes(model, format), parameters) for format in FORMATS}
 

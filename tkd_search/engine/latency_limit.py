@@ -58,13 +58,11 @@ def measure_student(
     """
     import torch
 
+    from tkd_search.data.networks import student_for
     from tkd_search.export.onnx_file import latency_ms
     from tkd_search.export.shipping import calibrated, write_files
-    from tkd_search.models import build_student
 
-    built = build_student(
-        student, classes=data.num_classes, channels=data.channels, size=data.size, big_model=big_model
-    )
+    built = student_for(student, big_model, data)
     example = torch.randn(2, *built.input_shape, generator=torch.Generator().manual_seed(0))
     model = calibrated(built.model.eval(), student.format, [example])
     best = math.inf

@@ -8,11 +8,12 @@ from tkd_search.config.experiment_file import Config
 from tkd_search.config.pruner import configured_pruner
 from tkd_search.config.search_settings import SearchSettings
 from tkd_search.data import DataBundle
+from tkd_search.data.networks import big_model_for
 from tkd_search.distill.features.taps import find_taps
 from tkd_search.engine.student_checks import check_students
 from tkd_search.engine.student_weights import check_student_weights
 from tkd_search.errors import UserError
-from tkd_search.models.build import is_trained, load_big_model
+from tkd_search.models.build import is_trained
 from tkd_search.models.model_settings import BigModelSettings, StudentSettings
 from tkd_search.models.weights import Head
 from tkd_search.optimize.check_sampler import check_sampler
@@ -124,13 +125,7 @@ def _check_candidates(config: Config, data: DataBundle) -> tuple[int, tuple[str,
     settings = config.settings()
     taps, maps, notes = 0, 0, []
     for model_settings in settings.big_models:
-        model, head = load_big_model(
-            model_settings,
-            classes=data.num_classes,
-            channels=data.channels,
-            size=data.size,
-            given=data.input,
-        )
+        model, head = big_model_for(model_settings, data)
         notes += _fine_tuning(model_settings, head, data)
         found = find_taps(model.model, settings.bank.taps, torch.zeros(2, *model.input_shape))
         taps, maps = taps + len(found), maps + sum(tap.spatial for tap in found)

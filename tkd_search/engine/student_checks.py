@@ -1,15 +1,15 @@
 """Checks of the students that a search may propose, before anything is written."""
 
 from collections.abc import Iterator, Sequence
-from functools import partial
 
 from tkd_search.config.experiment_file import Config
 from tkd_search.data import DataBundle
+from tkd_search.data.networks import student_for
 from tkd_search.distill.quantization.number_format import Format, rounds_weights
 from tkd_search.distill.quantization.targets import unrounded
 from tkd_search.errors import UserError
 from tkd_search.export.format_support import check_formats
-from tkd_search.models import Student, build_student, model_parameters
+from tkd_search.models import Student, model_parameters
 from tkd_search.models.architectures.families import family_of
 from tkd_search.models.model_settings import CUT, BigModelSettings, StudentSettings
 from tkd_search.models.student_architecture import check_cut_settings
@@ -83,10 +83,9 @@ def _first_that_builds(
     students: Sequence[StudentSettings], data: DataBundle, big_model: BigModelSettings
 ) -> tuple[StudentSettings, Student]:
     problems = []
-    build = partial(build_student, classes=data.num_classes, channels=data.channels, size=data.size)
     for student in students:
         try:
-            return student, build(student, big_model=big_model)
+            return student, student_for(student, big_model, data)
         except UserError as error:
             problems.append(error)
     raise problems[0]

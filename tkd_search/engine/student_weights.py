@@ -11,7 +11,7 @@ from torch import Tensor
 from tkd_search import storage
 from tkd_search.config.experiment_file import Config
 from tkd_search.data import DataBundle
-from tkd_search.models import build_student
+from tkd_search.data.networks import student_for
 from tkd_search.models.model_settings import StudentSettings
 from tkd_search.models.pretrained import named_state, starts_pretrained
 from tkd_search.models.weight_selection import start_from, weights_key
@@ -50,7 +50,7 @@ def check_student_weights(config: Config, data: DataBundle) -> tuple[str, ...]:
     notes = []
     for student in students_with_weights(config):
         state, source = named_state(student.weights or "", name=student.name, where=WHERE)
-        built = build_student(student, classes=data.num_classes, channels=data.channels, size=data.size)
+        built = student_for(student, config.settings().big_models[0], data)
         loaded = start_from(built, state, student.name, where=WHERE, source=source)
         total = len(built.model.state_dict())
         notes.append(f"{student.name} starts from {source}: {loaded} of {total} tensors (the rest is random)")

@@ -33,8 +33,8 @@ def big_model_input(settings: BigModelSettings, given: ImageInput) -> ImageInput
     own = _of_weights(settings, given)
     return ImageInput(
         size=settings.input_size or given.size,
-        mean=settings.mean or own.mean,
-        std=settings.std or own.std,
+        mean=tuple(settings.mean or own.mean),  # a list where the settings were read from JSON
+        std=tuple(settings.std or own.std),
     )
 
 

@@ -11,9 +11,10 @@ from torch import Tensor
 from tkd_search.config.sections import TrialSettings
 from tkd_search.data import AugmentedViews, DataBundle, Split, plain_batches, resolved_augmentation
 from tkd_search.data.bank_files import load_bank
+from tkd_search.data.networks import big_model_for
 from tkd_search.data.prepared_files import load_prepared
 from tkd_search.distill.features.bank import Bank
-from tkd_search.models import Student, build_big_model
+from tkd_search.models import Student
 from tkd_search.models.image_input import big_model_input
 from tkd_search.models.model_settings import BigModelSettings
 from tkd_search.models.weights import load_weights, read_state
@@ -99,9 +100,7 @@ def _big_models_at(
     data, built = data_at(data_place), []
     for text, place in zip(models, places, strict=True):
         settings, file = stored_big_model(BigModelSettings(**json.loads(text)), place, data)
-        model = build_big_model(
-            settings, classes=data.num_classes, channels=data.channels, size=data.size, given=data.input
-        )
+        model, _ = big_model_for(settings, data)
         if settings.weights is None:
             load_weights(model.model, file)
         built.append(model.eval().to(device))

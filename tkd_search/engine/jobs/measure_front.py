@@ -8,6 +8,7 @@ from safetensors.torch import load_file
 
 from tkd_search import storage
 from tkd_search.config.settings_json import from_json
+from tkd_search.data.networks import student_for
 from tkd_search.distill.training.evaluation import evaluate
 from tkd_search.engine.jobs import caches
 from tkd_search.engine.jobs.job_context import JobContext
@@ -15,7 +16,6 @@ from tkd_search.export.onnx_file import ONNX_FILE, OnnxNetwork, latency_ms, veri
 from tkd_search.export.shipping import student_files
 from tkd_search.export.student_description import WEIGHTS_FILE, read_cut
 from tkd_search.formats import unpack
-from tkd_search.models import build_student
 from tkd_search.models.image_input import rendered
 
 _VERIFY_IMAGES = 256
@@ -36,19 +36,11 @@ def measure_front(job: dict[str, Any], context: JobContext) -> None:
     data = caches.data_at(job["data"])
     for member in job["members"]:
         trial = from_json(member["settings"])
-        settings, big_model = trial.student, trial.big_models[0]
+        settings = trial.student
         with tempfile.TemporaryDirectory() as folder:
             for name in student_files(settings):
                 storage.get_file(storage.below(member["folder"], name), Path(folder) / name)
-            student = build_student(
-                settings,
-                classes=data.num_classes,
-                channels=data.channels,
-                size=data.size,
-                big_model=big_model,
-                record=read_cut(Path(folder), settings),
-                given=data.input,
-            )
+            student = student_for(settings, trial.big_models[0], data, read_cut(Path(folder), settings))
             onnx = OnnxNetwork(Path(folder) / ONNX_FILE)
             loaded = unpack(load_file(Path(folder) / WEIGHTS_FILE), student.model, settings.format)
         validation = rendered(caches.batches_of(data, data.validation, "cpu"), student.render)

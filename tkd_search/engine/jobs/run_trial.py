@@ -13,6 +13,7 @@ from tkd_search import storage
 from tkd_search.config.sections import TrialSettings
 from tkd_search.config.settings_json import from_json
 from tkd_search.data import DataBundle, fixed_views
+from tkd_search.data.networks import student_for
 from tkd_search.distill.method_settings import MetricName
 from tkd_search.distill.quantization.number_format import Format
 from tkd_search.distill.training.distiller import Distiller
@@ -24,7 +25,7 @@ from tkd_search.engine.jobs.job_context import JobContext
 from tkd_search.engine.jobs.train_loop import train
 from tkd_search.export.shipping import write_files
 from tkd_search.export.student_description import CUT_FILE
-from tkd_search.models import Student, build_student, cut_student
+from tkd_search.models import Student, cut_student
 from tkd_search.models.image_input import rendered
 from tkd_search.models.model_settings import CUT
 from tkd_search.models.weight_selection import start_from, weights_key
@@ -103,16 +104,9 @@ def _student(
 
     A resumed trial keeps the record of its first start, whatever the importance would choose now.
     """
-    build = partial(
-        build_student,
-        classes=data.num_classes,
-        channels=data.channels,
-        size=data.size,
-        big_model=settings.big_models[0],
-        given=data.input,
-    )
+    big_model = settings.big_models[0]
     if settings.student.name != CUT:
-        student = build(settings.student)
+        student = student_for(settings.student, big_model, data)
         place = job.get("student_weights", {}).get(weights_key(settings.student))
         if place is not None:
             state = caches.weights_at(place)
@@ -121,9 +115,9 @@ def _student(
     file = storage.below(job["folder"], CUT_FILE)
     stored = storage.read_bytes(file)
     if stored is not None and checkpoint.exists():
-        return build(settings.student, record=json.loads(stored))
+        return student_for(settings.student, big_model, data, json.loads(stored))
     big_models = caches.big_models_at(settings.big_models, job["data"], job["big_models"], context.device)
-    here, _ = caches.stored_big_model(settings.big_models[0], job["big_models"][0], data)
+    here, _ = caches.stored_big_model(big_model, job["big_models"][0], data)
     student, record = cut_student(
         settings.student,
         big_models[0],

@@ -13,6 +13,7 @@ from torch import nn
 from tkd_search.config.sections import TrialSettings
 from tkd_search.config.settings_json import from_json
 from tkd_search.data import DataBundle
+from tkd_search.data.networks import big_model_for
 from tkd_search.distill.method_settings import MethodSettings, MetricName, TrainSettings
 from tkd_search.distill.training.distiller import Distiller
 from tkd_search.distill.training.evaluation import evaluate
@@ -24,7 +25,7 @@ from tkd_search.engine.jobs.train_loop import train
 from tkd_search.export.shipping import calibrated
 from tkd_search.formats import Format, pack, unpack
 from tkd_search.models import Student, model_bytes, model_parameters
-from tkd_search.models.build import is_trained, load_big_model
+from tkd_search.models.build import is_trained
 from tkd_search.models.image_input import Render, rendered
 from tkd_search.models.model_settings import BigModelSettings
 from tkd_search.models.weights import Head, save_weights
@@ -55,9 +56,7 @@ def train_big_model(job: dict[str, Any], context: JobContext) -> None:
     checkpoint = TrialCheckpoint(job["checkpoint"])
     seed = child_seed(settings.seed, "big_model", job["index"])
     torch.manual_seed(seed)
-    model, head = load_big_model(
-        model_settings, classes=data.num_classes, channels=data.channels, size=data.size, given=data.input
-    )
+    model, head = big_model_for(model_settings, data)
     model = model.to(context.device)
     if is_trained(model_settings, head):
         if model_settings.weights is not None:
