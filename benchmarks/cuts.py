@@ -12,9 +12,7 @@ Goal: at a tenth of F's bytes the cut by magnitude is 2 points better than rando
 """
 
 import argparse
-import json
 import statistics
-import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -25,8 +23,8 @@ from typing import Any
 import torch
 
 from benchmarks.formats.training import Lesson, lesson, run, training_views
+from benchmarks.lesson_options import lesson_settings, open_figures
 from tkd_search.data import load_data, plain_batches
-from tkd_search.data.data_settings import DataSettings
 from tkd_search.distill import Distiller, MethodSettings, TrainSettings
 from tkd_search.distill.training.evaluation import evaluate
 from tkd_search.export.shipping import write_files
@@ -51,21 +49,17 @@ def main(arguments: list[str] | None = None) -> None:
     """Run the benchmark."""
     options = _options(arguments)
     torch.set_num_threads(options.threads)
-    settings = DataSettings(
-        name="cifar10" if options.data else "digits",
-        path=options.data,
-        size=32 if options.data else None,
-        train_limit=options.images,
+    settings, big, store = lesson_settings(options)
+    found = open_figures(
+        options.json,
+        {
+            "data": asdict(settings),
+            "big_model": [options.big_model, options.big_width, options.big_epochs],
+            "epochs": options.epochs,
+            "format": options.format,
+        },
+        {"figures": []},
     )
-    store = options.json.with_suffix(".big_model.safetensors")
-    big = BigModelSettings(
-        name="resnet18",
-        width=options.big_width,
-        epochs=options.big_epochs,
-        weights=options.big_model or (str(store) if store.exists() else None),
-        stem="small",
-    )
-    found = _opened(options, settings, big)
     taught = lesson(settings, load_data(settings), big, store)
     for seed, ratio, start in _missing(found, options):
         row = _row(taught, big, start, ratio, seed, options)
@@ -92,22 +86,6 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--big-epochs", type=int, default=30, help="where it is trained here")
     parser.add_argument("--threads", type=int, default=1, help="of training")
     return parser.parse_args(arguments)
-
-
-def _opened(options: argparse.Namespace, data: DataSettings, big: BigModelSettings) -> dict[str, Any]:
-    """Return what FILE holds; it must come from the same images, F, epochs and format."""
-    settings: dict[str, Any] = json.loads(
-        json.dumps(
-            {"data": asdict(data), "big_model": [options.big_model, big.width, big.epochs],
-             "epochs": options.epochs, "format": options.format}
-        )
-    )  # fmt: skip
-    if not options.json.exists():
-        return {"settings": settings, "figures": []}
-    found: dict[str, Any] = json.loads(options.json.read_text(encoding="utf-8"))
-    if found["settings"] != settings:
-        sys.exit(f"{options.json} holds figures of other settings: {found['settings']}; name another file")
-    return found
 
 
 def _missing(found: dict[str, Any], options: argparse.Namespace) -> Iterator[tuple[int, float, str]]:

@@ -15,8 +15,6 @@ Goals: int8 within .3 points of fp32, int4 within 1.5, a step with rounding ≤ 
 """
 
 import argparse
-import json
-import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -26,13 +24,13 @@ import torch
 from benchmarks.formats.figures import TRAINED, lost, rows, table
 from benchmarks.formats.step_cost import step_costs
 from benchmarks.formats.training import Lesson, lesson
+from benchmarks.lesson_options import lesson_settings, open_figures
 from tkd_search.data import load_data, plain_batches
-from tkd_search.data.data_settings import DataSettings
 from tkd_search.distill import MethodSettings, TrainSettings
 from tkd_search.distill.training.evaluation import evaluate
 from tkd_search.files import write_json
 from tkd_search.models import model_bytes
-from tkd_search.models.model_settings import BigModelSettings, StudentSettings
+from tkd_search.models.model_settings import StudentSettings
 
 STUDENTS = {
     "mobilenet_v2 ×0.25": StudentSettings(name="mobilenet_v2", width=0.25),
@@ -49,21 +47,16 @@ def main(arguments: list[str] | None = None) -> None:
     """Run the benchmark."""
     options = _options(arguments)
     torch.set_num_threads(options.threads)
-    data = DataSettings(
-        name="cifar10" if options.data else "digits",
-        path=options.data,
-        size=32 if options.data else None,
-        train_limit=options.images,
-    )
+    data, big, store = lesson_settings(options)
     train = TrainSettings(epochs=options.epochs)
-    store = options.json.with_suffix(".big_model.safetensors")
-    found = _opened(options, data, train)
-    big = BigModelSettings(
-        name="resnet18",
-        width=options.big_width,
-        epochs=options.big_epochs,
-        weights=options.big_model or (str(store) if store.exists() else None),
-        stem="small",
+    found = open_figures(
+        options.json,
+        {
+            "data": asdict(data),
+            "training": asdict(train),
+            "big_model": [options.big_model, options.big_width, options.big_epochs],
+        },
+        {"big_model": {}, "figures": [], "steps": []},
     )
     taught = lesson(data, load_data(data), big, store)
     found["big_model"] = _figures_of(taught)
@@ -89,22 +82,6 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--batches", type=int, default=4, help="per round")
     parser.add_argument("--threads", type=int, default=1, help="of training")
     return parser.parse_args(arguments)
-
-
-def _opened(options: argparse.Namespace, data: DataSettings, train: TrainSettings) -> dict[str, Any]:
-    """Return what FILE holds; it must come from the same images, F and epochs."""
-    settings = {
-        "data": asdict(data),
-        "training": asdict(train),
-        "big_model": [options.big_model, options.big_width, options.big_epochs],
-    }
-    settings = json.loads(json.dumps(settings))
-    if not options.json.exists():
-        return {"settings": settings, "big_model": {}, "figures": [], "steps": []}
-    found: dict[str, Any] = json.loads(options.json.read_text(encoding="utf-8"))
-    if found["settings"] != settings:
-        sys.exit(f"{options.json} holds figures of other settings: {found['settings']}; name another file")
-    return found
 
 
 def _figures_of(taught: Lesson) -> dict[str, Any]:

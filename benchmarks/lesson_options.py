@@ -1,0 +1,45 @@
+"""What the benchmarks of students share: data and big model from options, and a file of figures."""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from tkd_search.data.data_settings import DataSettings
+from tkd_search.models.model_settings import BigModelSettings
+
+
+def lesson_settings(options: argparse.Namespace) -> tuple[DataSettings, BigModelSettings, Path]:
+    """Return the settings of data and F, and the file that keeps a trained F.
+
+    Args:
+        options: ``data`` (folder of CIFAR-10, or None for the digits), ``images``, ``json``, ``big_model``
+            (a weights file or None), ``big_width`` and ``big_epochs``.
+    """
+    store = options.json.with_suffix(".big_model.safetensors")
+    data = DataSettings(
+        name="cifar10" if options.data else "digits",
+        path=options.data,
+        size=32 if options.data else None,
+        train_limit=options.images,
+    )
+    big = BigModelSettings(
+        name="resnet18",
+        width=options.big_width,
+        epochs=options.big_epochs,
+        weights=options.big_model or (str(store) if store.exists() else None),
+        stem="small",
+    )
+    return data, big, store
+
+
+def open_figures(file: Path, settings: dict[str, Any], empty: dict[str, Any]) -> dict[str, Any]:
+    """Return what the file holds, or ``empty`` with the settings; exit where they differ from the file's."""
+    settings = json.loads(json.dumps(settings))
+    if not file.exists():
+        return {"settings": settings, **empty}
+    found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    if found["settings"] != settings:
+        sys.exit(f"{file} holds figures of other settings: {found['settings']}; name another file")
+    return found
