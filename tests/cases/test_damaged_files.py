@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from tests.cli.calling import call
-from tests.export.conftest import digits, trained  # noqa: F401
 from tests.tracking.synthetic import synthetic_search, tell_all
 from tkd_search.api import check_same_data
 from tkd_search.config.experiment_file import parse_config
@@ -81,7 +80,7 @@ def test_a_damaged_json_file_of_a_run_is_one_message(tmp_path, content):
 
 
 @pytest.fixture
-def run(tmp_path, monkeypatch, trained):  # noqa: F811
+def run(tmp_path, monkeypatch, trained):
     """The folder of a finished search over the digits with one student."""
     monkeypatch.chdir(tmp_path)
     settings, student = trained

@@ -10,7 +10,6 @@ from PIL import Image
 
 import tkd_search
 from tests.cli.calling import call
-from tests.export.conftest import digits, shipped, trained  # noqa: F401
 from tkd_search.errors import UserError
 from tkd_search.export import export_student
 from tkd_search.export.pyfunc import _load_pyfunc
@@ -37,7 +36,7 @@ def witness(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def foreign(tmp_path, shipped, witness):  # noqa: F811
+def foreign(tmp_path, shipped, witness):
     """A student's folder whose description names that module."""
     folder = tmp_path / "student"
     shutil.copytree(shipped, folder)
@@ -47,7 +46,7 @@ def foreign(tmp_path, shipped, witness):  # noqa: F811
     return folder
 
 
-def test_no_way_in_runs_a_strangers_code(tmp_path, foreign, witness, digits, monkeypatch):  # noqa: F811
+def test_no_way_in_runs_a_strangers_code(tmp_path, foreign, witness, digits, monkeypatch):
     monkeypatch.delenv("TKD_TRUST", raising=False)
     for way in (tkd_search.load, lambda path: export_student(path, digits), _load_pyfunc):
         with pytest.raises(UserError, match=r"(?s)foreign_student:build.*trust=True"):
@@ -79,5 +78,5 @@ def test_with_trust_it_is_built(foreign, witness, monkeypatch, way):
     assert witness.exists()
 
 
-def test_a_plain_student_needs_no_trust(shipped):  # noqa: F811
+def test_a_plain_student_needs_no_trust(shipped):
     assert tkd_search.load(shipped)[0] is not None
