@@ -1,0 +1,1 @@
+"""Faults in real searches: processes that die or hang, and files that are cut short."""
