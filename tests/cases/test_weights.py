@@ -113,3 +113,13 @@ def test_no_code_runs_wherever_it_stands(tmp_path, how, protocol):
         with contextlib.suppress(UserError):
             load_weights(nets.DropoutHead(), tmp_path / "model.pth")
         assert not witness.exists()
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_of_a_training_that_diverged_are_refused(tmp_path, value):
+    state = {name: tensor.clone() for name, tensor in STATE.items()}
+    name = next(name for name, tensor in state.items() if tensor.is_floating_point())
+    state[name].view(-1)[0] = value
+    torch.save(state, tmp_path / "diverged.pth")
+    with pytest.raises(UserError, match=rf"big_model\.weights.*not finite in {name}"):
+        load_weights(nets.DropoutHead(), tmp_path / "diverged.pth", where="big_model.weights")

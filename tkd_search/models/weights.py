@@ -95,7 +95,7 @@ def fit_state(
         The last layer that was not loaded.
 
     Raises:
-        UserError: tensors do not fit; the error names them.
+        UserError: tensors do not fit or contain values that are not finite; the error names them.
     """
     own = module.state_dict(keep_vars=True)
     given = unwrapped(module, state)
@@ -110,10 +110,23 @@ def fit_state(
     shapes = [name for name in own if name in given and own[name].shape != given[name].shape]
     if missing or unknown or shapes:
         raise _mismatch(own, given, missing, unknown, shapes, where, source)
+    _refuse_not_finite(given, where, source)
     module.load_state_dict(given, strict=True)
     if left_out:
         _log.warning("%s: %d tensor(s) that belong to no part of the network are ignored", source, left_out)
     return head
+
+
+def _refuse_not_finite(given: Mapping[str, Tensor], where: str, source: str) -> None:
+    names = [name for name, one in given.items() if one.is_floating_point() and not one.isfinite().all()]
+    if names:
+        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+        raise UserError(
+            where,
+            f"{source} with values that are not finite in {', '.join(names[:3])}{more}",
+            "finite weights",
+            "the training that saved them has diverged: take an earlier checkpoint",
+        )
 
 
 def unwrapped(module: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
