@@ -14,7 +14,7 @@ ActivationName = Literal["swish", "prelu", "pelu", "softplus", "rational", "iden
 BoundName = Literal["raw", "lookahead", "tanh"]
 FeatureRewardName = Literal["cka", "cos", "mse", "relation"]
 MetricName = Literal["accuracy", "balanced_accuracy", "macro_f1"]
-ScheduleName = Literal["schedule_free", "one_cycle", "constant"]
+ScheduleName = Literal["schedule_free", "one_cycle", "cosine", "constant"]
 
 _TKD: dict[str, tuple[str, ...]] = {"name": ("tkd",)}
 _HEURISTIC: dict[str, tuple[str, ...]] = {**_TKD, "selection": ("heuristic",)}
@@ -133,8 +133,17 @@ class TrainSettings:
         searchable=False,
     )
     batch_size: int = setting(128, ge=2, doc="global batch size (over all workers of a trial)")
+    optimizer: Literal["adamw", "sgd"] = setting(
+        "adamw",
+        doc="optimiser; sgd (momentum 0.9) needs lr about 0.1 (1 schedule_free), weight_decay about 5e-4",
+    )
     lr: float = setting(6e-3, gt=0, le=1, doc="peak learning rate")
-    weight_decay: float = setting(0.05, ge=0, doc="decoupled weight decay of AdamW")
+    weight_decay: float = setting(
+        0.05,
+        ge=0,
+        doc="weight decay, decoupled with adamw; norms, biases and activations have none",
+    )
+    clip_norm: float = setting(0.0, ge=0, doc="largest norm of the student's gradient; 0 = no limit")
     label_smoothing: float = setting(0.0, ge=0, lt=1, doc="label smoothing of the cross-entropy term")
     class_weights: Literal["none", "balanced"] = setting(
         "none",
@@ -142,6 +151,13 @@ class TrainSettings:
         searchable=False,
     )
     schedule: ScheduleName = setting("schedule_free", doc="learning-rate schedule")
+    ema: float = setting(
+        0.0,
+        ge=0,
+        lt=1,
+        when={"schedule": ("one_cycle", "cosine", "constant")},
+        doc="share kept per step by the average of weights that is evaluated and ships; 0 = the last weights",
+    )
     quantise: float = setting(
         0.25, ge=0, le=0.9, doc="share of the epochs, the last ones, that train with rounding (int8 and int4)"
     )

@@ -128,19 +128,28 @@ def test_every_method_trains_and_resumes_exactly(name: str, settings: dict[str, 
         assert torch.equal(a, b)
 
 
-@pytest.mark.parametrize("schedule", ["schedule_free", "one_cycle", "constant"])
-def test_schedules_resume_exactly_and_learn(schedule: str) -> None:
+OPTIMISERS = {
+    **{name: {"schedule": name} for name in ("schedule_free", "one_cycle", "cosine", "constant")},
+    "averaged": {"schedule": "cosine", "ema": 0.95, "clip_norm": 1.0},
+    "sgd": {"optimizer": "sgd", "lr": 0.1, "schedule": "cosine", "weight_decay": 5e-4, "ema": 0.9},
+    "schedule-free sgd": {"optimizer": "sgd", "lr": 1.0, "weight_decay": 5e-4},
+}
+
+
+@pytest.mark.parametrize("train", OPTIMISERS.values(), ids=OPTIMISERS)
+def test_optimisers_and_schedules_resume_exactly_and_learn(train: dict[str, Any]) -> None:
     method = MethodSettings(name="ce")
-    whole = distiller(method, epochs=12, schedule=schedule, number=800)
+    whole = distiller(method, epochs=12, number=800, **train)
     for epoch in range(12):
         if epoch == 5:
             state = whole.state_dict()
         whole.run_epoch()
-    resumed = distiller(method, epochs=12, schedule=schedule, number=800)
+    resumed = distiller(method, epochs=12, number=800, **train)
     resumed.load_state_dict(state)
     while resumed.epoch < 12:
         resumed.run_epoch()
     assert same_weights(weights(whole), weights(resumed))
+    assert same_weights(whole.eval_student().state_dict(), resumed.eval_student().state_dict())
     assert evaluate(whole.eval_student(), held_out()) > 0.8
 
 

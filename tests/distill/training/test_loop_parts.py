@@ -26,6 +26,21 @@ def network() -> nn.Module:
     return TinyStudent().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
+def learners_of(
+    parameters: list[nn.Parameter],
+    train: TrainSettings,
+    *,
+    total: int = 50,
+    names: list[str] | None = None,
+    rates: list[float] | None = None,
+) -> Learners:
+    named = list(zip(names or [""] * len(parameters), parameters, strict=True))
+    device = torch.device("cpu")
+    return Learners(
+        named, [], train, total=total, reduction=SingleProcess(), device=device, rates=rates or []
+    )
+
+
 def test_flat_parameters_keep_values_formats_and_gradients() -> None:
     plain, flat = network(), network()
     made = FlatParameters([list(flat.parameters())])
@@ -102,27 +117,82 @@ def test_rates_of_layers_rise_to_the_whole_rate_of_the_last(layers: list[str], d
 def test_parameters_learn_at_their_share_of_the_rate() -> None:
     parameters = [nn.Parameter(torch.ones(2)) for _ in range(2)]
     train = TrainSettings(lr=0.1, weight_decay=0.0, schedule="constant")
-    kinds = {"total": 50, "reduction": SingleProcess(), "device": torch.device("cpu")}
-    learners = Learners(parameters, [], train, rates=[0.1, 1.0], **kinds)  # type: ignore[arg-type]
+    learners = learners_of(parameters, train, rates=[0.1, 1.0])
     learners.update([parameter.sum() for parameter in parameters], 0)
     slow, fast = (1 - parameter.detach() for parameter in parameters)
     torch.testing.assert_close(fast, 10 * slow, rtol=1e-3, atol=0.0)
 
 
-@pytest.mark.parametrize("schedule", ["constant", "schedule_free"])
-def test_parameters_of_several_types_are_kept_separate_and_learn(schedule: str) -> None:
-    parameters = [nn.Parameter(torch.ones(3)), nn.Parameter(torch.ones(2, dtype=torch.float64))]
-    assert isinstance(store([parameters]), SeparateParameters)
-    train = TrainSettings(lr=0.1, weight_decay=0.0, schedule=schedule)
-    learners = Learners(
-        parameters, [], train, total=50, reduction=SingleProcess(), device=torch.device("cpu")
-    )
-    for step in range(50):
+OPTIMISERS = [
+    TrainSettings(lr=0.1, weight_decay=0.0, optimizer=optimizer, schedule=schedule, ema=ema)
+    for optimizer in ("adamw", "sgd")
+    for schedule in ("schedule_free", "one_cycle", "cosine", "constant")
+    for ema in (0.0, 0.5)
+    if not (ema and schedule == "schedule_free")
+]
+
+
+@pytest.mark.parametrize("train", OPTIMISERS, ids=lambda t: f"{t.optimizer}-{t.schedule}-{t.ema}")
+@pytest.mark.parametrize("types", [(torch.float32, torch.float64), (torch.float32, torch.float32)])
+def test_averages_have_the_order_of_the_parameters_and_decrease_the_loss(
+    train: TrainSettings, types: tuple[torch.dtype, torch.dtype]
+) -> None:
+    """The first parameter is spared from weight decay, so it is stored behind the second one."""
+    parameters = [nn.Parameter(torch.ones(3, dtype=types[0])), nn.Parameter(torch.ones(2, 4, dtype=types[1]))]
+    separate = isinstance(store([parameters]), SeparateParameters)
+    assert separate == (types[0] is not types[1])
+    learners = learners_of(parameters, train, total=60)
+    for step in range(60):
         learners.update([parameter.square().sum() for parameter in parameters], step)
     for parameter, value in zip(parameters, learners.averaged(), strict=True):
         assert value.shape == parameter.shape
         assert value.dtype == parameter.dtype
         assert value.abs().max() < 0.5
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+@pytest.mark.parametrize("schedule", ["schedule_free", "constant"])
+def test_weight_decay_spares_norms_biases_and_activation_parameters(optimizer: str, schedule: str) -> None:
+    named = {
+        "norm.weight": nn.Parameter(torch.ones(4)),
+        "layer.weight": nn.Parameter(torch.ones(4, 4)),
+        "heads.bias": nn.Parameter(torch.ones(4, 1, 4)),
+        "generators.theta": nn.Parameter(torch.ones(4, 1)),
+    }
+    train = TrainSettings(lr=0.1, weight_decay=0.5, optimizer=optimizer, schedule=schedule)
+    learners = learners_of(list(named.values()), train, names=list(named))
+    for step in range(10):
+        learners.update([0 * parameter.sum() for parameter in named.values()], step)
+    for name, parameter in named.items():
+        changed = not torch.equal(parameter.detach(), torch.ones_like(parameter))
+        assert changed == (name == "layer.weight"), name
+
+
+def test_clipping_bounds_the_norm_of_the_whole_gradient() -> None:
+    """SGD at a constant rate moves by rate × gradient (1 + momentum) in its first step."""
+    moved = {}
+    for limit in (0.0, 0.3, 1e6):
+        parameters = [nn.Parameter(torch.ones(3)), nn.Parameter(torch.ones(2, 4))]
+        train = TrainSettings(lr=0.1, weight_decay=0.0, optimizer="sgd", schedule="constant", clip_norm=limit)
+        learners_of(parameters, train, total=1).update([3 * p.sum() for p in parameters], 0)
+        moved[limit] = torch.cat([(1 - p.detach()).flatten() for p in parameters]).norm().item()
+    assert moved[0.3] == pytest.approx(0.1 * 1.9 * 0.3, rel=1e-3)
+    assert moved[0.0] == moved[1e6] == pytest.approx(0.1 * 1.9 * 3 * 11**0.5, rel=1e-3)
+
+
+def test_the_average_of_weights_forgets_its_start_and_lags_behind() -> None:
+    parameter = nn.Parameter(torch.zeros(1))
+    train = TrainSettings(
+        lr=1.0, weight_decay=0.0, optimizer="sgd", schedule="constant", ema=0.9, clip_norm=0.1
+    )
+    learners = learners_of([parameter], train, total=1)
+    expected = 0.0
+    for step in range(100):
+        learners.update([-parameter.sum()], step)
+        kept = min(0.9, (1 + step) / (10 + step))
+        expected = kept * expected + (1 - kept) * parameter.item()
+    assert learners.averaged()[0].item() == pytest.approx(expected, rel=1e-4)
+    assert 0.8 * parameter.item() < expected < parameter.item()
 
 
 @given(
@@ -206,7 +276,7 @@ def test_samples_are_fixed_by_name() -> None:
     assert len(sample(views, 99, seed=0, name="a")[0]) == 50
 
 
-@pytest.mark.parametrize("schedule", ["schedule_free", "one_cycle", "constant"])
+@pytest.mark.parametrize("schedule", ["schedule_free", "one_cycle", "cosine", "constant"])
 @pytest.mark.parametrize("total", [1, 2, 7, 1000])
 def test_rates_stay_above_zero_and_reach_their_peak(schedule: str, total: int) -> None:
     rates = [rate(schedule, step, total) for step in range(total)]

@@ -170,18 +170,18 @@ class Distiller:
 
     def _build_learners(self) -> Learners:
         teachers = getattr(self.objective, "generators", None)
-        of_teachers = [p for p in teachers.parameters() if p.requires_grad] if teachers is not None else []
-        of_big_models = list(self._source.parameters()) if self._source is not None else []
-        adapters = list(self.objective.student_parameters())
-        names = [name for name, _ in self.student.named_parameters()]
+        of_teachers = list(teachers.named_parameters()) if teachers is not None else []
+        of_big_models = [("", p) for p in self._source.parameters()] if self._source is not None else []
+        adapters = [("adapter", p) for p in self.objective.student_parameters()]
+        of_student = list(self.student.named_parameters())
         return Learners(
-            [*self.student.parameters(), *adapters],
+            [*of_student, *adapters],
             [(of_teachers, self.method.generator_lr), (of_big_models, self.method.big_model_lr)],
             self.train,
             total=self._total_steps,
             reduction=self._group,
             device=self.device,
-            rates=[*layer_rates(names, self._layer_decay), *[1.0] * len(adapters)],
+            rates=[*layer_rates([name for name, _ in of_student], self._layer_decay), *[1.0] * len(adapters)],
         )
 
     def run_epoch(self, should_stop: StopSignal = never) -> EpochStats | None:
@@ -295,15 +295,16 @@ class Distiller:
     def eval_student(self) -> nn.Module:
         """Return a copy of the student to evaluate and ship: in eval mode, without gradients.
 
-        Batch normalisations are ordinary ones. With the schedule-free optimiser its weights are the averaged
-        ones, and batch statistics are computed for them from training images (512, or 1,024 after the last
-        epoch). With int8 and int4 it computes with simulated rounding, in any epoch; the ranges of its inputs
-        are computed from the same images. The training is not affected, and one rank may call this alone.
+        Batch normalisations are ordinary ones. With the schedule-free optimiser and with ``train.ema`` its
+        weights are the averaged ones, and batch statistics are computed for them from training images (512,
+        or 1,024 after the last epoch). With int8 and int4 it computes with simulated rounding, in any epoch;
+        the ranges of its inputs are computed from the same images. The training is not affected, and one rank
+        may call this alone.
         """
         student = desynchronised(copy.deepcopy(self.student)).eval()
         learning = [p for p in student.parameters() if p.requires_grad]
         release(student)
-        averaged = self.train.schedule == "schedule_free" and self.step > 0
+        averaged = self._learners.averages and self.step > 0
         if averaged:
             for parameter, average in zip(learning, self._learners.averaged(), strict=False):
                 parameter.copy_(average)

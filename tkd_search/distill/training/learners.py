@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from tkd_search.distill.method_settings import TrainSettings
 from tkd_search.distill.training.flat_parameters import store
@@ -14,14 +15,20 @@ from tkd_search.distill.training.schedule import (
     SHARE,
     adamw,
     averaged,
+    decays,
     rate,
     set_rate,
     student_optimizer,
 )
 
+Named = Sequence[tuple[str, nn.Parameter]]
+"""Parameters with their names."""
+
 
 class Learners:
     """Groups of parameters with one optimiser each, updated by one backward pass.
+
+    Weight decay applies to the parameters that ``schedule.decays`` names.
 
     Args:
         student: the parameters of the student and its adapters.
@@ -37,8 +44,8 @@ class Learners:
 
     def __init__(
         self,
-        student: Sequence[nn.Parameter],
-        others: Sequence[tuple[Sequence[nn.Parameter], float]],
+        student: Named,
+        others: Sequence[tuple[Named, float]],
         train: TrainSettings,
         *,
         total: int,
@@ -46,26 +53,40 @@ class Learners:
         device: torch.device,
         rates: Sequence[float] = (),
     ) -> None:
-        others = [(group, peak) for group, peak in others if group]
-        by_rate: dict[float, list[nn.Parameter]] = {}
-        for parameter, share in zip(student, rates or [1.0] * len(student), strict=True):
-            if parameter.requires_grad:
-                by_rate.setdefault(share, []).append(parameter)
-        self._storage = store([*by_rate.values(), *(group for group, _ in others)])
+        others = [(group, peak) for group, peak in others if _grouped(group)]
+        grouped = [_grouped(student, rates), *(_grouped(group) for group, _ in others)]
+        self._storage = store([members for groups in grouped for members in groups.values()])
         self._train, self._total, self._reduction = train, total, reduction
-        of_student, of_others = self._storage.groups[: len(by_rate)], self._storage.groups[len(by_rate) :]
-        self._student = student_optimizer(
-            [{"params": group, SHARE: share} for share, group in zip(by_rate, of_student, strict=True)],
-            train,
-            total,
+        stored = iter(self._storage.groups)
+        of_student, *of_others = (
+            [
+                {"params": next(stored), SHARE: share, **({} if decayed else {"weight_decay": 0.0})}
+                for share, decayed in groups
+            ]
+            for groups in grouped
         )
+        self._learning = [parameter for _, parameter in student if parameter.requires_grad]
+        self._members = list(grouped[0].values())
+        self._student = student_optimizer(of_student, train, total)
         self._peaks = [peak for _, peak in others]
         self._others = [
-            adamw(group, peak, GENERATOR_WEIGHT_DECAY)
-            for group, peak in zip(of_others, self._peaks, strict=True)
+            adamw(groups, peak, GENERATOR_WEIGHT_DECAY)
+            for groups, peak in zip(of_others, self._peaks, strict=True)
         ]
+        self._stored = [parameter for group in self._student.param_groups for parameter in group["params"]]
+        self._ema = [parameter.detach().clone() for parameter in self._stored] if self.keeps_ema else []
         half = train.precision == "fp16" and device.type == "cuda"
         self._scaler = torch.amp.GradScaler(device.type) if half else None
+
+    @property
+    def keeps_ema(self) -> bool:
+        """Whether an exponential average of the student's weights is kept."""
+        return self._train.ema > 0 and self._train.schedule != "schedule_free"
+
+    @property
+    def averages(self) -> bool:
+        """Whether the weights to evaluate and ship are averages over steps."""
+        return self.keeps_ema or self._train.schedule == "schedule_free"
 
     @property
     def _optimizers(self) -> list[torch.optim.Optimizer]:
@@ -78,6 +99,10 @@ class Learners:
         (self._scaler.scale(total) if self._scaler else total).backward()
         self._reduction.average_gradients(self._storage.gradients())
         self._set_rates(step)
+        if self._train.clip_norm > 0:
+            if self._scaler:
+                self._scaler.unscale_(self._student)
+            nn.utils.clip_grad_norm_(self._stored, self._train.clip_norm)
         for optimizer in self._optimizers:
             if self._scaler:
                 self._scaler.step(optimizer)
@@ -85,6 +110,10 @@ class Learners:
                 optimizer.step()
         if self._scaler:
             self._scaler.update()
+        if self._ema:
+            # The average of few steps forgets its start, as in TensorFlow's and timm's averages.
+            kept = min(self._train.ema, (1 + step) / (10 + step))
+            get_ema_multi_avg_fn(kept)(self._ema, [p.detach() for p in self._stored], step)
 
     def _set_rates(self, step: int) -> None:
         schedule = self._train.schedule
@@ -95,13 +124,18 @@ class Learners:
 
     def averaged(self) -> list[Tensor]:
         """Return the values of the student's learning parameters to evaluate and ship, in their order."""
-        stored = self._storage.groups[0]
-        return self._storage.unpack([averaged(self._student, p) for p in stored], 0)
+        values = iter(self._ema or [averaged(self._student, parameter) for parameter in self._stored])
+        found: dict[nn.Parameter, Tensor] = {}
+        for number, members in enumerate(self._members):
+            stored = [next(values) for _ in self._storage.groups[number]]
+            found.update(zip(members, self._storage.unpack(stored, number), strict=True))
+        return [found[parameter] for parameter in self._learning]
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state of all optimisers; tensors are not copied."""
         scaler = self._scaler.state_dict() if self._scaler else None
-        return {"optimizers": [o.state_dict() for o in self._optimizers], "scaler": scaler}
+        optimizers = [o.state_dict() for o in self._optimizers]
+        return {"optimizers": optimizers, "ema": list(self._ema), "scaler": scaler}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore ``state_dict``.
@@ -111,8 +145,19 @@ class Learners:
         """
         for optimizer, saved in zip(self._optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(copied(saved))
+        for average, value in zip(self._ema, state["ema"], strict=True):
+            average.copy_(value)
         if self._scaler and state["scaler"] is not None:
             self._scaler.load_state_dict(state["scaler"])
+
+
+def _grouped(parameters: Named, rates: Sequence[float] = ()) -> dict[tuple[float, bool], list[nn.Parameter]]:
+    """Return the parameters that learn, by their share of the rate and whether weight decay applies."""
+    groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
+    for (name, parameter), share in zip(parameters, rates or [1.0] * len(parameters), strict=True):
+        if parameter.requires_grad:
+            groups.setdefault((share, decays(name, parameter)), []).append(parameter)
+    return groups
 
 
 def copied(value: Any) -> Any:
