@@ -273,3 +273,21 @@ def test_a_key_through_a_value_is_refused(key):
 def test_a_position_past_the_end_of_a_list_is_refused():
     with pytest.raises(UserError, match="'1'\n  allowed: a position from 0 to 0"):
         load_config(None, ["data.mean=[0.5]", "data.mean.1=1"])
+
+
+@pytest.mark.parametrize(
+    ("overrides", "refused"),
+    [
+        (["training.mixup=0.2", "method.name=kd"], True),
+        (["training.cutmix={float: [0.0, 1.0]}", "method.name={choice: [ce, kd]}"], True),
+        (["training.mixup=0.2", "method.name=kd", "data.views=0"], False),
+        (["training.mixup=0.2", "method.name=ce"], False),
+        (["training.mixup=0.2", "method.name=tkd", "method.distil_back=big_model"], False),
+    ],
+)
+def test_mixed_images_need_f_in_every_step(overrides, refused):
+    if not refused:
+        assert load_config(None, overrides).settings().training.mixes
+        return
+    with pytest.raises(UserError, match=r"data\.views"):
+        load_config(None, overrides)

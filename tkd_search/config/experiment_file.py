@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tkd_search.config.check_together import check_together
 from tkd_search.config.conditions import conditions, drop_unused, fields_of
 from tkd_search.config.leaf import read_leaf, read_value
 from tkd_search.config.renamed import refuse_renamed
@@ -25,7 +26,6 @@ from tkd_search.errors import UserError, did_you_mean
 from tkd_search.fields import SettingError
 from tkd_search.masking import masked_values
 from tkd_search.optimize.space import Choice, Distribution, Space
-from tkd_search.storage.object_store import storage_uri
 
 CONFIG_FILE = "config.yaml"
 """In a run's folder: the experiment as it was last started."""
@@ -197,7 +197,7 @@ def parse_config(tree: Mapping[str, Any]) -> Config:
         resolved["search"]["trials"] = 1  # more trials would only select the luckiest seed
     config = Config(resolved, Space(leaves, conditions(leaves)))
     config.settings()
-    _check_together(config)
+    check_together(config)
     return config
 
 
@@ -286,23 +286,3 @@ def _build(cls: type, entry: Mapping[str, Any], prefix: str) -> Any:
         return cls(**values)
     except SettingError as error:
         raise UserError(f"{prefix}.{error.field}", error.found, error.allowed) from error
-
-
-def _check_together(config: Config) -> None:
-    """Check constraints that concern several leaves."""
-    settings = config.settings()
-    if config.tree["storage"] is not None:
-        storage_uri(config.tree["storage"])
-    workers, batch = settings.resources.workers_per_trial, settings.training.batch_size
-    if batch // workers < 2:
-        raise UserError(
-            "training.batch_size",
-            f"{batch} over {workers} workers",
-            "at least 2 rows per worker (resources.workers_per_trial)",
-        )
-    known = flatten(config.tree)
-    for i, point in enumerate(settings.search.enqueue):
-        for key in point:
-            if key not in known:
-                where, hint = f"search.enqueue.{i}.{key}", did_you_mean(key, known)
-                raise UserError(where, "an unknown key", "dotted keys of leaves", hint)

@@ -145,6 +145,12 @@ class TrainSettings:
     )
     clip_norm: float = setting(0.0, ge=0, doc="largest norm of the student's gradient; 0 = no limit")
     label_smoothing: float = setting(0.0, ge=0, lt=1, doc="label smoothing of the cross-entropy term")
+    mixup: float = setting(
+        0.0, ge=0, doc="α of Mixup's Beta distribution, 0 = off; F must see the mixed images: data.views 0"
+    )
+    cutmix: float = setting(
+        0.0, ge=0, doc="α of CutMix's Beta distribution, 0 = off; with mixup each takes half of the batches"
+    )
     class_weights: Literal["none", "balanced"] = setting(
         "none",
         doc="weights of classes in the cross-entropy, of F too; balanced: n / (classes · its images)",
@@ -163,6 +169,11 @@ class TrainSettings:
     )
     precision: Literal["fp32", "bf16", "fp16"] = setting("fp32", doc="autocast precision", searchable=False)
     compile: bool = setting(False, doc="torch.compile the student (faster on GPUs only)", searchable=False)
+
+    @property
+    def mixes(self) -> bool:
+        """Whether images of a batch are mixed."""
+        return self.mixup > 0 or self.cutmix > 0
 
     def __post_init__(self) -> None:
         check_bounds(self)

@@ -44,7 +44,9 @@ METHODS = {
 }
 
 
-def trained(name: str, group: Reduction) -> tuple[dict[str, torch.Tensor], dict[str, float], Any]:
+def trained(
+    name: str, group: Reduction, **train: float
+) -> tuple[dict[str, torch.Tensor], dict[str, float], Any]:
     """Return the weights to ship, losses and teachers after two epochs of five batches of 48."""
     torch.manual_seed(0)
     unbalanced = name == "unbalanced"
@@ -58,6 +60,7 @@ def trained(name: str, group: Reduction) -> tuple[dict[str, torch.Tensor], dict[
             lr=5e-3,
             schedule="constant",
             class_weights="balanced" if unbalanced else "none",
+            **train,  # type: ignore[arg-type]
         ),
         balanced=unbalanced,
         seed=0,
@@ -76,6 +79,7 @@ def _run_rank(rank: int, folder: str) -> None:
     dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
     group = reduction_for(2)
     found = {name: trained(name, group) for name in METHODS}
+    found["mixed"] = trained("ce", group, mixup=0.4, cutmix=1.0)
     found["parts"] = _parts(rank, group)  # type: ignore[assignment]
     torch.save(found, f"{folder}/{rank}.pt")
     dist.destroy_process_group()
@@ -143,6 +147,12 @@ def test_two_workers_train_like_one(ranks: list[dict[str, Any]], name: str) -> N
         assert mean == pytest.approx(value, rel=2e-3, abs=1e-4), term
     for key, value in ranks[0][name][0].items():
         assert torch.equal(value, ranks[1][name][0][key])
+
+
+def test_two_workers_that_mix_their_own_images_keep_equal_weights(ranks: list[dict[str, Any]]) -> None:
+    for key, value in ranks[0]["mixed"][0].items():
+        assert torch.equal(value, ranks[1]["mixed"][0][key])
+    assert not torch.equal(value, ranks[0]["ce"][0][key])
 
 
 def test_global_quantities_and_their_gradients_are_exact(ranks: list[dict[str, Any]]) -> None:

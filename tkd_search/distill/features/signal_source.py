@@ -1,7 +1,7 @@
 """Sources of a batch's signals from the big models: rows of the bank, or the models run live."""
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +14,10 @@ from tkd_search.distill.features.ensemble_reader import EnsembleReader
 from tkd_search.distill.features.projection import project_all, project_cells
 from tkd_search.distill.losses import functional
 from tkd_search.distill.method_settings import MethodSettings
+from tkd_search.distill.precision import autocast
+
+OverLabels = Callable[[Callable[[Tensor], Tensor]], Tensor]
+"""Loss of labels [B] → its value for a batch, which may have two labels per row."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +44,7 @@ class SignalSource:
         """Return the signals for views [B] of images [B]; ``images`` [B, C, H, W] are these views."""
         raise NotImplementedError
 
-    def losses(self, signals: Signals, labels: Tensor, student: Tensor) -> dict[str, Tensor]:
+    def losses(self, signals: Signals, over_labels: OverLabels, student: Tensor) -> dict[str, Tensor]:
         """Return the losses from which the big models learn: none."""
         return {}
 
@@ -88,14 +92,21 @@ class LiveSource(SignalSource):
             only logits are wanted.
         features: whether tap features are wanted.
         cells: whether cells are wanted.
+        precision: autocast precision, that of the student.
     """
 
     _learning = False
 
     def __init__(
-        self, models: Sequence[nn.Module], template: Bank | None, *, features: bool, cells: bool
+        self,
+        models: Sequence[nn.Module],
+        template: Bank | None,
+        *,
+        features: bool,
+        cells: bool,
+        precision: str = "fp32",
     ) -> None:
-        self.models = nn.ModuleList(models)
+        self.models, self._precision = nn.ModuleList(models), precision
         self._projections = template.projections if template is not None else ()
         grid = template.grid if template is not None and cells else 0
         self._spatial = (
@@ -110,7 +121,8 @@ class LiveSource(SignalSource):
         self.models.eval()
         # Hooks stay for this pass only, because trials share the models.
         reader = EnsembleReader(self.models, self._taps, self._grid)
-        with torch.set_grad_enabled(self._learning), closing(reader):
+        precision = autocast(images.device, self._precision)
+        with torch.set_grad_enabled(self._learning), closing(reader), precision:
             reading = reader(images)
         with torch.no_grad():
             features = project_all(self._projections, reading.features) if self._features else None
@@ -135,14 +147,15 @@ class LearningSource(LiveSource):
         *,
         features: bool,
         cells: bool,
+        precision: str = "fp32",
     ) -> None:
         copies = [copy.deepcopy(model).requires_grad_(True) for model in models]
-        super().__init__(copies, template, features=features, cells=cells)
+        super().__init__(copies, template, features=features, cells=cells, precision=precision)
         self._rho, self._tau = method.rho, method.tau
 
-    def losses(self, signals: Signals, labels: Tensor, student: Tensor) -> dict[str, Tensor]:
+    def losses(self, signals: Signals, over_labels: OverLabels, student: Tensor) -> dict[str, Tensor]:
         """Return the loss CE(a, label) + ρ·τ²·KL(p_F ‖ q) of F, with q constant."""
-        loss = functional.label_loss(signals.logits, labels, 0.0)
+        loss = over_labels(lambda labels: functional.label_loss(signals.logits, labels, 0.0))
         if self._rho > 0:
             loss = loss + self._rho * functional.kl(signals.logits, student, self._tau).mean()
         return {"distil_back": loss}

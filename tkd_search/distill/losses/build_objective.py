@@ -69,12 +69,13 @@ def signal_source(
     bank: Bank | None,
     big_models: Sequence[nn.Module],
     device: torch.device,
+    precision: str = "fp32",
 ) -> tuple[SignalSource | None, Bank | None]:
     """Return the source of a method's signals and the bank that defines its features.
 
     The source reads the rows of the bank if it has any, else it runs the big models live on every batch.
     Where features are needed and there is no bank, a bank without rows is computed in one pass over the
-    training images.
+    training images. Models that run live compute in the autocast ``precision``.
 
     Raises:
         ValueError: there are neither rows nor big models.
@@ -95,5 +96,7 @@ def signal_source(
         bank = compute_bank(models, _FreelyDrawnViews(views), BankSettings(grid=grid), device=device)
     template = None if bank is None else bank.to(device)
     if back:
-        return LearningSource(models, template, method, features=features, cells=cells), template
-    return LiveSource(models, template, features=features, cells=cells), template
+        return LearningSource(
+            models, template, method, features=features, cells=cells, precision=precision
+        ), template
+    return LiveSource(models, template, features=features, cells=cells, precision=precision), template

@@ -4,7 +4,7 @@ An objective computes from one batch named, weighted terms whose sum the student
 big models and the generated teachers are constants in these terms (docs/method.md, equation 9).
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol, TypeVar
 
@@ -48,6 +48,8 @@ class Batch(NamedTuple):
 
     ``labels`` [B]; ``output`` of the student; ``signals`` of the big models (None where not needed);
     ``progress``, the completed share of the training, in [0, 1); ``step``, the number of completed batches.
+    Where images are mixed, ``others`` [B] are the labels of the second images and ``share`` is the weight of
+    the first ones.
     """
 
     labels: Tensor
@@ -55,6 +57,14 @@ class Batch(NamedTuple):
     signals: Signals | None
     progress: float
     step: int
+    others: Tensor | None = None
+    share: float = 1.0
+
+    def over_labels(self, loss: Callable[[Tensor], Tensor]) -> Tensor:
+        """Return a loss of labels [B]; where images are mixed, its mean over both labels."""
+        if self.others is None:
+            return loss(self.labels)
+        return self.share * loss(self.labels) + (1 - self.share) * loss(self.others)
 
 
 class Objective(Protocol):
@@ -90,7 +100,8 @@ class Context:
 
     def label_loss(self, batch: "Batch") -> Tensor:
         """Return the cross-entropy of a batch with its labels."""
-        return functional.label_loss(batch.output.logits, batch.labels, self.smoothing, self.class_weights)
+        logits, smoothing, weights = batch.output.logits, self.smoothing, self.class_weights
+        return batch.over_labels(lambda labels: functional.label_loss(logits, labels, smoothing, weights))
 
     def tap_before_logits(self) -> int:
         """Return the position of the deepest tap before the logits, or 0 where there is no such tap."""
@@ -118,7 +129,7 @@ def mixed_terms(
         gather = context.reduction.gather
         loss = functional.dist(gather(a), gather(z), tau)
     elif kind == "dkd":
-        loss = functional.dkd(a, z, batch.labels, tau, settings.dkd_beta)
+        loss = batch.over_labels(lambda labels: functional.dkd(a, z, labels, tau, settings.dkd_beta))
     else:
         loss = functional.kl(a, z, tau).mean()
     terms["big_model"] = weight * loss

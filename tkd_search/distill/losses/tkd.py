@@ -209,7 +209,8 @@ class GeneratedTeachers(nn.Module):
         """Return L_gen (equation 5): labels, the big model's logits and, weighted ρ, the student's logits."""
         s = self._settings
         square, p = s.tau * s.tau, log_p.exp()
-        loss = (1 - s.generator_kd) * functional.generator_losses(generated.logits, batch.labels).mean()
+        hard = batch.over_labels(lambda labels: functional.generator_losses(generated.logits, labels).mean())
+        loss = (1 - s.generator_kd) * hard
         if s.generator_kd > 0:
             log_f = (required(batch.signals).logits / s.tau).log_softmax(-1)
             per_row = (log_f.exp() * (log_f - log_p)).sum(-1)

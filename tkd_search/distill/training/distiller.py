@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from tkd_search.distill.features.bank import Bank
+from tkd_search.distill.features.signal_source import BankSource
 from tkd_search.distill.interfaces import (
     StopSignal,
     StudentLike,
@@ -25,6 +26,7 @@ from tkd_search.distill.losses.objective import Batch, Context
 from tkd_search.distill.losses.stage_reward import StageReader
 from tkd_search.distill.losses.tkd import GeneratedTeachers
 from tkd_search.distill.method_settings import MethodSettings, TrainSettings
+from tkd_search.distill.precision import autocast
 from tkd_search.distill.quantization.number_format import Format, rounds_inputs, rounds_weights
 from tkd_search.distill.quantization.simulation import (
     calibrate,
@@ -39,6 +41,7 @@ from tkd_search.distill.training.epoch_stats import EpochStats, Means
 from tkd_search.distill.training.evaluation import recalibrate, release
 from tkd_search.distill.training.layer_rates import layer_rates
 from tkd_search.distill.training.learners import Learners, copied
+from tkd_search.distill.training.mixing import mixed
 from tkd_search.distill.training.reduction import Reduction, SingleProcess
 from tkd_search.distill.training.sync_batchnorm import desynchronised, synchronised
 from tkd_search.seeds import child_generator, child_seed
@@ -73,8 +76,8 @@ class Distiller:
             (:mod:`tkd_search.distill.training.layer_rates`); below 1 not with the schedule-free optimiser.
 
     Raises:
-        ValueError: the method needs a bank, cells or big models that are missing, or the bank does not fit
-            the views.
+        ValueError: the method needs a bank, cells or big models that are missing, the bank does not fit the
+            views, or images are mixed and the method reads a bank.
     """
 
     def __init__(
@@ -108,7 +111,11 @@ class Distiller:
         network = cast(nn.Module, student).to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.student: nn.Module = synchronised(network) if self._group.size > 1 else network
         generator = child_generator(seed, "initial")
-        self._source, template = signal_source(method, views, bank, big_models, self.device)
+        self._source, template = signal_source(method, views, bank, big_models, self.device, train.precision)
+        if train.mixes and isinstance(self._source, BankSource):
+            raise ValueError(
+                "training.mixup and cutmix need big models to run live: a bank has no mixed images"
+            )
         self._stages = self._stage_reader()
         stages = self._stages.stages if self._stages else ()
         class_weights = (
@@ -239,29 +246,38 @@ class Distiller:
 
     def _train_batch(self, index: Tensor, view: Tensor) -> dict[str, Tensor]:
         images = channels_last(self._views.batch(index, view).to(self.device, non_blocking=True))
+        labels, others, share = self._labels[index.to(self._labels.device)], None, 1.0
+        if self.train.mixes:
+            images, share = self._mixed(images)
+            others = labels.roll(1, 0)
         signals = self._source.read(view, index, images) if self._source is not None else None
-        labels = self._labels[index.to(self._labels.device)]
         output = self._predict(images)
         progress = self.step / self._total_steps
         constant = signals.detached() if signals is not None else None
-        terms = self.objective.terms(Batch(labels, output, constant, progress, self.step))
+        batch = Batch(labels, output, constant, progress, self.step, others, share)
+        terms = self.objective.terms(batch)
         if self._source is not None and signals is not None:
-            terms.update(self._source.losses(signals, labels, output.logits.detach()))
+            terms.update(self._source.losses(signals, batch.over_labels, output.logits.detach()))
         self._learners.update(terms.values(), self.step)
         if self.epoch >= self._first_rounded_epoch:
             update_ranges(self.student, self._group)
         return terms
+
+    def _mixed(self, images: Tensor) -> tuple[Tensor, float]:
+        """Mix the images of one step; each of several workers mixes its own part of the batch."""
+        seed = child_seed(self._seed, "mixing", self.step, self._group.rank)
+        made, share = mixed(images, mixup=self.train.mixup, cutmix=self.train.cutmix, seed=seed)
+        return channels_last(made), share
 
     def _predict(self, images: Tensor) -> StudentOutput:
         run = partial(self._output, images)
         return run() if self._stages is None else self._stages(run)
 
     def _output(self, images: Tensor) -> StudentOutput:
+        with autocast(self.device, self.train.precision):
+            output = cast(StudentOutput, self._forward(images))
         if self.train.precision == "fp32":
-            return cast(StudentOutput, self._forward(images))
-        kind = torch.bfloat16 if self.train.precision == "bf16" else torch.float16
-        with torch.autocast(self.device.type, kind):
-            output = self._forward(images)
+            return output
         maps = None if output.maps is None else output.maps.float()
         return StudentOutput(output.logits.float(), output.features.float(), maps)
 
