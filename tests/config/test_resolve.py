@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tkd_search.config.experiment_file import load_config
-from tkd_search.config.resolve import clip_k, resolve
+from tkd_search.config.resolve import bank_settings, clip_k, resolve
 from tkd_search.config.sections import TrialSettings
 from tkd_search.config.settings_json import from_json, to_json
 
@@ -65,3 +65,21 @@ def test_k_is_limited_to_taps_times_masks_within_the_space(
 def test_a_point_without_k_stays_as_it_is() -> None:
     config = load_config(None, [])
     assert clip_k(config, {"method.name": "kd"}, taps=1) == {"method.name": "kd"}
+
+
+@pytest.mark.parametrize(
+    ("method", "taps", "grid"),
+    [
+        ("{name: {choice: [ce, kd, dkd, dist]}}", False, 0),
+        ("{name: {choice: [kd, hint]}}", True, 0),
+        ("{name: at}", True, 4),
+        ("{name: tkd}", True, 0),
+        ("{name: tkd, stage_feature: {float: [0.0, 12.0]}}", True, 4),
+        ("{name: {choice: [kd, tkd]}, local: {choice: [0.0, 4.0]}}", True, 4),
+        ("{name: tkd, gamma: 0.0, beta: 0.0, relation: 0.0, stage_feature: 0.0}", False, 0),
+    ],
+)
+def test_the_bank_holds_what_some_method_of_the_search_reads(method: str, taps: bool, grid: int) -> None:
+    config = load_config(None, [f"method={method}", "bank.grid=4", "search.enqueue=[]"])
+    assert bank_settings(config) == resolve(config).bank
+    assert (bool(bank_settings(config).taps), bank_settings(config).grid) == (taps, grid)

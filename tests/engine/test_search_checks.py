@@ -39,6 +39,7 @@ def test_the_default_experiment_passes(data):
         ("search.warm_start=[pyproject.toml]", ["search.warm_start", "pyproject.toml", "journal"]),
         ("student.name=shufflenet", ["student.name", "shufflenet_v2_x1_0"]),
         ("bank.taps=[nowhere]", ["nowhere"]),
+        ("bank.taps=[]", ["bank.taps", "method.name", "auto"]),
         ("method.local=4", ["bank.grid", "method.local", "bank.grid=4"]),
         ("method.stage_feature={choice: [0, 12]}", ["bank.grid", "method.stage_feature"]),
         ("method.name={choice: [kd, at]}", ["bank.grid", "method.name = at"]),

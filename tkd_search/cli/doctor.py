@@ -107,6 +107,7 @@ def _default_tracking() -> str:
 def _of_config(path: str) -> tuple[str, str, int]:
     """Return storage, tracking URI and bytes of the bank of an experiment."""
     from tkd_search.config.experiment_file import load_config
+    from tkd_search.config.resolve import bank_settings
     from tkd_search.data import fixed_views, load_data
 
     config = load_config(path)
@@ -114,6 +115,7 @@ def _of_config(path: str) -> tuple[str, str, int]:
     data = load_data(settings.data)
     rows = len(data.train.labels) * max(1, fixed_views(settings.data))
     # The bank holds up to 15 stages, pooled and on a grid, and the logits, in two bytes a value.
-    features = 16 + 15 * settings.bank.grid**2
-    need = rows * (features * settings.bank.width + data.num_classes) * 2
+    bank = bank_settings(config)
+    features = (16 + 15 * bank.grid**2) * bank.width if bank.taps else 0
+    need = rows * (features + data.num_classes) * 2
     return str(config.tree.get("storage") or ""), settings.tracking.uri or "", need

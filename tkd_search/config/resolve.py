@@ -6,6 +6,8 @@ from typing import Any
 
 from tkd_search.config.experiment_file import Config
 from tkd_search.config.sections import Settings
+from tkd_search.distill.method_needs import TERM_WEIGHTS, needs_of
+from tkd_search.distill.method_settings import BankSettings, MethodSettings
 from tkd_search.models.architectures.families import family_of
 from tkd_search.models.architectures.timm_networks import is_timm
 from tkd_search.models.model_settings import BigModelSettings, StudentSettings
@@ -25,7 +27,17 @@ def resolve(config: Config, point: Mapping[str, Any] | None = None) -> Settings:
         UserError: a value of the point is out of range.
     """
     settings = config.settings(point)
-    return replace(settings, big_models=tuple(map(_with_absolute_path, settings.big_models)))
+    big_models = tuple(map(_with_absolute_path, settings.big_models))
+    return replace(settings, bank=bank_settings(config), big_models=big_models)
+
+
+def bank_settings(config: Config) -> BankSettings:
+    """Return the settings of the bank, without taps or cells that no method of the search reads."""
+    weights = {name: max(config.possible(f"method.{name}")) for name in TERM_WEIGHTS}
+    needs = [needs_of(MethodSettings(name=name, **weights)) for name in config.possible("method.name")]
+    cells, bank = any(need.cells for need in needs), config.settings().bank
+    used = cells or any(need.features for need in needs)
+    return replace(bank, taps=bank.taps if used else (), grid=bank.grid if cells else 0)
 
 
 def _with_absolute_path(model: BigModelSettings) -> BigModelSettings:

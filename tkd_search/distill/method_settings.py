@@ -185,7 +185,8 @@ class BankSettings:
 
     taps: tuple[str, ...] = setting(
         ("auto",),
-        doc="module names or patterns (fnmatch) of F, or auto: the ends of stages, at most 16",
+        doc="module names or patterns (fnmatch) of F, or auto: the ends of stages, at most 16; kept only for "
+        "methods that read features",
         searchable=False,
     )
     width: int = setting(96, ge=4, le=1024, doc="channels kept per tap [P]", searchable=False)

@@ -141,14 +141,14 @@ def prepare_bank(
     Where F runs live, the bank has only the statistics. With several ``parts``, each worker computes one:
     first the statistics of all parts, then the rows.
     """
-    settings = config.settings()
+    settings = resolve(config)
     digests = [_big_model_digest(place) for place in big_models]
     key = bank_key(data.digest, digests, settings.bank, settings.data, settings.seed)
     place = storage.below(cache, f"bank-{key}")
     if remote_folders.folder_exists(place):
         return place
     job: dict[str, Any] = {
-        "settings": to_json(resolve(config)),
+        "settings": to_json(settings),
         "data": data_folder,
         "big_models": list(big_models),
         "folder": place,

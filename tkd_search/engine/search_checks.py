@@ -129,6 +129,7 @@ def _check_candidates(config: Config, data: DataBundle) -> tuple[int, tuple[str,
         notes += _fine_tuning(model_settings, head, data)
         found = find_taps(model.model, settings.bank.taps, torch.zeros(2, *model.input_shape))
         taps, maps = taps + len(found), maps + sum(tap.spatial for tap in found)
+    _check_taps(config)
     _check_cells(config, maps)
     least, masks = min(config.possible("method.k")), max(config.possible("method.masks"))
     if "tkd" in config.possible("method.name") and least > taps * masks:
@@ -162,6 +163,18 @@ def _notes(config: Config, taps: int) -> tuple[str, ...]:
         f"method.k is searched up to {most}; at most {taps * masks} candidates exist ({taps} taps × {masks} "
         "masks), and larger values are lowered to that",
     )
+
+
+def _check_taps(config: Config) -> None:
+    """Refuse methods that read features where the experiment names no taps."""
+    readers = sorted({"tkd", "hint", "at", "sp"} & set(config.possible("method.name")))
+    if readers and not config.settings().bank.taps:
+        raise UserError(
+            "bank.taps",
+            f"an empty list, beside method.name {', '.join(readers)}",
+            "auto, or names or patterns of modules: these methods read features",
+            "--set bank.taps=[auto]",
+        )
 
 
 def _check_cells(config: Config, maps: int) -> None:

@@ -41,6 +41,16 @@ def test_rows_are_standardised_pooled_features_and_logits() -> None:
     torch.testing.assert_close(bank.logits.float(), logits, rtol=2e-3, atol=2e-2)
 
 
+def test_a_bank_without_taps_has_the_same_logits_in_two_bytes_a_class() -> None:
+    views, model = digit_views(60), trained_big_model()
+    whole = compute_bank([model], views, BankSettings(width=32))
+    alone = compute_bank([model], views, BankSettings(width=32, taps=()))
+    assert torch.equal(alone.logits, whole.logits)
+    assert alone.nbytes == 2 * 10 * len(alone.logits) == 2 * 10 * 120
+    again = Bank.from_tensors(alone.tensors(), alone.meta())
+    assert (again.width, again.classes, again.taps, again.nbytes) == (32, 10, (), alone.nbytes)
+
+
 def test_wide_taps_are_projected_on_principal_directions_of_unit_mean_variance() -> None:
     bank = digit_bank()
     wide = bank.features[:, 2].double()

@@ -85,6 +85,16 @@ def test_gamma_and_beta_zero_is_hintons_kd() -> None:
     assert not same_weights(after(replace(special, gamma=0.3, warmup=0.0)), hinton)
 
 
+@pytest.mark.parametrize("name", ["kd", "dkd", "dist"])
+def test_methods_without_features_train_the_same_from_a_bank_of_logits(name: str) -> None:
+    torch.manual_seed(0)
+    bank = compute_bank([trained_big_model()], digit_views(), BankSettings(taps=()))
+    settings = TrainSettings(epochs=3, batch_size=64, lr=1e-2)
+    made = Distiller(TinyStudent(), digit_views(), METHODS[name], settings, seed=0, bank=bank, class_count=10)
+    made.run_epoch()
+    assert same_weights(weights(made), after(METHODS[name]))
+
+
 def test_kd_loss_equals_the_papers_formula() -> None:
     """The reported terms of the first batch equal the formula."""
     method = MethodSettings(name="kd", lam=0.6, tau=2.0)

@@ -46,14 +46,19 @@ def run(place: Path, kind: str, folder: str, **more: Any) -> list[dict[str, Any]
     return group.results
 
 
-def test_a_bank_in_parts_equals_the_bank_in_one_part(place: Path) -> None:
-    run(place, "bank", "whole")
+@pytest.mark.parametrize("taps", ["auto", ""])
+def test_a_bank_in_parts_equals_the_bank_in_one_part(place: Path, taps: str) -> None:
+    whole_folder, parts_folder = f"whole{taps}", f"parts{taps}"
+    job: dict[str, Any] = {"settings": settings_of([*SETTINGS, f"bank.taps=[{taps}]"]), "parts": 3}
+    run(place, "bank", whole_folder, **job)
     for first in (2, 0, 1):
-        run(place, "survey", "parts", first=first, parts=3)
-    ends = [run(place, "bank_part", "parts", first=first, parts=3)[-1] for first in range(3)]
+        run(place, "survey", parts_folder, first=first, **job)
+    ends = [run(place, "bank_part", parts_folder, first=first, **job)[-1] for first in range(3)]
     for _ in range(2):  # the job runs again where its group was lost after its work
-        assert run(place, "assemble", "parts", parts=3, meta=ends[2]["meta"])[-1]["kind"] == "done"
-    whole, parts = load_bank(place / "whole"), load_bank(place / "parts")
+        end = run(place, "assemble", parts_folder, meta=ends[2]["meta"], **job)[-1]
+        assert end["kind"] == "done"
+    whole, parts = load_bank(place / whole_folder), load_bank(place / parts_folder)
+    assert bool(whole.taps) == bool(taps)
     assert parts.meta()["taps"] == whole.meta()["taps"]
     for name, tensor in whole.tensors().items():
         torch.testing.assert_close(parts.tensors()[name], tensor, rtol=1e-2, atol=1e-2, msg=name)

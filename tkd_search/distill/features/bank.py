@@ -25,7 +25,7 @@ class Bank:
     """
 
     features: Tensor
-    """Y, fp16 [R, M, P]."""
+    """Y, fp16 [R, M, P]; M = 0 in a bank of logits alone."""
     logits: Tensor
     """a, fp16 [R, c]; for several big models the log of their mean probability."""
     labels: Tensor
@@ -44,7 +44,7 @@ class Bank:
     @property
     def width(self) -> int:
         """Width P of a row."""
-        return self.projections[0].width
+        return self.features.shape[2]
 
     @property
     def widths(self) -> list[int]:

@@ -103,7 +103,7 @@ class BankBuilder:
         models: F, or several; moved to ``device`` and run in eval mode; their mode is restored.
         views: the training images. With ``views.views`` 0 (freely drawn) only statistics and projections
             are made, over one draw per image, and no rows are kept.
-        settings: taps, width and grid.
+        settings: taps, width and grid; without taps the bank has logits alone.
         device: the device of the models; the bank is in main memory.
         batch_size: rows per forward pass.
         progress: called with (rows done, rows of this part).
@@ -138,7 +138,8 @@ class BankBuilder:
         for model in models:
             model.eval().to(device)
         example = views.batch(torch.zeros(1, dtype=torch.long), torch.zeros(1, dtype=torch.long))
-        self._taps = find_taps_of_all(models, settings.taps, example.to(device))
+        found = find_taps_of_all(models, settings.taps, example.to(device))
+        self._taps, self._classes = found if settings.taps else (), found[-1].channels
         self._reader = EnsembleReader(models, self._taps, settings.grid)
         # A worker with a part computes survey and rows in two jobs and cannot keep features between them.
         keep = _KEEP_BYTES if count == 1 else 0
@@ -156,7 +157,9 @@ class BankBuilder:
 
     @torch.no_grad()
     def survey(self) -> Survey:
-        """Return the survey of this part's rows."""
+        """Return the survey of this part's rows; without taps there is nothing to read."""
+        if not self._taps:
+            return Survey((), ())
         labels = self._views.labels.cpu()
         stride = -(-bank_rows(self._views) // _SAMPLE)
         stats: list[Moments] | None = None
@@ -183,7 +186,8 @@ class BankBuilder:
         spatial = [bank.projections[i] for i in bank.cell_taps]
         for row, reading in self._readings:
             where = row - self._readings.rows.start
-            bank.features[where] = _half(project_all(bank.projections, reading.features))
+            if self._taps:
+                bank.features[where] = _half(project_all(bank.projections, reading.features))
             bank.logits[where] = _half(reading.logits)
             if bank.cells is not None:
                 bank.cells[where] = _half(project_cells(spatial, reading.cells))
@@ -200,7 +204,7 @@ class BankBuilder:
         cells = torch.empty(rows, spatial, settings.grid**2, settings.width, dtype=torch.half)
         return Bank(
             features=torch.empty(rows, len(self._taps), settings.width, dtype=torch.half),
-            logits=torch.empty(rows, len(survey.stats[0].class_count), dtype=torch.half),
+            logits=torch.empty(rows, self._classes, dtype=torch.half),
             labels=self._views.labels.cpu(),
             views=self._views.views,
             taps=self._taps,

@@ -1,7 +1,6 @@
 """Builds the objective of a method and its source of signals from the method's settings."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import torch
 from torch import nn
@@ -15,9 +14,9 @@ from tkd_search.distill.losses.objective import (
     FeatureDistillation,
     LabelsOnly,
     LogitDistillation,
-    Needs,
 )
-from tkd_search.distill.losses.tkd import GeneratedTeachers, tkd_needs
+from tkd_search.distill.losses.tkd import GeneratedTeachers
+from tkd_search.distill.method_needs import needs_of
 from tkd_search.distill.method_settings import BankSettings, MethodSettings
 
 AnyObjective = LabelsOnly | LogitDistillation | FeatureDistillation | GeneratedTeachers
@@ -36,16 +35,6 @@ def build_objective(method: MethodSettings, context: Context) -> AnyObjective:
     if method.name in ("hint", "at", "sp"):
         return FeatureDistillation(method, context)
     return GeneratedTeachers(method, context)
-
-
-def _needs(method: MethodSettings) -> Needs:
-    """Return which signals of the big models a method reads."""
-    if method.name == "ce":
-        return Needs()
-    if method.name == "tkd":
-        needs = tkd_needs(method)
-        return replace(needs, logits=needs.logits or needs.features)
-    return Needs(logits=True, features=method.name in ("hint", "sp"), cells=method.name == "at")
 
 
 class _FreelyDrawnViews:
@@ -80,7 +69,7 @@ def signal_source(
     Raises:
         ValueError: there are neither rows nor big models.
     """
-    needs = _needs(method)
+    needs = needs_of(method)
     if not needs.anything:
         return None, bank
     features, cells = needs.features, needs.cells

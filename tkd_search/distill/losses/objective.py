@@ -29,20 +29,6 @@ def required(value: _T | None) -> _T:
     return value
 
 
-@dataclass(frozen=True)
-class Needs:
-    """Signals of the big models that an objective reads."""
-
-    logits: bool = False
-    features: bool = False
-    cells: bool = False
-
-    @property
-    def anything(self) -> bool:
-        """Whether the objective needs the big models or their bank."""
-        return self.logits or self.features or self.cells
-
-
 class Batch(NamedTuple):
     """Input of an objective for one batch.
 
@@ -69,8 +55,6 @@ class Batch(NamedTuple):
 
 class Objective(Protocol):
     """Computes the terms that a student minimises."""
-
-    needs: Needs
 
     def terms(self, batch: Batch) -> Terms:
         """Return the weighted terms as scalars; their sum is the student's loss."""
@@ -139,8 +123,6 @@ def mixed_terms(
 class LabelsOnly(nn.Module):
     """Cross-entropy with the labels: plain training, the baseline ``ce``."""
 
-    needs = Needs()
-
     def __init__(self, context: Context) -> None:
         super().__init__()
         self._context = context
@@ -159,7 +141,6 @@ class LogitDistillation(nn.Module):
 
     def __init__(self, settings: MethodSettings, context: Context) -> None:
         super().__init__()
-        self.needs = Needs(logits=settings.lam > 0)
         self._settings, self._context = settings, context
         self._kind = {"kd": "kl"}.get(settings.name, settings.name)
 
@@ -190,7 +171,6 @@ class FeatureDistillation(nn.Module):
             raise ValueError(f"method.name = {settings.name} needs a bank")
         if settings.name == "at" and not bank.grid:
             raise ValueError("method.name = at needs cells of a spatial tap: set bank.grid to 4")
-        self.needs = Needs(logits=True, features=settings.name != "at", cells=settings.name == "at")
         self._settings, self._context = settings, context
         self._tap = context.tap_before_logits()
         self._real, self._grid = bank.widths[self._tap], bank.grid

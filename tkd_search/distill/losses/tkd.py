@@ -9,7 +9,7 @@ from tkd_search.distill.features.signal_source import Signals
 from tkd_search.distill.interfaces import StudentOutput
 from tkd_search.distill.losses import functional
 from tkd_search.distill.losses.gradient_reward import BOUNDS, gradient_length, theta_gradient
-from tkd_search.distill.losses.objective import Batch, Context, Needs, Terms, mixed_terms, required
+from tkd_search.distill.losses.objective import Batch, Context, Terms, mixed_terms, required
 from tkd_search.distill.losses.similarity import ADAPTED, FEATURE_REWARDS, MIN_ROWS
 from tkd_search.distill.losses.spatial_losses import (
     cells_on_common_grid,
@@ -17,6 +17,7 @@ from tkd_search.distill.losses.spatial_losses import (
     local_teacher_loss,
 )
 from tkd_search.distill.losses.stage_reward import StageReward
+from tkd_search.distill.method_needs import needs_of
 from tkd_search.distill.method_settings import MethodSettings
 from tkd_search.distill.teachers.criteria import Snapshot
 from tkd_search.distill.teachers.generators import (
@@ -32,14 +33,6 @@ ALL_CANDIDATES_EVERY = 4
 """Interval in steps at which all candidates learn; the selected ones learn at every step."""
 
 
-def tkd_needs(s: MethodSettings) -> Needs:
-    """Return which signals of the big models TKD reads under these settings."""
-    mixing = s.lam > 0 and s.gamma > 0
-    cells = (mixing and s.local > 0) or s.local_feature > 0 or s.stage_feature > 0
-    features = mixing or cells or s.beta > 0 or s.relation > 0
-    return Needs(logits=s.lam > 0, features=features, cells=cells)
-
-
 class GeneratedTeachers(nn.Module):
     """The objective of TKD (docs/method.md, equation 9) and the loss of its generators (equation 5).
 
@@ -53,7 +46,7 @@ class GeneratedTeachers(nn.Module):
         super().__init__()
         s = settings
         self.generating = s.lam * s.gamma + s.beta + s.local_feature + s.stage_feature > 0
-        self.needs = tkd_needs(s)
+        self.needs = needs_of(s)
         self._settings, self._context = settings, context
         self.generators: Generators | None = None
         self.adapters: nn.Parameter | None = None
