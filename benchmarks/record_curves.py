@@ -125,6 +125,8 @@ class Bench:
             std=self.data.std,
             views=views,
             augment=resolved_augmentation(self.settings.data),
+            randaugment=self.settings.data.randaugment,
+            erasing=self.settings.data.erasing,
             seed=child_seed(self.settings.seed, "views"),
         )
 

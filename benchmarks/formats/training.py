@@ -57,6 +57,8 @@ def training_views(
         std=data.std,
         views=views,
         augment=augment or resolved_augmentation(settings),
+        randaugment=settings.randaugment if augment is None else 0,
+        erasing=settings.erasing if augment is None else 0.0,
         seed=0,
         device="cpu",
     )
@@ -73,15 +75,22 @@ def lesson(
         big: F; its ``epochs``, ``batch_size`` and ``lr`` count where it has no ``weights``.
         store: where the weights of a trained F are kept; none are written where None.
     """
+    model = big_model(settings, data, big, store)
+    bank = compute_bank([model], training_views(settings, data, fixed_views(settings)), BankSettings())
+    return Lesson(settings=settings, data=data, big_model=model, bank=bank)
+
+
+def big_model(
+    settings: DataSettings, data: DataBundle, big: BigModelSettings, store: Path | None = None
+) -> Student:
+    """Load or train F on the training images; arguments as for :func:`lesson`."""
     torch.manual_seed(0)
     model = build_big_model(big, classes=data.num_classes, channels=data.channels, size=data.size)
     if big.weights is None:
         model = _trained(model, settings, data, big)
         if store is not None:
             save_weights(model.model, store)
-    model.eval().requires_grad_(False)
-    bank = compute_bank([model], training_views(settings, data, fixed_views(settings)), BankSettings())
-    return Lesson(settings=settings, data=data, big_model=model, bank=bank)
+    return model.eval().requires_grad_(False)
 
 
 def _trained(model: Student, settings: DataSettings, data: DataBundle, big: BigModelSettings) -> Student:

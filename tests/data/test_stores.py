@@ -303,6 +303,8 @@ class TestBankKey:
             {"bank": {"grid": 4}},
             {"data_settings": {"views": 2}},
             {"data_settings": {"augment": "none"}},
+            {"data_settings": {"randaugment": 2}},
+            {"data_settings": {"erasing": 0.25}},
         ],
     )
     def test_every_input_of_a_bank_changes_the_key(self, change: dict[str, object]) -> None:
@@ -313,6 +315,8 @@ class TestBankKey:
         assert self.key(data_settings={"path": "/elsewhere", "memory_budget_mb": 99}) == self.key()
         plain = [self.key(data_settings={"augment": "none", "views": views}) for views in (1, 4)]
         assert plain[0] == plain[1], "without augmentation all views are the same"
+        erased = [self.key(data_settings={"augment": "none", "erasing": 0.5, "views": v}) for v in (1, 4)]
+        assert erased[0] != erased[1]
 
 
 def test_sixteen_bit_grey_images_are_scaled_not_clipped(tmp_path: Path) -> None:

@@ -1,14 +1,18 @@
 """Views are deterministic and are the shifts, crops and flips that are documented."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tkd_search.data import AugmentedViews, Split, plain_batches
-from tkd_search.data.views import Normaliser, _crop_by_index, _crop_by_slices, splitmix64
+from tkd_search.data import AugmentedViews, Split, augmentation, plain_batches
+from tkd_search.data.view_bits import splitmix64, uniform
+from tkd_search.data.views import Normaliser, _crop_by_index, _crop_by_slices
 from tkd_search.distill.interfaces import ViewSource
+from tkd_search.models.torchvision_compat import image_functions, torchvision
 
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.3, 0.25)
 
@@ -19,10 +23,19 @@ def split(count: int = 40, channels: int = 3, size: int = 16) -> Split:
     return Split(images, torch.arange(count) % 4)
 
 
+KINDS: dict[str, dict[str, Any]] = {
+    **{name: {"augment": name} for name in ("none", "shift", "crop_flip", "resized_crop")},
+    "randaugment": {"augment": "none", "randaugment": 2},
+    "erasing": {"augment": "none", "erasing": 0.5},
+    "everything": {"augment": "resized_crop", "randaugment": 3, "erasing": 0.5},
+}
+
+
 def source(augment: str = "crop_flip", views: int = 4, seed: int = 0, **kind: int) -> AugmentedViews:
     data = split(**kind)
     planes = data.images.shape[1]  # type: ignore[attr-defined]
-    return AugmentedViews(data, mean=MEAN[:planes], std=STD[:planes], views=views, augment=augment, seed=seed)
+    chosen = KINDS.get(augment, {"augment": augment})
+    return AugmentedViews(data, mean=MEAN[:planes], std=STD[:planes], views=views, seed=seed, **chosen)
 
 
 ALL = torch.arange(40)
@@ -32,8 +45,21 @@ def views_of(count: int, view: int) -> torch.Tensor:
     return torch.full((count,), view)
 
 
-@pytest.mark.parametrize("augment", ["none", "shift", "crop_flip"])
+@pytest.mark.parametrize("augment", KINDS)
 class TestEveryAugmentation:
+    def test_views_differ_unless_there_is_no_augmentation(self, augment: str) -> None:
+        made = source(augment, views=0)
+        changed = (made.pixels(ALL, ALL + 1) != split().images).flatten(1).any(1)
+        assert float(changed.float().mean()) > (0.3 if augment != "none" else -1)
+        assert augment != "none" or not changed.any()
+
+    @pytest.mark.parametrize("shape", [{"channels": 1, "size": 8}, {"channels": 3, "size": 33}])
+    def test_images_of_any_shape_have_views(self, augment: str, shape: dict[str, int]) -> None:
+        made = source(augment, views=0, **shape)
+        pixels = made.pixels(ALL, ALL)
+        assert pixels.shape == split(**shape).images.shape  # type: ignore[attr-defined]
+        assert pixels.dtype == torch.uint8
+
     def test_view_zero_is_the_image(self, augment: str) -> None:
         made = source(augment)
         assert torch.equal(made.pixels(ALL, views_of(40, 0)), split().images)
@@ -130,6 +156,79 @@ def test_shifts_are_uniform_over_images_and_views() -> None:
             )
         both = torch.bincount(3 * top + left, minlength=9).double()
         assert ((both - 2000 / 9).square() / (2000 / 9)).sum() < 27
+
+
+BITS = splitmix64(torch.arange(3000))
+
+
+def test_numbers_drawn_for_a_view_are_uniform_and_independent() -> None:
+    draws = [uniform(BITS, draw) for draw in range(4)]
+    assert all(0 <= float(u.min()) <= float(u.max()) < 1 for u in draws)
+    for u in draws:
+        counts = (u * 10).long().bincount(minlength=10).double()
+        assert ((counts - 300).square() / 300).sum() < 28, "chi-square with 9 degrees, p < .001"
+    correlation = torch.corrcoef(torch.stack(draws)) - torch.eye(4)
+    assert correlation.abs().max() < 0.07
+    assert float(uniform(torch.tensor([7]), 3)) == 0.033311053770689214
+
+
+@given(size=st.integers(4, 224), high=st.floats(0.3, 1.0), ratio=st.floats(1.0, 3.0))
+@settings(max_examples=30)
+def test_boxes_are_inside_and_have_their_area(size: int, high: float, ratio: float) -> None:
+    boxes = augmentation._boxes(BITS[:200], size, area=(0.25, high), ratio=ratio)
+    top, left, height, width = boxes.unbind(1)
+    assert int(boxes[:, 2:].min()) >= 1
+    assert int(torch.stack([top, left]).min()) >= 0
+    assert int(torch.stack([top + height, left + width]).max()) <= size
+    share = height * width / size**2
+    assert float(share.max()) <= (high**0.5 + 1 / size) ** 2 + 1e-6
+
+
+def test_a_resized_crop_scales_a_part_and_flips_half_of_the_images() -> None:
+    rising = torch.arange(64, dtype=torch.uint8).mul(3).expand(400, 1, 64, 64)
+    made = augmentation.resized_crop(rising, BITS[:400])[:, 0, 32].int()
+    span = (made[:, -1] - made[:, 0]).abs().float() / (63 * 3)
+    assert 0.4 < float(span.min()) < 0.6
+    assert float(span.max()) > 0.9
+    assert 0.4 < float((made[:, -1] < made[:, 0]).float().mean()) < 0.6
+
+
+def test_randaugment_has_torchvisions_operations_and_draws_them_alike() -> None:
+    image_functions()
+    v2 = torchvision.transforms.v2
+    theirs = v2.RandAugment(magnitude=9)
+    images = split(count=1, size=32).images[:1] // 2 + 40  # type: ignore[index]
+    expected = []
+    for name, (magnitudes, signed) in theirs._AUGMENTATION_SPACE.items():
+        values = magnitudes(31, 32, 32)
+        value = 0.0 if values is None else float(values[9])
+        for sign in (1, -1) if signed else (1,):
+            found = theirs._apply_image_or_video_transform(
+                images, name, sign * value, interpolation=v2.InterpolationMode.NEAREST, fill={}
+            )
+            expected += [found] if signed else [found, found]
+    functions = augmentation._functions(32)
+    ours, wanted = torch.cat([function(images) for function in functions]).int(), torch.cat(expected).int()
+    # Their magnitudes are float32, which may round a pixel differently.
+    same = (ours[:, None] - wanted[None]).abs().flatten(2).amax(2) <= 1
+    assert same.any(0).all()
+    assert same.any(1).all()
+    assert len(functions) == 28, "each of 14 operations twice, as both signs or alike"
+
+
+def test_erasing_fills_a_box_of_its_share_with_the_colour() -> None:
+    images = torch.full((1000, 3, 30, 30), 7, dtype=torch.uint8)
+    made = augmentation.erase(images, BITS[:1000], 0.4, (0.0, 0.5, 1.0))
+    inside = made[:, 0] != 7
+    assert 0.34 < float(inside.flatten(1).any(1).float().mean()) < 0.46
+    share = inside.flatten(1).float().mean(1)
+    share = share[share > 0]
+    assert 0.01 < float(share.min()) < 0.03 < 0.28 < float(share.max()) < 0.36
+    for plane, value in enumerate((0, 128, 255)):
+        assert set(made[:, plane][inside].tolist()) == {value}
+        assert set(made[:, plane][~inside].tolist()) == {7}
+    none = augmentation.erase(images, BITS[:1000], 0.0, (0.0, 0.5, 1.0))
+    assert torch.equal(none, images)
 
 
 class TestViewNumbers:

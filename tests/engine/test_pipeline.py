@@ -55,6 +55,7 @@ def test_the_key_of_a_big_model_depends_on_the_precision_of_its_training() -> No
     assert key("big_model.precision=fp32", "training.precision=bf16") == key()
     assert len({key("data.sampling=balanced"), key("training.class_weights=balanced"), key()}) == 3
     assert key("search.metric=macro_f1") != key()
+    assert len({key("data.randaugment=2"), key("data.erasing=0.25"), key()}) == 3
 
 
 def test_the_same_weights_under_another_key_have_another_digest(tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ def bank_key(
         data_digest: ``DataBundle.digest``, a hash of images, labels and splits.
         model_digests: one per big model, in order: a hash of its inputs and its weights.
         bank: taps, width, grid.
-        data: only its augmentation and number of views are used.
+        data: only what decides its views is used.
         seed: seed of the views.
     """
     content = {
@@ -38,6 +38,8 @@ def bank_key(
         "models": list(model_digests),
         "bank": dataclasses.asdict(bank),
         "augment": resolved_augmentation(data),
+        "randaugment": data.randaugment,
+        "erasing": data.erasing,
         "views": fixed_views(data),
         "views_version": VIEWS_VERSION,
         "seed": seed,

@@ -49,10 +49,16 @@ class DataSettings:
         doc="images of an epoch: uniform takes each once; balanced draws as many, all classes equally likely",
         searchable=False,
     )
-    augment: Literal["auto", "none", "shift", "crop_flip"] = setting(
+    augment: Literal["auto", "none", "shift", "crop_flip", "resized_crop"] = setting(
         "auto",
         doc="augmentation; auto: shift for digits and mnist, crop_flip for the others",
         searchable=False,
+    )
+    randaugment: int = setting(
+        0, ge=0, le=4, doc="RandAugment's operations per view, at magnitude 9; 0 = off", searchable=False
+    )
+    erasing: float = setting(
+        0.0, ge=0, le=1, doc="share of the views in which a box has the mean colour", searchable=False
     )
     views: int = setting(
         4,

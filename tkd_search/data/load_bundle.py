@@ -47,7 +47,7 @@ def load_data(settings: DataSettings) -> DataBundle:
 
 
 def resolved_augmentation(settings: DataSettings) -> str:
-    """Return the augmentation, ``auto`` resolved for this set: none, shift or crop_flip."""
+    """Return the augmentation, ``auto`` resolved for this set."""
     if settings.augment != "auto":
         return settings.augment
     return "shift" if settings.name in ("digits", "mnist") else "crop_flip"
@@ -55,7 +55,8 @@ def resolved_augmentation(settings: DataSettings) -> str:
 
 def fixed_views(settings: DataSettings) -> int:
     """Return the number of fixed views per image: at most 1 without augmentation; 0 is any number."""
-    return min(settings.views, 1) if resolved_augmentation(settings) == "none" else settings.views
+    changes = settings.randaugment or settings.erasing or resolved_augmentation(settings) != "none"
+    return settings.views if changes else min(settings.views, 1)
 
 
 def _read(settings: DataSettings) -> RawData:

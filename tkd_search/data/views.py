@@ -11,16 +11,17 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from tkd_search.data.augmentation import erase, rand_augment, resized_crop
 from tkd_search.data.bundle import Split
+from tkd_search.data.view_bits import splitmix64
 from tkd_search.seeds import child_seed
 
 VIEWS_VERSION = 1
 """Increased when the same (seed, index, view) gives another image, so that stored banks are not reused."""
 
-AUGMENTATIONS = ("none", "shift", "crop_flip")
-_GOLDEN = -7046029254386353131  # 0x9E3779B97F4A7C15 as a signed number: splitmix64's increment
-_MIX_1 = -4658895280553007687  # 0xBF58476D1CE4E5B9
-_MIX_2 = -7723592293110705685  # 0x94D049BB133111EB
+AUGMENTATIONS = ("none", "shift", "crop_flip", "resized_crop")
+_RAND_AUGMENT, _ERASING = 1, 2
+"""Streams of random bits beside that of crops."""
 
 
 class Normaliser:
@@ -56,7 +57,10 @@ class AugmentedViews:
         std: likewise.
         views: number of fixed views A ≥ 1; 0: a view is any integer ≥ 0.
         augment: ``none`` (every view is the image), ``shift`` (by up to 1/12 of the side, filled with black)
-            or ``crop_flip`` (a crop of the image padded by 1/8 of the side, flipped with probability 1/2).
+            ``crop_flip`` (a crop of the image padded by 1/8 of the side, flipped with probability 1/2) or
+            ``resized_crop`` (see :mod:`tkd_search.data.augmentation`, as for the next two).
+        randaugment: number of RandAugment's operations.
+        erasing: share of the views in which a box is filled with the mean colour.
         seed: seed of the views.
         device: device of the batches; images that are not streamed are moved there once.
 
@@ -71,6 +75,8 @@ class AugmentedViews:
         std: Sequence[float],
         views: int,
         augment: str,
+        randaugment: int = 0,
+        erasing: float = 0.0,
         seed: int = 0,
         device: torch.device | str = "cpu",
     ) -> None:
@@ -83,7 +89,8 @@ class AugmentedViews:
         self.images = images.to(self.device) if isinstance(images, Tensor) else images
         self.labels = split.labels.to(self.device)
         self.views = views
-        self.augment = augment
+        self.augment, self.randaugment, self.erasing = augment, randaugment, erasing
+        self._mean = tuple(mean)
         self._normalise = Normaliser(mean, std, self.device)
         self._seed = child_seed(seed, "views")
 
@@ -107,30 +114,39 @@ class AugmentedViews:
             images = self.images[index]
         else:
             images = self.images[index.cpu()].to(self.device)
-        if self.augment == "none" or not bool((view > 0).any()):
+        more = self.augment == "resized_crop" or self.randaugment > 0 or self.erasing > 0
+        if (self.augment == "none" and not more) or not bool((view > 0).any()):
             return images
-        size = images.shape[-1]
-        margin = max(1, round(size / (12 if self.augment == "shift" else 8)))
-        top, left, flip = self._draw(index, view, margin)
-        return _crop(images, margin, top, left, flip)
+        if self.augment in ("shift", "crop_flip"):
+            margin = max(1, round(images.shape[-1] / (12 if self.augment == "shift" else 8)))
+            images = _crop(images, margin, *self._draw(index, view, margin))
+        if more:
+            rows = (view > 0).nonzero()[:, 0]
+            images = images.clone()
+            images[rows] = self._augmented(images[rows], self._bits(index[rows], view[rows]).cpu())
+        return images
+
+    def _augmented(self, images: Tensor, bits: Tensor) -> Tensor:
+        if self.augment == "resized_crop":
+            images = resized_crop(images, bits)
+        if self.randaugment:
+            images = rand_augment(images, splitmix64(bits + _RAND_AUGMENT), self.randaugment)
+        if self.erasing:
+            images = erase(images, splitmix64(bits + _ERASING), self.erasing, self._mean)
+        return images
+
+    def _bits(self, index: Tensor, view: Tensor) -> Tensor:
+        return splitmix64(splitmix64(view + self._seed) + index)
 
     def _draw(self, index: Tensor, view: Tensor, margin: int) -> tuple[Tensor, Tensor, Tensor]:
         """Return top and left of the crop in [0, 2·margin] and its flip, [B] each; view 0 is centred."""
-        bits = splitmix64(splitmix64(view + self._seed) + index)
+        bits = self._bits(index, view)
         span = 2 * margin + 1
         plain = view == 0
         top = torch.where(plain, margin, (bits & 0xFFFFF) % span)
         left = torch.where(plain, margin, (bits >> 20 & 0xFFFFF) % span)
         flip = (bits >> 40 & 1).bool() & ~plain & (self.augment == "crop_flip")
         return top, left, flip
-
-
-def splitmix64(number: Tensor) -> Tensor:
-    """Apply splitmix64's finaliser to int64 [B]: neighbours become uncorrelated (Steele et al. 2014)."""
-    number = number + _GOLDEN
-    number = (number ^ _shifted(number, 30)) * _MIX_1
-    number = (number ^ _shifted(number, 27)) * _MIX_2
-    return number ^ _shifted(number, 31)
 
 
 def plain_batches(
@@ -145,11 +161,6 @@ def plain_batches(
     normalise = Normaliser(mean, std, device)
     for positions in torch.arange(len(split)).split(batch_size):
         yield normalise(split.images[positions].to(device)), split.labels[positions].to(device)
-
-
-def _shifted(number: Tensor, bits: int) -> Tensor:
-    """Shift int64 right logically (torch's ``>>`` is arithmetic)."""
-    return (number >> bits) & ((1 << (64 - bits)) - 1)
 
 
 def _crop(images: Tensor, margin: int, top: Tensor, left: Tensor, flip: Tensor) -> Tensor:

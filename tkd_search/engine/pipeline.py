@@ -280,6 +280,8 @@ def big_model_key(settings: Settings, index: int, data: DataBundle) -> str:
     for name, value, default in (
         ("precision", settings.big_model_precision(model), "fp32"),
         ("sampling", settings.data.sampling, "uniform"),
+        ("randaugment", settings.data.randaugment, 0),
+        ("erasing", settings.data.erasing, 0.0),
         ("class_weights", settings.training.class_weights, "none"),
         ("metric", settings.metric, "accuracy"),  # of the stored figures
     ):

@@ -16,6 +16,7 @@ import importlib.util
 import sys
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import torch
 
@@ -59,6 +60,11 @@ def import_torchvision() -> ModuleType:
     if "torchvision" not in sys.modules and not operators_load():
         define_missing_schemas()
     return importlib.import_module("torchvision")
+
+
+def image_functions() -> Any:
+    """Return ``torchvision.transforms.v2.functional``, which ``import torchvision`` leaves out."""
+    return importlib.import_module("torchvision.transforms.v2.functional")
 
 
 torchvision = import_torchvision()

@@ -33,6 +33,8 @@ def views_of(data: DataBundle, settings: TrialSettings, *, views: int, device: s
         std=data.std,
         views=views,
         augment=resolved_augmentation(settings.data),
+        randaugment=settings.data.randaugment,
+        erasing=settings.data.erasing,
         seed=child_seed(settings.seed, "views"),
         device=device,
     )
