@@ -16,7 +16,7 @@ from tkd_search.config.tree import flatten
 from tkd_search.config.yaml_text import parse_yaml, yaml_text
 from tkd_search.errors import UserError
 
-pytestmark = pytest.mark.faults
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(1800)]
 MANY = settings(
     max_examples=1000 if os.environ.get("TKD_CI_ALL") else 250,
     deadline=None,

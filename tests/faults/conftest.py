@@ -1,0 +1,1 @@
+from tests.export.conftest import digits, shipped, trained  # noqa: F401
