@@ -6,6 +6,7 @@ CUDA_VISIBLE_DEVICES=0 pytest -n 0 tests/distill/test_gpu.py
 
 import io
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -137,3 +138,18 @@ def test_views_equal_those_of_a_cpu_in_every_pixel(augment: str) -> None:
     )
     assert torch.equal(here.pixels(index, view), there.pixels(index, view).cpu())
     assert torch.allclose(here.batch(index, view), there.batch(index, view).cpu(), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "kind", [{"augment": "resized_crop"}, {"augment": "none", "randaugment": 1, "erasing": 0.5}]
+)
+def test_augmented_views_are_those_of_a_cpu_up_to_rounding(kind: dict[str, Any]) -> None:
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (64, 3, 32, 32), dtype=torch.uint8, generator=generator)
+    split, index = Split(images, torch.zeros(64, dtype=torch.int64)), torch.arange(64)
+    here, there = (
+        AugmentedViews(split, mean=(0.5,) * 3, std=(0.2,) * 3, views=0, device=device, **kind)
+        for device in ("cpu", "cuda")
+    )
+    pixels = (here.pixels(index, index + 1).int() - there.pixels(index, index + 1).cpu().int()).abs()
+    assert (pixels <= 1).float().mean() > 0.99
