@@ -16,7 +16,7 @@ from tkd_search.engine.jobs.make_bank import part_files
 from tkd_search.models import build_big_model
 from tkd_search.models.weights import save_weights
 
-SETTINGS = ["big_model.width=0.1", "data.views=2", "bank.grid=2"]
+SETTINGS = ["big_model.width=0.1", "data.views=2", "bank.grid=2", "method.local=4"]
 CONFIG = load_config(None, SETTINGS)
 
 
@@ -59,6 +59,7 @@ def test_a_bank_in_parts_equals_the_bank_in_one_part(place: Path, taps: str) -> 
         assert end["kind"] == "done"
     whole, parts = load_bank(place / whole_folder), load_bank(place / parts_folder)
     assert bool(whole.taps) == bool(taps)
+    assert (whole.cells is not None) == bool(taps)
     assert parts.meta()["taps"] == whole.meta()["taps"]
     for name, tensor in whole.tensors().items():
         torch.testing.assert_close(parts.tensors()[name], tensor, rtol=1e-2, atol=1e-2, msg=name)
@@ -119,22 +120,32 @@ def test_several_groups_or_several_ranks_compute_the_same_bank(
         torch.testing.assert_close(banks[2].tensors()[name], tensor, rtol=1e-2, atol=1e-2, msg=name)
 
 
-def test_without_augmentation_the_bank_has_one_view_and_a_trial_can_use_it(place: Path) -> None:
-    plain = [*SETTINGS, "data.augment=none"]
-    run(place, "bank", "plain", settings=settings_of(plain))
-    bank = load_bank(place / "plain")
-    assert bank.views == 1
-    assert len(bank.features) == len(bank.labels)
-    trial = settings_of([*plain, "training.epochs=1", "method.beta=0"])
+@pytest.mark.parametrize(
+    ("settings", "views", "taps"),
+    [
+        (["data.augment=none", "method.beta=0"], 1, True),
+        (["method.name=kd", "data.views=32", "data.randaugment=1", "data.erasing=0.25"], 32, False),
+        (["method.name=kd", "data.views=0", "data.augment=resized_crop", "training.mixup=0.2"], 0, False),
+        (["method.name=tkd", "data.views=0", "training.cutmix=1", "training.precision=bf16"], 0, True),
+    ],
+)
+def test_a_trial_can_use_the_bank_of_its_recipe(
+    place: Path, tmp_path: Path, settings: list[str], views: int, taps: bool
+) -> None:
+    chosen = [*SETTINGS, "training.epochs=1", "student.width=0.1", *settings]
+    run(place, "bank", str(tmp_path / "bank"), settings=settings_of(chosen))
+    bank = load_bank(tmp_path / "bank")
+    assert bank.views == views
+    assert len(bank.logits) == views * len(bank.labels)
+    assert bool(bank.taps) == taps
     results = run(
         place,
         "trial",
-        "trial",
-        settings=trial,
+        str(tmp_path / "trial"),
+        settings=settings_of(chosen),
         trial_id="t0000",
-        bank=str(place / "plain"),
+        bank=str(tmp_path / "bank"),
         after_epoch=0,
         levels=[],
-        big_models=[],
     )
     assert results[-1]["kind"] == "done"
