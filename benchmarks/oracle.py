@@ -24,7 +24,7 @@ from benchmarks.simulator.replay import Replay, simulate
 from benchmarks.simulator.searchers import Searcher
 from benchmarks.simulator.sizes import exact_sizes
 from benchmarks.simulator.surrogate import Surrogate
-from tkd_search.optimize.pareto import BYTES_AND_ACCURACY, nondominated_mask, unit_square
+from tkd_search.optimize.pareto import COST_AND_ACCURACY, nondominated_mask, unit_square
 from tkd_search.optimize.proposer import ProposerSettings
 from tkd_search.optimize.samplers.hypervolume_gain import area_gain
 from tkd_search.optimize.space_encoding import Cube
@@ -73,9 +73,9 @@ class Oracle:
         front = np.empty((0, 2))
         if done:
             seen = self._square(
-                np.array([float(t.bytes or 1) for t in done]), np.array([t.accuracy for t in done])
+                np.array([float(t.cost or 1) for t in done]), np.array([t.accuracy for t in done])
             )
-            front = np.unique(seen[nondominated_mask(seen, BYTES_AND_ACCURACY)], axis=0)
+            front = np.unique(seen[nondominated_mask(seen, COST_AND_ACCURACY)], axis=0)
         gain = area_gain(front, self._sizes, self._heights).mean(axis=1)
         chosen = int(np.where(self._untried, gain, -1.0).argmax())
         self._untried[chosen] = False
@@ -90,7 +90,7 @@ class Oracle:
 
     def _square(self, sizes: Array, accuracies: Array) -> Array:
         curves = self._curves
-        return unit_square(sizes, accuracies, big_model_bytes=curves.big_model_bytes, classes=curves.classes)
+        return unit_square(sizes, accuracies, scale=curves.scale, classes=curves.classes)
 
 
 def run_oracle(
@@ -111,7 +111,7 @@ def run_oracle(
         black_box,
         full_budget=curves.epochs,
         classes=curves.classes,
-        big_model_bytes=curves.big_model_bytes,
+        scale=curves.scale,
         slots=SLOTS,
         max_epochs=trials * curves.epochs,
         seed=seed,

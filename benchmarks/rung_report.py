@@ -21,7 +21,7 @@ from benchmarks.simulator.curves import Curves, load_curves
 from benchmarks.simulator.surrogate import Outcome, Surrogate
 from tkd_search.errors import UserError
 from tkd_search.optimize.learning_curves import rank_correlation
-from tkd_search.optimize.pareto import BYTES_AND_ACCURACY, nondominated_mask
+from tkd_search.optimize.pareto import COST_AND_ACCURACY, nondominated_mask
 from tkd_search.optimize.pruners.base import Pruner, RungRecord, Stop
 from tkd_search.optimize.pruners.create_pruner import create_pruner
 from tkd_search.optimize.samplers.create_sampler import design_point
@@ -76,7 +76,7 @@ def judge(pruner: Pruner, outcomes: Sequence[Outcome], full_budget: int) -> tupl
             newcomer = RungRecord(
                 trial_id=str(i),
                 epoch=level,
-                bytes=outcome.bytes,
+                cost=outcome.bytes,
                 accuracy=float(outcome.accuracy[level - 1]),
             )
             decision = pruner.decide(records[level], newcomer)
@@ -85,7 +85,7 @@ def judge(pruner: Pruner, outcomes: Sequence[Outcome], full_budget: int) -> tupl
                 epochs[i] = level
                 break
     points = [[outcome.bytes, outcome.accuracy[-1]] for outcome in outcomes]
-    front = nondominated_mask(points, BYTES_AND_ACCURACY)
+    front = nondominated_mask(points, COST_AND_ACCURACY)
     return float(epochs.mean() / full_budget), float((epochs[front] < full_budget).mean())
 
 

@@ -21,6 +21,7 @@ import numpy as np
 from benchmarks.simulator.replay import Running, Simulation
 from benchmarks.simulator.surrogate import Outcome
 from benchmarks.simulator.synthetic import BIG_MODEL_BYTES, SPACE
+from tkd_search.optimize.pareto import CostScale
 from tkd_search.optimize.proposer import ProposerSettings
 from tkd_search.optimize.pruners.base import rung_levels
 from tkd_search.optimize.pruners.create_pruner import create_pruner
@@ -83,7 +84,7 @@ def measure(
         full_budget=FULL_BUDGET,
         pruner=create_pruner(pruner, full_budget=FULL_BUDGET, classes=CLASSES),
         proposer=ProposerSettings(sampler=sampler),
-        big_model_bytes=BIG_MODEL_BYTES,
+        scale=CostScale(BIG_MODEL_BYTES),
         classes=CLASSES,
     )
     memory: list[tuple[int, float]] = []

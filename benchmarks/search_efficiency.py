@@ -112,7 +112,7 @@ def _run(curves: Curves, black_box: BlackBox, budget: int, task: tuple[str, int]
             black_box,
             full_budget=curves.epochs,
             classes=curves.classes,
-            big_model_bytes=curves.big_model_bytes,
+            scale=curves.scale,
             slots=SLOTS,
             max_epochs=budget,
             seed=seed,

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 DATA_FILE = "data.json"
 """In a run's folder: the digest of the data set that the run started with."""
-_SHOWN = ("trial_id", "student", "bytes", "ratio", "val_accuracy", "test_accuracy", "retention")
+_SHOWN = ("trial_id", "student", "latency_ms", "bytes", "ratio", "val_accuracy", "test_accuracy", "retention")
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Result:
 
     @property
     def front(self) -> "pd.DataFrame":
-        """Return the front, smallest first: a row per student, with its configuration by dotted key."""
+        """Return the front, cheapest first: a row per student, with its configuration by dotted key."""
         from tkd_search.report.front_csv import front_frame
 
         return front_frame((self.record,))
@@ -62,12 +62,16 @@ class Result:
             raise UserError("trial", trial_id, f"a trial of the front: {', '.join(paths)}")
         return load(self.folder / paths[trial_id], trust=trust)
 
+    def _shown(self) -> "pd.DataFrame":
+        front = self.front
+        return front[[name for name in _SHOWN if name in front]]
+
     def __repr__(self) -> str:
         record = self.record
         states = [trial.state for trial in record.trials]
         counts = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
         trials = f"{len(states)} trials ({counts})" if states else "no trials"
-        shown = self.front[[name for name in _SHOWN if name != "ratio"]]
+        shown = self._shown().drop(columns="ratio")
         front = (
             shown.to_string(index=False, float_format="{:.4f}".format)
             if len(shown)
@@ -84,7 +88,7 @@ class Result:
             if picture.exists()
             else ""
         )
-        return image + self.front[list(_SHOWN)].to_html(index=False, float_format="{:.4g}".format)
+        return image + self._shown().to_html(index=False, float_format="{:.4g}".format)
 
 
 @dataclass(frozen=True)

@@ -72,6 +72,11 @@ def human_bytes(count: float) -> str:
     return f"{count:.3g} GB"
 
 
+def milliseconds(time: float) -> str:
+    """Return a time with three significant digits: ``0.0421 ms``, ``12.5 ms``."""
+    return f"{time:.3g} ms"
+
+
 def percent(share: float | None, digits: int = 2) -> str:
     """Return a share of 1 as a percentage, a dash for None and NaN."""
     return "–" if share is None or share != share else f"{share:.{digits}%}"

@@ -17,6 +17,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from tkd_search.errors import UserError
+from tkd_search.optimize.pareto import CostScale
 from tkd_search.optimize.space import (
     Choice,
     Condition,
@@ -54,6 +55,11 @@ class Curves:
     accuracy: NDArray[np.float64]
     meta: Mapping[str, Any] = field(default_factory=dict)
     left_out: int = 0
+
+    @property
+    def scale(self) -> CostScale:
+        """Return the scale of the students' bytes."""
+        return CostScale(self.big_model_bytes)
 
     def __len__(self) -> int:
         return len(self.configs)

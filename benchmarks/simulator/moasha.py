@@ -75,7 +75,7 @@ class MoashaStudy:
         """Return MOASHA's decision; it gets every epoch and selects its own rungs."""
         result = {
             "epoch": record.epoch,
-            "log_bytes": float(np.log10(record.bytes)),
+            "log_bytes": float(np.log10(record.cost)),
             "error": 1.0 - record.accuracy,
         }
         if record.epoch >= self._full_budget:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.simulator.surrogate import BlackBox, Outcome
-from tkd_search.optimize.pareto import BYTES_AND_ACCURACY, nondominated_mask, normalised_hypervolume
+from tkd_search.optimize.pareto import COST_AND_ACCURACY, CostScale, nondominated_mask, normalised_hypervolume
 from tkd_search.optimize.pruners.base import Decision, RungRecord, Stop
 from tkd_search.optimize.study import Suggestion
 from tkd_search.optimize.study_trial import StudyTrial
@@ -146,7 +146,7 @@ class Simulation:
         record = RungRecord(
             trial_id=trial_id,
             epoch=running.epoch,
-            bytes=running.outcome.bytes,
+            cost=running.outcome.bytes,
             accuracy=float(running.outcome.accuracy[running.epoch - 1]),
         )
         decision = _timed(lambda: self.study.report(trial_id, record), self.decide_seconds)
@@ -166,7 +166,7 @@ def simulate(
     *,
     full_budget: int,
     classes: int,
-    big_model_bytes: float,
+    scale: CostScale,
     slots: int = 8,
     max_epochs: int | None = None,
     max_trials: int | None = None,
@@ -179,7 +179,7 @@ def simulate(
         black_box: outcomes in place of training.
         full_budget: epochs of a whole trial.
         classes: number of classes, for the hypervolume.
-        big_model_bytes: bytes of the big model, for the hypervolume.
+        scale: of the costs, for the hypervolume.
         slots: trials at once.
         max_epochs: no trial starts once this many epochs are spent.
         max_trials: no more trials than this.
@@ -195,10 +195,10 @@ def simulate(
         seed=seed,
     )
     simulation.run()
-    return _summarise(simulation, classes=classes, big_model_bytes=big_model_bytes)
+    return _summarise(simulation, classes=classes, scale=scale)
 
 
-def _summarise(simulation: Simulation, *, classes: int, big_model_bytes: float) -> Replay:
+def _summarise(simulation: Simulation, *, classes: int, scale: CostScale) -> Replay:
     outcomes = simulation.outcomes
     stopped = {trial.trial_id for trial in simulation.study.trials("stopped")}
 
@@ -206,7 +206,7 @@ def _summarise(simulation: Simulation, *, classes: int, big_model_bytes: float) 
         return normalised_hypervolume(
             [outcomes[i].bytes for i in ids],
             [outcomes[i].accuracy[-1] for i in ids],
-            big_model_bytes=big_model_bytes,
+            scale=scale,
             classes=classes,
         )
 
@@ -228,7 +228,7 @@ def _regret(outcomes: dict[str, Outcome], stopped: set[str]) -> float:
     """Return the share of stopped trials on the front of all trials, each with its final accuracy."""
     ids = list(outcomes)
     points = [[outcomes[i].bytes, outcomes[i].accuracy[-1]] for i in ids]
-    front = nondominated_mask(points, BYTES_AND_ACCURACY)
+    front = nondominated_mask(points, COST_AND_ACCURACY)
     members = [i for i, on_front in zip(ids, front, strict=True) if on_front]
     return sum(i in stopped for i in members) / max(len(members), 1)
 

@@ -10,7 +10,7 @@ from benchmarks.simulator.curves import Curves
 from benchmarks.simulator.replay import AskTell
 from tkd_search.optimize.proposer import ProposerSettings
 from tkd_search.optimize.pruners.create_pruner import create_pruner
-from tkd_search.optimize.student_bytes import SizeOf
+from tkd_search.optimize.student_costs import CostOf
 from tkd_search.optimize.study import Adjust, SearchStudy
 
 
@@ -31,7 +31,7 @@ class Searcher:
     pruner_options: Mapping[str, Any] = field(default_factory=dict)
 
     def open(
-        self, curves: Curves, seed: int, adjust: Adjust | None = None, size_of: SizeOf | None = None
+        self, curves: Curves, seed: int, adjust: Adjust | None = None, size_of: CostOf | None = None
     ) -> SearchStudy:
         """Return a new study in memory; ``adjust`` may map every proposal to another configuration."""
         return SearchStudy.open(
@@ -47,9 +47,9 @@ class Searcher:
             ),
             seed=seed,
             proposer=self.proposer,
-            big_model_bytes=curves.big_model_bytes,
+            scale=curves.scale,
             classes=curves.classes,
-            size_of=size_of,
+            cost_of=size_of,
             adjust=adjust,
         )
 
@@ -60,7 +60,7 @@ class Moasha:
     name = "moasha"
 
     def open(
-        self, curves: Curves, seed: int, adjust: Adjust | None = None, size_of: SizeOf | None = None
+        self, curves: Curves, seed: int, adjust: Adjust | None = None, size_of: CostOf | None = None
     ) -> AskTell:
         """Return a new scheduler; it has no ``adjust``, so in table mode the nearest rows are evaluated."""
         return moasha.MoashaStudy(curves.space, curves.epochs, seed)

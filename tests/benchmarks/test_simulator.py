@@ -37,7 +37,7 @@ def replay(study, curves, black_box, **options):
         black_box,
         full_budget=curves.epochs,
         classes=curves.classes,
-        big_model_bytes=curves.big_model_bytes,
+        scale=curves.scale,
         **options,
     )
 

@@ -60,11 +60,17 @@ def test_the_table_shows_the_method_also_if_it_was_not_searched(tmp_path):
     assert [row[2] for row in fixed] == ["dkd"] * len(record.front)
 
 
-def test_80_columns_show_every_cell_whole_and_each_row_on_one_line(tmp_path):
-    record = with_long_names(taught_by(synthetic_search(14), "tkd"))
-    figures = ["1.07 MB", "100.00%", "91.35%", "100.0%"]
-    assert rows(on_a_terminal(record, tmp_path, 80)) == [
-        [m.trial_id, m.student, "tkd", figures[0], f"{m.ratio:.3f}", *figures[1:]] for m in record.front
+@pytest.mark.parametrize(("cost", "columns"), [("bytes", 80), ("latency", 81)])
+def test_80_columns_show_every_cell_whole_and_each_row_on_one_line(tmp_path, cost, columns):
+    record = with_long_names(taught_by(synthetic_search(14, cost=cost), "tkd"))
+    size, *figures = ["1.07 MB", "100.00%", "91.35%", "100.0%"]
+    assert rows(on_a_terminal(record, tmp_path, columns)) == [
+        [
+            *(m.trial_id, m.student, "tkd"),
+            *([size, f"{m.ratio:.3f}"] if cost == "bytes" else [f"{m.latency:.3g}", size]),
+            *figures,
+        ]
+        for m in record.front
     ]
 
 

@@ -17,7 +17,7 @@ from tkd_search.engine.tune.scheduler import ControllerScheduler
 from tkd_search.engine.tune.searcher import ControllerSearcher
 from tkd_search.errors import UserError
 from tkd_search.files import DiskFullError
-from tkd_search.optimize.pareto import normalised_hypervolume
+from tkd_search.optimize.pareto import CostScale, normalised_hypervolume
 from tkd_search.optimize.pruners.single_objective import SingleObjective
 from tkd_search.optimize.study import SearchStudy
 from tkd_search.results.records import EpochRecord, TrialRecord
@@ -78,7 +78,7 @@ def open_controller(folder, power, *overrides, measure=size_of):
         Budget(config.settings().search),
         measure=measure,
         tracker=tracker,
-        big_model_bytes=2_000_000,
+        scale=CostScale(2_000_000),
         classes=10,
     )
 
@@ -202,7 +202,7 @@ def test_students_that_were_not_trained_make_no_plateau_while_another_trains(tmp
 
 @given(st.lists(st.tuples(st.integers(0, 5), st.integers(1, 4), st.integers(0, 3)), max_size=20))
 def test_the_standing_is_kept_as_it_would_be_counted(told):
-    trials = Trials(1000, 10)
+    trials = Trials(CostScale(1000), 10)
     for number, size, state in told:
         name = f"t{number:04d}"
         if name in trials and trials[name].state != "running":
@@ -217,7 +217,7 @@ def test_the_standing_is_kept_as_it_would_be_counted(told):
             state=("running", "complete", "stopped", "failed")[state],
             epochs=epochs,
         )
-    anew = Trials(1000, 10)
+    anew = Trials(CostScale(1000), 10)
     for name in sorted(trials):
         anew[name] = trials[name]
     search_state = trials.search_state()
@@ -228,7 +228,7 @@ def test_the_standing_is_kept_as_it_would_be_counted(told):
     complete = [trial for trial in trials.values() if trial.state == "complete"]
     assert search_state.front == front_of(complete)
     points = [t.bytes for t in complete], [t.val_accuracy for t in complete]
-    volume = normalised_hypervolume(*points, big_model_bytes=1000, classes=10)
+    volume = normalised_hypervolume(*points, scale=CostScale(1000), classes=10)
     assert search_state.hypervolume == pytest.approx(volume)
 
 

@@ -9,7 +9,7 @@ from tests.optimize.dominance import dominates
 from tkd_search.optimize.pruners.base import Continue, Pruner, RungRecord, Stop
 
 # Coarse values make ties common.
-sizes = st.sampled_from([1_000, 2_000, 3_000, 10_000, 30_000, 100_000, 1_000_000])
+costs = st.sampled_from([1_000, 2_000, 3_000, 10_000, 30_000, 100_000, 1_000_000])
 accuracies = st.integers(0, 20).map(lambda twentieth: twentieth / 20)
 
 
@@ -17,10 +17,10 @@ accuracies = st.integers(0, 20).map(lambda twentieth: twentieth / 20)
 def rungs(draw, levels, most=25):
     """Draw the records of one rung and a newcomer."""
     epoch = draw(st.sampled_from(levels))
-    drawn = draw(st.lists(st.tuples(sizes, accuracies), min_size=1, max_size=most))
+    drawn = draw(st.lists(st.tuples(costs, accuracies), min_size=1, max_size=most))
     records = [
-        RungRecord(trial_id=f"t{i:04d}", epoch=epoch, bytes=size, accuracy=accuracy)
-        for i, (size, accuracy) in enumerate(drawn)
+        RungRecord(trial_id=f"t{i:04d}", epoch=epoch, cost=cost, accuracy=accuracy)
+        for i, (cost, accuracy) in enumerate(drawn)
     ]
     return records[:-1], records[-1]
 
@@ -61,17 +61,17 @@ class PrunerConformance:
         records, newcomer = data.draw(rungs(self.levels()))
         best = dataclasses.replace(
             newcomer,
-            bytes=min((r.bytes for r in records), default=1_000),
+            cost=min((r.cost for r in records), default=1_000),
             accuracy=max((r.accuracy for r in records), default=0.5) + 0.01,
         )
-        point = (best.bytes, -best.accuracy)
-        assert all(dominates(point, (r.bytes, -r.accuracy)) for r in records)
+        point = (best.cost, -best.accuracy)
+        assert all(dominates(point, (r.cost, -r.accuracy)) for r in records)
         assert self.create_pruner().decide(records, best) == Continue()
 
     @given(st.data(), st.sampled_from([0.001, 0.5, 7, 1000]))
-    def test_decision_does_not_depend_on_the_unit_of_size(self, data, scale):
+    def test_decision_does_not_depend_on_the_unit_of_cost(self, data, scale):
         records, newcomer = data.draw(rungs(self.levels()))
-        rescaled = [dataclasses.replace(r, bytes=r.bytes * scale) for r in [*records, newcomer]]
+        rescaled = [dataclasses.replace(r, cost=r.cost * scale) for r in [*records, newcomer]]
         pruner = self.create_pruner()
         before, after = pruner.decide(records, newcomer), pruner.decide(rescaled[:-1], rescaled[-1])
         assert isinstance(before, Stop) == isinstance(after, Stop)

@@ -13,7 +13,7 @@ def trial(number, state="complete", width=0.5, curve=(0.5,), **more):
     epochs = dict(enumerate(curve, start=1))
     config = {"student.width": width}
     return StudyTrial(
-        number=number, storage_id=number, config=config, state=state, bytes=100, curve=epochs, **more
+        number=number, storage_id=number, config=config, state=state, cost=100, curve=epochs, **more
     )
 
 

@@ -21,7 +21,7 @@ LEVELS, BUDGET = (3, 9), 27
 
 
 def trial(number, curve, state="stopped"):
-    return StudyTrial(number=number, storage_id=number, config={}, state=state, bytes=1000, curve=dict(curve))
+    return StudyTrial(number=number, storage_id=number, config={}, state=state, cost=1000, curve=dict(curve))
 
 
 def whole(number, errors=(0.4, 0.2, 0.1)):

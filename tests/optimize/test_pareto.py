@@ -10,7 +10,8 @@ from hypothesis.extra.numpy import arrays
 
 from tests.optimize.dominance import dominates
 from tkd_search.optimize.pareto import (
-    BYTES_AND_ACCURACY,
+    COST_AND_ACCURACY,
+    CostScale,
     hypervolume,
     nondominated_mask,
     nondominated_sort,
@@ -41,10 +42,10 @@ def test_permuting_the_points_permutes_the_front(costs, random):
 @given(points)
 def test_flipping_a_direction_with_its_data_changes_nothing(costs):
     flipped = costs * [1.0, -1.0]
-    assert nondominated_mask(flipped, BYTES_AND_ACCURACY).tolist() == nondominated_mask(costs).tolist()
-    assert nondominated_sort(flipped, BYTES_AND_ACCURACY).tolist() == nondominated_sort(costs).tolist()
+    assert nondominated_mask(flipped, COST_AND_ACCURACY).tolist() == nondominated_mask(costs).tolist()
+    assert nondominated_sort(flipped, COST_AND_ACCURACY).tolist() == nondominated_sort(costs).tolist()
     plain = hypervolume(costs, (7.0, 7.0))
-    assert hypervolume(flipped, (7.0, -7.0), BYTES_AND_ACCURACY) == pytest.approx(plain)
+    assert hypervolume(flipped, (7.0, -7.0), COST_AND_ACCURACY) == pytest.approx(plain)
 
 
 @given(points, st.floats(0.1, 50), st.floats(-5, 5))
@@ -101,15 +102,31 @@ def test_wrong_shapes_are_refused():
 
 
 def test_the_unit_square_spans_three_decades_of_bytes_and_chance_to_one():
-    square = unit_square([1e3, 1e6, 1e9, 31622.7766], [0.1, 1.0, 0.0, 0.55], big_model_bytes=1e6, classes=10)
+    square = unit_square([1e3, 1e6, 1e9, 31622.7766], [0.1, 1.0, 0.0, 0.55], scale=CostScale(1e6), classes=10)
     assert square == pytest.approx(np.array([[0, 0], [1, 1], [1, 0], [0.5, 0.5]]), abs=1e-6)
 
 
+def test_the_axis_of_costs_begins_so_many_decades_below_its_reference():
+    scale = CostScale(0.6, 2.0, "latency_ms")
+    square = unit_square([0.006, 0.06, 0.6, 0.0001], [1.0] * 4, scale=scale, classes=10)
+    assert square[:, 0] == pytest.approx([0.0, 0.5, 1.0, 0.0])
+
+
+@given(st.lists(st.tuples(st.floats(1e-3, 1e9), st.floats(0, 1)), max_size=8), st.floats(1e-3, 1e3))
+def test_normalised_hypervolume_does_not_depend_on_the_unit_of_cost(students, factor):
+    costs, accuracies = zip(*students, strict=True) if students else ((), ())
+    before, after = (
+        normalised_hypervolume(np.array(costs) * unit, accuracies, scale=CostScale(50 * unit), classes=4)
+        for unit in (1.0, factor)
+    )
+    assert after == pytest.approx(before)
+
+
 def test_normalised_hypervolume_of_one_student():
-    value = normalised_hypervolume([1e4], [0.91], big_model_bytes=1e7, classes=10)
+    value = normalised_hypervolume([1e4], [0.91], scale=CostScale(1e7), classes=10)
     assert value == pytest.approx(0.9)
-    assert normalised_hypervolume([2e7], [0.99], big_model_bytes=1e7, classes=10) == 0.0
-    assert normalised_hypervolume([], [], big_model_bytes=1e7, classes=10) == 0.0
+    assert normalised_hypervolume([2e7], [0.99], scale=CostScale(1e7), classes=10) == 0.0
+    assert normalised_hypervolume([], [], scale=CostScale(1e7), classes=10) == 0.0
 
 
 @given(
@@ -119,4 +136,4 @@ def test_normalised_hypervolume_of_one_student():
 )
 def test_normalised_hypervolume_is_in_the_unit_interval(students, big, classes):
     sizes, accuracies = [s for s, _ in students], [a for _, a in students]
-    assert 0 <= normalised_hypervolume(sizes, accuracies, big_model_bytes=big, classes=classes) <= 1
+    assert 0 <= normalised_hypervolume(sizes, accuracies, scale=CostScale(big), classes=classes) <= 1

@@ -10,13 +10,13 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from tests.optimize.dominance import dominates
-from tests.optimize.pruner_conformance import PrunerConformance, accuracies, rungs, sizes
+from tests.optimize.pruner_conformance import PrunerConformance, accuracies, costs, rungs
 from tkd_search.optimize.pruners.base import (
     Continue,
     RungRecord,
     Stop,
     accuracy_floor,
-    nearest_in_size,
+    nearest_in_cost,
     on_front,
     rung_levels,
 )
@@ -28,7 +28,7 @@ from tkd_search.optimize.pruners.stratified import LATE_RUNGS, Stratified
 
 
 def record(i, size, accuracy, epoch=3):
-    return RungRecord(trial_id=f"t{i:04d}", epoch=epoch, bytes=size, accuracy=accuracy)
+    return RungRecord(trial_id=f"t{i:04d}", epoch=epoch, cost=size, accuracy=accuracy)
 
 
 class TestNever(PrunerConformance):
@@ -75,7 +75,7 @@ class TestStratified(PrunerConformance):
         records, newcomer = data.draw(rungs(self.levels()))
         pruner = self.create_pruner()
         assume(any(r.accuracy >= pruner.floor for r in records))
-        low = dataclasses.replace(newcomer, bytes=1, accuracy=pruner.floor - 0.01)
+        low = dataclasses.replace(newcomer, cost=1, accuracy=pruner.floor - 0.01)
         assert isinstance(pruner.decide(records, low), Stop)
 
     @given(st.data(), st.floats(0.5, 1.0))
@@ -104,7 +104,7 @@ class TestStratified(PrunerConformance):
         records = [record(i, 1000, 0.5 + i / 100) for i in range(20)]
         decision = self.create_pruner().decide(records, record(99, 1000, 0.5, epoch=9))
         assert isinstance(decision, Stop)
-        assert "50.0% after 9 epochs is 20. of 21 of its size" in decision.reason
+        assert "50.0% after 9 epochs is 20. of 21 of its cost" in decision.reason
 
     def test_illegal_arguments_are_refused(self):
         with pytest.raises(ValueError, match="2 rungs"):
@@ -162,7 +162,7 @@ class TestFrontProbability(PrunerConformance):
         )
 
     def test_a_trial_on_the_front_of_its_rung_goes_on_with_any_probability(self):
-        larger = [dataclasses.replace(r, bytes=5000) for r in self.history(0.15)]
+        larger = [dataclasses.replace(r, cost=5000) for r in self.history(0.15)]
         best = record(50, 1000, 0.99, epoch=27)  # of an earlier search, which had other rungs
         newcomer, as_large = record(99, 1200, 0.3, epoch=9), record(51, 1200, 0.31, epoch=9)
         assert self.create_pruner().decide([*larger, best], newcomer) == Continue()
@@ -180,19 +180,19 @@ class TestFrontProbability(PrunerConformance):
     @given(st.data())
     def test_the_conformance_properties_hold_with_finished_trials(self, data):
         """Order has no effect; more accuracy never stops a trial; a dominating newcomer goes on."""
-        drawn = data.draw(st.lists(st.tuples(sizes, accuracies, accuracies), min_size=8, max_size=20))
+        drawn = data.draw(st.lists(st.tuples(costs, accuracies, accuracies), min_size=8, max_size=20))
         records = [
             dataclasses.replace(r, epoch=9 if r.epoch == 3 else 27)
             for i, trial in enumerate(drawn)
             for r in finished(i, *trial)
         ]
-        newcomer = record(99, data.draw(sizes), data.draw(accuracies), epoch=9)
+        newcomer = record(99, data.draw(costs), data.draw(accuracies), epoch=9)
         pruner = self.create_pruner()
         decision = pruner.decide(records, newcomer)
         assert pruner.decide(data.draw(st.permutations(records)), newcomer) == decision
         better = dataclasses.replace(newcomer, accuracy=newcomer.accuracy + 0.1)
         assert decision != Continue() or pruner.decide(records, better) == Continue()
-        best = dataclasses.replace(newcomer, bytes=500, accuracy=max(a for _, a, _ in drawn) + 0.01)
+        best = dataclasses.replace(newcomer, cost=500, accuracy=max(a for _, a, _ in drawn) + 0.01)
         assert best.accuracy < pruner.floor or pruner.decide(records, best) == Continue()
 
     def test_chance_must_be_a_probability(self):
@@ -274,16 +274,16 @@ def test_an_import_path_without_a_pruner_is_refused(path):
 
 def test_neighbours_are_nearest_in_log_size_with_ties():
     records = [record(0, 100, 0.1), record(1, 400, 0.1), record(2, 2000, 0.1), record(3, 100, 0.2)]
-    found = nearest_in_size(records, record(9, 200, 0.5), 1)
+    found = nearest_in_cost(records, record(9, 200, 0.5), 1)
     assert {r.trial_id for r in found} == {"t0000", "t0001", "t0003"}
     alike = tuple(record(i, 200, 0.1) for i in range(3))
-    assert nearest_in_size(alike, record(9, 200, 0.5), 1) == alike
+    assert nearest_in_cost(alike, record(9, 200, 0.5), 1) == alike
 
 
 def test_a_record_that_no_other_dominates_is_on_the_front():
     newcomer = record(9, 1000, 0.5)
     for size, accuracy in product((900, 1000, 1100), (0.4, 0.5, 0.6)):
-        dominated = dominates((size, -accuracy), (newcomer.bytes, -newcomer.accuracy))
+        dominated = dominates((size, -accuracy), (newcomer.cost, -newcomer.accuracy))
         assert on_front([record(0, size, accuracy)], newcomer) != dominated
 
 

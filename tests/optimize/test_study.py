@@ -9,7 +9,7 @@ import pytest
 from optuna.trial import TrialState as OptunaState
 
 from tkd_search.optimize.history import rungs_of
-from tkd_search.optimize.pareto import BYTES_AND_ACCURACY, nondominated_mask
+from tkd_search.optimize.pareto import COST_AND_ACCURACY, CostScale, nondominated_mask
 from tkd_search.optimize.proposer import ProposerSettings
 from tkd_search.optimize.pruners.base import Continue, RungRecord, Stop
 from tkd_search.optimize.pruners.create_pruner import create_pruner
@@ -48,7 +48,7 @@ def quality(config):
 def record(suggestion, epoch, accuracy=None):
     value = quality(suggestion.config) * epoch / BUDGET if accuracy is None else accuracy
     return RungRecord(
-        trial_id=suggestion.trial_id, epoch=epoch, bytes=size_of(suggestion.config), accuracy=value
+        trial_id=suggestion.trial_id, epoch=epoch, cost=size_of(suggestion.config), accuracy=value
     )
 
 
@@ -94,7 +94,7 @@ class TestEnds:
         states = [t.state for t in optuna_trials(journal)]
         assert states == [OptunaState.COMPLETE, OptunaState.COMPLETE, OptunaState.PRUNED, OptunaState.FAIL]
 
-    def test_values_are_bytes_and_accuracy(self, journal):
+    def test_values_are_cost_and_accuracy(self, journal):
         study = open_study(journal)
         suggestion = study.ask()
         study.report(suggestion.trial_id, record(suggestion, 1, 0.25))
@@ -139,7 +139,7 @@ class TestEnds:
         study.report(reported.trial_id, record(reported, 1))
         for suggestion in (unreported, reported):
             study.fail(suggestion.trial_id, "out of memory", 1234)
-        assert [t.bytes for t in open_study(journal).trials()] == [1234, size_of(reported.config)]
+        assert [t.cost for t in open_study(journal).trials()] == [1234, size_of(reported.config)]
 
     def test_a_trial_that_has_ended_keeps_its_end(self):
         study = open_study()
@@ -246,7 +246,7 @@ class TestResume:
             run_trial(study)
         last = study.ask()
         level = pruner.levels[-1]
-        bad = RungRecord(trial_id=last.trial_id, epoch=level, bytes=10**7, accuracy=0.3)
+        bad = RungRecord(trial_id=last.trial_id, epoch=level, cost=10**7, accuracy=0.3)
         assert isinstance(study.report(last.trial_id, bad), Stop)
         late = study.ask()  # ends after the decision, which must not depend on it
         study.complete(late.trial_id, (10**6, 0.999))
@@ -420,6 +420,12 @@ class TestSuggestions:
         assert file.read_bytes() == content
         assert list(tmp_path.iterdir()) == [file]
 
+    def test_trials_of_another_cost_are_refused(self, journal):
+        open_study(journal, scale=CostScale(0.6, 2.0, "latency_ms"))
+        assert earlier_trials(journal, unit="latency_ms") == ()
+        with pytest.raises(ValueError, match="minimises latency_ms; this search minimises bytes"):
+            earlier_trials(journal)
+
     def test_earlier_trials_can_come_from_a_database(self, tmp_path):
         url = f"sqlite:///{tmp_path}/study.db"
         run_trial(open_study(url))
@@ -438,7 +444,7 @@ def test_the_history_of_a_sampler_is_capped_and_keeps_the_front():
     proposer = study._proposer
     shown = proposer._storage._shown
     complete = study.trials("complete")
-    mask = nondominated_mask([[t.bytes, t.accuracy] for t in complete], BYTES_AND_ACCURACY)
+    mask = nondominated_mask([[t.cost, t.accuracy] for t in complete], COST_AND_ACCURACY)
     front = {t.number for t, on_front in zip(complete, mask, strict=True) if on_front}
     assert 8 <= len(shown) <= 8 + len(front)
     assert front <= {t.number for t in shown}

@@ -8,22 +8,24 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.tracking.synthetic import TAPS, synthetic_search, taught_by
+from tkd_search.errors import UserError
 from tkd_search.report import write_report
 from tkd_search.report.figures import accuracy_window, tap_shares
 from tkd_search.report.front_csv import front_frame
 from tkd_search.report.importance import importances, merit
 from tkd_search.report.label_placement import Box, place_labels
 from tkd_search.report.run_links import trial_links
-from tkd_search.report.style import size_ticks
+from tkd_search.report.style import cost_ticks
 from tkd_search.results.records import EpochRecord, Reference
 from tkd_search.tracking.mlflow.writer_status import note_runs
 
 
-def test_the_three_files_and_what_the_page_holds(tmp_path):
-    record = synthetic_search()
+@pytest.mark.parametrize("cost", ["bytes", "latency"])
+def test_the_three_files_and_what_the_page_holds(tmp_path, cost):
+    record = synthetic_search(cost=cost)
     csv, png, page = write_report(record, tmp_path)
     frame = pd.read_csv(csv, dtype={"trial_id": str})
-    assert list(frame["trial_id"]) == [m.trial_id for m in sorted(record.front, key=lambda m: m.bytes)]
+    assert list(frame["trial_id"]) == [m.trial_id for m in sorted(record.front, key=lambda m: m.cost)]
     assert {"ratio", "retention", "latency_ms_1", "path", "method.name"} <= set(frame)
     assert png.read_bytes().startswith(b"\x89PNG")
     assert png.stat().st_size < 300_000
@@ -36,6 +38,19 @@ def test_the_three_files_and_what_the_page_holds(tmp_path):
     for trial in record.trials:
         assert f"trial {trial.trial_id}" in text
     assert "10 % of the big model" in text
+    assert ("latency_ms" in frame) == (cost == "latency")
+    if cost == "latency":
+        assert list(frame["latency_ms"]) == pytest.approx(sorted(m.latency for m in record.front))
+        assert "Latency against accuracy" in text
+        assert "latency of one image (log scale)" in text
+        assert "size of the weights" not in text
+
+
+def test_searches_with_different_costs_have_no_common_picture(tmp_path):
+    records = [synthetic_search(6), synthetic_search(6, name="other", cost="latency")]
+    with pytest.raises(UserError, match="bytes and latency"):
+        write_report(records, tmp_path)
+    assert list(tmp_path.iterdir()) == []
 
 
 def with_references(record):
@@ -306,7 +321,7 @@ def test_the_window_shows_the_front_and_the_big_model():
 
 
 @given(st.floats(1e2, 1e9), st.floats(1.2, 1e5))
-def test_size_ticks_lie_within_and_are_few(low, factor):
-    ticks = size_ticks(low, low * factor)
+def test_cost_ticks_lie_within_and_are_few(low, factor):
+    ticks = cost_ticks(low, low * factor)
     assert all(low <= tick <= low * factor for tick in ticks)
     assert len(ticks) <= 9

@@ -12,13 +12,14 @@ from tkd_search.errors import UserError
 from tkd_search.results.summary import read_record, read_summary, summarise, write_summary
 
 
-def test_the_summary_has_exactly_the_keys_of_schema_one(tmp_path):
-    record = synthetic_search(tracking_uri="sqlite:///x.db", experiment_id="1", parent_run_id="r")
+@pytest.mark.parametrize("cost", ["bytes", "latency"])
+def test_the_summary_has_exactly_the_keys_of_schema_one(tmp_path, cost):
+    record = synthetic_search(cost=cost, tracking_uri="sqlite:///x.db", experiment_id="1", parent_run_id="r")
     write_summary(record, tmp_path)
     plain = json.loads((tmp_path / "summary.json").read_text())
     assert list(plain) == [
         *("schema", "name", "dataset", "seed", "status", "big_model", "trials", "epochs", "hypervolume"),
-        *("reference_point", "wall_seconds", "mlflow", "front", "metric", "references"),
+        *("reference_point", "wall_seconds", "mlflow", "front", "metric", "references", "cost"),
     ]
     assert plain["schema"] == 1
     assert plain["metric"] == "accuracy"
@@ -30,12 +31,14 @@ def test_the_summary_has_exactly_the_keys_of_schema_one(tmp_path):
         set(member)
         == {
             *("trial_id", "student", "bytes", "parameters", "ratio", "val_accuracy", "test_accuracy"),
-            *("retention", "config", "path"),
+            *("retention", "config", "path", "cost"),
         }
         for member in plain["front"]
     )
-    sizes = [member["bytes"] for member in plain["front"]]
-    assert sizes == sorted(sizes)
+    assert plain["cost"] == cost
+    costs = [member["cost"] for member in plain["front"]]
+    assert costs == sorted(member.cost for member in record.front)
+    assert plain["reference_point"] == [record.big_model.cost, 0.1]
     assert read_record(tmp_path) == record
 
 

@@ -145,6 +145,7 @@ def expected_points(trial, member):
     points = Counter(("val_accuracy", epoch.epoch) for epoch in trial.epochs)
     points.update((metric_name(name), epoch.epoch) for epoch in trial.epochs for name in epoch.metrics)
     alone = ["bytes", "parameters", "ratio", "trial_seconds"]
+    alone += [] if trial.latency is None else ["latency_ms"]
     if member is not None:
         alone += ["test_accuracy", "retention"]
         alone += [f"latency_ms.batch_{size}" for size in member.latency_ms]

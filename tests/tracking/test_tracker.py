@@ -13,7 +13,7 @@ from tests.tracking.conformance import TrackerConformance
 from tests.tracking.conftest import run_folder
 from tests.tracking.stores import assert_exactly_once, drain_here, stored, wait_until
 from tests.tracking.synthetic import synthetic_search, synthetic_start, taught_by, tell_all
-from tkd_search.results.records import EpochRecord
+from tkd_search.results.records import EpochRecord, Reference, TrialRecord
 from tkd_search.tracking import MlflowTracker, open_tracker
 from tkd_search.tracking.mlflow.model_registry import OFF_FRONT
 from tkd_search.tracking.mlflow.reader import find_search, read_search
@@ -69,6 +69,27 @@ def test_the_metric_comes_back_with_the_search(folder, record, database, still):
     assert read_search(database, tracker.ids().parent_run_id).metric == "macro_f1"
 
 
+def test_a_search_by_latency_comes_back_with_its_costs(tmp_path, database, still):
+    record = synthetic_search(trials=6, cost="latency")
+    int8 = Reference(format="int8", bytes=9, latency=0.9, ratio=0.3, val_accuracy=0.9, test_accuracy=0.9)
+    record = dataclasses.replace(record, big_model=dataclasses.replace(record.big_model, references=(int8,)))
+    folder, start = run_folder(tmp_path, record), synthetic_start()
+    by_latency = dataclasses.replace(start, config={**start.config, "search.cost": "latency"})
+    tracker = open_tracker(database, folder)
+    tell_all(tracker, record, folder, by_latency)
+    assert tracker.logged().cost == "latency"
+    assert [trial.latency for trial in tracker.logged().trials.values()] == [t.latency for t in record.trials]
+    drain_here(tracker)
+    assert_exactly_once(database, record)
+    again = read_search(database, tracker.ids().parent_run_id)
+    assert (again.cost, again.reference_point, again.big_model) == ("latency", (0.61, 0.1), record.big_model)
+    assert [member.trial_id for member in again.front] == [member.trial_id for member in record.front]
+    assert [member.cost for member in again.front] == [member.cost for member in record.front]
+    assert {trial.trial_id: trial.epochs for trial in again.trials} == {
+        trial.trial_id: trial.epochs for trial in record.trials
+    }
+
+
 def rounded(record, **more):
     config = {
         key: float(f"{value:.6g}") if isinstance(value, float) else value
@@ -94,7 +115,7 @@ def test_a_resumed_search_goes_on_in_the_same_runs(folder, record, database, sti
     first.search_started(synthetic_start())
     first.big_model(record.big_model)
     trial = record.trials[0]
-    first.trial_started(trial.trial_id, trial.student, trial.config, trial.bytes, trial.parameters)
+    first.trial_started(trial)
     for epoch in trial.epochs[:cut]:
         first.epoch(trial.trial_id, epoch)
     drain_here(first)
@@ -212,7 +233,11 @@ def trial_page(database, member):
 def test_what_mlflow_refuses_is_noted_and_the_rest_is_written(folder, record, database, still):
     tracker = open_tracker(database, folder)
     tracker.search_started(synthetic_start())
-    tracker.trial_started("0000", "student", {}, 1000, 250)
+    tracker.trial_started(
+        TrialRecord(
+            trial_id="0000", student="student", config={}, bytes=1000, parameters=250, state="running"
+        )
+    )
     too_long = "x" * 300
     tracker.epoch("0000", EpochRecord(epoch=1, val_accuracy=0.5, metrics={too_long: 1.0, "loss": 2.0}))
     drain_here(tracker)

@@ -2,7 +2,7 @@
 
 import math
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -23,13 +23,17 @@ from rich.text import Text
 
 from tkd_search.engine.search_state import SearchState
 from tkd_search.masking import masked
+from tkd_search.results.costs import CostName
 from tkd_search.results.failure_reasons import reason_lines
 from tkd_search.results.records import FrontMember, SearchRecord
 from tkd_search.results.summary import RECORD_FILE
 from tkd_search.tracking.uri import run_url
-from tkd_search.units import human_bytes, metric_text, percent
+from tkd_search.units import human_bytes, metric_text, milliseconds, percent
 
-_COLUMNS = ("trial", "student", "method", "size", "ratio", "val", "test", "kept")
+_COLUMNS: Mapping[CostName, tuple[str, ...]] = {
+    "bytes": ("trial", "student", "method", "size", "ratio", "val", "test", "kept"),
+    "latency": ("trial", "student", "method", "ms", "size", "val", "test", "kept"),
+}
 _OPTIONAL, _NARROW = ("method", "ratio"), 70
 """Columns that the front's table omits on terminals of fewer characters a line."""
 
@@ -126,17 +130,18 @@ class Console:
 
 
 def references(record: SearchRecord) -> list[str]:
-    """Return lines on the big model in smaller formats, and which students it beats in both figures."""
+    """Return lines on the big model in smaller formats, and which students it beats in cost and accuracy."""
     lines = []
     for one in record.big_model.references[1:]:
         beaten = [
             member.trial_id
             for member in record.front
-            if member.bytes >= one.bytes and member.val_accuracy <= one.val_accuracy
+            if member.cost >= one.cost and member.val_accuracy <= one.val_accuracy
         ]
         lines.append(
             f"the big model in {one.format}, untrained: {human_bytes(one.bytes)} (ratio {one.ratio:.3f}), "
-            f"validation {percent(one.val_accuracy)}, test {percent(one.test_accuracy)}"
+            + ("" if one.latency is None else f"{milliseconds(one.latency)}, ")
+            + f"validation {percent(one.val_accuracy)}, test {percent(one.test_accuracy)}"
             + (f"; it is better than {', '.join(beaten)}" if beaten else "")
         )
     return lines
@@ -147,14 +152,15 @@ def _front_table(record: SearchRecord, *, narrow: bool) -> Table:
     big = record.big_model
     table = Table(
         title=f"front of {record.name}: {big.name}, {human_bytes(big.bytes)}, "
-        f"test {metric_text(record.metric)} {percent(big.test_accuracy)}",
+        + ("" if big.latency is None else f"{milliseconds(big.latency)}, ")
+        + f"test {metric_text(record.metric)} {percent(big.test_accuracy)}",
         title_justify="left",
         box=SIMPLE_HEAD,
         show_edge=False,
         padding=(0, 1, 0, 0),  # and the box's divider: two spaces, so that 80 columns suffice
         pad_edge=False,
     )
-    columns = [column for column in _COLUMNS if not (narrow and column in _OPTIONAL)]
+    columns = [column for column in _COLUMNS[record.cost] if not (narrow and column in _OPTIONAL)]
     for column in columns:
         left, wraps = column in ("trial", "student", "method"), column == "student"
         table.add_column(column, justify="left" if left else "right", no_wrap=not wraps, overflow="fold")
@@ -170,6 +176,7 @@ def _cells(member: FrontMember, method: str) -> dict[str, str]:
         "trial": member.trial_id,
         "student": member.student,
         "method": method,
+        "ms": f"{member.cost:.3g}",
         "size": human_bytes(member.bytes),
         "ratio": f"{member.ratio:.3f}",
         "val": percent(member.val_accuracy),

@@ -62,6 +62,8 @@ def show_plan(
             "trained with others, set them, for instance ImageNet's: "
             "--set big_model.mean=[0.485,0.456,0.406] --set big_model.std=[0.229,0.224,0.225]"
         )
+    if settings.search.cost == "latency":
+        console.note("  students are compared by the time of one image on one CPU thread of the driver")
     limit = settings.search.latency_limit
     if limit is not None:
         console.note(
@@ -108,7 +110,7 @@ def _estimate(config: Config, settings: Settings, slots: int, console: Console, 
         f"{len(data.test.labels):,} test, {data.num_classes} classes; {checked.taps} taps of the big model"
     )
     console.note(f"classes, in the order of the big model's outputs: {_shortened(data.classes)}")
-    if settings.search.latency_limit is not None:
+    if settings.search.latency_limit is not None or settings.search.cost == "latency":
         fast, slow = (_latency(config, data, end) for end in (0.0, 1.0))
         console.note(
             f"latency here: {fast:.3g} ms at the small end of the space, {slow:.3g} ms at the large end"
@@ -126,11 +128,12 @@ def _estimate(config: Config, settings: Settings, slots: int, console: Console, 
 
 def _latency(config: Config, data: "DataBundle", end: float) -> float:
     """Return the latency in ms of the student at one end (0 or 1) of every searched leaf."""
-    from tkd_search.engine.latency_limit import measure_student
+    from tkd_search.engine.latencies import measure_latency
 
     point = config.space.at([end] * len(config.space.leaves))
     settings = config.settings(point)
-    return measure_student(settings.student, data, settings.big_models[0])
+    student = settings.student
+    return measure_latency(student, student.format, data, settings.big_models[0])
 
 
 def step_seconds(settings: Settings, student: StudentSettings, data: "DataBundle") -> float:

@@ -30,7 +30,7 @@ Examples:
 @click.option("--max-ratio", type=SHARE, metavar="SHARE", help="At most this share of the big model's bytes.")
 @click.option("--max-latency", type=MILLISECONDS, metavar="TIME", help="CPU latency at most this, e.g. 5ms.")
 @click.option("--batch", default=1, show_default=True, help="Batch size of --max-latency.")
-@click.option("--knee", is_flag=True, help="The student after which more bytes add little accuracy.")
+@click.option("--knee", is_flag=True, help="The student after which more cost adds little accuracy.")
 @click.option("--quiet", is_flag=True, help="Print only the path.")
 @click.option("--json", "as_json", is_flag=True, help="Print the member as JSON.")
 @click.pass_context
@@ -49,7 +49,8 @@ def command(
     """Choose a student from the front of RUN (a folder, or the name of a run).
 
     Limits can be combined. Of the students within all limits, the most accurate is chosen, with
-    --min-accuracy the smallest. If there is none, the nearest miss is printed and the exit code is 1.
+    --min-accuracy the cheapest (search.cost). If there is none, the nearest miss is printed and the exit
+    code is 1.
     """
     limits = Constraints(
         max_bytes=max_bytes,

@@ -12,6 +12,7 @@ from tkd_search.engine.run_dir.find_runs import CACHE_FOLDER, all_runs, disk_byt
 from tkd_search.engine.run_dir.run_lock import live_driver
 from tkd_search.engine.run_dir.unused_files import Unused, find_unused, remove
 from tkd_search.errors import UserError
+from tkd_search.results.costs import COSTS
 from tkd_search.results.summary import epochs_spent
 from tkd_search.tracking.event_log import EVENTS_FOLDER, events_file, last_sequence
 from tkd_search.tracking.mlflow.writer_status import (
@@ -96,8 +97,12 @@ def status(name: str, output: Path) -> None:
         )
     if log.figures:
         volume, size = log.figures["hypervolume"], log.figures["front_size"]
+        by = COSTS[log.cost].noun
         best = max((e.val_accuracy for t in log.trials.values() for e in t.epochs), default=math.nan)
-        click.echo(f"  front: {size:.0f} students, hypervolume {volume:.4f}, best validation {best:.2%}")
+        click.echo(
+            f"  front: {size:.0f} students, hypervolume {volume:.4f} of {by} and accuracy, best validation "
+            f"{best:.2%}"
+        )
     for part in ("trials", "students", EVENTS_FOLDER):
         click.echo(f"  {part} on disk: {human_bytes(disk_bytes(folder / part))}")
     _print_tracking(folder)

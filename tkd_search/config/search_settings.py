@@ -6,6 +6,7 @@ from typing import Any
 
 from tkd_search.distill.method_settings import MetricName
 from tkd_search.fields import SettingError, check_bounds, setting
+from tkd_search.results.costs import CostName
 from tkd_search.units import MILLISECONDS
 
 _LEAST_SHARE = 0.0001
@@ -34,9 +35,15 @@ class SearchSettings:
     plateau: int | None = setting(
         None, ge=1, doc="end after this many finished trials without gain in hypervolume", searchable=False
     )
+    cost: CostName = setting(
+        "bytes",
+        doc="what the search minimises: bytes (of the weights file), or latency (of one image through the "
+        "ONNX file under onnxruntime on one CPU thread, measured on the driver's machine before training)",
+        searchable=False,
+    )
     metric: MetricName = setting(
         "accuracy",
-        doc="what the search maximises beside small bytes, and every figure that is called an accuracy: "
+        doc="what the search maximises beside a low cost, and every figure that is called an accuracy: "
         "accuracy, balanced_accuracy (mean recall of the classes) or macro_f1",
         searchable=False,
     )

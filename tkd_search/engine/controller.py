@@ -14,12 +14,14 @@ from tkd_search.config.experiment_file import Config
 from tkd_search.config.resolve import describe_student, resolve
 from tkd_search.config.sections import Settings
 from tkd_search.engine.budget import Budget
-from tkd_search.engine.latency_limit import too_slow
+from tkd_search.engine.latencies import too_slow
 from tkd_search.engine.search_state import SearchState, Trials
 from tkd_search.errors import UserError
 from tkd_search.models.model_settings import StudentSettings
+from tkd_search.optimize.pareto import CostScale
 from tkd_search.optimize.pruners.base import RungRecord, Stop
 from tkd_search.optimize.study import SearchStudy, Suggestion
+from tkd_search.results.costs import Costed
 from tkd_search.results.records import EpochRecord, TrialRecord
 from tkd_search.tracking.tracker import Tracker
 
@@ -36,11 +38,10 @@ class Assignment:
     after_epoch: int
 
 
-@dataclass(frozen=True)
-class Size:
-    """A student's bytes (safetensors) and parameters."""
+@dataclass(frozen=True, kw_only=True)
+class Size(Costed):
+    """A student's cost and number of parameters."""
 
-    bytes: int
     parameters: int
 
 
@@ -54,9 +55,9 @@ class Controller:
         config: the experiment.
         study: proposes configurations and decides at rungs.
         budget: limits of the search.
-        measure: settings of a trial → its student's size, before any training.
+        measure: settings of a trial → its student's cost, before any training.
         tracker: holds the event log, which is read first and then appended to.
-        big_model_bytes: size of F, for ratio and hypervolume.
+        scale: of the costs, for the hypervolume.
         classes: number of classes, for the hypervolume's reference point.
         latency: a student → milliseconds of one image; None where ``search.max_latency`` is not set.
         changed: called after each change with the new state.
@@ -75,7 +76,7 @@ class Controller:
         *,
         measure: Callable[[Settings], Size],
         tracker: Tracker,
-        big_model_bytes: int,
+        scale: CostScale,
         classes: int,
         latency: Callable[[StudentSettings], float] | None = None,
         changed: Callable[[SearchState], None] = lambda state: None,
@@ -85,7 +86,7 @@ class Controller:
         self._latency, self._changed = latency, changed
         self._limit = config.settings().search.latency_limit or math.inf
         self._full = config.settings().training.epochs
-        self._trials = Trials(big_model_bytes, classes)
+        self._trials = Trials(scale, classes)
         self._stops: dict[str, str] = {}
         self._started: dict[str, float] = {}
         self.broken: BaseException | None = None
@@ -143,7 +144,7 @@ class Controller:
         """
         trial_id = suggestion.trial_id
         settings = resolve(self._config, suggestion.config)
-        size, problem = Size(0, 0), ""
+        size, problem = Size(bytes=0, parameters=0), ""
         try:
             size = self._measure(settings)
         except UserError as error:
@@ -154,13 +155,12 @@ class Controller:
             student=describe_student(settings),
             config=suggestion.config,
             bytes=size.bytes,
+            latency=size.latency,
             parameters=size.parameters,
             state="running",
             epochs=known.epochs if known else (),
         )
-        self._tracker.trial_started(
-            trial_id, self._trials[trial_id].student, suggestion.config, size.bytes, size.parameters
-        )
+        self._tracker.trial_started(self._trials[trial_id])
         if problem:
             self.ended(trial_id, problem)
             return None
@@ -191,7 +191,7 @@ class Controller:
         # The study first: an epoch in the log is not trained again, so its decision must be stored by then.
         decision = self._study.report(
             trial_id,
-            RungRecord(trial_id=trial_id, epoch=epoch, bytes=record.bytes, accuracy=val_accuracy),
+            RungRecord(trial_id=trial_id, epoch=epoch, cost=record.cost, accuracy=val_accuracy),
         )
         if math.isfinite(val_accuracy) and epoch > record.epochs_trained:
             entry = EpochRecord(epoch=epoch, val_accuracy=val_accuracy, metrics=dict(metrics))
@@ -228,17 +228,17 @@ class Controller:
         self._changed(state)
 
     def _end_in_study(self, record: TrialRecord, failed: str) -> None:
-        values = (float(record.bytes), record.val_accuracy)
+        values = (float(record.cost), record.val_accuracy)
         stopped = self._stops.pop(record.trial_id, "")
         last = record.epochs_trained
         if failed:
-            self._study.fail(record.trial_id, failed, record.bytes)
+            self._study.fail(record.trial_id, failed, record.cost)
         elif stopped:
             self._study.prune(record.trial_id, values, stopped)
         elif last >= self._full:
             self._study.complete(record.trial_id, values)
         else:
-            self._study.fail(record.trial_id, f"ended after epoch {last} of {self._full}", record.bytes)
+            self._study.fail(record.trial_id, f"ended after epoch {last} of {self._full}", record.cost)
 
     def _note_end(self, record: TrialRecord, epochs: int, hypervolume: float) -> None:
         self.history.append((epochs, hypervolume))

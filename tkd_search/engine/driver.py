@@ -1,9 +1,10 @@
 """Runs one search: worker groups, big model, bank, trials under Ray Tune, and the final results."""
 
+import math
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -29,7 +30,7 @@ from tkd_search.data.networks import student_for
 from tkd_search.engine.budget import Budget
 from tkd_search.engine.controller import Controller, Size
 from tkd_search.engine.finalize import Status, finalize
-from tkd_search.engine.latency_limit import Latencies, measure_student
+from tkd_search.engine.latencies import Latencies, measure_latency
 from tkd_search.engine.pipeline import Prepared, prepare_bank, prepare_big_models, store_data
 from tkd_search.engine.progress import Progress
 from tkd_search.engine.ray_session import live_nodes
@@ -47,7 +48,9 @@ from tkd_search.formats import FORMATS, Format, shipped_bytes
 from tkd_search.models import model_parameters
 from tkd_search.models.model_settings import BigModelSettings, StudentSettings
 from tkd_search.models.threads import torch_threads
+from tkd_search.optimize.pareto import CostScale
 from tkd_search.optimize.study import SearchStudy
+from tkd_search.results.costs import COSTS
 from tkd_search.results.records import SearchRecord, SearchStart
 from tkd_search.tracking.tracker import Tracker
 
@@ -112,6 +115,8 @@ def run_search(
         weights, figures = prepare_big_models(
             config, data, data_folder, place.cache, queue, progress, threads
         )
+        if settings.search.cost == "latency":  # now, because no other work of this search runs
+            figures = _latencies(settings, place, data).with_latencies(figures, settings.big_models[0])
         tracker.big_model(figures)
         rows = max(fixed_views(settings.data), 1) * len(data.train.labels)
         parts = bank_parts(settings.resources, live_nodes(), pool.attached(), rows)
@@ -153,15 +158,30 @@ def _controller(
     budget: Budget,
 ) -> Controller:
     settings, data = config.settings(), prepared.data
+    by_latency, latencies = settings.search.cost == "latency", _latencies(settings, place, data)
+    cost = COSTS[settings.search.cost]
+    scale = CostScale(prepared.big_model.cost, cost.decades, cost.unit)
+
+    def latency(student: StudentSettings) -> float:
+        with torch_threads(1):
+            return latencies.of(student)
 
     sizes: dict[str, dict[Format, Size]] = {}
 
-    def measure(point: Settings) -> Size:
+    def size(point: Settings) -> Size:
         student = replace(point.student, format="fp32", importance="magnitude", weights=None)
         if repr(student) not in sizes:
             with torch_threads(1):  # the workers use the cores
                 sizes[repr(student)] = student_sizes(student, data, settings.big_models[0])
         return sizes[repr(student)][point.student.format]
+
+    def measure(point: Settings) -> Size:
+        found = size(point)
+        return replace(found, latency=latency(point.student)) if by_latency else found
+
+    def cost_of(point: Mapping[str, Any]) -> float:
+        found = size(config.settings(point))  # a sampler's candidates are too many to measure
+        return math.nan if by_latency else found.bytes
 
     study = SearchStudy.open(
         config.name,
@@ -173,9 +193,9 @@ def _controller(
         proposer=proposer_settings(settings.search),
         enqueue=config.enqueued(),
         earlier=checked.earlier,
-        big_model_bytes=prepared.big_model.bytes,
+        scale=scale,
         classes=data.num_classes,
-        size_of=lambda point: measure(config.settings(point)).bytes,
+        cost_of=cost_of,
         adjust=lambda point: clip_k(config, point, checked.taps),
     )
     return Controller(
@@ -184,9 +204,9 @@ def _controller(
         budget,
         measure=measure,
         tracker=tracker,
-        big_model_bytes=prepared.big_model.bytes,
+        scale=scale,
         classes=data.num_classes,
-        latency=_latency(settings, place, data),
+        latency=None if settings.search.latency_limit is None else latency,
         changed=lambda search_state: progress.search_state(search_state, settings.search.trials),
     )
 
@@ -201,17 +221,12 @@ def student_sizes(
     """
     model = student_for(student, big_model, data).model
     parameters = model_parameters(model)
-    return {format: Size(shipped_bytes(model, format), parameters) for format in FORMATS}
+    return {format: Size(bytes=shipped_bytes(model, format), parameters=parameters) for format in FORMATS}
 
 
-def _latency(
-    settings: Settings, place: RunDir, data: DataBundle
-) -> Callable[[StudentSettings], float] | None:
-    limit = settings.search.latency_limit
-    if limit is None:
-        return None
-    measure = partial(measure_student, data=data, big_model=settings.big_models[0], limit=limit)
-    return Latencies(place.folder / "latency.json", measure).of
+def _latencies(settings: Settings, place: RunDir, data: DataBundle) -> Latencies:
+    measure = partial(measure_latency, data=data, big_model=settings.big_models[0])
+    return Latencies(place.folder / "latency.json", measure)
 
 
 def _tune(

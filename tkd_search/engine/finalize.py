@@ -111,7 +111,7 @@ def _record(
         ),
         full_budget=settings.training.epochs,
         hypervolume=search_state.hypervolume,
-        reference_point=(float(prepared.big_model.bytes), 1.0 / prepared.data.num_classes),
+        reference_point=(float(prepared.big_model.cost), 1.0 / prepared.data.num_classes),
         wall_seconds=seconds,
         history=tuple(controller.history),
         tracking_uri=ids.tracking_uri,
@@ -119,6 +119,7 @@ def _record(
         parent_run_id=ids.parent_run_id,
         method="" if "method.name" in config.space.leaves else settings.method.name,
         metric=settings.metric,
+        cost=settings.search.cost,
     )
 
 

@@ -1,5 +1,6 @@
 """Checks of a search that concern several settings, or settings and data, before anything is written."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -10,6 +11,7 @@ from tkd_search.config.search_settings import SearchSettings
 from tkd_search.data import DataBundle
 from tkd_search.data.networks import big_model_for
 from tkd_search.distill.features.taps import find_taps
+from tkd_search.engine.latencies import measure_latency
 from tkd_search.engine.student_checks import check_students
 from tkd_search.engine.student_weights import check_student_weights
 from tkd_search.errors import UserError
@@ -23,6 +25,7 @@ from tkd_search.optimize.pruners.base import Pruner
 from tkd_search.optimize.samplers.create_sampler import DESIGNS, SAMPLERS
 from tkd_search.optimize.study import earlier_trials
 from tkd_search.optimize.study_trial import StudyTrial
+from tkd_search.results.costs import COSTS
 
 _SPATIAL_WEIGHTS = ("method.local", "method.local_feature", "method.stage_feature")
 """Weights of loss terms that compare cells of feature maps."""
@@ -58,6 +61,7 @@ def check_search(config: Config, data: DataBundle) -> CheckedSearch:
     earlier = _warm_start(config)
     students, student_notes = check_students(config, data)
     started = check_student_weights(config, data)
+    _check_latencies(config, students, data)
     taps, tuned = _check_candidates(config, data)
     notes = (*data.notes, *tuned, *started, *_notes(config, taps), *student_notes)
     return CheckedSearch(taps, pruner, earlier, students, notes)
@@ -101,18 +105,35 @@ def _warm_start(config: Config) -> tuple[StudyTrial, ...]:
     """Return the trials of the searches in ``search.warm_start``.
 
     Raises:
-        UserError: one of them does not exist.
+        UserError: one of them does not exist, or minimises another cost.
     """
     trials: list[StudyTrial] = []
+    unit = COSTS[config.settings().search.cost].unit
     for name in config.settings().search.warm_start:
         journal = config.folder.absolute().parent / name / "study.journal"
         try:
-            trials.extend(earlier_trials(journal if journal.exists() else name))
+            trials.extend(earlier_trials(journal if journal.exists() else name, unit=unit))
         except (ValueError, OSError) as error:
             raise UserError(
-                "search.warm_start", f"{name!r} ({error})", "names of earlier runs, or their study storages"
+                "search.warm_start",
+                f"{name!r} ({error})",
+                "names of earlier runs with the same search.cost, or their study storages",
             ) from error
     return tuple(trials)
+
+
+def _check_latencies(config: Config, students: Sequence[StudentSettings], data: DataBundle) -> None:
+    """Measure briefly what a search by latency must measure.
+
+    Raises:
+        UserError: the first big model or a student cannot be exported or run.
+    """
+    if config.settings().search.cost != "latency":
+        return
+    big_model = config.settings().big_models[0]
+    measure_latency(big_model, "fp32", data, big_model, seconds=0.0)
+    for student in students:
+        measure_latency(student, student.format, data, big_model, seconds=0.0)
 
 
 def _check_candidates(config: Config, data: DataBundle) -> tuple[int, tuple[str, ...]]:

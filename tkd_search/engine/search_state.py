@@ -4,7 +4,7 @@ import math
 from collections import Counter
 from dataclasses import dataclass
 
-from tkd_search.optimize.pareto import BYTES_AND_ACCURACY, nondominated_mask, normalised_hypervolume
+from tkd_search.optimize.pareto import COST_AND_ACCURACY, CostScale, nondominated_mask, normalised_hypervolume
 from tkd_search.results.records import BigModelRecord, FrontMember, SearchRecord, TrialRecord
 from tkd_search.tracking.search_log import SearchLog
 
@@ -27,18 +27,18 @@ class SearchState:
 
 
 def front_of(trials: list[TrialRecord]) -> tuple[TrialRecord, ...]:
-    """Return the trials that no other beats in both bytes and validation accuracy, smallest first.
+    """Return the trials that no other beats in both cost and validation accuracy, cheapest first.
 
     Of trials equal in both, the earliest stays.
     """
     if not trials:
         return ()
-    unique: dict[tuple[int, float], TrialRecord] = {}
+    unique: dict[tuple[float, float], TrialRecord] = {}
     for trial in sorted(trials, key=lambda t: t.trial_id):
-        unique.setdefault((trial.bytes, trial.val_accuracy), trial)
+        unique.setdefault((trial.cost, trial.val_accuracy), trial)
     kept = list(unique.values())
-    mask = nondominated_mask([[t.bytes, t.val_accuracy] for t in kept], BYTES_AND_ACCURACY)
-    return tuple(sorted((t for t, on in zip(kept, mask, strict=True) if on), key=lambda t: t.bytes))
+    mask = nondominated_mask([[t.cost, t.val_accuracy] for t in kept], COST_AND_ACCURACY)
+    return tuple(sorted((t for t, on in zip(kept, mask, strict=True) if on), key=lambda t: t.cost))
 
 
 class Trials(dict[str, TrialRecord]):
@@ -47,13 +47,13 @@ class Trials(dict[str, TrialRecord]):
     A large search asks for its state at every epoch, so counting anew would cost too much.
 
     Args:
-        big_model_bytes: bytes of F, for the hypervolume.
+        scale: of the costs, for the hypervolume.
         classes: number of classes, for the hypervolume.
     """
 
-    def __init__(self, big_model_bytes: int, classes: int) -> None:
+    def __init__(self, scale: CostScale, classes: int) -> None:
         super().__init__()
-        self._big_model_bytes, self._classes = big_model_bytes, classes
+        self._scale, self._classes = scale, classes
         self._states: Counter[str] = Counter()
         self._epochs = self._not_trained = 0
         self._front: tuple[TrialRecord, ...] = ()
@@ -88,12 +88,8 @@ class Trials(dict[str, TrialRecord]):
         self._not_trained += by * record.not_trained
 
     def _volume(self) -> float:
-        sizes, values = [t.bytes for t in self._front], [t.val_accuracy for t in self._front]
-        return float(
-            normalised_hypervolume(
-                sizes, values, big_model_bytes=self._big_model_bytes, classes=self._classes
-            )
-        )
+        costs, values = [t.cost for t in self._front], [t.val_accuracy for t in self._front]
+        return normalised_hypervolume(costs, values, scale=self._scale, classes=self._classes)
 
 
 def front_member(
@@ -108,6 +104,7 @@ def front_member(
         trial_id=trial.trial_id,
         student=trial.student,
         bytes=trial.bytes,
+        latency=trial.latency,
         parameters=trial.parameters,
         ratio=trial.bytes / big_model.bytes,
         val_accuracy=trial.val_accuracy,
@@ -139,8 +136,9 @@ def record_so_far(log: SearchLog) -> SearchRecord | None:
         front=tuple(front_member(trial, big_model) for trial in front),
         full_budget=search.full_budget,
         hypervolume=log.history[-1][1] if log.history else 0.0,
-        reference_point=(float(big_model.bytes), 1.0 / search.classes),
+        reference_point=(float(big_model.cost), 1.0 / search.classes),
         wall_seconds=log.seconds,
         history=tuple(log.history),
         method=method if isinstance(method := search.config.get("method.name"), str) else "",
+        cost=log.cost,
     )

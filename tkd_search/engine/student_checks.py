@@ -14,7 +14,7 @@ from tkd_search.models.architectures.families import family_of
 from tkd_search.models.model_settings import CUT, BigModelSettings, StudentSettings
 from tkd_search.models.student_architecture import check_cut_settings
 from tkd_search.optimize.space import Choice
-from tkd_search.optimize.student_bytes import STUDENT
+from tkd_search.optimize.student_costs import STUDENT
 
 
 def check_students(config: Config, data: DataBundle) -> tuple[tuple[StudentSettings, ...], tuple[str, ...]]:

@@ -13,6 +13,12 @@ from tkd_search.distill.quantization.number_format import Format, rounds_inputs
 
 ONNX_FILE = "model.onnx"
 
+MEASURE_SECONDS = 0.3
+"""Time in which a latency is measured, per batch size."""
+
+_CALLS, _LEAST_MEDIANS = 11, 3
+"""Calls of a median, and the least number of medians."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Verified:
@@ -74,25 +80,35 @@ def verify(onnx: nn.Module, network: nn.Module, images: Tensor, format: Format) 
 
 
 def latency_ms(
-    onnx: OnnxNetwork, example: Tensor, batch_sizes: Sequence[int] = (1, 32), repeats: int = 50
+    onnx: OnnxNetwork,
+    example: Tensor,
+    batch_sizes: Sequence[int] = (1, 32),
+    *,
+    seconds: float = MEASURE_SECONDS,
 ) -> dict[int, float]:
-    """Measure the median milliseconds of a call, per batch size.
+    """Measure the milliseconds of a call, per batch size: the lowest of several medians of a few calls.
+
+    Other work on the machine only makes calls slower, so the lowest median is the one least disturbed.
 
     Args:
         onnx: the file, opened with the number of threads to measure.
         example: images [≥ 1, C, H, W]; the first is repeated.
         batch_sizes: each ≥ 1.
-        repeats: timed calls per batch size, after a tenth as many untimed calls.
+        seconds: least time of the timed calls per batch size; there are three medians at least.
     """
-    return {size: _median(onnx, example[:1].repeat(size, 1, 1, 1), repeats) for size in batch_sizes}
+    return {size: _lowest_median(onnx, example[:1].repeat(size, 1, 1, 1), seconds) for size in batch_sizes}
 
 
-def _median(onnx: OnnxNetwork, batch: Tensor, repeats: int) -> float:
-    for _ in range(max(1, repeats // 10)):
-        onnx(batch)
-    seconds = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        onnx(batch)
-        seconds.append(time.perf_counter() - start)
-    return 1000 * statistics.median(seconds)
+def _lowest_median(onnx: OnnxNetwork, batch: Tensor, seconds: float) -> float:
+    onnx(batch)  # the first call allocates memory
+    medians: list[float] = []
+    end = time.perf_counter() + seconds
+    while len(medians) < _LEAST_MEDIANS or time.perf_counter() < end:
+        medians.append(statistics.median(_seconds(onnx, batch) for _ in range(_CALLS)))
+    return 1000 * min(medians)
+
+
+def _seconds(onnx: OnnxNetwork, batch: Tensor) -> float:
+    start = time.perf_counter()
+    onnx(batch)
+    return time.perf_counter() - start

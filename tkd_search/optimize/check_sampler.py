@@ -68,7 +68,7 @@ def _ask(proposer: ProposerSettings, space: Space, full_budget: int, seed: int) 
     for number in range(_SUGGESTIONS.get(proposer.sampler, 12)):
         trial = study.ask().trial_id
         size, accuracy = 10_000 + 1000 * number, 0.5 + 0.05 * (number % 7)
-        study.report(trial, RungRecord(trial_id=trial, epoch=full_budget, bytes=size, accuracy=accuracy))
+        study.report(trial, RungRecord(trial_id=trial, epoch=full_budget, cost=size, accuracy=accuracy))
         study.complete(trial)
 
 

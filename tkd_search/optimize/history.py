@@ -21,7 +21,9 @@ _FIRST_RECORD_BYTES = 100_000
 """Upper limit of the bytes of a journal's first record, which creates the study."""
 
 
-def earlier_trials(storage: str | Path | BaseStorage, name: str | None = None) -> tuple[StudyTrial, ...]:
+def earlier_trials(
+    storage: str | Path | BaseStorage, name: str | None = None, *, unit: str = "bytes"
+) -> tuple[StudyTrial, ...]:
     """Return the trials of an earlier study, for the sampler.
 
     They should come from the same data set and big model: their accuracies are compared with this study's.
@@ -29,22 +31,23 @@ def earlier_trials(storage: str | Path | BaseStorage, name: str | None = None) -
     Args:
         storage: path of a journal file, an Optuna URL, or an open storage.
         name: name of the study; None where the storage holds exactly one.
+        unit: of the cost that this search minimises.
 
     Raises:
-        ValueError: no such storage or study, or several and no name.
+        ValueError: no such storage or study, several and no name, or a study of costs in another unit.
     """
     try:
         if isinstance(storage, BaseStorage):
-            return _trials_of(storage, name)
+            return _trials_of(storage, name, unit)
         _check_is_storage(str(storage))
-        return _trials_of(open_storage(storage, repair=False), name)
+        return _trials_of(open_storage(storage, repair=False), name, unit)
     except Exception as error:  # every database has errors of its own, and a missing driver is an ImportError
         kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
         first_line = str(error).partition("\n")[0]
         raise ValueError(f"no study storage {storage}: {kind}{first_line}") from error
 
 
-def _trials_of(storage: BaseStorage, name: str | None) -> tuple[StudyTrial, ...]:
+def _trials_of(storage: BaseStorage, name: str | None, unit: str) -> tuple[StudyTrial, ...]:
     names = [study.study_name for study in storage.get_all_studies()]
     if name is None and len(names) == 1:
         name = names[0]
@@ -52,7 +55,16 @@ def _trials_of(storage: BaseStorage, name: str | None) -> tuple[StudyTrial, ...]
         problem = f"no study {name!r}" if name else "no name of a study given"
         raise ValueError(f"{problem}; studies: {', '.join(names) or 'none'}")
     study_id = storage.get_study_id_from_name(name)
+    own = (_metric_names(storage, name) or ["bytes"])[0]
+    if own != unit:
+        raise ValueError(f"study {name!r} minimises {own}; this search minimises {unit}")
     return tuple(map(from_optuna, storage.get_all_trials(study_id, deepcopy=False)))
+
+
+def _metric_names(storage: BaseStorage, name: str) -> list[str] | None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        return optuna.load_study(study_name=name, storage=storage).metric_names
 
 
 def _check_is_storage(storage: str) -> None:
@@ -78,8 +90,11 @@ def _is_journal(file: Path) -> bool:
     return isinstance(first, dict) and "op_code" in first
 
 
-def create_or_load(storage: BaseStorage, name: str) -> int:
-    """Return the id of the study of that name with two objectives; it is created where it does not exist."""
+def create_or_load(storage: BaseStorage, name: str, unit: str) -> int:
+    """Return the id of the study of that name with two objectives; it is created where it does not exist.
+
+    ``unit`` is that of the cost, the first objective.
+    """
     optuna.logging.set_verbosity(optuna.logging.WARNING)  # the search reports its progress itself
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
@@ -87,7 +102,7 @@ def create_or_load(storage: BaseStorage, name: str) -> int:
             storage=storage, study_name=name, directions=_DIRECTIONS, load_if_exists=True
         )
         if study.metric_names is None:
-            study.set_metric_names(["bytes", "val_accuracy"])
+            study.set_metric_names([unit, "val_accuracy"])
     return storage.get_study_id_from_name(name)
 
 

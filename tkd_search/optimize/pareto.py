@@ -8,17 +8,30 @@ every copy of a front point is on the front.
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 Direction = Literal["minimize", "maximize"]
-BYTES_AND_ACCURACY: tuple[Direction, Direction] = ("minimize", "maximize")
+COST_AND_ACCURACY: tuple[Direction, Direction] = ("minimize", "maximize")
 """Directions of the two objectives of a search, in the order of the columns of every array."""
 
-SIZE_DECADES = 3.0
-"""The size axis of the normalised square spans bytes(F)/10³ … bytes(F)."""
+
+@dataclass(frozen=True)
+class CostScale:
+    """The axis of costs of the unit square.
+
+    Attributes:
+        reference: the cost that is mapped to 1, F's own, > 0.
+        decades: factors of ten below the reference at which the axis begins, > 0.
+        unit: of all costs, such as ``bytes``.
+    """
+
+    reference: float
+    decades: float = 3.0
+    unit: str = "bytes"
 
 
 def as_costs(points: ArrayLike, directions: Sequence[Direction] | None = None) -> NDArray[np.float64]:
@@ -83,36 +96,36 @@ def hypervolume(
 
 
 def unit_square(
-    sizes: ArrayLike, accuracies: ArrayLike, *, big_model_bytes: float, classes: int
+    costs: ArrayLike, accuracies: ArrayLike, *, scale: CostScale, classes: int
 ) -> NDArray[np.float64]:
-    """Return normalised points [n, 2], clipped to [0, 1]: size (minimised) and accuracy (maximised).
+    """Return normalised points [n, 2], clipped to [0, 1]: cost (minimised) and accuracy (maximised).
 
-    log10(bytes) is mapped linearly from bytes(F)/1000 → 0 to bytes(F) → 1; accuracy from chance
+    log10(cost) is mapped linearly from the scale's begin → 0 to its reference → 1; accuracy from chance
     1/classes → 0 to 1 → 1. NaN stays NaN.
     """
     with np.errstate(divide="ignore", invalid="ignore"):
-        decades = np.log10(np.asarray(sizes, dtype=np.float64)) - math.log10(big_model_bytes)
+        decades = np.log10(np.asarray(costs, dtype=np.float64)) - math.log10(scale.reference)
     chance = 1.0 / classes
     above = (np.asarray(accuracies, dtype=np.float64) - chance) / (1.0 - chance)
-    return np.clip(np.column_stack([decades / SIZE_DECADES + 1.0, above]), 0.0, 1.0)
+    return np.clip(np.column_stack([decades / scale.decades + 1.0, above]), 0.0, 1.0)
 
 
 def normalised_hypervolume(
-    sizes: ArrayLike, accuracies: ArrayLike, *, big_model_bytes: float, classes: int
+    costs: ArrayLike, accuracies: ArrayLike, *, scale: CostScale, classes: int
 ) -> float:
     """Return the hypervolume of a search, in [0, 1]: the area that its students dominate in the unit square.
 
-    The reference point is (bytes(F), chance): a student as large as F, or no better than chance, adds
-    nothing. No students give 0.
+    The reference point is (cost of F, chance): a student that costs as much as F, or is no better than
+    chance, adds nothing. No students give 0.
 
     Args:
-        sizes: bytes of each student [n].
+        costs: of each student [n], in the unit of the scale.
         accuracies: validation accuracy of each student [n], in [0, 1].
-        big_model_bytes: bytes of F.
+        scale: of the costs.
         classes: number of classes, > 1; chance is 1/classes.
     """
-    square = unit_square(sizes, accuracies, big_model_bytes=big_model_bytes, classes=classes)
-    return hypervolume(square, (1.0, 0.0), BYTES_AND_ACCURACY)
+    square = unit_square(costs, accuracies, scale=scale, classes=classes)
+    return hypervolume(square, (1.0, 0.0), COST_AND_ACCURACY)
 
 
 def _front(costs: NDArray[np.float64]) -> NDArray[np.bool_]:

@@ -11,11 +11,11 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from tkd_search.optimize.learning_curves import ACCURACY_ESTIMATORS, Accuracies
-from tkd_search.optimize.pareto import BYTES_AND_ACCURACY, nondominated_mask
+from tkd_search.optimize.pareto import COST_AND_ACCURACY, CostScale, nondominated_mask
 from tkd_search.optimize.samplers.create_sampler import DESIGNS, SamplerFactory, design_point, make_sampler
 from tkd_search.optimize.samplers.ehvi import EHVISampler, EHVISettings
 from tkd_search.optimize.space import Space
-from tkd_search.optimize.student_bytes import SizeOf
+from tkd_search.optimize.student_costs import CostOf
 from tkd_search.optimize.study_trial import StudyTrial, to_optuna
 from tkd_search.optimize.view_storage import ViewStorage
 from tkd_search.seeds import child_seed
@@ -35,7 +35,7 @@ class ProposerSettings:
         sampler: ehvi, tpe, nsga2, gp, random, qmc, or package.module:Class.
         options: further arguments of the sampler's constructor.
         startup: usable trials below which configurations are quasi-random. Default: 6 for ehvi, whose model
-            knows exact bytes and its own uncertainty, else 20.
+            knows exact costs and its own uncertainty, else 20.
         learning: full, highest_rung or extrapolated (see :mod:`learning_curves`).
         cap: most recent trials that the sampler uses, beside the front.
     """
@@ -73,9 +73,9 @@ class Proposer:
         seed: root seed.
         levels: epochs of the rungs.
         full_budget: epochs of a whole trial.
-        big_model_bytes: bytes of F, for samplers that compute hypervolume.
+        scale: of the costs, for samplers that compute hypervolume.
         classes: number of classes, for the same.
-        size_of: exact bytes of a configuration, for the same.
+        cost_of: exact cost of a configuration, for the same.
     """
 
     def __init__(
@@ -86,9 +86,9 @@ class Proposer:
         seed: int,
         levels: Sequence[int],
         full_budget: int,
-        big_model_bytes: float | None = None,
+        scale: CostScale | None = None,
         classes: int | None = None,
-        size_of: SizeOf | None = None,
+        cost_of: CostOf | None = None,
     ) -> None:
         self._space, self._settings, self._seed = space, settings, seed
         self._levels, self._full_budget = tuple(levels), full_budget
@@ -97,16 +97,16 @@ class Proposer:
         self._ehvi: EHVISampler | None = None
         self._tpe_share = 0.0
         if settings.sampler == "ehvi":  # which leaves some suggestions to TPE
-            sizes = _ehvi_settings(settings.options)
-            self._tpe_share, self._factory = sizes.tpe, make_sampler("tpe")
+            costs = _ehvi_settings(settings.options)
+            self._tpe_share, self._factory = costs.tpe, make_sampler("tpe")
             self._ehvi = EHVISampler(
                 space,
                 levels=levels,
                 full_budget=full_budget,
-                big_model_bytes=big_model_bytes,
+                scale=scale,
                 classes=classes,
-                size_of=size_of,
-                settings=sizes,
+                cost_of=cost_of,
+                settings=costs,
             )
         elif settings.sampler not in DESIGNS:
             self._factory = make_sampler(settings.sampler, settings.options)
@@ -168,16 +168,16 @@ class Proposer:
         return frozen
 
     def _freeze(self, trial: StudyTrial, accuracy: float | None) -> FrozenTrial:
-        """Return a trial for the sampler: with log10(bytes) and a comparable accuracy, or as running."""
+        """Return a trial for the sampler: with log10(cost) and a comparable accuracy, or as running."""
         frozen = self._frozen.get(trial.number)
         if frozen is None:
             frozen = to_optuna(trial, self._space)
             frozen._trial_id = trial.number
-        if accuracy is None or trial.bytes is None:
+        if accuracy is None or trial.cost is None:
             frozen.state, frozen.values = TrialState.RUNNING, None
         else:
             frozen.state = TrialState.COMPLETE
-            frozen.values = [float(np.log10(trial.bytes)), accuracy]
+            frozen.values = [float(np.log10(trial.cost)), accuracy]
         return frozen
 
 
@@ -187,7 +187,7 @@ def _window(trials: Sequence[StudyTrial], cap: int) -> Sequence[StudyTrial]:
         return trials
     old = trials[:-cap]
     complete = [t for t in trials if t.state == "complete"]
-    mask = nondominated_mask([[t.bytes or 0, t.accuracy] for t in complete], BYTES_AND_ACCURACY)
+    mask = nondominated_mask([[t.cost or 0, t.accuracy] for t in complete], COST_AND_ACCURACY)
     front = {t.number for t, on_front in zip(complete, mask, strict=True) if on_front}
     return [*(t for t in old if t.number in front or t.state == "running"), *trials[-cap:]]
 

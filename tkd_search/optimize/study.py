@@ -1,6 +1,6 @@
 """The study: every trial, its records at the rungs and its end, on durable storage.
 
-It is an Optuna study with two objectives (bytes minimised, validation accuracy maximised), so Optuna's own
+It is an Optuna study with two objectives (cost minimised, validation accuracy maximised), so Optuna's own
 tools can read it. A trial with the full budget is COMPLETE, a stopped one PRUNED (its figures are in an
 attribute), a failed one FAIL. The records at the rungs are stored on the trials; applying the pruner to them
 in order of arrival reproduces every stop.
@@ -16,11 +16,12 @@ from typing import Any
 from optuna.storages import BaseStorage
 
 from tkd_search.optimize.history import check_enqueued, create_or_load, earlier_trials, renumber, rungs_of
+from tkd_search.optimize.pareto import CostScale
 from tkd_search.optimize.proposer import Proposer, ProposerSettings
 from tkd_search.optimize.pruners.base import Continue, Decision, Pruner, RungRecord, Stop
 from tkd_search.optimize.pruners.never import Never
 from tkd_search.optimize.space import Space
-from tkd_search.optimize.student_bytes import SizeOf
+from tkd_search.optimize.student_costs import CostOf
 from tkd_search.optimize.study_storage import open_storage
 from tkd_search.optimize.study_trial import (
     OPTUNA_STATES,
@@ -104,9 +105,9 @@ class SearchStudy:
         proposer: ProposerSettings | None = None,
         enqueue: Sequence[Mapping[str, Any]] = (),
         earlier: Sequence[StudyTrial] = (),
-        big_model_bytes: float | None = None,
+        scale: CostScale | None = None,
         classes: int | None = None,
-        size_of: SizeOf | None = None,
+        cost_of: CostOf | None = None,
         adjust: Adjust | None = None,
     ) -> "SearchStudy":
         """Create a study, or open the one of that name.
@@ -122,9 +123,9 @@ class SearchStudy:
             enqueue: configurations tried first, in this order; missing leaves are filled from a quasi-random
                 point.
             earlier: trials of earlier studies for the sampler (see :func:`earlier_trials`).
-            big_model_bytes: bytes of F, for samplers that compute hypervolume.
+            scale: of the costs, for samplers that compute hypervolume; default: bytes, without a reference.
             classes: number of classes, for the same.
-            size_of: exact bytes of a configuration, for the same; without it bytes are predicted.
+            cost_of: exact cost of a configuration, for the same; without it costs are predicted.
             adjust: maps a proposal to the configuration that is run, for instance with K limited to the
                 number of candidates; the study records the result, which must be in the space.
 
@@ -140,13 +141,13 @@ class SearchStudy:
             seed=seed,
             levels=pruner.levels,
             full_budget=full_budget,
-            big_model_bytes=big_model_bytes,
+            scale=scale,
             classes=classes,
-            size_of=size_of,
+            cost_of=cost_of,
         )
         return cls(
             opened,
-            create_or_load(opened, name),
+            create_or_load(opened, name, scale.unit if scale else "bytes"),
             space=space,
             pruner=pruner,
             full_budget=full_budget,
@@ -184,13 +185,13 @@ class SearchStudy:
         if trial.state != "running":
             return Stop(trial.reason or f"the trial is {trial.state}")
         if not math.isfinite(record.accuracy):
-            self._put(dataclasses.replace(trial, bytes=record.bytes, reason=_NOT_A_NUMBER))
+            self._put(dataclasses.replace(trial, cost=record.cost, reason=_NOT_A_NUMBER))
             return Stop(_NOT_A_NUMBER)
         known = trial.record_at(record.epoch)
         if known is not None:
             return self._replay(known)
         curve = {**trial.curve, record.epoch: record.accuracy}
-        trial = self._put(dataclasses.replace(trial, bytes=record.bytes, curve=curve))
+        trial = self._put(dataclasses.replace(trial, cost=record.cost, curve=curve))
         return self._decide(trial, record) if record.epoch in self._pruner.levels else Continue()
 
     def complete(self, trial_id: str, values: tuple[float, float] | None = None) -> None:
@@ -198,46 +199,46 @@ class SearchStudy:
 
         Args:
             trial_id: its name.
-            values: (bytes, validation accuracy at the full budget); default: the last reported ones.
+            values: (cost, validation accuracy at the full budget); default: the last reported ones.
         """
         trial = self._trials[trial_id]
-        size, accuracy = values or (trial.bytes or 0, trial.accuracy)
-        if size <= 0 or not math.isfinite(accuracy):
+        cost, accuracy = values or (trial.cost or 0, trial.accuracy)
+        if cost <= 0 or not math.isfinite(accuracy):
             self.fail(trial_id, "no finite validation accuracy at the end")
             return
         curve = {**trial.curve, self._full_budget: accuracy}
-        trial = dataclasses.replace(trial, bytes=int(size), curve=curve)
+        trial = dataclasses.replace(trial, cost=cost, curve=curve)
         if self._sees_finished and trial.state == "running":
             trial = self._arrived(trial, self._full_budget)
-        self._end(trial, "complete", "", (float(size), accuracy))
+        self._end(trial, "complete", "", (float(cost), accuracy))
 
     def prune(self, trial_id: str, values: tuple[float, float] | None, reason: str) -> None:
         """End a trial that was stopped early; its figures are kept as attributes.
 
         Args:
             trial_id: its name.
-            values: (bytes, last validation accuracy), needed only where nothing was reported.
+            values: (cost, last validation accuracy), needed only where nothing was reported.
             reason: shown to the user.
         """
         trial = self._trials[trial_id]
         if trial.reason == _NOT_A_NUMBER:
             self.fail(trial_id, trial.reason)
             return
-        if trial.bytes is None and values is not None:
-            trial = dataclasses.replace(trial, bytes=int(values[0]))
+        if trial.cost is None and values is not None:
+            trial = dataclasses.replace(trial, cost=values[0])
         self._end(trial, "stopped", reason)
 
-    def fail(self, trial_id: str, reason: str, size: int | None = None) -> None:
+    def fail(self, trial_id: str, reason: str, cost: float | None = None) -> None:
         """End a trial that failed: by NaN, or by a crash after all retries.
 
         Args:
             trial_id: its name.
             reason: shown to the user.
-            size: its student's bytes, where nothing was reported: the sampler's model needs them.
+            cost: of its student, where nothing was reported: the sampler's model needs it.
         """
         trial = self._trials[trial_id]
-        if trial.bytes is None and size:
-            trial = dataclasses.replace(trial, bytes=size)
+        if trial.cost is None and cost:
+            trial = dataclasses.replace(trial, cost=cost)
         self._end(trial, "failed", reason)
 
     def unfinished(self) -> tuple[Suggestion, ...]:

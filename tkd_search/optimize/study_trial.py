@@ -1,6 +1,6 @@
 """A trial of the study, and its conversion from and to Optuna's records.
 
-One user attribute, ``progress``, holds what Optuna has no field for: the student's bytes, validation accuracy
+One user attribute, ``progress``, holds what Optuna has no field for: the student's cost, validation accuracy
 by epoch, the order of arrival at each rung, and the reason of the end. The records at the rungs are derived
 from it and are stored nowhere else.
 """
@@ -45,7 +45,7 @@ class StudyTrial:
         number: position in the study, from 0; ``trial_id`` is made from it.
         storage_id: key of the trial in the storage.
         config: flat configuration, dotted key → value, active searched leaves only.
-        bytes: size of the student; None before the first report.
+        cost: of the student, > 0, in the unit of the study; None before the first report.
         curve: epoch → validation accuracy in [0, 1], as far as reported.
         arrivals: rung epoch → position among all rung records of the study, in order of arrival.
         reason: why it was stopped or failed.
@@ -56,7 +56,7 @@ class StudyTrial:
     storage_id: int
     config: Mapping[str, Any]
     state: TrialState = "running"
-    bytes: int | None = None
+    cost: float | None = None
     curve: Mapping[int, float] = field(default_factory=dict)
     arrivals: Mapping[int, int] = field(default_factory=dict)
     reason: str = ""
@@ -79,14 +79,14 @@ class StudyTrial:
 
     def record_at(self, epoch: int) -> RungRecord | None:
         """Return the trial's record at a rung, None where it did not reach it."""
-        if epoch not in self.arrivals or self.bytes is None:
+        if epoch not in self.arrivals or self.cost is None:
             return None
-        return RungRecord(trial_id=self.trial_id, epoch=epoch, bytes=self.bytes, accuracy=self.curve[epoch])
+        return RungRecord(trial_id=self.trial_id, epoch=epoch, cost=self.cost, accuracy=self.curve[epoch])
 
     def progress(self) -> dict[str, Any]:
         """Return the ``progress`` attribute: plain JSON."""
         return {
-            "bytes": self.bytes,
+            "cost": self.cost,
             "curve": {str(epoch): accuracy for epoch, accuracy in self.curve.items()},
             "arrivals": {str(epoch): position for epoch, position in self.arrivals.items()},
             "reason": self.reason,
@@ -133,7 +133,7 @@ def from_optuna(frozen: FrozenTrial) -> StudyTrial:
         storage_id=frozen._trial_id,
         config=frozen.params,
         state=_STATES[frozen.state],
-        bytes=progress.get("bytes"),
+        cost=progress.get("cost", progress.get("bytes")),  # its name in journals of earlier versions
         curve={int(epoch): accuracy for epoch, accuracy in progress.get("curve", {}).items()},
         arrivals={int(epoch): position for epoch, position in progress.get("arrivals", {}).items()},
         reason=progress.get("reason", ""),

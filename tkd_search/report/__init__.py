@@ -18,12 +18,15 @@ def write_report(records: SearchRecord | Sequence[SearchRecord], folder: Path) -
 
     Raises:
         DiskFullError: no room for one of them.
+        UserError: the searches minimise different costs; nothing is written.
     """
+    from tkd_search.report.figures import common_cost
     from tkd_search.report.front_csv import write_table
     from tkd_search.report.front_png import write_print
     from tkd_search.report.html_page import write_page
 
     searches = (records,) if isinstance(records, SearchRecord) else tuple(records)
+    common_cost(searches)
     with disk_full_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
     table = write_table(searches, folder / "pareto.csv")

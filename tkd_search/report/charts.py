@@ -9,16 +9,19 @@ import plotly.graph_objects as go
 
 from tkd_search.report.figures import (
     accuracy_window,
+    common_cost,
     config_lines,
-    front_by_size,
+    cost_window,
+    front_by_cost,
     measures,
     shown_trials,
-    size_window,
     tap_shares,
 )
 from tkd_search.report.importance import Importances
-from tkd_search.report.style import FAINT, INK, MUTED, RULE, SERIES, SYMBOLS, human_bytes, percent, size_ticks
+from tkd_search.report.style import FAINT, INK, MUTED, RULE, SERIES, SYMBOLS, cost_ticks, human_bytes, percent
+from tkd_search.results.costs import COSTS, Costed
 from tkd_search.results.records import BigModelRecord, FrontMember, SearchRecord, TrialRecord
+from tkd_search.units import milliseconds
 
 _FONT = 'system-ui, -apple-system, "Segoe UI", Roboto, "Liberation Sans", sans-serif'
 MOST_BARS = 14
@@ -55,7 +58,7 @@ def _layout(figure: Any, height: int, **more: Any) -> Any:
 def front_chart(
     records: Sequence[SearchRecord], links: Mapping[str, Mapping[str, str]]
 ) -> tuple[Any | None, int]:
-    """Return size against accuracy, and how many trials lie below its first window; None without trials."""
+    """Return cost against accuracy, and how many trials lie below its first window; None without trials."""
     if not any(map(shown_trials, records)):
         return None, 0
     figure = go.Figure()
@@ -64,16 +67,17 @@ def front_chart(
     for place, record in enumerate(records):
         _front(figure, record, place, links[record.name], several=len(records) > 1)
     _big_models(figure, records)
-    low, high = size_window(records)
+    cost = common_cost(records)
+    low, high = cost_window(records)
     bottom, top = accuracy_window(records)
-    ticks = size_ticks(low, high)
+    ticks = cost_ticks(low, high)
     _layout(figure, 520)
     figure.update_xaxes(
         type="log",
         range=[math.log10(low), math.log10(high)],
         tickvals=ticks,
-        ticktext=[human_bytes(tick) for tick in ticks],
-        title={"text": "size of the weights (log scale)", "font": {"size": 12, "color": MUTED}},
+        ticktext=[cost.text(tick) for tick in ticks],
+        title={"text": f"{cost.axis} (log scale)", "font": {"size": 12, "color": MUTED}},
     )
     title = {"text": f"validation {measures(records)}", "font": {"size": 12, "color": MUTED}, "standoff": 16}
     figure.update_yaxes(range=[bottom, top], tickformat=".1%", title=title)
@@ -105,7 +109,7 @@ def _trials(
 
 def _front(figure: Any, record: SearchRecord, place: int, links: Mapping[str, str], *, several: bool) -> None:
     by_id = {trial.trial_id: trial for trial in record.trials}
-    members = [member for member in front_by_size(record) if member.trial_id in by_id]
+    members = [member for member in front_by_cost(record) if member.trial_id in by_id]
     if not members:
         return
     colour = SERIES[place % len(SERIES)]
@@ -134,7 +138,7 @@ def _points(
     texts = [hover(trial, record, (members or {}).get(trial.trial_id)) for trial in trials]
     figure.add_trace(
         go.Scatter(
-            x=[trial.bytes for trial in trials],
+            x=[trial.cost for trial in trials],
             y=[trial.val_accuracy for trial in trials],
             name=name,
             customdata=[
@@ -152,6 +156,7 @@ def hover(trial: TrialRecord, record: SearchRecord, member: FrontMember | None) 
     lines = [
         f"<b>{html.escape(trial.student)}</b>  trial {html.escape(trial.trial_id)}",
         f"{human_bytes(trial.bytes)}, {percent(ratio, 1)} of F, {trial.parameters:,} parameters",
+        *([] if trial.latency is None else [f"{milliseconds(trial.latency)} for one image"]),
         f"validation {percent(trial.val_accuracy)} after {trial.epochs_trained} epochs",
     ]
     if member is not None:
@@ -164,18 +169,24 @@ def hover(trial: TrialRecord, record: SearchRecord, member: FrontMember | None) 
     return "<br>".join([*lines, "", *pairs])  # two a line: a label higher than the chart is cut off
 
 
+def _costs(model: Costed) -> str:
+    """Return the bytes of a model, and its latency where the search minimises it."""
+    size = human_bytes(model.bytes)
+    return size if model.latency is None else f"{size}, {milliseconds(model.latency)}"
+
+
 def _references(figure: Any, big: BigModelRecord, *, first: bool) -> None:
     """Draw the big model in smaller formats."""
     rest = big.references[1:]
     texts = [
-        f"<b>{html.escape(big.name)}</b> in {one.format}, untrained<br>{human_bytes(one.bytes)}, "
+        f"<b>{html.escape(big.name)}</b> in {one.format}, untrained<br>{_costs(one)}, "
         f"ratio {one.ratio:.3f}<br>validation {percent(one.val_accuracy)}, test {percent(one.test_accuracy)}"
         for one in rest
     ]
     if rest:
         figure.add_trace(
             go.Scatter(
-                x=[one.bytes for one in rest], y=[one.val_accuracy for one in rest],
+                x=[one.cost for one in rest], y=[one.val_accuracy for one in rest],
                 mode="markers+text", name="big model, smaller format",
                 text=[one.format for one in rest], textposition="bottom center",
                 marker={"symbol": "star-open", "size": 12, "color": INK},
@@ -189,21 +200,21 @@ def _big_models(figure: Any, records: Sequence[SearchRecord]) -> None:
     models = dict.fromkeys(record.big_model for record in records)
     for place, big in enumerate(models):
         text = (
-            f"<b>{html.escape(big.name)}</b>, the big model F<br>{human_bytes(big.bytes)}, "
+            f"<b>{html.escape(big.name)}</b>, the big model F<br>{_costs(big)}, "
             f"{big.parameters:,} parameters<br>validation {percent(big.val_accuracy)}, "
             f"test {percent(big.test_accuracy)}"
         )
         marker = {"symbol": "star", "size": 15, "color": INK}
         figure.add_trace(
             go.Scatter(
-                x=[big.bytes], y=[big.val_accuracy], mode="markers", name="big model", marker=marker,
+                x=[big.cost], y=[big.val_accuracy], mode="markers", name="big model", marker=marker,
                 legendgroup="big model", showlegend=place == 0,
                 customdata=[["", text]], hovertemplate="%{customdata[1]}<extra></extra>",
             )
         )  # fmt: skip
         _references(figure, big, first=place == 0)
         figure.add_hline(y=big.val_accuracy, line={"color": INK, "width": 1, "dash": "dot"}, opacity=0.5)
-    for tenth in sorted({0.1 * big.bytes for big in models}):
+    for tenth in sorted({0.1 * big.cost for big in models}):
         figure.add_vline(x=tenth, line={"color": MUTED, "width": 1, "dash": "dash"}, opacity=0.8)
         figure.add_annotation(
             x=math.log10(tenth),  # annotations on a logarithmic axis are placed by exponent
@@ -281,15 +292,15 @@ def hypervolume_chart(records: Sequence[SearchRecord]) -> Any | None:
 
 
 def learning_chart(record: SearchRecord) -> Any | None:
-    """Return validation accuracy over epochs of the front's members, larger ones darker; None without any."""
+    """Return validation accuracy over epochs of the front's members, darker where costlier; or None."""
     by_id = {trial.trial_id: trial for trial in record.trials}
-    members = [member for member in front_by_size(record) if member.trial_id in by_id]
+    members = [member for member in front_by_cost(record) if member.trial_id in by_id]
     if not members:
         return None
     figure = go.Figure()
     for place, member in enumerate(members):
         epochs = by_id[member.trial_id].epochs
-        name = f"{human_bytes(member.bytes)} · {html.escape(member.student)}"
+        name = f"{COSTS[record.cost].text(member.cost)} · {html.escape(member.student)}"
         figure.add_trace(
             go.Scatter(
                 x=[epoch.epoch for epoch in epochs],

@@ -5,6 +5,8 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from tkd_search.errors import UserError
+from tkd_search.results.costs import COSTS, Cost
 from tkd_search.results.records import FrontMember, SearchRecord, TrialRecord
 from tkd_search.units import metric_text
 
@@ -31,9 +33,25 @@ def shown_trials(record: SearchRecord) -> tuple[TrialRecord, ...]:
     return tuple(trial for trial in record.trials if math.isfinite(trial.val_accuracy))
 
 
-def front_by_size(record: SearchRecord) -> tuple[FrontMember, ...]:
-    """Return the front, smallest student first."""
-    return tuple(sorted(record.front, key=lambda member: (member.bytes, member.trial_id)))
+def front_by_cost(record: SearchRecord) -> tuple[FrontMember, ...]:
+    """Return the front, cheapest student first."""
+    return tuple(sorted(record.front, key=lambda member: (member.cost, member.trial_id)))
+
+
+def common_cost(records: Sequence[SearchRecord]) -> Cost:
+    """Return the cost that all searches minimise.
+
+    Raises:
+        UserError: they minimise different costs, which have no common axis.
+    """
+    names = list(dict.fromkeys(record.cost for record in records))
+    if len(names) > 1:
+        raise UserError(
+            "the searches",
+            f"search.cost {' and '.join(names)}",
+            "searches with one cost: report each by itself",
+        )
+    return COSTS[names[0] if names else "bytes"]
 
 
 def measures(records: Sequence[SearchRecord]) -> str:
@@ -58,12 +76,13 @@ def accuracy_window(records: Sequence[SearchRecord]) -> tuple[float, float]:
     return max(0.0, low - 0.45 * span), min(1.0 + 0.02 * span, high + 0.18 * span)
 
 
-def size_window(records: Sequence[SearchRecord]) -> tuple[float, float]:
-    """Return the range of the size axis in bytes: all trials, F and its tenth, plus a fifth of a decade."""
-    sizes: list[float] = [trial.bytes for record in records for trial in record.trials]
-    sizes += [share * record.big_model.bytes for record in records for share in (0.1, 1)]
-    sizes = [size for size in sizes if size > 0] or [1]
-    return min(sizes) * 10**-0.2, max(sizes) * 10**0.2
+def cost_window(records: Sequence[SearchRecord]) -> tuple[float, float]:
+    """Return the range of the cost axis: all trials, F, its tenth, references, plus a fifth of a decade."""
+    costs = [trial.cost for record in records for trial in record.trials]
+    costs += [share * record.big_model.cost for record in records for share in (0.1, 1)]
+    costs += [one.cost for record in records for one in record.big_model.references]
+    costs = [cost for cost in costs if cost > 0] or [1]
+    return min(costs) * 10**-0.2, max(costs) * 10**0.2
 
 
 def tap_shares(record: SearchRecord) -> tuple[TapShare, ...]:

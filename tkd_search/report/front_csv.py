@@ -6,6 +6,7 @@ from pathlib import Path
 import pandas as pd
 
 from tkd_search.files import write_text
+from tkd_search.results.costs import Costed
 from tkd_search.results.records import FrontMember, SearchRecord
 
 FIGURES = (
@@ -24,13 +25,14 @@ def front_frame(records: Sequence[SearchRecord]) -> pd.DataFrame:
     """Return the fronts of one or several searches as a table.
 
     Returns:
-        Columns: ``search`` (only for several), the figures of a FrontMember, ``latency_ms_<batch>``,
-        ``path``, and every searched setting under its dotted key.
+        Columns: ``search`` (only for several), the figures of a FrontMember, ``latency_ms`` (only where the
+        search minimises it), ``latency_ms_<batch>`` of the shipped file, ``path``, and every searched setting
+        under its dotted key.
     """
     rows = [
         ({"search": record.name} if len(records) > 1 else {}) | member_row(member)
         for record in records
-        for member in sorted(record.front, key=lambda member: (member.bytes, member.trial_id))
+        for member in sorted(record.front, key=lambda member: (member.cost, member.trial_id))
     ]
     frame = pd.DataFrame(rows) if rows else pd.DataFrame(columns=[*FIGURES, "path"])
     return frame.astype({"trial_id": str})
@@ -40,7 +42,7 @@ def member_row(member: FrontMember) -> dict[str, object]:
     """Return one front member as a flat row."""
     latencies = {f"latency_ms_{size}": value for size, value in sorted(member.latency_ms.items())}
     figures = {name: getattr(member, name) for name in FIGURES}
-    return {**figures, **latencies, "path": member.path, **member.config}
+    return {**figures, **_latency(member), **latencies, "path": member.path, **member.config}
 
 
 def write_table(records: Sequence[SearchRecord], path: Path) -> Path:
@@ -55,6 +57,10 @@ def write_table(records: Sequence[SearchRecord], path: Path) -> Path:
     return path
 
 
+def _latency(model: Costed) -> dict[str, float]:
+    return {} if model.latency is None else {"latency_ms": model.latency}
+
+
 def _references(records: Sequence[SearchRecord]) -> list[dict[str, object]]:
     return [
         {
@@ -62,6 +68,7 @@ def _references(records: Sequence[SearchRecord]) -> list[dict[str, object]]:
             "kind": "reference",
             "student": f"{record.big_model.name} {one.format}",
             "bytes": one.bytes,
+            **_latency(one),
             "parameters": record.big_model.parameters,
             "ratio": one.ratio,
             "val_accuracy": one.val_accuracy,
@@ -69,5 +76,5 @@ def _references(records: Sequence[SearchRecord]) -> list[dict[str, object]]:
             "retention": record.big_model.retention(one.test_accuracy),
         }
         for record in records
-        for one in sorted(record.big_model.references, key=lambda one: one.bytes)
+        for one in sorted(record.big_model.references, key=lambda one: one.cost)
     ]

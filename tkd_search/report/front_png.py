@@ -9,9 +9,17 @@ from pathlib import Path
 from typing import Any
 
 from tkd_search.files import write_bytes
-from tkd_search.report.figures import accuracy_window, front_by_size, measures, shown_trials, size_window
+from tkd_search.report.figures import (
+    accuracy_window,
+    common_cost,
+    cost_window,
+    front_by_cost,
+    measures,
+    shown_trials,
+)
 from tkd_search.report.label_placement import Box, place_labels
-from tkd_search.report.style import FAINT, INK, MARKERS, MUTED, RULE, SERIES, human_bytes, size_ticks
+from tkd_search.report.style import FAINT, INK, MARKERS, MUTED, RULE, SERIES, cost_ticks
+from tkd_search.results.costs import Cost
 from tkd_search.results.records import FrontMember, SearchRecord
 
 DPI = 200
@@ -64,15 +72,16 @@ def _drawn(records: Sequence[SearchRecord]) -> bytes:
 
 
 def _frame(axes: Any, records: Sequence[SearchRecord]) -> None:
-    low, high = size_window(records)
+    low, high = cost_window(records)
     axes.set_xscale("log")
     axes.set_xlim(low, high)
     axes.set_ylim(*accuracy_window(records))
-    ticks = size_ticks(low, high)
-    axes.set_xticks(ticks, [human_bytes(tick) for tick in ticks])
+    ticks = cost_ticks(low, high)
+    cost = common_cost(records)
+    axes.set_xticks(ticks, [cost.text(tick) for tick in ticks])
     axes.minorticks_off()
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:.4g}" if value > 1 else f"{100 * value:.4g} %")
-    axes.set_xlabel("size of the weights (log scale)", color=INK, fontsize=9)
+    axes.set_xlabel(f"{cost.axis} (log scale)", color=INK, fontsize=9)
     axes.set_ylabel(f"validation {measures(records)}", color=INK, fontsize=9)
     axes.tick_params(colors=MUTED, labelsize=8, length=0, pad=5)
     axes.grid(color=RULE, linewidth=0.7)
@@ -107,7 +116,7 @@ def _trials(axes: Any, record: SearchRecord, place: int, *, alone: bool) -> None
     )
     for name, trials, marker, colour, area in groups:
         axes.scatter(
-            [trial.bytes for trial in trials],
+            [trial.cost for trial in trials],
             [trial.val_accuracy for trial in trials],
             s=area,
             marker=marker,
@@ -119,10 +128,10 @@ def _trials(axes: Any, record: SearchRecord, place: int, *, alone: bool) -> None
 
 
 def _front(axes: Any, record: SearchRecord, place: int, *, alone: bool) -> None:
-    members = front_by_size(record)
+    members = front_by_cost(record)
     colour = SERIES[place % len(SERIES)]
     axes.plot(
-        [member.bytes for member in members],
+        [member.cost for member in members],
         [member.val_accuracy for member in members],
         color=colour,
         linestyle=("-", "--", "-.", ":")[place % 4],
@@ -145,7 +154,7 @@ def _big_models(axes: Any, records: Sequence[SearchRecord]) -> None:
             continue
         seen.add(big)
         axes.scatter(
-            [big.bytes],
+            [big.cost],
             [big.val_accuracy],
             s=70,
             marker="*",
@@ -155,7 +164,7 @@ def _big_models(axes: Any, records: Sequence[SearchRecord]) -> None:
         )
         rest = big.references[1:]
         axes.scatter(
-            [one.bytes for one in rest],
+            [one.cost for one in rest],
             [one.val_accuracy for one in rest],
             s=45,
             marker="*",
@@ -165,7 +174,7 @@ def _big_models(axes: Any, records: Sequence[SearchRecord]) -> None:
             label="big model, fp16 and int8" if rest and len(seen) == 1 else None,
         )
         axes.axhline(big.val_accuracy, color=INK, linewidth=0.7, linestyle=(0, (1, 3)), zorder=1)
-    for tenth in sorted({0.1 * big.bytes for big in seen}):
+    for tenth in sorted({0.1 * big.cost for big in seen}):
         axes.axvline(tenth, color=MUTED, linewidth=0.8, linestyle=(0, (4, 3)), zorder=1)
         axes.annotate(
             "10 % of the big model",
@@ -199,15 +208,16 @@ def _legend(axes: Any) -> None:
 def _label(axes: Any, records: Sequence[SearchRecord]) -> None:
     """Label the members of the fronts; a member without room for a label gets none."""
     most = MOST_LABELS if len(records) == 1 else 4
-    members = [member for record in records for member in some_members(front_by_size(record), most)]
-    texts = [label_text(member) for member in members]
+    members = [member for record in records for member in some_members(front_by_cost(record), most)]
+    cost = common_cost(records)
+    texts = [label_text(member, cost) for member in members]
     renderer = axes.figure.canvas.get_renderer()
     scale = DPI / 100
     drawn = [
         axes.text(0, 0, text, fontsize=7.2, color=INK, zorder=3, transform=None, bbox=_HALO) for text in texts
     ]
     sizes = [(extent.width, extent.height) for extent in (one.get_window_extent(renderer) for one in drawn)]
-    anchors = [tuple(axes.transData.transform((one.bytes, one.val_accuracy))) for one in members]
+    anchors = [tuple(axes.transData.transform((one.cost, one.val_accuracy))) for one in members]
     placed = place_labels(
         anchors,
         sizes,
@@ -231,8 +241,8 @@ def _leader(axes: Any, anchor: tuple[float, float], box: Box, scale: float) -> N
 
 
 def _obstacles(axes: Any, records: Sequence[SearchRecord], scale: float) -> list[Box]:
-    points = [(trial.bytes, trial.val_accuracy) for record in records for trial in shown_trials(record)]
-    points += [(record.big_model.bytes, record.big_model.val_accuracy) for record in records]
+    points = [(trial.cost, trial.val_accuracy) for record in records for trial in shown_trials(record)]
+    points += [(record.big_model.cost, record.big_model.val_accuracy) for record in records]
     radius = 4 * scale
     pixels = [axes.transData.transform(point) for point in points]
     boxes = [Box(x - radius, y - radius, x + radius, y + radius) for x, y in pixels]
@@ -242,8 +252,8 @@ def _obstacles(axes: Any, records: Sequence[SearchRecord], scale: float) -> list
 
 
 def _steps(axes: Any, record: SearchRecord) -> list[Box]:
-    """Return the front's step line as thin boxes: from each member to the next one's size, then up."""
-    pixels = [axes.transData.transform((one.bytes, one.val_accuracy)) for one in front_by_size(record)]
+    """Return the front's step line as thin boxes: from each member to the next one's cost, then up."""
+    pixels = [axes.transData.transform((one.cost, one.val_accuracy)) for one in front_by_cost(record)]
     boxes = []
     for (x, y), (then_x, then_y) in pairwise(pixels):
         boxes += [Box(x, y - 2, then_x, y + 2), Box(then_x - 2, min(y, then_y), then_x + 2, max(y, then_y))]
@@ -258,6 +268,6 @@ def some_members(members: Sequence[FrontMember], most: int = MOST_LABELS) -> lis
     return [members[round(place * step)] for place in range(most)]
 
 
-def label_text(member: FrontMember) -> str:
+def label_text(member: FrontMember, cost: Cost) -> str:
     """Return a label such as ``128 kB, 97.8 %``."""
-    return f"{human_bytes(member.bytes)}, {member.val_accuracy:.1%}".replace("%", " %")
+    return f"{cost.text(member.cost)}, {member.val_accuracy:.1%}".replace("%", " %")

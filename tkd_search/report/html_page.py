@@ -9,14 +9,15 @@ from plotly.offline import get_plotlyjs
 
 from tkd_search.files import write_text
 from tkd_search.report import charts
-from tkd_search.report.figures import front_by_size, measures
+from tkd_search.report.figures import common_cost, front_by_cost, measures
 from tkd_search.report.importance import importances
 from tkd_search.report.run_links import trial_links
 from tkd_search.report.style import FAINT, INK, MUTED, RULE, human_bytes, percent
+from tkd_search.results.costs import COSTS
 from tkd_search.results.failure_reasons import reason_lines
 from tkd_search.results.records import SearchRecord
 from tkd_search.tracking.uri import run_url
-from tkd_search.units import metric_text
+from tkd_search.units import metric_text, milliseconds
 
 _STYLE = f"""
 :root {{ color-scheme: light; }}
@@ -131,10 +132,11 @@ def _main_chart(records: Sequence[SearchRecord], links: dict[str, dict[str, str]
     weaker = "weaker trial lies" if hidden == 1 else "weaker trials lie"
     below = f"{hidden} {weaker} below this window: double-click to see everything. " if hidden else ""
     click = "Click a point to open the trial's page. " if any(links.values()) else ""
+    title = common_cost(records).noun.capitalize()
     note = f"{below}{click}Hover for a trial's settings; drag to zoom."
     return (
-        f"<section><h2>Size against {measures(records)}</h2><p class='note'>Validation {measures(records)}; "
-        "up and to the left is "
+        f"<section><h2>{title} against {measures(records)}</h2><p class='note'>Validation "
+        f"{measures(records)}; up and to the left is "
         f"better. {note}</p>{_plot(figure, 'front', main=True, click=any(links.values()))}</section>"
     )
 
@@ -148,14 +150,15 @@ def _details(records: Sequence[SearchRecord]) -> str:
         sections.append(_section("Hypervolume over epochs", "", grown, "hypervolume"))
     for place, record in enumerate(records):
         suffix = f" · {record.name}" if len(records) > 1 else ""
-        text = f"Validation {metric_text(record.metric)} of the front's members; darker is larger."
+        text = f"Validation {metric_text(record.metric)} of the front's members; darker costs more."
         if (curves := charts.learning_chart(record)) is not None:
             sections.append(_section(f"Learning curves{suffix}", text, curves, f"learning{place}"))
     return "".join(sections)
 
 
 def _importance(record: SearchRecord, suffix: str) -> str:
-    title = f"What mattered, at a given size{suffix}"
+    cost = COSTS[record.cost].noun
+    title = f"What mattered, at a given {cost}{suffix}"
     found = importances(record)
     if found is None:
         return f"<section><h2>{html.escape(title)}</h2><p class='note'>Too few trials to tell.</p></section>"
@@ -163,7 +166,7 @@ def _importance(record: SearchRecord, suffix: str) -> str:
     if found.explained <= 0:
         trust = " So few trials tell nothing of single settings: the order below is chance."
     text = (
-        "For each trial: is it above what is usual for its size, at the epoch it reached? Share of that "
+        f"For each trial: is it above what is usual for its {cost}, at the epoch it reached? Share of that "
         "figure's variance that is lost when a setting is shuffled in held-out trials, ± standard error. All "
         f"settings together explain {max(found.explained, 0):.0%}, over {found.trials} trials.{trust}"
     )
@@ -217,7 +220,9 @@ def _front(record: SearchRecord, links: dict[str, str], *, several: bool) -> str
     if not record.front:
         return _no_front(record, several=several)
     latency = sorted({size for member in record.front for size in member.latency_ms})
+    by_latency = record.cost == "latency"
     names = [
+        *(["latency"] if by_latency else []),
         "size",
         "of F",
         "parameters",
@@ -230,9 +235,10 @@ def _front(record: SearchRecord, links: dict[str, str], *, several: bool) -> str
         f"<th>{name}</th>" for name in names
     )
     rows = []
-    for member in front_by_size(record):
+    for member in front_by_cost(record):
         trial, page = html.escape(member.trial_id), html.escape(links.get(member.trial_id, ""))
         cells = [
+            *([milliseconds(member.cost)] if by_latency else []),
             human_bytes(member.bytes),
             percent(member.ratio, 1),
             f"{member.parameters:,}",
@@ -253,6 +259,8 @@ def _front(record: SearchRecord, links: dict[str, str], *, several: bool) -> str
         "Chosen on validation figures; test was measured once, afterwards. “Kept” is test "
         f"{metric_text(record.metric)} divided by the big model's."
     )
+    if by_latency:
+        note += " Latency: time of one image before training, by which the search chose; "
     if latency:
         note += " Batch n: median time of n images on one CPU thread of the machine that searched."
     return (

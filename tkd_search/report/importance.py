@@ -1,8 +1,8 @@
-"""Ranks the searched settings by how much they explain of accuracy at a given size.
+"""Ranks the searched settings by how much they explain of accuracy at a given cost.
 
 Each trial is compared at its last epoch with all trials that reached that epoch: its accuracy minus the usual
-accuracy for its size (a parabola in log bytes), in standard deviations. So a setting that only makes students
-larger explains nothing, and early stopping has no effect. A random forest predicts that figure from the
+accuracy for its cost (a parabola in log cost), in standard deviations. So a setting that only makes students
+costlier explains nothing, and early stopping has no effect. A random forest predicts that figure from the
 settings. A setting's importance is the share of the variance that is lost when the setting is shuffled in
 held-out trials (Breiman 2001).
 """
@@ -62,18 +62,18 @@ def importances(record: SearchRecord, *, seed: int = 0) -> Importances | None:
 
 
 def merit(trials: Sequence[TrialRecord]) -> Any:
-    """Return how far each trial is above the usual accuracy for its size and epoch.
+    """Return how far each trial is above the usual accuracy for its cost and epoch.
 
     Returns:
         float64 [trials], in standard deviations of the trials that reached the same epoch, within ±3.
     """
-    sizes = np.array([math.log10(max(trial.bytes, 1)) for trial in trials])
+    costs = np.array([math.log10(trial.cost or 1) for trial in trials])
     reached = np.array([trial.epochs_trained for trial in trials])
     result = np.zeros(len(trials))
     for epoch in np.unique(reached):
         peers = reached >= epoch
         accuracy = np.array([_accuracy_at(t, epoch) for t in trials if t.epochs_trained >= epoch])
-        rest = _above_usual(sizes[peers], accuracy)
+        rest = _above_usual(costs[peers], accuracy)
         spread = max(float(rest.std()), 1e-12)
         result[reached == epoch] = (rest / spread)[reached[peers] == epoch]
     return np.clip(result, -_CLIP, _CLIP)
@@ -84,11 +84,11 @@ def _accuracy_at(trial: TrialRecord, epoch: int) -> float:
     return next((e.val_accuracy for e in reversed(trial.epochs) if e.epoch <= epoch), float("nan"))
 
 
-def _above_usual(sizes: Any, accuracy: Any) -> Any:
-    """Return accuracy minus a parabola in size; a line or a mean where trials or sizes are few."""
-    kinds = len(np.unique(sizes))
-    degree = 0 if kinds < 4 or len(sizes) < 6 else 1 if len(sizes) < 15 else 2
-    middle = sizes - sizes.mean()
+def _above_usual(costs: Any, accuracy: Any) -> Any:
+    """Return accuracy minus a parabola in cost; a line or a mean where trials or costs are few."""
+    kinds = len(np.unique(costs))
+    degree = 0 if kinds < 4 or len(costs) < 6 else 1 if len(costs) < 15 else 2
+    middle = costs - costs.mean()
     usual = np.polynomial.polynomial.polyfit(middle, accuracy, degree)
     return accuracy - np.polynomial.polynomial.polyval(middle, usual)
 

@@ -19,14 +19,14 @@ __all__ = [
     "RULE",
     "SERIES",
     "SYMBOLS",
+    "cost_ticks",
     "human_bytes",
     "percent",
-    "size_ticks",
 ]
 
 
-def size_ticks(low: float, high: float) -> list[float]:
-    """Return about eight 1-2-5 positions of a logarithmic axis between two sizes in bytes."""
-    ticks = [step * 10.0**power for power in range(0, 13) for step in (1, 2, 5)]
-    shown = [tick for tick in ticks if low <= tick <= high]
-    return shown if len(shown) <= 9 else [tick for tick in shown if str(tick)[0] == "1"]
+def cost_ticks(low: float, high: float) -> list[float]:
+    """Return about eight 1-2-5 positions of a logarithmic axis between two costs."""
+    ticks = [(step, step * 10.0**power) for power in range(-6, 13) for step in (1, 2, 5)]
+    shown = [(step, tick) for step, tick in ticks if low <= tick <= high]
+    return [tick for step, tick in shown if step == 1 or len(shown) <= 9]

@@ -3,6 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from tkd_search.results.costs import Costed, CostName
+
 TrialState = Literal["running", "complete", "stopped", "failed"]
 
 
@@ -20,17 +22,16 @@ class EpochRecord:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrialRecord:
+class TrialRecord(Costed):
     """One student trained with one configuration.
 
-    ``config`` maps dotted keys to values, searched leaves only. ``bytes`` is the length of the student's
-    safetensors file. ``reason`` is why the trial was stopped or failed, '' otherwise.
+    ``config`` maps dotted keys to values, searched leaves only. ``reason`` is why the trial was
+    stopped or failed, '' otherwise.
     """
 
     trial_id: str
     student: str
     config: dict[str, Any]
-    bytes: int
     parameters: int
     state: TrialState
     epochs: tuple[EpochRecord, ...] = ()
@@ -54,25 +55,23 @@ class TrialRecord:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Reference:
+class Reference(Costed):
     """The big model in a number format, without any training: what a student must beat.
 
-    ``bytes`` is the length of its safetensors file, ``ratio`` that ÷ F's bytes; accuracies are in [0, 1].
+    ``ratio`` is its bytes ÷ F's; accuracies are in [0, 1].
     """
 
     format: str
-    bytes: int
     ratio: float
     val_accuracy: float
     test_accuracy: float
 
 
 @dataclass(frozen=True, kw_only=True)
-class BigModelRecord:
+class BigModelRecord(Costed):
     """Figures of the big model; accuracies in [0, 1]. ``references`` are it in fp32, fp16 and int8."""
 
     name: str
-    bytes: int
     parameters: int
     val_accuracy: float
     test_accuracy: float
@@ -104,16 +103,15 @@ class SearchStart:
 
 
 @dataclass(frozen=True, kw_only=True)
-class FrontMember:
+class FrontMember(Costed):
     """A trial on the front, with its test figures, which are measured once after the search.
 
     ``ratio`` = bytes ÷ F's bytes; ``retention`` = test accuracy ÷ F's. ``path`` is the folder of its files,
-    relative to the run's folder. ``latency_ms`` maps batch size to median milliseconds.
+    relative to the run's folder. ``latency_ms`` maps batch size to median milliseconds of the shipped file.
     """
 
     trial_id: str
     student: str
-    bytes: int
     parameters: int
     ratio: float
     val_accuracy: float
@@ -129,7 +127,8 @@ class SearchRecord:
     """A whole search, with everything that a report needs.
 
     ``hypervolume`` is in [0, 1]; ``history`` is (epochs spent, hypervolume) after the end of each trial;
-    ``reference_point`` is (bytes of F, chance accuracy). ``method`` is the distillation method of every
+    ``reference_point`` is (cost of F, chance accuracy); ``cost`` is what
+    the search minimises. ``method`` is the distillation method of every
     trial, '' where the method is searched and is in each trial's configuration. ``metric`` is what all
     figures called accuracies are (``search.metric``). ``wall_seconds`` is the sum over all drivers of the
     search, from reading data to the tested front.
@@ -153,6 +152,7 @@ class SearchRecord:
     parent_run_id: str = ""
     method: str = ""
     metric: str = "accuracy"
+    cost: CostName = "bytes"
 
     @property
     def found_nothing(self) -> bool:

@@ -51,24 +51,24 @@ def select(
 ) -> FrontMember | None:
     """Return one member that keeps all constraints, by validation figures alone; None where no member does.
 
-    Of the members that keep them: the knee with ``knee``, else the smallest with ``min_accuracy``, else the
-    most accurate (of equals the smallest).
+    Of the members that keep them: the knee with ``knee``, else the cheapest with ``min_accuracy``, else the
+    most accurate (of equals the cheapest), by the cost that the search minimised.
     """
-    fitting = sorted((one for one in front if not constraints.misses(one)), key=lambda one: one.bytes)
+    fitting = sorted((one for one in front if not constraints.misses(one)), key=lambda one: one.cost)
     if not fitting:
         return None
     if knee:
         return knee_of(fitting)
     if constraints.min_accuracy is not None:
         return fitting[0]
-    return max(fitting, key=lambda one: (one.val_accuracy, -one.bytes))
+    return max(fitting, key=lambda one: (one.val_accuracy, -one.cost))
 
 
 def nearest_miss(front: Sequence[FrontMember], constraints: Constraints) -> FrontMember | None:
     """Return the member whose largest excess over a limit is smallest; None for an empty front."""
 
-    def excess(one: FrontMember) -> tuple[float, int]:
-        return max(constraints.misses(one).values(), default=0.0), one.bytes
+    def excess(one: FrontMember) -> tuple[float, float]:
+        return max(constraints.misses(one).values(), default=0.0), one.cost
 
     return min(front, key=excess, default=None)
 
@@ -76,17 +76,17 @@ def nearest_miss(front: Sequence[FrontMember], constraints: Constraints) -> Fron
 def knee_of(front: Sequence[FrontMember]) -> FrontMember:
     """Return the knee of a front: the member farthest above the line between the front's two ends.
 
-    Both axes (log bytes, accuracy) are scaled to [0, 1] over the front. Fewer than three members have no
+    Both axes (log cost, accuracy) are scaled to [0, 1] over the front. Fewer than three members have no
     knee; the most accurate is returned.
     """
-    line = sorted(front, key=lambda one: one.bytes)
+    line = sorted(front, key=lambda one: one.cost)
     if len(line) < 3:
-        return max(line, key=lambda one: (one.val_accuracy, -one.bytes))
+        return max(line, key=lambda one: (one.val_accuracy, -one.cost))
     first, last = line[0], line[-1]
-    width = math.log(last.bytes / first.bytes) or 1.0
+    width = math.log(last.cost / first.cost) or 1.0
     height = (last.val_accuracy - first.val_accuracy) or 1.0
 
     def above(one: FrontMember) -> float:
-        return (one.val_accuracy - first.val_accuracy) / height - math.log(one.bytes / first.bytes) / width
+        return (one.val_accuracy - first.val_accuracy) / height - math.log(one.cost / first.cost) / width
 
-    return max(line, key=lambda one: (above(one), -one.bytes))
+    return max(line, key=lambda one: (above(one), -one.cost))

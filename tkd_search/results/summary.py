@@ -13,8 +13,9 @@ from typing_extensions import TypedDict  # pydantic reads typing's own only from
 
 from tkd_search.errors import UserError
 from tkd_search.files import write_json
+from tkd_search.results.costs import Costed
 from tkd_search.results.json_values import finite, from_plain, to_plain
-from tkd_search.results.records import FrontMember, SearchRecord, TrialRecord
+from tkd_search.results.records import SearchRecord, TrialRecord
 
 SCHEMA = 1
 SUMMARY_FILE = "summary.json"
@@ -74,6 +75,7 @@ class MemberSummary(TypedDict):
     retention: float | None
     config: dict[str, Any]
     path: str
+    cost: NotRequired[float]
 
 
 class ReferenceSummary(TypedDict):
@@ -84,6 +86,7 @@ class ReferenceSummary(TypedDict):
     ratio: float | None
     val_accuracy: float | None
     test_accuracy: float | None
+    cost: NotRequired[float]
 
 
 class Summary(TypedDict):
@@ -104,20 +107,21 @@ class Summary(TypedDict):
     front: list[MemberSummary]
     references: NotRequired[list[ReferenceSummary]]
     metric: NotRequired[str]
+    cost: NotRequired[str]
 
 
 def summarise(record: SearchRecord) -> dict[str, Any]:
-    """Return the summary of a search: the front sorted by size, null where a number is not finite."""
+    """Return the summary of a search: the front sorted by cost, null where a number is not finite."""
     states = [trial.state for trial in record.trials]
     not_trained = sum(trial.not_trained for trial in record.trials)
-    front = sorted(record.front, key=lambda member: (member.bytes, member.trial_id))
+    front = sorted(record.front, key=lambda member: (member.cost, member.trial_id))
     summary = {
         "schema": SCHEMA,
         "name": record.name,
         "dataset": record.dataset,
         "seed": record.seed,
         "status": record.status,
-        "big_model": {k: v for k, v in to_plain(record.big_model).items() if k != "references"},
+        "big_model": _plain(record.big_model, BigModelSummary),
         "trials": {
             "total": len(states),
             "completed": states.count("complete"),
@@ -134,9 +138,10 @@ def summarise(record: SearchRecord) -> dict[str, Any]:
             "experiment_id": record.experiment_id,
             "parent_run_id": record.parent_run_id,
         },
-        "front": [_member(member) for member in front],
+        "front": [_plain(member, MemberSummary) for member in front],
         "metric": record.metric,
-        "references": [to_plain(reference) for reference in record.big_model.references],
+        "references": [_plain(one, ReferenceSummary) for one in record.big_model.references],
+        "cost": record.cost,
     }
     plain: dict[str, Any] = finite(summary)
     return plain
@@ -147,9 +152,9 @@ def epochs_spent(trials: tuple[TrialRecord, ...]) -> int:
     return sum(trial.epochs_trained for trial in trials)
 
 
-def _member(member: FrontMember) -> dict[str, Any]:
-    plain = to_plain(member)
-    return {key: plain[key] for key in MemberSummary.__annotations__}
+def _plain(figures: Costed, kind: type) -> dict[str, Any]:
+    plain = {**to_plain(figures), "cost": figures.cost}
+    return {key: plain[key] for key in kind.__annotations__}
 
 
 def write_summary(record: SearchRecord, folder: Path) -> Path:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from tkd_search.results.costs import CostName
 from tkd_search.results.json_values import from_plain
 from tkd_search.results.records import BigModelRecord, EpochRecord, SearchStart, TrialRecord
 from tkd_search.tracking.event_log import Event, all_events, events_file
@@ -72,6 +73,7 @@ class SearchLog:
             student=data["student"],
             config=data["params"],
             bytes=data["bytes"],
+            latency=data.get("latency"),
             parameters=data["parameters"],
             state="running",
             epochs=known.epochs if known else (),
@@ -94,6 +96,12 @@ class SearchLog:
         self.ended.append(trial.trial_id)
         self.figures = dict(data["search"])
         self.history.append((int(self.figures["epochs_spent"]), self.figures["hypervolume"]))
+
+    @property
+    def cost(self) -> CostName:
+        """What the search minimises."""
+        name: CostName = (self.search.config if self.search else {}).get("search.cost", "bytes")
+        return name
 
     def count(self, state: str) -> int:
         """Return how many trials are in a state."""

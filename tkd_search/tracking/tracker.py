@@ -86,17 +86,15 @@ class Tracker:
             self._append("big_model", to_plain(record))
         self._has_big_model = True
 
-    def trial_started(
-        self, trial_id: str, student: str, params: Mapping[str, Any], bytes: int, parameters: int
-    ) -> None:
-        """Record that a trial starts or goes on; ``params`` maps dotted keys to values."""
-        if trial_id in self._ended:
+    def trial_started(self, trial: TrialRecord) -> None:
+        """Record that a trial starts or goes on: its settings and its student's cost."""
+        if trial.trial_id in self._ended:
             return
-        again = {"again": True} if trial_id in self._epochs else {}
-        figures = {"bytes": bytes, "parameters": parameters}
-        data = {"trial_id": trial_id, "student": student, "params": to_plain(params), **figures, **again}
-        self._append("trial_started", data)
-        self._epochs.setdefault(trial_id, 0)
+        facts = {key: getattr(trial, key) for key in ("trial_id", "student", "bytes", "parameters")}
+        latency = {} if trial.latency is None else {"latency": trial.latency}
+        again = {"again": True} if trial.trial_id in self._epochs else {}
+        self._append("trial_started", {**facts, "params": to_plain(trial.config), **latency, **again})
+        self._epochs.setdefault(trial.trial_id, 0)
 
     def epoch(self, trial_id: str, record: EpochRecord) -> None:
         """Record one epoch of a trial; the first record of an epoch counts."""

@@ -7,7 +7,7 @@ import pytest
 
 from tests.optimize.test_study import BUDGET, SPACE, open_study, quality, run_trial, size_of
 from tkd_search.errors import UserError
-from tkd_search.optimize.pareto import normalised_hypervolume
+from tkd_search.optimize.pareto import CostScale, normalised_hypervolume
 from tkd_search.optimize.proposer import Proposer, ProposerSettings
 from tkd_search.optimize.pruners.never import Never
 from tkd_search.optimize.samplers.ehvi import EHVISampler, EHVISettings
@@ -30,7 +30,7 @@ def whole_trials(count, seed=0):
                 storage_id=i,
                 config=config,
                 state="complete",
-                bytes=size_of(config),
+                cost=size_of(config),
                 curve={BUDGET: min(quality(config), 1.0)},
             )
         )
@@ -42,7 +42,7 @@ def sampler(**settings):
         SPACE,
         levels=(),
         full_budget=BUDGET,
-        big_model_bytes=2e6,
+        scale=CostScale(2e6),
         classes=10,
         settings=EHVISettings(**{**SMALL, **settings}),
     )
@@ -56,7 +56,13 @@ def test_suggestions_are_in_the_space_and_repeatable():
     assert sampler().suggest(trials, seed=6) != first
 
 
-def test_a_new_sampler_makes_the_same_suggestions_as_one_that_saw_the_search():
+def unknown_cost(config):
+    """The cost of a student whose latency only a measurement tells."""
+    return float("nan")
+
+
+@pytest.mark.parametrize("cost_of", [size_of, unknown_cost])
+def test_a_new_sampler_makes_the_same_suggestions_as_one_that_saw_the_search(cost_of):
     """What a sampler keeps between suggestions does not change them."""
 
     def build():
@@ -64,9 +70,9 @@ def test_a_new_sampler_makes_the_same_suggestions_as_one_that_saw_the_search():
             SPACE,
             levels=(3,),
             full_budget=BUDGET,
-            big_model_bytes=2e6,
+            scale=CostScale(2e6),
             classes=10,
-            size_of=size_of,
+            cost_of=cost_of,
             settings=EHVISettings(**SMALL, refit_every=5, memory=12, builds=2),
         )
 
@@ -82,9 +88,9 @@ def test_a_new_sampler_makes_the_same_suggestions_as_one_that_saw_the_search():
         score = min(quality(config), 1.0)
         curve = {3: 0.9 * score} if state == "stopped" else {3: 0.9 * score, BUDGET: score}
         if number % 3 == 1 and number > 4:
-            trials[-1] = replace(trials[-1], state="complete", bytes=late.bytes, curve=late.curve)
+            trials[-1] = replace(trials[-1], state="complete", cost=late.cost, curve=late.curve)
         new = StudyTrial(number=number, storage_id=number, config=config, state=state)
-        trials.append(new if state == "running" else replace(new, bytes=size_of(config), curve=curve))
+        trials.append(new if state == "running" else replace(new, cost=size_of(config), curve=curve))
 
 
 def test_trials_of_earlier_searches_are_in_the_model_and_not_on_the_front():
@@ -108,7 +114,7 @@ def test_students_similar_to_refused_ones_are_rarely_suggested():
         config = sampler().suggest(trials, seed=i)
         curve = {BUDGET: min(quality(config), 1.0)}
         new = replace(
-            trials[0], number=12 + i, config=config, state="complete", bytes=size_of(config), curve=curve
+            trials[0], number=12 + i, config=config, state="complete", cost=size_of(config), curve=curve
         )
         trials.append(outcome(new))
     assert sum(t.state == "stopped" for t in trials[12:]) <= 5
@@ -130,18 +136,19 @@ def test_regions_where_trials_fail_are_avoided(sampler_name):
     assert len(late) < 10, failed
 
 
-def test_students_that_cannot_be_built_are_not_suggested():
+@pytest.mark.parametrize("known_cost", [size_of, unknown_cost])
+def test_students_that_cannot_be_built_are_not_suggested(known_cost):
     def fails_above(config):
         if config["student.width"] > 0.2:
             raise UserError("student.width", "too wide", "less")
-        return size_of(config)
+        return known_cost(config)
 
     made = EHVISampler(
         SPACE,
         levels=(),
         full_budget=BUDGET,
         classes=10,
-        size_of=fails_above,
+        cost_of=fails_above,
         settings=EHVISettings(**SMALL),
     )
     trials = [t for t in whole_trials(40) if t.config["student.width"] <= 0.2]
@@ -156,7 +163,7 @@ def test_a_space_without_leaves_gets_no_suggestion():
 
 def test_earlier_trials_with_other_rungs_can_be_used():
     earlier = [replace(t, number=t.number - 8) for t in whole_trials(8)]
-    running = StudyTrial(number=0, storage_id=0, config=earlier[0].config, bytes=50_000, curve={3: 0.5})
+    running = StudyTrial(number=0, storage_id=0, config=earlier[0].config, cost=50_000, curve={3: 0.5})
     made = EHVISampler(SPACE, levels=(3,), full_budget=BUDGET, classes=10, settings=EHVISettings(**SMALL))
     assert SPACE.contains(made.suggest([*earlier, running], seed=0))
 
@@ -165,7 +172,7 @@ def test_too_few_usable_first_trials_are_not_fitted_alone():
     """Of the first ten, one has a record at this search's rung: one error."""
     whole = whole_trials(10)
     stopped = replace(whole[3], state="stopped", curve={3: 0.4})
-    failed = [replace(t, state="failed", curve={}, bytes=None) for t in whole[4:]]
+    failed = [replace(t, state="failed", curve={}, cost=None) for t in whole[4:]]
     later = [
         replace(t, number=t.number + 10, curve={3: 0.8 * t.curve[BUDGET], **t.curve})
         for t in whole_trials(6, seed=1)
@@ -190,7 +197,7 @@ def test_the_trials_of_a_fit_change_in_steps():
 
 
 def test_with_equal_sizes_only_accuracy_decides():
-    trials = [replace(t, bytes=50_000) for t in whole_trials(30)]
+    trials = [replace(t, cost=50_000) for t in whole_trials(30)]
     rates = [sampler().suggest(trials, seed=i)["training.lr"] for i in range(8)]
     assert np.median(np.abs(np.array(rates) - 0.01)) < 0.01
 
@@ -239,9 +246,9 @@ def test_exact_sizes_replace_predicted_ones():
         SPACE,
         levels=(),
         full_budget=BUDGET,
-        big_model_bytes=2e6,
+        scale=CostScale(2e6),
         classes=10,
-        size_of=steep,
+        cost_of=steep,
         settings=EHVISettings(**SMALL, aimed=0.0),
     )
     widths = [exact.suggest(trials, seed=i)["student.width"] for i in range(5)]
@@ -262,22 +269,22 @@ def test_better_than_random_on_the_same_number_of_trials():
         study = open_study(
             pruner=Never(),
             proposer=ProposerSettings(sampler=name, options=SMALL if name == "ehvi" else {}, startup=8),
-            big_model_bytes=2e6,
+            scale=CostScale(2e6),
             classes=10,
         )
         for _ in range(30):
             run_trial(study)
         return normalised_hypervolume(
-            [t.bytes for t in study.trials()],
+            [t.cost for t in study.trials()],
             [t.accuracy for t in study.trials()],
-            big_model_bytes=2e6,
+            scale=CostScale(2e6),
             classes=10,
         )
 
     assert final("ehvi") > final("random")
 
 
-def proposals(name, trials, numbers, size_of=None, **options):
+def proposals(name, trials, numbers, cost_of=None, **options):
     """Return a sampler's proposal for each of these trials after the same history."""
     proposer = Proposer(
         SPACE,
@@ -285,9 +292,9 @@ def proposals(name, trials, numbers, size_of=None, **options):
         seed=3,
         levels=(),
         full_budget=BUDGET,
-        big_model_bytes=2e6,
+        scale=CostScale(2e6),
         classes=10,
-        size_of=size_of,
+        cost_of=cost_of,
     )
     return [proposer.propose(number, trials).config for number in numbers]
 
@@ -315,7 +322,7 @@ def test_a_suggestion_of_tpe_that_cannot_be_built_is_replaced():
         return size_of(config)
 
     trials = [t for t in whole_trials(120) if t.config["student.width"] <= 0.2]
-    made = proposals("ehvi", trials, range(120, 150), size_of=fails_above, **SMALL, tpe=1.0)
+    made = proposals("ehvi", trials, range(120, 150), cost_of=fails_above, **SMALL, tpe=1.0)
     assert max(config["student.width"] for config in made) <= 0.2
     assert max(c["student.width"] for c in proposals("tpe", trials, range(120, 150))) > 0.2
 
@@ -323,7 +330,7 @@ def test_a_suggestion_of_tpe_that_cannot_be_built_is_replaced():
 def test_a_suggestion_of_tpe_near_refused_students_is_replaced():
     def with_limit(trial):
         if trial.config["student.width"] > 0.2:
-            return replace(trial, state="stopped", curve={}, bytes=None)
+            return replace(trial, state="stopped", curve={}, cost=None)
         return trial
 
     trials = [with_limit(trial) for trial in whole_trials(60)]

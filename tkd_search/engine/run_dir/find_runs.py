@@ -54,7 +54,7 @@ def front_of(folder: Path) -> tuple[FrontMember, ...]:
     if not front:
         hint = "resume the search: start its command again"
         raise UserError(str(folder), "a search with an empty front", "a search with results", hint)
-    return tuple(sorted(front, key=lambda one: (one.bytes, one.trial_id)))
+    return tuple(sorted(front, key=lambda one: (one.cost, one.trial_id)))
 
 
 def member_of(folder: Path, trial: str) -> FrontMember:

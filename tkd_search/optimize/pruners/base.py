@@ -17,11 +17,11 @@ FIRST_RUNGS = (1 / 9, 1 / 3)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RungRecord:
-    """A trial's validation accuracy in [0, 1] after ``epoch`` epochs (from 1)."""
+    """A trial's cost (> 0), and its validation accuracy in [0, 1] after ``epoch`` epochs (from 1)."""
 
     trial_id: str
     epoch: int
-    bytes: int
+    cost: float
     accuracy: float
 
 
@@ -107,20 +107,20 @@ def rung_levels(full_budget: int, shares: Sequence[float] = FIRST_RUNGS) -> tupl
 
 
 def on_front(records: Collection[RungRecord], newcomer: RungRecord) -> bool:
-    """Return whether no record dominates the newcomer in bytes and accuracy."""
-    size, accuracy = newcomer.bytes, newcomer.accuracy
+    """Return whether no record dominates the newcomer in cost and accuracy."""
+    cost, accuracy = newcomer.cost, newcomer.accuracy
     return not any(
-        r.bytes <= size and r.accuracy >= accuracy and (r.bytes < size or r.accuracy > accuracy)
+        r.cost <= cost and r.accuracy >= accuracy and (r.cost < cost or r.accuracy > accuracy)
         for r in records
     )
 
 
-def nearest_in_size(
+def nearest_in_cost(
     records: Collection[RungRecord], newcomer: RungRecord, count: int
 ) -> tuple[RungRecord, ...]:
-    """Return the ``count`` records nearest in log(bytes), and any as near as the farthest of them."""
+    """Return the ``count`` records nearest in log(cost), and any as near as the farthest of them."""
     if len(records) <= count:
         return tuple(records)
-    distances = [abs(math.log(record.bytes / newcomer.bytes)) for record in records]
+    distances = [abs(math.log(record.cost / newcomer.cost)) for record in records]
     radius = sorted(distances)[count - 1] * (1 + 1e-12)
     return tuple(r for r, distance in zip(records, distances, strict=True) if distance <= radius)

@@ -1,7 +1,7 @@
 """A pruner that stops trials with a small probability of reaching the front.
 
 It fits a line to the pairs (error at the rung, error at the end) of finished trials, and stops a trial when
-its probability to end above every finished student of at most its size is small. That bounds the regret.
+its probability to end above every finished student of at most its cost is small. That bounds the regret.
 Where early epochs predict little, no trial is stopped; where they predict much, most are.
 """
 
@@ -20,7 +20,7 @@ from tkd_search.optimize.pruners.base import (
     Stop,
     accuracy_floor,
     check_number,
-    nearest_in_size,
+    nearest_in_cost,
     on_front,
     rung_levels,
 )
@@ -36,9 +36,9 @@ class FrontProbability:
     In this order:
 
     1. Below the accuracy ``floor`` a trial is stopped as soon as any record at the rung is above it.
-    2. On the rung's front (among students no larger) a trial goes on.
+    2. On the rung's front (among students that cost no more) a trial goes on.
     3. Until ``min_finished`` trials that passed this rung have finished, a trial goes on.
-    4. Else it is stopped when its probability to end above all finished students no larger is below
+    4. Else it is stopped when its probability to end above all finished students that cost no more is below
        ``chance``.
 
     Attributes:
@@ -46,8 +46,8 @@ class FrontProbability:
         full_budget: epochs of a whole trial; the epoch of the records of finished trials.
         floor: accuracy in [0, 1] below which rules 2 to 4 do not apply.
         chance: least probability with which a trial goes on.
-        neighbours: number of finished trials, the nearest in log(bytes), to which the line is fitted: small
-            and large students differ in what a rung predicts.
+        neighbours: number of finished trials, the nearest in log(cost), to which the line is fitted: cheap
+            and costly students differ in what a rung predicts.
         min_finished: least number of finished trials for rule 4.
     """
 
@@ -79,12 +79,12 @@ class FrontProbability:
                 f"{newcomer.accuracy:.1%} after {newcomer.epoch} epochs is below the floor "
                 f"of {self.floor:.1%}"
             )
-        if on_front([record for record in rung if record.bytes <= newcomer.bytes], newcomer):
+        if on_front([record for record in rung if record.cost <= newcomer.cost], newcomer):
             return Continue()
         finished = {record.trial_id: record for record in known if record.epoch == self.full_budget}
-        like = nearest_in_size([r for r in rung if r.trial_id in finished], newcomer, self.neighbours)
+        like = nearest_in_cost([r for r in rung if r.trial_id in finished], newcomer, self.neighbours)
         pairs = sorted((r.accuracy, finished[r.trial_id].accuracy) for r in like)
-        rivals = [record.accuracy for record in finished.values() if record.bytes <= newcomer.bytes]
+        rivals = [record.accuracy for record in finished.values() if record.cost <= newcomer.cost]
         if len(pairs) < self.min_finished or not rivals:
             return Continue()
         chance = chance_above(fit_line(pairs), newcomer.accuracy, max(rivals))
@@ -92,7 +92,7 @@ class FrontProbability:
             return Continue()
         return Stop(
             f"{newcomer.accuracy:.1%} after {newcomer.epoch} epochs leaves a chance of {chance:.1%} to end "
-            f"above {max(rivals):.1%}, the best so far of students no larger"
+            f"above {max(rivals):.1%}, the best so far of students that cost no more"
         )
 
     @classmethod

@@ -9,9 +9,9 @@ from tkd_search.optimize.pruners.base import Continue, Decision, RungRecord, Sto
 
 @dataclass(frozen=True, kw_only=True)
 class SingleObjective:
-    """Lets the most accurate 1/η of a rung go on, whatever their size.
+    """Lets the most accurate 1/η of a rung go on, whatever their cost.
 
-    It stops most small students, and is not the default for that reason.
+    It stops most cheap students, and is not the default for that reason.
     """
 
     levels: tuple[int, ...]

@@ -1,8 +1,8 @@
 """The EHVI sampler: suggests the configuration with the largest expected hypervolume improvement.
 
-Only accuracy is uncertain; bytes are nearly a function of a few leaves. One Gaussian process predicts the log
+Only accuracy is uncertain; a cost is nearly a function of a few leaves. One Gaussian process predicts the log
 error at the full budget, from whole trials and from stopped ones with extrapolated errors (and the variance
-of the extrapolation, see :func:`learning_curves.extrapolate`); another predicts log bytes. Running trials
+of the extrapolation, see :func:`learning_curves.extrapolate`); another predicts the log cost. Running trials
 count as if they ended as predicted. A suggestion is a function of the trials and the seed: what is kept
 between suggestions saves time and does not change results, so a resumed search makes the same suggestions.
 """
@@ -15,21 +15,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tkd_search.optimize.learning_curves import ERROR_OFFSET, Extrapolation
-from tkd_search.optimize.pareto import BYTES_AND_ACCURACY, nondominated_mask, unit_square
+from tkd_search.optimize.pareto import COST_AND_ACCURACY, CostScale, nondominated_mask, unit_square
 from tkd_search.optimize.samplers.feasibility import Feasibility
 from tkd_search.optimize.samplers.hypervolume_gain import NODES, WEIGHTS, area_gain
 from tkd_search.optimize.samplers.surrogate import MIN_TRIALS, Surrogate, SurrogateFitter, usable_trials
 from tkd_search.optimize.space import Space
 from tkd_search.optimize.space_encoding import Array, Cube
-from tkd_search.optimize.student_bytes import SizeOf, Sizes, student_columns
+from tkd_search.optimize.student_costs import CostOf, Costs, student_columns
 from tkd_search.optimize.study_trial import StudyTrial
 
 _UNCERTAINTY_WEIGHT = 1e-7
 """Weight of the standard deviation in a candidate's value: it orders candidates without expected gain."""
 _MIN_FEASIBILITY = 0.5
-"""Least feasibility of a target size, and of another sampler's suggestion."""
-_SIZE_ROUNDS = 16
-"""Maximum number of rounds of building candidates until the best one's size is state."""
+"""Least feasibility of a target cost, and of another sampler's suggestion."""
+_COST_ROUNDS = 16
+"""Maximum number of rounds of building candidates until the best one's cost is exact."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,16 +42,16 @@ class EHVISettings:
         random: candidates drawn uniformly.
         local: candidates made from good trials by small changes.
         polish: candidates made from the best candidates.
-        aimed: share of the model's own suggestions with a target size drawn uniformly in log(bytes). The
-            smallest sizes add the most hypervolume, but users need students of every size; and target sizes
-            spread the suggestions where the model is too optimistic at one size.
+        aimed: share of the model's own suggestions with a target cost drawn uniformly in log(cost). The
+            lowest costs add the most hypervolume, but users need students of every cost; and target costs
+            spread the suggestions where the model is too optimistic at one cost.
         tpe: share of suggestions left to Optuna's TPE once 30 trials are usable, to diversify the proposals:
             they reveal errors of this model.
-        builds: students built at once to get their exact size, until the best candidate's is known: at most
+        builds: students built at once to get their exact cost, until the best candidate's is known: at most
             sixteen times, twice per suggestion.
 
     Raises:
-        ValueError: a size below 1, or a share outside [0, 1].
+        ValueError: a number below 1, or a share outside [0, 1].
     """
 
     memory: int = 200
@@ -75,10 +75,10 @@ class EHVISettings:
 
 
 @dataclass(frozen=True)
-class _TargetSize:
-    """A target size in log10(bytes), and the width of the weight around it."""
+class _TargetCost:
+    """A target in log10(cost), and the width of the weight around it."""
 
-    log_bytes: float
+    log_cost: float
     width: float
 
 
@@ -99,9 +99,9 @@ class EHVISampler:
         space: the searched leaves.
         levels: epochs of the rungs.
         full_budget: epochs of a whole trial.
-        big_model_bytes: bytes of F; default: 1.1 × those of the largest student so far.
+        scale: of the costs; default: three decades below 1.1 × the highest cost so far.
         classes: number of classes; default: chance accuracy is 0.
-        size_of: exact bytes of a configuration; default: predicted bytes.
+        cost_of: exact cost of a configuration; default: predicted costs.
         settings: cost limits and shares.
     """
 
@@ -111,15 +111,15 @@ class EHVISampler:
         *,
         levels: Sequence[int],
         full_budget: int,
-        big_model_bytes: float | None = None,
+        scale: CostScale | None = None,
         classes: int | None = None,
-        size_of: SizeOf | None = None,
+        cost_of: CostOf | None = None,
         settings: EHVISettings | None = None,
     ) -> None:
         self._cube = Cube(space)
         self._of_student = np.isin(self._cube.leaf_of_feature, student_columns(self._cube))
-        self._sizes = Sizes(self._cube, size_of) if size_of else None
-        self._big_model_bytes, self._classes = big_model_bytes, classes
+        self._costs = Costs(self._cube, cost_of) if cost_of else None
+        self._scale, self._classes = scale, classes
         self._settings = settings or EHVISettings()
         self._fitter = SurrogateFitter(
             self._cube,
@@ -137,9 +137,9 @@ class EHVISampler:
         usable = usable_trials(trials, extrapolation)
         if len(usable) < MIN_TRIALS or not self._cube.dimensions:
             return None
-        if self._sizes:
-            self._sizes.reset()
-        self._largest = max(float(t.bytes or 0) for t in usable)
+        if self._costs:
+            self._costs.reset()
+        self._highest = max(float(t.cost or 0) for t in usable)
         running = [t for t in trials if t.state == "running" and t.number not in extrapolation.log_error]
         surrogate = fitter.surrogate(trials, usable, extrapolation, running, rng)
         own = [t for t in trials if t.number >= 0]  # negative numbers are trials of earlier searches
@@ -162,7 +162,7 @@ class EHVISampler:
             return False
         if self._feasibility(own)(features[:, self._of_student])[0] < _MIN_FEASIBILITY:
             return False
-        return self._sizes is None or self._sizes.can_build(config)
+        return self._costs is None or self._costs.can_build(config)
 
     def _feasibility(self, trials: list[StudyTrial]) -> Feasibility:
         refused = [t for t in trials if t.state == "stopped" and not t.curve]
@@ -177,19 +177,19 @@ class EHVISampler:
         surrogate: Surrogate,
     ) -> Array:
         """Return the front in the unit square: whole trials, and running ones with expected accuracy."""
-        complete = [t for t in trials if t.state == "complete" and t.bytes]
+        complete = [t for t in trials if t.state == "complete" and t.cost]
         extrapolated = [t for t in trials if t.state == "running" and t.number in extrapolation.log_error]
-        sizes = [float(t.bytes or 1) for t in [*complete, *extrapolated]]
+        costs = [float(t.cost or 1) for t in [*complete, *extrapolated]]
         values = [t.accuracy for t in complete] + [extrapolation.accuracy(t.number) for t in extrapolated]
         if running:
             points = np.array([self._fitter.point(t) for t in running])
-            sizes += (10 ** self._log_bytes(points, surrogate, builds=len(running))).tolist()
+            costs += (10 ** self._log_cost(points, surrogate, builds=len(running))).tolist()
             values += _accuracy(surrogate.error.predict(self._fitter.features(running))[0]).tolist()
-        if not sizes:
+        if not costs:
             return np.empty((0, 2))
-        self._largest = max(self._largest, *sizes)
-        square = self._square(np.array(sizes), np.array(values))
-        front = np.unique(square[nondominated_mask(square, BYTES_AND_ACCURACY)], axis=0)
+        self._highest = max(self._highest, *costs)
+        square = self._square(np.array(costs), np.array(values))
+        front = np.unique(square[nondominated_mask(square, COST_AND_ACCURACY)], axis=0)
         return front
 
     def _best_candidate(self, elite: Array, state: _State, rng: np.random.Generator) -> Array:
@@ -200,67 +200,65 @@ class EHVISampler:
                 self._changed(elite, settings.local, rng, share=0.3, step=0.2),
             ]
         )
-        target = self._target_size(candidates, state, rng)
+        target = self._target_cost(candidates, state, rng)
         best = candidates[self._order(candidates, state, target)[:12]]
         polished = self._snapped([best, self._changed(best, settings.polish, rng, share=0.15, step=0.07)])
         return np.asarray(polished[self._order(polished, state, target)[0]])
 
     def _snapped(self, parts: list[Array]) -> Array:
         points = np.vstack(parts)
-        return self._sizes.snap(points) if self._sizes else points
+        return self._costs.snap(points) if self._costs else points
 
-    def _target_size(self, candidates: Array, state: _State, rng: np.random.Generator) -> _TargetSize | None:
-        """Return a target size for a share of the suggestions: one of a feasible candidate, else None."""
+    def _target_cost(self, candidates: Array, state: _State, rng: np.random.Generator) -> _TargetCost | None:
+        """Return a target cost for a share of the suggestions: one of a feasible candidate, else None."""
         if rng.random() >= self._settings.aimed:
             return None
-        sizes = self._log_bytes(candidates, state.surrogate)
+        costs = self._log_cost(candidates, state.surrogate)
         feasible = state.feasibility(self._cube.features(candidates)[:, self._of_student])
-        sizes = sizes[(feasible >= min(_MIN_FEASIBILITY, feasible.max())) & np.isfinite(sizes)]
-        if not len(sizes):
+        costs = costs[(feasible >= min(_MIN_FEASIBILITY, feasible.max())) & np.isfinite(costs)]
+        if not len(costs):
             return None
-        low, high = float(sizes.min()), float(sizes.max())
-        return _TargetSize(rng.uniform(low, high), (high - low) / 8 or 1.0)
+        low, high = float(costs.min()), float(costs.max())
+        return _TargetCost(rng.uniform(low, high), (high - low) / 8 or 1.0)
 
-    def _order(self, points: Array, state: _State, target: _TargetSize | None) -> NDArray[np.intp]:
-        """Return the order [n] of the points, best first; the sizes of the best are exact."""
+    def _order(self, points: Array, state: _State, target: _TargetCost | None) -> NDArray[np.intp]:
+        """Return the order [n] of the points, best first; the costs of the best are exact."""
         features = self._cube.features(points)
         mean, deviation = state.surrogate.error.predict(features)
         tried = np.array([key in state.tried for key in _keys(features)])
         feasible = state.feasibility(features[:, self._of_student])
 
-        def by_value(log_bytes: Array) -> NDArray[np.intp]:
+        def by_value(log_cost: Array) -> NDArray[np.intp]:
             # The front has measured accuracies, noise included, so the candidate's measurement is predicted,
             # noise included. Where a lucky measurement is on the front, similar candidates have little gain.
-            gains = self._gains(
-                mean, np.hypot(deviation, state.surrogate.error.noise), log_bytes, state.front
-            )
+            gains = self._gains(mean, np.hypot(deviation, state.surrogate.error.noise), log_cost, state.front)
             # Without expected gain, the most uncertain candidate is first. No configuration is tried twice.
             value = gains + _UNCERTAINTY_WEIGHT * deviation
             if target is not None:
-                value = value * np.exp(-(((log_bytes - target.log_bytes) / target.width) ** 2))
-            excluded = tried | np.isinf(log_bytes)
+                value = value * np.exp(-(((log_cost - target.log_cost) / target.width) ** 2))
+            excluded = tried | np.isinf(log_cost)
             return np.argsort(-np.where(excluded, -1.0, value * feasible), kind="stable")
 
-        found = by_value(self._log_bytes(points, state.surrogate))
-        for _ in range(_SIZE_ROUNDS):
-            if self._sizes is None or self._sizes.is_known(points[found[0]]):
+        found = by_value(self._log_cost(points, state.surrogate))
+        for _ in range(_COST_ROUNDS):
+            if self._costs is None or self._costs.is_known(points[found[0]]):
                 break
-            self._sizes.log_bytes(points[found], self._settings.builds)
-            found = by_value(self._log_bytes(points, state.surrogate))
+            self._costs.log_cost(points[found], self._settings.builds)
+            found = by_value(self._log_cost(points, state.surrogate))
         return found
 
-    def _log_bytes(self, points: Array, surrogate: Surrogate, builds: int = 0) -> Array:
-        """Return log10 of the bytes [n]: exact where known (after ``builds`` more builds), else predicted."""
-        predicted = surrogate.size.predict(self._cube.features(points))[0]
-        if self._sizes is None:
+    def _log_cost(self, points: Array, surrogate: Surrogate, builds: int = 0) -> Array:
+        """Return log10 of the costs [n]: exact where known (after ``builds`` more builds), else predicted."""
+        predicted = surrogate.cost.predict(self._cube.features(points))[0]
+        if self._costs is None:
             return predicted
-        exact = self._sizes.log_bytes(points, builds)
+        exact = self._costs.log_cost(points, builds)
         return np.where(np.isnan(exact), predicted, exact)
 
-    def _gains(self, mean: Array, deviation: Array, log_bytes: Array, front: Array) -> Array:
-        """Return the expected gain in normalised hypervolume [n] from predicted log errors and bytes."""
+    def _gains(self, mean: Array, deviation: Array, log_cost: Array, front: Array) -> Array:
+        """Return the expected gain in normalised hypervolume [n] from predicted log errors and costs."""
         heights = _accuracy(mean[:, None] + deviation[:, None] * NODES)
-        square = self._square(np.repeat(10**log_bytes, len(NODES)), heights.ravel())
+        square = self._square(np.repeat(10**log_cost, len(NODES)), heights.ravel())
         gains = area_gain(front, square[:: len(NODES), 0], square[:, 1].reshape(heights.shape))
         return np.asarray(gains @ WEIGHTS)
 
@@ -279,11 +277,11 @@ class EHVISampler:
         moved = np.where(rng.random(shape) < 0.3, rng.random(shape), moved)
         return np.asarray(np.where(rng.random(shape) < share, moved, children))
 
-    def _square(self, sizes: Array, values: Array) -> Array:
+    def _square(self, costs: Array, values: Array) -> Array:
         return unit_square(
-            sizes,
+            costs,
             values,
-            big_model_bytes=self._big_model_bytes or 1.1 * self._largest,
+            scale=self._scale or CostScale(1.1 * self._highest),
             classes=self._classes or 10**9,
         )
 

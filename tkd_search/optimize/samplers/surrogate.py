@@ -1,4 +1,4 @@
-"""The surrogate model of the EHVI sampler: Gaussian processes of error and of bytes over its trials."""
+"""The surrogate model of the EHVI sampler: Gaussian processes of error and of cost over its trials."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tkd_search.optimize.learning_curves import Extrapolation, extrapolate
-from tkd_search.optimize.pareto import BYTES_AND_ACCURACY, nondominated_sort
+from tkd_search.optimize.pareto import COST_AND_ACCURACY, nondominated_sort
 from tkd_search.optimize.samplers.gaussian_process import Hyperparameters, Posterior, fit
 from tkd_search.optimize.space_encoding import Array, Cube
 from tkd_search.optimize.study_trial import StudyTrial
@@ -14,18 +14,18 @@ from tkd_search.optimize.study_trial import StudyTrial
 
 @dataclass(frozen=True)
 class Surrogate:
-    """Posteriors over a cube's features: of the log error at the common budget, and of log10 bytes."""
+    """Posteriors over a cube's features: of the log error at the common budget, and of log10 cost."""
 
     error: Posterior
-    size: Posterior
+    cost: Posterior
 
 
 @dataclass(frozen=True)
 class _Fit:
-    """Hyperparameters of both models: of log error and of log10 bytes."""
+    """Hyperparameters of both models: of log error and of log10 cost."""
 
     error: Hyperparameters
-    size: Hyperparameters
+    cost: Hyperparameters
 
 
 MIN_TRIALS = 4
@@ -33,8 +33,8 @@ MIN_TRIALS = 4
 
 
 def usable_trials(trials: Sequence[StudyTrial], extrapolation: Extrapolation) -> list[StudyTrial]:
-    """Return the trials of a model: those that reached a rung or failed, and have bytes."""
-    return [t for t in trials if t.number in extrapolation.log_error and t.bytes]
+    """Return the trials of a model: those that reached a rung or failed, and have a cost."""
+    return [t for t in trials if t.number in extrapolation.log_error and t.cost]
 
 
 def _ended_range(numbers: Sequence[int], running: Sequence[int], every: int) -> tuple[int, int]:
@@ -84,9 +84,9 @@ class SurrogateFitter:
         """Return the surrogate of the usable trials, and of running ones with their predicted error."""
         fitted = self._hyperparameters(trials, usable, extrapolation)
         usable = self._subset(usable, extrapolation, rng)
-        inputs, errors, variances, sizes = self._observations(usable, extrapolation)
+        inputs, errors, variances, costs = self._observations(usable, extrapolation)
         groups, exact = self._cube.leaf_of_feature, np.zeros(len(usable))
-        size = Posterior(inputs, sizes, exact, groups, fitted.size)
+        cost = Posterior(inputs, costs, exact, groups, fitted.cost)
         error = Posterior(inputs, errors, variances, groups, fitted.error)
         if running:
             features = self.features(running)
@@ -94,7 +94,7 @@ class SurrogateFitter:
             errors = np.append(errors, error.predict(features)[0])
             variances = np.append(variances, np.zeros(len(running)))
             error = Posterior(inputs, errors, variances, groups, fitted.error)
-        return Surrogate(error, size)
+        return Surrogate(error, cost)
 
     def _hyperparameters(
         self, trials: Sequence[StudyTrial], usable: list[StudyTrial], extrapolation: Extrapolation
@@ -117,17 +117,17 @@ class SurrogateFitter:
 
     def _fit(self, trials: list[StudyTrial], extrapolation: Extrapolation) -> _Fit:
         kept = self._subset(trials, extrapolation, np.random.default_rng(len(trials)))
-        inputs, errors, variances, sizes = self._observations(kept, extrapolation)
+        inputs, errors, variances, costs = self._observations(kept, extrapolation)
         groups = self._cube.leaf_of_feature
-        return _Fit(fit(inputs, errors, variances, groups), fit(inputs, sizes, np.zeros(len(kept)), groups))
+        return _Fit(fit(inputs, errors, variances, groups), fit(inputs, costs, np.zeros(len(kept)), groups))
 
     def _observations(
         self, trials: list[StudyTrial], extrapolation: Extrapolation
     ) -> tuple[Array, Array, Array, Array]:
-        """Return features [n, D], log errors, the variances of their extrapolation, and log10 bytes [n]."""
+        """Return features [n, D], log errors, the variances of their extrapolation, and log10 costs [n]."""
         errors = np.array([extrapolation.log_error[t.number] for t in trials])
         variances = np.array([extrapolation.variance[t.number] for t in trials])
-        return self.features(trials), errors, variances, np.log10([float(t.bytes or 1) for t in trials])
+        return self.features(trials), errors, variances, np.log10([float(t.cost or 1) for t in trials])
 
     def features(self, trials: Sequence[StudyTrial]) -> Array:
         """Return model inputs [n, D] of the trials' configurations."""
@@ -153,6 +153,6 @@ class SurrogateFitter:
         return [usable[i] for i in sorted(kept)]
 
     def ranks(self, usable: list[StudyTrial], extrapolation: Extrapolation) -> list[int]:
-        """Return the non-domination rank of each trial, by bytes and expected accuracy."""
-        points = [[float(t.bytes or 1), extrapolation.accuracy(t.number)] for t in usable]
-        return nondominated_sort(points, BYTES_AND_ACCURACY).tolist()
+        """Return the non-domination rank of each trial, by cost and expected accuracy."""
+        points = [[float(t.cost or 1), extrapolation.accuracy(t.number)] for t in usable]
+        return nondominated_sort(points, COST_AND_ACCURACY).tolist()

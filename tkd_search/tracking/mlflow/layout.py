@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
+from tkd_search.results.costs import COSTS
 from tkd_search.results.json_values import from_plain
 from tkd_search.results.records import BigModelRecord, EpochRecord, SearchStart
 from tkd_search.tracking.event_log import Event
@@ -25,7 +26,10 @@ TAG_REASON = "reason"
 TAG_PARETO = "pareto"
 TAG_PATH = "tkd.path"
 CHANGED = "changed."
+SEARCH_LATENCY = COSTS["latency"].unit
+"""Metric of the latency that a search minimises, measured before training."""
 LATENCY = "latency_ms.batch_"
+"""Prefix of the metrics of a shipped file's latency; the batch size follows."""
 PARENT = ""
 RunStatus = Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]
 ENDED: tuple[RunStatus, ...] = ("FINISHED", "FAILED", "KILLED")
@@ -159,10 +163,12 @@ def _big_model(event: Event) -> RunChange:
         "big_model.parameters": record.parameters,
         "big_model.val_accuracy": record.val_accuracy,
         "big_model.test_accuracy": record.test_accuracy,
+        **_latency("big_model.", record.latency),
     }
     for one in record.references:
         for name in ("bytes", "ratio", "val_accuracy", "test_accuracy"):
             figures[f"reference.{one.format}.{name}"] = getattr(one, name)
+        figures |= _latency(f"reference.{one.format}.", one.latency)
     points = tuple(_point(event, key, value, 0) for key, value in figures.items())
     return RunChange(trial_id=PARENT, tags={"big_model": record.name}, points=points)
 
@@ -184,10 +190,14 @@ def _trial_started(context: Context, event: Event) -> RunChange:
 def _size_figures(context: Context, data: Mapping[str, Any]) -> dict[str, float]:
     if not data["bytes"]:
         return {}  # never built: a size of 0 would lead the runs sorted by size
-    figures = {"bytes": data["bytes"], "parameters": data["parameters"]}
+    figures = {"bytes": data["bytes"], "parameters": data["parameters"], **_latency("", data.get("latency"))}
     if context.big_model is not None and context.big_model.bytes:
         figures["ratio"] = data["bytes"] / context.big_model.bytes
     return figures
+
+
+def _latency(prefix: str, latency: float | None) -> dict[str, float]:
+    return {} if latency is None else {f"{prefix}{SEARCH_LATENCY}": latency}
 
 
 def _epoch_points(event: Event) -> tuple[Point, ...]:

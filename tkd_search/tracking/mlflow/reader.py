@@ -26,6 +26,7 @@ from tkd_search.results.records import (
 from tkd_search.tracking.mlflow.layout import (
     CHANGED,
     LATENCY,
+    SEARCH_LATENCY,
     TAG_KIND,
     TAG_PARETO,
     TAG_PATH,
@@ -44,7 +45,10 @@ _IMPATIENT = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
     "MLFLOW_LOGGING_LEVEL": "WARNING",
 }
-_OF_A_TRIAL = ("bytes", "parameters", "ratio", "trial_seconds", "test_accuracy", "retention")
+_OF_A_TRIAL = (
+    *("bytes", "parameters", "ratio", "trial_seconds", "test_accuracy", "retention"),
+    SEARCH_LATENCY,
+)
 
 
 def read_search(uri: str, parent_run_id: str) -> SearchRecord:
@@ -158,6 +162,7 @@ def _trial(client: Any, run: Any) -> TrialRecord:
         student=str(params.pop("student", "")),
         config=params,
         bytes=int(data.metrics.get("bytes", 0)),
+        latency=data.metrics.get(SEARCH_LATENCY),
         parameters=int(data.metrics.get("parameters", 0)),
         state=cast(TrialState, data.tags.get(TAG_STATE, "running")),
         epochs=_epochs(client, run),
@@ -205,10 +210,10 @@ def _record(
         status=cast(Literal["complete", "interrupted", "running"], data.tags.get(TAG_STATE, "running")),
         big_model=big,
         trials=trials,
-        front=tuple(sorted(front, key=lambda member: (member.bytes, member.trial_id))),
+        front=tuple(sorted(front, key=lambda member: (member.cost, member.trial_id))),
         full_budget=int(facts.get("full_budget", 0)),
         hypervolume=data.metrics.get("final_hypervolume", history[-1][1] if history else 0.0),
-        reference_point=(float(big.bytes), 1 / classes),
+        reference_point=(float(big.cost), 1 / classes),
         wall_seconds=data.metrics.get("wall_seconds", 0.0),
         history=history,
         tracking_uri=masked(uri),
@@ -216,6 +221,7 @@ def _record(
         parent_run_id=parent.info.run_id,
         method="" if any("method.name" in trial.config for trial in trials) else facts.get("method.name", ""),
         metric=facts.get("search.metric", "accuracy"),
+        cost=facts.get("search.cost", "bytes"),
     )
 
 
@@ -228,6 +234,7 @@ def _big_model(data: Any) -> BigModelRecord:
     return BigModelRecord(
         name=data.tags.get("big_model", ""),
         bytes=int(figures.get("big_model.bytes", 0)),
+        latency=figures.get(f"big_model.{SEARCH_LATENCY}"),
         parameters=int(figures.get("big_model.parameters", 0)),
         val_accuracy=figures.get("big_model.val_accuracy", math.nan),
         test_accuracy=figures.get("big_model.test_accuracy", math.nan),
@@ -235,6 +242,7 @@ def _big_model(data: Any) -> BigModelRecord:
             Reference(
                 format=format,
                 bytes=int(figures[f"reference.{format}.bytes"]),
+                latency=figures.get(f"reference.{format}.{SEARCH_LATENCY}"),
                 ratio=figures[f"reference.{format}.ratio"],
                 val_accuracy=figures[f"reference.{format}.val_accuracy"],
                 test_accuracy=figures[f"reference.{format}.test_accuracy"],
@@ -252,6 +260,7 @@ def _member(run: Any, trial: TrialRecord, big: BigModelRecord) -> FrontMember:
         trial_id=trial.trial_id,
         student=trial.student,
         bytes=trial.bytes,
+        latency=trial.latency,
         parameters=trial.parameters,
         ratio=figures.get("ratio", trial.bytes / big.bytes if big.bytes else math.nan),
         val_accuracy=trial.val_accuracy,
