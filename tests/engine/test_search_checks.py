@@ -25,6 +25,14 @@ def test_the_default_experiment_passes(data):
     assert check_search(load_config(None, []), data).taps > 1
 
 
+def test_a_search_by_latency_needs_networks_that_can_be_measured(data):
+    by_latency = ["search.cost=latency", "student.args={}", "bank.taps=[features.*]"]
+    check_search(load_config(None, [*by_latency, "student.format=fp16"]), data)
+    own = "tests.engine.test_latencies:Unexportable"
+    with pytest.raises(UserError, match="Unexportable, whose latency cannot be measured"):
+        check_search(load_config(None, [*by_latency, f"student.name={own}", "student.width=1.0"]), data)
+
+
 @pytest.mark.parametrize(
     ("setting", "words"),
     [

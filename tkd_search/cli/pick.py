@@ -13,7 +13,7 @@ from tkd_search.errors import UserError
 from tkd_search.results.json_values import finite, to_plain
 from tkd_search.results.records import FrontMember
 from tkd_search.results.select import Constraints, nearest_miss, select
-from tkd_search.units import human_bytes, percent
+from tkd_search.units import human_bytes, milliseconds, percent
 
 EPILOG = """\b
 Examples:
@@ -99,7 +99,7 @@ def _place(folder: Path, member: FrontMember) -> Path:
 def describe(member: FrontMember) -> str:
     """Return a member's figures in one line."""
     latency = "".join(
-        f", {value:.2f} ms for batch {size}" for size, value in sorted(member.latency_ms.items())
+        f", {milliseconds(value)} for batch {size}" for size, value in sorted(member.latency_ms.items())
     )
     return (
         f"{member.trial_id}  {member.student}: {human_bytes(member.bytes)} ({percent(member.ratio, 1)} "

@@ -7,7 +7,7 @@ from tkd_search.export.onnx_file import ONNX_FILE
 from tkd_search.export.student_description import Preprocessing, StudentDescription
 from tkd_search.files import write_text
 from tkd_search.formats.onnx_writer import INPUT, OPSET, OUTPUT
-from tkd_search.units import human_bytes, metric_text, percent
+from tkd_search.units import human_bytes, metric_text, milliseconds, percent
 
 CARD_FILE = "README.md"
 
@@ -59,7 +59,7 @@ def _figures(one: StudentDescription) -> str:
         (f"of the big model's test {measure}", percent(figures.get("retention"), 1)),
     ]
     rows += [
-        (f"CPU latency, batch {batch}, 1 thread", f"{value:.2f} ms")
+        (f"CPU latency, batch {batch}, 1 thread", milliseconds(value))
         for batch, value in figures.get("latency_ms", {}).items()
     ]
     return "\n".join(

@@ -161,7 +161,9 @@ def hover(trial: TrialRecord, record: SearchRecord, member: FrontMember | None) 
     ]
     if member is not None:
         lines.append(f"test {percent(member.test_accuracy)}, {percent(member.retention, 1)} of F's kept")
-        lines += [f"{value:.2f} ms for batch {size}" for size, value in sorted(member.latency_ms.items())]
+        lines += [
+            f"{milliseconds(value)} for batch {size}" for size, value in sorted(member.latency_ms.items())
+        ]
     if trial.state != "complete":
         lines.append(html.escape(f"{trial.state}: {trial.reason}" if trial.reason else trial.state))
     settings = [html.escape(line) for line in config_lines(trial.config)]

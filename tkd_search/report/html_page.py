@@ -245,7 +245,10 @@ def _front(record: SearchRecord, links: dict[str, str], *, several: bool) -> str
             percent(member.val_accuracy),
             percent(member.test_accuracy),
             percent(member.retention, 1),
-            *(f"{member.latency_ms[size]:.2f} ms" if size in member.latency_ms else "–" for size in latency),
+            *(
+                milliseconds(member.latency_ms[size]) if size in member.latency_ms else "–"
+                for size in latency
+            ),
         ]
         first = f"<a href='{page}' target='_blank' rel='noopener'>{trial}</a>" if page else trial
         rows.append(
@@ -260,9 +263,9 @@ def _front(record: SearchRecord, links: dict[str, str], *, several: bool) -> str
         f"{metric_text(record.metric)} divided by the big model's."
     )
     if by_latency:
-        note += " Latency: time of one image before training, by which the search chose; "
+        note += " Latency: time of one image before training, by which the search chose."
     if latency:
-        note += " Batch n: median time of n images on one CPU thread of the machine that searched."
+        note += " Batch n: time of n images through the shipped file on one CPU thread where it was searched."
     return (
         f"<section><h2>{html.escape(title)}</h2><p class='note'>{note}</p><div class='scroll'><table>"
         f"<thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table></div></section>"
