@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from tkd_search.distill.features.bank import Bank
 from tkd_search.distill.features.bank_builder import compute_bank
-from tkd_search.distill.interfaces import StudentOutput
+from tkd_search.distill.interfaces import UNLABELLED, StudentOutput
 from tkd_search.distill.method_settings import BankSettings, MethodSettings, TrainSettings
 from tkd_search.distill.training.distiller import Distiller
 
@@ -82,9 +82,11 @@ def _digits() -> tuple[Tensor, Tensor]:
     return images, torch.tensor(data.target)
 
 
-def digit_views(number: int = 300, views: int = 2, start: int = 0) -> DigitViews:
-    images, labels = _digits()
-    return DigitViews(images[start : start + number], labels[start : start + number], views)
+def digit_views(number: int = 300, views: int = 2, start: int = 0, unlabelled: int = 0) -> DigitViews:
+    """Return so many digits, the last ``unlabelled`` of them without their labels."""
+    images, labels = (part[start : start + number] for part in _digits())
+    known = torch.arange(number) < number - unlabelled
+    return DigitViews(images, torch.where(known, labels, UNLABELLED), views)
 
 
 def held_out(number: int = 400) -> list[tuple[Tensor, Tensor]]:
@@ -122,13 +124,14 @@ def distiller(
     seed: int = 0,
     grid: int = 0,
     balanced: bool = False,
+    unlabelled: int = 0,
     **train: object,
 ) -> Distiller:
     torch.manual_seed(seed)
     settings = TrainSettings(**{"epochs": epochs, "batch_size": 64, "lr": 1e-2, **train})  # type: ignore[arg-type]
     return Distiller(
         TinyStudent(),
-        digit_views(number),
+        digit_views(number, unlabelled=unlabelled),
         method,
         settings,
         seed=seed,

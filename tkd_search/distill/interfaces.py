@@ -11,6 +11,9 @@ from typing import NamedTuple, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+UNLABELLED = -1
+"""Label of an image whose class is not known."""
+
 
 class StudentOutput(NamedTuple):
     """Output of a student for a batch.
@@ -46,7 +49,7 @@ class ViewSource(Protocol):
     """Training images in deterministic views: equal (index, view) always give the same image."""
 
     labels: Tensor
-    """int64 [N]."""
+    """int64 [N]; ``UNLABELLED`` where an image has no label."""
     views: int
     """Number of fixed views A ≥ 1; 0 where views are drawn freely: view ids are then arbitrary seeds ≥ 0."""
 

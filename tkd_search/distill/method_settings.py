@@ -38,6 +38,14 @@ class MethodSettings:
         doc="loss on the big model's logits: KL (Hinton) or DIST (Pearson correlations)",
     )
 
+    min_confidence: float = setting(
+        0.0,
+        ge=0,
+        lt=1,
+        when=_SOFT,
+        doc="unlabelled images to whose likeliest class F gives less than this probability are left out",
+    )
+
     k: int = setting(3, ge=1, when=_TKD, doc="number of candidates selected as teachers [K]")
     masks: int = setting(
         2, ge=1, le=8, when=_TKD, doc="channel masks per tap: all channels, then fixed random halves"
@@ -133,6 +141,12 @@ class TrainSettings:
         searchable=False,
     )
     batch_size: int = setting(128, ge=2, doc="global batch size (over all workers of a trial)")
+    unlabelled_ratio: float | None = setting(
+        None,
+        ge=0,
+        doc="unlabelled images per labelled one, in every batch; default: as many as there are, at most 15",
+        searchable=False,
+    )
     optimizer: Literal["adamw", "sgd"] = setting(
         "adamw",
         doc="optimiser; sgd (momentum 0.9) needs lr about 0.1 (1 schedule_free), weight_decay about 5e-4",

@@ -41,7 +41,10 @@ METHODS = {
     ),
     "cos": MethodSettings(feature_reward="cos", warmup=0.0),
     "unbalanced": MethodSettings(name="kd"),
+    "unlabelled": MethodSettings(warmup=0.0),
 }
+UNLABELLED = {"unlabelled": 159, "gated": 159}
+"""Number of unlabelled images; two workers have 9 and 8 labelled rows of a batch."""
 
 
 def trained(
@@ -52,8 +55,8 @@ def trained(
     unbalanced = name == "unbalanced"
     made = Distiller(
         TinyStudent(),
-        digit_views(ROWS),
-        METHODS[name],
+        digit_views(ROWS, unlabelled=UNLABELLED.get(name, 0)),
+        METHODS[name] if name in METHODS else MethodSettings(min_confidence=0.9),
         TrainSettings(
             epochs=2,
             batch_size=48,
@@ -78,7 +81,7 @@ def _run_rank(rank: int, folder: str) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
     group = reduction_for(2)
-    found = {name: trained(name, group) for name in METHODS}
+    found = {name: trained(name, group) for name in [*METHODS, "gated"]}
     found["mixed"] = trained("ce", group, mixup=0.4, cutmix=1.0)
     found["parts"] = _parts(rank, group)  # type: ignore[assignment]
     torch.save(found, f"{folder}/{rank}.pt")
@@ -153,6 +156,12 @@ def test_two_workers_that_mix_their_own_images_keep_equal_weights(ranks: list[di
     for key, value in ranks[0]["mixed"][0].items():
         assert torch.equal(value, ranks[1]["mixed"][0][key])
     assert not torch.equal(value, ranks[0]["ce"][0][key])
+
+
+def test_two_workers_leave_out_unsure_rows_and_agree(ranks: list[dict[str, Any]]) -> None:
+    for key, value in ranks[0]["gated"][0].items():
+        assert torch.equal(value, ranks[1]["gated"][0][key])
+        assert value.isfinite().all()
 
 
 def test_global_quantities_and_their_gradients_are_exact(ranks: list[dict[str, Any]]) -> None:

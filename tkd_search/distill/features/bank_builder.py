@@ -18,6 +18,7 @@ from tkd_search.distill.features.projection import fit_projection, project_all, 
 from tkd_search.distill.features.tap_statistics import Moments, fisher_ratio, merge, moments
 from tkd_search.distill.features.taps import find_taps_of_all
 from tkd_search.distill.interfaces import ViewSource, channels_last
+from tkd_search.distill.losses.functional import known_or_predicted
 from tkd_search.distill.method_settings import BankSettings
 from tkd_search.seeds import child_generator
 
@@ -157,7 +158,10 @@ class BankBuilder:
 
     @torch.no_grad()
     def survey(self) -> Survey:
-        """Return the survey of this part's rows; without taps there is nothing to read."""
+        """Return the survey of this part's rows; without taps there is nothing to read.
+
+        The class of an unlabelled image is the predicted one.
+        """
         if not self._taps:
             return Survey((), ())
         labels = self._views.labels.cpu()
@@ -165,8 +169,8 @@ class BankBuilder:
         stats: list[Moments] | None = None
         samples: list[list[Tensor]] = [[] for _ in self._taps]
         for row, reading in self._readings:
-            classes = reading.logits.shape[1]
-            seen = [moments(f, labels[row % len(labels)], classes) for f in reading.features]
+            of_rows = known_or_predicted(labels[row % len(labels)], reading.logits)
+            seen = [moments(f, of_rows, reading.logits.shape[1]) for f in reading.features]
             stats = seen if stats is None else list(map(merge, stats, seen))
             for kept, feature in zip(samples, reading.features, strict=True):
                 kept.append(feature[row % stride == 0])

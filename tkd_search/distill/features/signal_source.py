@@ -36,6 +36,11 @@ class Signals:
         """Return the same signals with detached logits; features and cells are always constants."""
         return Signals(self.logits.detach(), self.features, self.cells)
 
+    def rows(self, index: Tensor) -> "Signals":
+        """Return the signals of the rows ``index`` [b]."""
+        features, cells = (None if part is None else part[index] for part in (self.features, self.cells))
+        return Signals(self.logits[index], features, cells)
+
 
 class SignalSource:
     """Base class of sources; its big models do not learn."""
@@ -44,7 +49,13 @@ class SignalSource:
         """Return the signals for views [B] of images [B]; ``images`` [B, C, H, W] are these views."""
         raise NotImplementedError
 
-    def losses(self, signals: Signals, over_labels: OverLabels, student: Tensor) -> dict[str, Tensor]:
+    def losses(
+        self,
+        signals: Signals,
+        over_labels: OverLabels,
+        student: Tensor,
+        labelled: Tensor | None = None,
+    ) -> dict[str, Tensor]:
         """Return the losses from which the big models learn: none."""
         return {}
 
@@ -153,9 +164,20 @@ class LearningSource(LiveSource):
         super().__init__(copies, template, features=features, cells=cells, precision=precision)
         self._rho, self._tau = method.rho, method.tau
 
-    def losses(self, signals: Signals, over_labels: OverLabels, student: Tensor) -> dict[str, Tensor]:
-        """Return the loss CE(a, label) + ρ·τ²·KL(p_F ‖ q) of F, with q constant."""
-        loss = over_labels(lambda labels: functional.label_loss(signals.logits, labels, 0.0))
+    def losses(
+        self,
+        signals: Signals,
+        over_labels: OverLabels,
+        student: Tensor,
+        labelled: Tensor | None = None,
+    ) -> dict[str, Tensor]:
+        """Return the loss CE(a, label) + ρ·τ²·KL(p_F ‖ q) of F, with q constant.
+
+        ``labelled`` as in :func:`~tkd_search.distill.losses.functional.label_loss`.
+        """
+        loss = over_labels(
+            lambda labels: functional.label_loss(signals.logits, labels, 0.0, labelled=labelled)
+        )
         if self._rho > 0:
             loss = loss + self._rho * functional.kl(signals.logits, student, self._tau).mean()
         return {"distil_back": loss}

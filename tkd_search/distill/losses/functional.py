@@ -4,8 +4,11 @@ The teacher's tensor is the first argument, the student's the second. Callers de
 where only the student is to learn.
 """
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from tkd_search.distill.interfaces import UNLABELLED
 
 
 def kl(teacher: Tensor, student: Tensor, tau: float) -> Tensor:
@@ -105,30 +108,46 @@ def hint(predicted: Tensor, target: Tensor, real: int) -> Tensor:
 
 
 def label_loss(
-    logits: Tensor, labels: Tensor, smoothing: float, class_weights: Tensor | None = None
+    logits: Tensor,
+    labels: Tensor,
+    smoothing: float,
+    class_weights: Tensor | None = None,
+    labelled: Tensor | None = None,
 ) -> Tensor:
     """Return the cross-entropy of [B, c] with labels [B], mean over rows weighted by ``class_weights`` [c].
 
     Weighted rows are divided by B and not by the sum of their weights, so that the mean over several workers
-    is that of the whole batch.
+    is that of the whole batch. For the same reason ``labelled`` is the number of rows with a label in the
+    batches of all workers, divided by the number of workers; None where every row has one. The loss is 0
+    where no row has one.
     """
-    if class_weights is None:
+    if class_weights is None and labelled is None:
         return F.cross_entropy(logits, labels, label_smoothing=smoothing)
-    rows = F.cross_entropy(logits, labels, label_smoothing=smoothing, reduction="none")
-    return (class_weights[labels] * rows).mean()
+    rows = F.cross_entropy(
+        logits, labels, ignore_index=UNLABELLED, label_smoothing=smoothing, reduction="none"
+    )
+    if class_weights is not None:
+        rows = class_weights[labels] * rows
+    return rows.mean() if labelled is None else rows.sum() / labelled.clamp_min(1e-6)
+
+
+def known_or_predicted(labels: Tensor, logits: Tensor) -> Tensor:
+    """Return labels [B], those of unlabelled rows replaced by the class that logits [B, c] predict."""
+    return torch.where(labels == UNLABELLED, logits.argmax(-1), labels)
 
 
 def balanced_class_weights(labels: Tensor, class_count: int) -> Tensor:
     """Return n ÷ (classes · images of the class) [c] for labels [n], as scikit-learn's ``balanced``.
 
-    The mean over all images is 1. Classes without images are not counted, and their weight is 0.
+    The mean over all labelled images is 1. Classes without images are not counted, and their weight is 0.
     """
+    labels = labels[labels != UNLABELLED]
     counts = labels.bincount(minlength=class_count)
     present = counts > 0
     return present * len(labels) / (present.sum() * counts.clamp_min(1))
 
 
 def generator_losses(teachers: Tensor, labels: Tensor) -> Tensor:
-    """Return −log softmax(û)[label] of teachers [k, B, c] → [k, B]."""
-    position = labels.expand(len(teachers), -1)[..., None]
-    return -teachers.log_softmax(-1).gather(-1, position)[..., 0]
+    """Return −log softmax(û)[label] of teachers [k, B, c] → [k, B]; 0 in unlabelled rows."""
+    position = labels.clamp_min(0).expand(len(teachers), -1)[..., None]
+    return -teachers.log_softmax(-1).gather(-1, position)[..., 0] * (labels != UNLABELLED)

@@ -35,7 +35,8 @@ class Batch(NamedTuple):
     ``labels`` [B]; ``output`` of the student; ``signals`` of the big models (None where not needed);
     ``progress``, the completed share of the training, in [0, 1); ``step``, the number of completed batches.
     Where images are mixed, ``others`` [B] are the labels of the second images and ``share`` is the weight of
-    the first ones.
+    the first ones. ``labelled`` is the number of labelled rows of all workers ÷ their number (None where all
+    rows have labels).
     """
 
     labels: Tensor
@@ -45,6 +46,7 @@ class Batch(NamedTuple):
     step: int
     others: Tensor | None = None
     share: float = 1.0
+    labelled: Tensor | None = None
 
     def over_labels(self, loss: Callable[[Tensor], Tensor]) -> Tensor:
         """Return a loss of labels [B]; where images are mixed, its mean over both labels."""
@@ -83,9 +85,11 @@ class Context:
     stages: tuple[Tap, ...] = ()
 
     def label_loss(self, batch: "Batch") -> Tensor:
-        """Return the cross-entropy of a batch with its labels."""
+        """Return the cross-entropy of a batch with its labels, mean over its labelled rows."""
         logits, smoothing, weights = batch.output.logits, self.smoothing, self.class_weights
-        return batch.over_labels(lambda labels: functional.label_loss(logits, labels, smoothing, weights))
+        return batch.over_labels(
+            lambda labels: functional.label_loss(logits, labels, smoothing, weights, batch.labelled)
+        )
 
     def tap_before_logits(self) -> int:
         """Return the position of the deepest tap before the logits, or 0 where there is no such tap."""
@@ -113,7 +117,8 @@ def mixed_terms(
         gather = context.reduction.gather
         loss = functional.dist(gather(a), gather(z), tau)
     elif kind == "dkd":
-        loss = batch.over_labels(lambda labels: functional.dkd(a, z, labels, tau, settings.dkd_beta))
+        beta, known = settings.dkd_beta, functional.known_or_predicted
+        loss = batch.over_labels(lambda labels: functional.dkd(a, z, known(labels, a), tau, beta))
     else:
         loss = functional.kl(a, z, tau).mean()
     terms["big_model"] = weight * loss

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from tkd_search.distill.features.signal_source import Signals
-from tkd_search.distill.interfaces import StudentOutput
+from tkd_search.distill.interfaces import UNLABELLED, StudentOutput
 from tkd_search.distill.losses import functional
 from tkd_search.distill.losses.gradient_reward import BOUNDS, gradient_length, theta_gradient
 from tkd_search.distill.losses.objective import Batch, Context, Terms, mixed_terms, required
@@ -199,15 +199,21 @@ class GeneratedTeachers(nn.Module):
         return terms
 
     def _generator_loss(self, batch: Batch, generated: Generated, log_p: Tensor, log_q: Tensor) -> Tensor:
-        """Return L_gen (equation 5): labels, the big model's logits and, weighted ρ, the student's logits."""
+        """Return L_gen (equation 5): labels, the big model's logits and, weighted ρ, the student's logits.
+
+        In unlabelled rows the big model's logits take the place of the labels.
+        """
         s = self._settings
         square, p = s.tau * s.tau, log_p.exp()
         hard = batch.over_labels(lambda labels: functional.generator_losses(generated.logits, labels).mean())
         loss = (1 - s.generator_kd) * hard
-        if s.generator_kd > 0:
+        if s.generator_kd > 0 or batch.labelled is not None:
             log_f = (required(batch.signals).logits / s.tau).log_softmax(-1)
             per_row = (log_f.exp() * (log_f - log_p)).sum(-1)
-            loss = loss + s.generator_kd * square * per_row.mean()
+            share: Tensor | float = s.generator_kd
+            if batch.labelled is not None:
+                share = 1 - (1 - s.generator_kd) * batch.over_labels(lambda y: (y != UNLABELLED).float())
+            loss = loss + square * (share * per_row).mean()
         if s.rho > 0:
             loss = loss + s.rho * square * (p * (log_p - log_q)).sum(-1).mean()
         return loss

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from tkd_search.distill.features.bank import Bank
-from tkd_search.distill.features.signal_source import BankSource
+from tkd_search.distill.features.signal_source import BankSource, Signals
 from tkd_search.distill.interfaces import (
+    UNLABELLED,
     StopSignal,
     StudentLike,
     StudentOutput,
@@ -21,10 +22,11 @@ from tkd_search.distill.interfaces import (
     never,
 )
 from tkd_search.distill.losses.build_objective import build_objective, signal_source
-from tkd_search.distill.losses.functional import balanced_class_weights
+from tkd_search.distill.losses.functional import balanced_class_weights, known_or_predicted
 from tkd_search.distill.losses.objective import Batch, Context
 from tkd_search.distill.losses.stage_reward import StageReader
 from tkd_search.distill.losses.tkd import GeneratedTeachers
+from tkd_search.distill.method_needs import needs_of
 from tkd_search.distill.method_settings import MethodSettings, TrainSettings
 from tkd_search.distill.precision import autocast
 from tkd_search.distill.quantization.number_format import Format, rounds_inputs, rounds_weights
@@ -36,7 +38,7 @@ from tkd_search.distill.quantization.simulation import (
     update_ranges,
 )
 from tkd_search.distill.teachers.selection import Selection
-from tkd_search.distill.training.batch_order import batches, sample, steps_per_epoch
+from tkd_search.distill.training.batch_order import batches, sample, steps_per_epoch, unlabelled_per_epoch
 from tkd_search.distill.training.epoch_stats import EpochStats, Means
 from tkd_search.distill.training.evaluation import recalibrate, release
 from tkd_search.distill.training.layer_rates import layer_rates
@@ -56,7 +58,8 @@ class Distiller:
 
     Args:
         student: the network to train, in place; moved to ``device``.
-        views: the training images.
+        views: the training images. Unlabelled ones teach by the big models alone; an objective that does not
+            read them (``ce``) uses the labelled images only.
         method: the objective; ``ce`` needs neither bank nor big models, so it also trains F itself.
         train: optimiser and budget.
         seed: root seed of all randomness of this training except the student's initial weights.
@@ -129,13 +132,16 @@ class Distiller:
         self.objective = build_objective(method, context).to(self.device)
         self._group.share([*self.student.state_dict().values(), *self.objective.state_dict().values()])
         self._labels = views.labels.to(self.device)
+        ratio = train.unlabelled_ratio if needs_of(method).anything else 0.0
+        self._unlabelled = unlabelled_per_epoch(views.labels, ratio)
+        self._images_per_epoch = int((views.labels != UNLABELLED).sum()) + self._unlabelled
         self._forward = torch.compile(self.student) if train.compile else self.student
         self._learners = self._build_learners()
 
     @property
     def steps_per_epoch(self) -> int:
         """Number of batches per epoch: the smallest with equal batches of at most ``batch_size``."""
-        return steps_per_epoch(len(self._views), self.train.batch_size)
+        return steps_per_epoch(self._images_per_epoch, self.train.batch_size)
 
     @property
     def _total_steps(self) -> int:
@@ -242,6 +248,7 @@ class Distiller:
             rank=self._group.rank,
             workers=self._group.size,
             balanced=self._balanced,
+            unlabelled=self._unlabelled,
         )
 
     def _train_batch(self, index: Tensor, view: Tensor) -> dict[str, Tensor]:
@@ -251,13 +258,22 @@ class Distiller:
             images, share = self._mixed(images)
             others = labels.roll(1, 0)
         signals = self._source.read(view, index, images) if self._source is not None else None
+        labelled = None
+        if self._unlabelled:
+            if signals is not None and self.method.min_confidence > 0:
+                rows = self._confident_rows(signals, labels, others)
+                if len(rows) < 2:
+                    return {}
+                images, labels, signals = channels_last(images[rows]), labels[rows], signals.rows(rows)
+                others = None if others is None else others[rows]
+            labelled = self._group.mean((labels != UNLABELLED).sum().float())
         output = self._predict(images)
         progress = self.step / self._total_steps
         constant = signals.detached() if signals is not None else None
-        batch = Batch(labels, output, constant, progress, self.step, others, share)
+        batch = Batch(labels, output, constant, progress, self.step, others, share, labelled)
         terms = self.objective.terms(batch)
         if self._source is not None and signals is not None:
-            terms.update(self._source.losses(signals, batch.over_labels, output.logits.detach()))
+            terms.update(self._source.losses(signals, batch.over_labels, output.logits.detach(), labelled))
         self._learners.update(terms.values(), self.step)
         if self.epoch >= self._first_rounded_epoch:
             update_ranges(self.student, self._group)
@@ -268,6 +284,15 @@ class Distiller:
         seed = child_seed(self._seed, "mixing", self.step, self._group.rank)
         made, share = mixed(images, mixup=self.train.mixup, cutmix=self.train.cutmix, seed=seed)
         return channels_last(made), share
+
+    def _confident_rows(self, signals: Signals, labels: Tensor, others: Tensor | None) -> Tensor:
+        """Return the rows [b] with a label or a sure F, equally many on every worker."""
+        kept = signals.logits.detach().softmax(-1).amax(-1) >= self.method.min_confidence
+        for known in (labels, others):
+            kept = kept if known is None else kept | (known != UNLABELLED)
+        rows = torch.nonzero(kept)[:, 0]
+        count = torch.tensor([len(rows)], device=rows.device)
+        return rows[: int(self._group.gather(count).min())]
 
     def _predict(self, images: Tensor) -> StudentOutput:
         run = partial(self._output, images)
@@ -301,7 +326,8 @@ class Distiller:
         output = self._predict(images)
         self.student.train()
         generator = child_generator(self._seed, "selection", self.epoch)
-        objective.reselect(output, signals, self._labels[index.to(self._labels.device)], generator)
+        labels = known_or_predicted(self._labels[index.to(self._labels.device)], signals.logits)
+        objective.reselect(output, signals, labels, generator)
         assert objective.selection is not None
         chosen = objective.selection
         self._group.share([chosen.candidates, chosen.weights, chosen.agreement])
