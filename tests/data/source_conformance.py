@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 import torch
 
-from tests.data.writers import random_images
+from tests.data.writers import random_images, write_images
 from tkd_search.data import DataBundle, DataSettings, load_data
+from tkd_search.data.prepared_files import load_prepared, save_prepared
 from tkd_search.errors import UserError
 
 Picture = tuple[str, np.ndarray]
@@ -99,6 +100,27 @@ class SourceConformance(ABC):
         assert not isinstance(streamed.test.images, torch.Tensor)
         assert torch.equal(streamed.test.images[torch.arange(len(streamed.test))], held.test.images)
         assert torch.equal(streamed.test.labels, held.test.labels)
+
+    @pytest.mark.parametrize("budget", [4096, 16])
+    def test_unlabelled_images_follow_the_training_images(self, tmp_path: Path, budget: int) -> None:
+        settings = self.write(tmp_path / "labelled", {"train": pictures(9, self.classes)})
+        settings = dataclasses.replace(settings, size=400, memory_budget_mb=budget)
+        write_images(tmp_path / "others" / "any" / "depth", 7, seed=9)
+        alone = load_data(settings)
+        data = load_data(dataclasses.replace(settings, unlabelled=str(tmp_path / "others")))
+        assert (alone.unlabelled, data.unlabelled) == (0, 7)
+        assert isinstance(data.train.images, torch.Tensor) is (budget == 4096)
+        assert torch.equal(data.train.labels[:-7], alone.train.labels)
+        first = torch.arange(len(alone.train))
+        assert torch.equal(data.train.images[first], alone.train.images[first])
+        for part in ("validation", "test"):
+            assert torch.equal(data.splits()[part].labels, alone.splits()[part].labels)
+        assert (data.mean, data.std) == (alone.mean, alone.std)
+        assert data.digest != alone.digest
+        save_prepared(data, tmp_path / "prepared")
+        again, index = load_prepared(tmp_path / "prepared"), torch.tensor([0, len(data.train) - 1])
+        assert again.unlabelled == 7
+        assert torch.equal(again.train.images[index], data.train.images[index])
 
     def test_broken_images_are_counted_and_named(self, tmp_path: Path) -> None:
         settings = self.write(tmp_path, {"train": pictures(5, self.classes)})

@@ -94,19 +94,22 @@ def _show_space(config: Config, console: Console) -> None:
 def _estimate(config: Config, settings: Settings, slots: int, console: Console, cluster: Path | None) -> None:
     """Print data, taps and the time that training takes: step time on this machine × steps."""
     from tkd_search.data import load_data
+    from tkd_search.distill.training.batch_order import steps_per_epoch, unlabelled_per_epoch
     from tkd_search.engine.search_checks import check_search
 
     data = load_data(settings.data)
     checked = check_search(config, data)
     for note in checked.notes:
         console.note(note)
-    batches = max(1, len(data.train.labels) // settings.training.batch_size)
+    labelled = len(data.train) - data.unlabelled
+    more = unlabelled_per_epoch(data.train.labels, settings.training.unlabelled_ratio)
+    batches = steps_per_epoch(labelled + more, settings.training.batch_size)
     students = checked.students
     seconds = sum(step_seconds(settings, student, data) for student in students) / len(students)
     epochs = settings.search.trials * settings.training.epochs
     total = epochs * batches * seconds / slots
     console.note(
-        f"data: {data.name}, {len(data.train.labels):,} train / {len(data.validation.labels):,} validation / "
+        f"data: {data.name}, {labelled:,} train / {len(data.validation.labels):,} validation / "
         f"{len(data.test.labels):,} test, {data.num_classes} classes; {checked.taps} taps of the big model"
     )
     console.note(f"classes, in the order of the big model's outputs: {_shortened(data.classes)}")

@@ -126,9 +126,10 @@ def _attach_or_submit(
     arguments = without_option(without_option(without_option(argv, "--cluster"), "--address"), "--output")
     settings = {"output": runs_folder(file)}
     given = overrides(argv)
-    data = local_data(arguments)
-    if data is not None and isinstance(head, SshHead):
-        settings["data.path"] = send_data(head, data, _print_line)
+    for key in ("path", "unlabelled"):
+        data = local_data(arguments, key)
+        if data is not None and isinstance(head, SshHead):
+            settings[f"data.{key}"] = send_data(head, data, _print_line, key)
     if file.storage and "storage" not in given:
         settings["storage"] = file.storage
     _refuse_secret(setting_text(arguments, "tracking", "uri") or "")

@@ -42,6 +42,7 @@ FREE_KEYS = frozenset(
             "name",
             "output",
             "data.path",
+            "data.unlabelled",
             "data.download",
             "data.memory_budget_mb",
             "resources.max_concurrent",

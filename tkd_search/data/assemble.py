@@ -26,7 +26,8 @@ def assemble(raw: RawData, settings: DataSettings) -> DataBundle:
 
     A set's validation part is its test part where it has none. A part that is still missing is held out of
     the training part, stratified by class. The limit is applied last, so that validation and test do not
-    depend on it. Classes with fewer images than parts stay in the training part.
+    depend on it. Classes with fewer images than parts stay in the training part. Unlabelled images follow the
+    training images; neither the splits nor the normalisation depend on them.
 
     Raises:
         UserError: fewer than two classes, a class without training images, or no image for a part.
@@ -41,13 +42,16 @@ def assemble(raw: RawData, settings: DataSettings) -> DataBundle:
     _check_parts(validation, test, settings)
     train, validation, test = (_resized(split, settings.size) for split in (train, validation, test))
     measured = {"validation": validation, "test": test}
+    unlabelled = {} if raw.unlabelled is None else {"unlabelled": raw.unlabelled}
     notes = (*raw.notes, *_missing_classes_note(raw.classes, measured))
-    notes += duplicates_note({"train": train, **measured})
+    notes += duplicates_note({"train": train, **unlabelled}, measured)
     # Before the limit: a big model is trained on the whole training part and needs the same normalisation.
     mean, std = _normalisation(train.images, settings)
     if settings.train_limit is not None:
         seed = settings.split_seed if settings.limit_seed is None else settings.limit_seed
         train = train.subset(limited(train.labels, settings.train_limit, child_seed(seed, "limit")))
+    if raw.unlabelled is not None:
+        train = train.joined(raw.unlabelled)
     parts = (train, validation, test)
     bundle = DataBundle(settings.name, *parts, raw.classes, mean, std, digest="", notes=notes)
     return replace(bundle, digest=digest(bundle))

@@ -9,6 +9,7 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from tkd_search.distill.interfaces import UNLABELLED
 from tkd_search.models.image_input import ImageInput
 
 
@@ -27,7 +28,7 @@ class ImageStore(Protocol):
 
 @dataclass(frozen=True)
 class Split:
-    """Images with labels int64 [N].
+    """Images with labels int64 [N], ``UNLABELLED`` where an image has none.
 
     ``names`` are the images' files and ``content`` hashes of their pixels, int64 [N], as far as the source
     has them.
@@ -46,8 +47,17 @@ class Split:
         return len(self.labels)
 
     def evenly(self, count: int) -> "Split":
-        """Return at most ``count`` images, evenly over the split, in which classes may lie in order."""
-        return self.subset(torch.linspace(0, len(self) - 1, min(count, len(self))).long())
+        """Return at most ``count`` labelled images, evenly spaced: classes may lie in order."""
+        labelled = torch.nonzero(self.labels != UNLABELLED)[:, 0]
+        return self.subset(labelled[torch.linspace(0, len(labelled) - 1, min(count, len(labelled))).long()])
+
+    def joined(self, other: "Split") -> "Split":
+        """Return these images followed by others that are stored in the same way."""
+        images, more = self.images, other.images
+        return Split(
+            torch.cat([images, more]) if isinstance(images, Tensor) else images.joined(more),  # type: ignore[attr-defined, list-item]
+            torch.cat([self.labels, other.labels]),
+        )
 
     def subset(self, positions: Tensor) -> "Split":
         """Return the images at ``positions`` [n], in that order; a streamed store stays streamed."""
@@ -62,11 +72,11 @@ class Split:
 
 @dataclass(frozen=True)
 class DataBundle:
-    """A data set with its splits.
+    """A data set with its splits; unlabelled images are the last ones of ``train``.
 
     ``classes`` are the names of the labels 0 to c − 1; ``mean`` and ``std`` are per plane, of pixel values in
-    [0, 1], over the training split before ``train_limit``; ``digest`` is a hash of images, labels and splits;
-    ``notes`` are lines for the user on how the data were read and split.
+    [0, 1], over the labelled training images before ``train_limit``; ``digest`` is a hash of images, labels
+    and splits; ``notes`` are lines for the user on how the data were read and split.
     """
 
     name: str
@@ -83,6 +93,11 @@ class DataBundle:
     def num_classes(self) -> int:
         """Number of classes c."""
         return len(self.classes)
+
+    @property
+    def unlabelled(self) -> int:
+        """Number of training images without labels."""
+        return int((self.train.labels == UNLABELLED).sum())
 
     @property
     def channels(self) -> int:

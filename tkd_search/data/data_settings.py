@@ -20,6 +20,11 @@ class DataSettings:
         "needs none",
         searchable=False,
     )
+    unlabelled: str | None = setting(
+        None,
+        doc="folder, of any depth, or table of training images without labels, from which F alone teaches",
+        searchable=False,
+    )
     download: bool = setting(False, doc="let torchvision fetch the data set into path", searchable=False)
     image_column: str = setting(
         "image", doc="column of a table: paths relative to it, or encoded images", searchable=False

@@ -13,15 +13,18 @@ from tkd_search.errors import printable
 _NAMED = 3
 
 
-def duplicates_note(splits: Mapping[str, Split]) -> tuple[str, ...]:
-    """Return a note on images of one part that another part has too, with the same pixels; none without any.
+def duplicates_note(taught: Mapping[str, Split], measured: Mapping[str, Split]) -> tuple[str, ...]:
+    """Return a note on images of a measured part that another part has too; none without any.
 
-    The note counts the images for each pair of parts and names up to three pairs of images. Pixels are those
-    at the size that the networks see.
+    Images are equal if their pixels are, at the size that the networks see. The note counts the images for
+    each pair of parts and names up to three pairs of images.
     """
+    splits = {**taught, **measured}
     content = {part: _content(split) for part, split in splits.items()}
     counts, named = [], list[tuple[int, str]]()
     for one, other in itertools.combinations(splits, 2):
+        if other in taught:
+            continue
         found = np.flatnonzero(np.isin(content[other], content[one])).tolist()
         counts += [f"{len(found):,} of {other} in {one}"] if found else []
         for rank, position in enumerate(found[:_NAMED]):

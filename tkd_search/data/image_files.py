@@ -60,6 +60,10 @@ class FolderStore:
         """Return a store of the files at ``positions`` [n], in that order."""
         return replace(self, files=tuple(self.files[i] for i in positions.tolist()))
 
+    def joined(self, other: "FolderStore") -> "FolderStore":
+        """Return a store of these files and others below the same root."""
+        return replace(self, files=self.files + other.files)
+
     def fingerprint(self) -> str:
         """Return a hash of the files' names and sizes, in order; contents are not read."""
         state = hashlib.blake2b(f"{self.size}:{self.channels}".encode(), digest_size=16)

@@ -17,9 +17,11 @@ from tkd_search.data.sources.folders import (
     read_image_folder,
     read_tiny_imagenet,
 )
+from tkd_search.data.sources.listed_images import with_unlabelled
 from tkd_search.data.sources.mnist import mnist_folder, mnist_places, read_mnist
 from tkd_search.data.sources.raw_data import RawData
-from tkd_search.data.sources.tables import is_table, read_table
+from tkd_search.data.sources.table_images import is_table
+from tkd_search.data.sources.tables import read_table
 from tkd_search.errors import UserError
 from tkd_search.storage import remote_folders
 
@@ -43,7 +45,10 @@ def load_data(settings: DataSettings) -> DataBundle:
     Raises:
         UserError: files are missing (names the folders searched and the source) or damaged (names the file).
     """
-    return assemble(_read(settings), settings)
+    raw = _read(settings)
+    if settings.unlabelled is not None and raw.unlabelled is None:
+        raw = with_unlabelled(raw, settings)
+    return assemble(raw, settings)
 
 
 def resolved_augmentation(settings: DataSettings) -> str:

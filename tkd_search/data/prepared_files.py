@@ -4,6 +4,7 @@ The files are memory-mapped, so that all processes of a machine share one copy o
 """
 
 import json
+import os
 import socket
 from pathlib import Path
 from typing import Any
@@ -92,7 +93,11 @@ def _save(path: Path, values: Tensor) -> None:
 def _store_content(store: ImageStore) -> dict[str, Any]:
     if not isinstance(store, FolderStore):
         raise TypeError(f"cannot store images of {type(store).__name__}")
-    content = {"files": store.files, "size": store.size, "channels": store.channels}
+    # Unlabelled images lie outside the root; a node needs their folder in its cache too.
+    outside = {os.path.dirname(name) for name in store.files if name.startswith("..")}
+    places = [Path(os.path.realpath(os.path.join(store.root, folder))) for folder in outside]
+    trees = {found[0] for place in places if (found := remote_folders.origin(place))}
+    content = {"files": store.files, "size": store.size, "channels": store.channels, "trees": sorted(trees)}
     origin = remote_folders.origin(Path(store.root))
     if origin is None:
         return {**content, "root": str(Path(store.root).expanduser().absolute())}
@@ -112,6 +117,8 @@ def _mapped(folder: Path, part: str, streamed: dict[str, Any]) -> Split:
 
 def _root(store: dict[str, Any]) -> str:
     """Return the folder of streamed images on this machine."""
+    for tree in store.get("trees", ()):
+        remote_folders.fetch_tree(tree)
     if storage.is_remote(store["root"]):
         return str(remote_folders.fetch_tree(store["root"]) / store["below"])
     if not Path(store["root"]).is_dir():

@@ -89,14 +89,14 @@ def prepare_big_models(
 ) -> tuple[tuple[str, ...], BigModelRecord]:
     """Train or load every F with ``threads`` threads.
 
-    F is trained on the whole training part, also where ``data.train_limit`` restricts the students.
+    F is trained on the whole labelled training part, also where ``data.train_limit`` restricts the students.
 
     Returns:
         The places of the weights, and the figures of the first F.
     """
     settings = config.settings()
-    if settings.data.train_limit is not None:
-        data = load_data(replace(settings.data, train_limit=None))
+    if settings.data.train_limit is not None or settings.data.unlabelled is not None:
+        data = load_data(replace(settings.data, train_limit=None, unlabelled=None))
         data_folder = store_data(data, cache)
     places, figures = [], []
     for index, model in enumerate(settings.big_models):

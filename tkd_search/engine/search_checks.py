@@ -11,6 +11,7 @@ from tkd_search.config.search_settings import SearchSettings
 from tkd_search.data import DataBundle
 from tkd_search.data.networks import big_model_for
 from tkd_search.distill.features.taps import find_taps
+from tkd_search.distill.training.batch_order import unlabelled_per_epoch
 from tkd_search.engine.latencies import measure_latency
 from tkd_search.engine.student_checks import check_students
 from tkd_search.engine.student_weights import check_student_weights
@@ -63,7 +64,8 @@ def check_search(config: Config, data: DataBundle) -> CheckedSearch:
     started = check_student_weights(config, data)
     _check_latencies(config, students, data)
     taps, tuned = _check_candidates(config, data)
-    notes = (*data.notes, *tuned, *started, *_notes(config, taps), *student_notes)
+    notes = (*data.notes, *_unlabelled_notes(config, data), *tuned, *started, *_notes(config, taps))
+    notes += tuple(student_notes)
     return CheckedSearch(taps, pruner, earlier, students, notes)
 
 
@@ -196,6 +198,27 @@ def _check_taps(config: Config) -> None:
             "auto, or names or patterns of modules: these methods read features",
             "--set bank.taps=[auto]",
         )
+
+
+def _unlabelled_notes(config: Config, data: DataBundle) -> tuple[str, ...]:
+    """Return a note on what an epoch takes of unlabelled images; none without any.
+
+    Raises:
+        UserError: no method learns from them.
+    """
+    settings, methods = config.settings(), config.possible("method.name")
+    if not data.unlabelled:
+        return ()
+    if set(methods) == {"ce"}:
+        allowed = "a method that learns from the big model, such as kd or tkd"
+        raise UserError("method.name", "ce, beside data.unlabelled", allowed)
+    taken = unlabelled_per_epoch(data.train.labels, settings.training.unlabelled_ratio)
+    labelled = len(data.train) - data.unlabelled
+    note = (
+        f"data: {data.unlabelled:,} unlabelled images; an epoch takes each of the {labelled:,} labelled ones "
+        f"once and {taken:,} unlabelled ones (training.unlabelled_ratio)"
+    )
+    return (note + ("; method ce takes the labelled ones alone" if "ce" in methods else ""),)
 
 
 def _check_cells(config: Config, maps: int) -> None:

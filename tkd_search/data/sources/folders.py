@@ -29,10 +29,17 @@ def read_image_folder(root: Path, settings: DataSettings) -> RawData:
 
     Raises:
         UserError: no classes, an empty or an unknown class, images of different sizes without ``data.size``,
-            a damaged image.
+            a damaged image, unlabelled images among the class folders.
     """
     left_out = Counter[str]()
     folder = "train" if (root / "train").is_dir() else "."
+    if settings.unlabelled and Path(settings.unlabelled).expanduser().resolve().parent == (
+        (root / folder).resolve()
+    ):
+        allowed = f"a folder that is not one of the classes in {root / folder}"
+        raise UserError(
+            "data.unlabelled", settings.unlabelled, allowed, "move it, or the classes into train/"
+        )
     classes = _class_names(root / folder)
     parts = {"train": _listing(root, folder, classes, left_out, required=True)}
     for part, names in (("validation", _VALIDATION_NAMES), ("test", ("test",))):

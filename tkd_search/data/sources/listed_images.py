@@ -1,10 +1,15 @@
-"""Images of a source that lists files with labels: class folders, TinyImageNet, tables."""
+"""Images of a source that lists files with labels: class folders, TinyImageNet, tables.
 
-from collections.abc import Mapping, Sequence
+Unlabelled images, which any source may have beside it, are listed and read here too.
+"""
+
+from collections.abc import Mapping, Sequence, Set
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from tkd_search.data import decode
 from tkd_search.data.bundle import Split
@@ -12,6 +17,8 @@ from tkd_search.data.data_settings import DataSettings
 from tkd_search.data.image_files import FolderStore
 from tkd_search.data.scan_images import broken_images_note, scan_images, scan_once
 from tkd_search.data.sources.raw_data import RawData
+from tkd_search.data.sources.unlabelled import UnlabelledFiles, unlabelled_files
+from tkd_search.distill.interfaces import UNLABELLED
 from tkd_search.errors import UserError, printable
 
 _SHAPE_SAMPLE = 64
@@ -28,7 +35,9 @@ def load_listed(
     settings: DataSettings,
     unusable: Sequence[str] = (),
 ) -> RawData:
-    """Return the images of a source that lists its files: in memory where they fit, else streamed.
+    """Return the images of a source that lists its files, and unlabelled ones: in memory where they fit.
+
+    Otherwise they are streamed.
 
     Every image is decoded once here, which finds the broken ones and hashes the pixels. For streamed images
     this is kept in the cache.
@@ -44,28 +53,70 @@ def load_listed(
         UserError: broken images that the settings do not allow, or images of different sizes without
             ``data.size``.
     """
-    size, channels = _shape(root, parts["train"], settings)
+    more = UnlabelledFiles(()) if settings.unlabelled is None else unlabelled_files(settings, root)
+    if more.names:
+        parts = {**parts, "unlabelled": [(name, UNLABELLED) for name in more.names]}
+    size, channels = _shape(root, parts, settings)
     fits = sum(map(len, parts.values())) * channels * size**2 <= settings.memory_budget_mb * 2**20
-    splits, broken = {}, list(unusable)
+    splits, broken = {}, [*unusable, *more.unusable]
+    total = len(broken) + sum(map(len, parts.values()))
     for part, listing in parts.items():
-        names = tuple(name for name, _ in listing)
-        paths = [str(root / name) for name in names]
-        scanned = scan_images(paths, size, channels, keep=True) if fits else scan_once(paths, size, channels)
-        images = FolderStore(str(root), names, size, channels) if scanned.images is None else scanned.images
-        labels = torch.tensor([label for _, label in listing], dtype=torch.int64)
-        readable = [position for position in range(len(listing)) if position not in scanned.broken]
-        split = Split(images, labels, names, scanned.content)
-        splits[part] = split.subset(torch.tensor(readable, dtype=torch.int64)) if scanned.broken else split
-        broken += scanned.broken.values()
-    total = len(unusable) + sum(map(len, parts.values()))
-    notes = broken_images_note(broken, total, settings.on_error, f"data.path = {settings.path}")
+        splits[part], found = _read(root, listing, size, channels, fits)
+        broken += found
+    where = f"data.path = {settings.path}"
+    if settings.unlabelled is not None:
+        where += f", data.unlabelled = {settings.unlabelled}"
     return RawData(
         train=splits["train"],
         validation=splits.get("validation"),
         test=splits.get("test"),
         classes=tuple(map(printable, classes)),
-        notes=notes,
+        unlabelled=splits.get("unlabelled"),
+        notes=(*more.notes, *broken_images_note(broken, total, settings.on_error, where)),
     )
+
+
+def with_unlabelled(raw: RawData, settings: DataSettings) -> RawData:
+    """Return a set that is held in memory with the images of ``data.unlabelled``, in memory too.
+
+    Raises:
+        UserError: they exceed the memory budget, are broken, or have another size without ``data.size``.
+    """
+    assert isinstance(raw.train.images, Tensor)
+    root = Path.cwd()
+    found = unlabelled_files(settings, root)
+    listing = [(name, UNLABELLED) for name in found.names]
+    channels, native = raw.train.images.shape[1:3]
+    _check_sides({(side, side) for side in [native]} | _sides(_headers(root, listing, settings)), settings)
+    size = settings.size or native
+    needed = len(listing) * channels * size**2 / 2**20
+    if needed > settings.memory_budget_mb:
+        raise UserError(
+            "data.unlabelled",
+            f"{len(listing):,} images, {needed:,.0f} MB beside {settings.name}, which is held in memory",
+            f"at most data.memory_budget_mb = {settings.memory_budget_mb}",
+            "raise it, or use class folders (data.name: imagefolder), which are streamed",
+        )
+    split, broken = _read(root, listing, size, channels, True)
+    broken = [*found.unusable, *broken]
+    total = len(found.unusable) + len(listing)
+    where = f"data.unlabelled = {settings.unlabelled}"
+    notes = (*raw.notes, *found.notes, *broken_images_note(broken, total, settings.on_error, where))
+    return replace(raw, unlabelled=split, notes=notes)
+
+
+def _read(root: Path, listing: Listing, size: int, channels: int, keep: bool) -> tuple[Split, list[str]]:
+    """Return the readable images of one part, in memory if ``keep``, and 'path: reason' of the others."""
+    names = tuple(name for name, _ in listing)
+    paths = [str(root / name) for name in names]
+    scanned = scan_images(paths, size, channels, keep=True) if keep else scan_once(paths, size, channels)
+    images = FolderStore(str(root), names, size, channels) if scanned.images is None else scanned.images
+    labels = torch.tensor([label for _, label in listing], dtype=torch.int64)
+    readable = [position for position in range(len(listing)) if position not in scanned.broken]
+    split = Split(images, labels, names, scanned.content)
+    if scanned.broken:
+        split = split.subset(torch.tensor(readable, dtype=torch.int64))
+    return split, list(scanned.broken.values())
 
 
 def _refuse_dark(deep: Sequence[int], settings: DataSettings) -> None:
@@ -84,12 +135,15 @@ def _refuse_dark(deep: Sequence[int], settings: DataSettings) -> None:
         )
 
 
-def _shape(root: Path, listing: Listing, settings: DataSettings) -> tuple[int, int]:
-    """Return side and planes of the images, from settings and the headers of about 64 evenly spaced images.
+Header = tuple[int, int, bool]
+"""Width, height and whether an image is grey."""
+
+
+def _headers(root: Path, listing: Listing, settings: DataSettings) -> list[Header]:
+    """Return the headers of about 64 evenly spaced images.
 
     Raises:
-        UserError: without ``data.size``, images that are not square or differ in size; 16-bit images that
-            hold 12-bit values.
+        UserError: 16-bit images that hold 12-bit values.
     """
     seen, deep = [], list[int]()
     for name, _ in listing[:: max(1, len(listing) // _SHAPE_SAMPLE)]:
@@ -98,18 +152,34 @@ def _shape(root: Path, listing: Listing, settings: DataSettings) -> tuple[int, i
             if (brightest := decode.brightest_deep_pixel(str(root / name))) is not None:
                 deep.append(brightest)
     _refuse_dark(deep, settings)
-    if not seen:
+    return seen
+
+
+def _shape(root: Path, parts: Mapping[str, Listing], settings: DataSettings) -> tuple[int, int]:
+    """Return side and planes of the images, from settings and some headers; planes are those of ``train``.
+
+    Raises:
+        UserError: as of :func:`_headers` and :func:`_check_sides`.
+    """
+    labelled = _headers(root, parts["train"], settings)
+    seen = labelled + _headers(root, parts.get("unlabelled", []), settings)
+    if not labelled:
         return settings.size or 1, 3
-    channels = 1 if all(grey for _, _, grey in seen) else 3
-    sides = sorted({(width, height) for width, height, _ in seen})
-    if settings.size is not None:
-        return settings.size, channels
-    if len(sides) > 1 or sides[0][0] != sides[0][1]:
-        shown = ", ".join(f"{width} × {height}" for width, height in sides[:3])
+    _check_sides(_sides(seen), settings)
+    return settings.size or labelled[0][0], 1 if all(grey for *_, grey in labelled) else 3
+
+
+def _sides(headers: Sequence[Header]) -> set[tuple[int, int]]:
+    return {(width, height) for width, height, _ in headers}
+
+
+def _check_sides(sides: Set[tuple[int, int]], settings: DataSettings) -> None:
+    """Refuse images that are not square or differ in size where ``data.size`` is not set."""
+    if settings.size is None and (len(sides) > 1 or any(width != height for width, height in sides)):
+        shown = ", ".join(f"{width} × {height}" for width, height in sorted(sides)[:3])
         raise UserError(
             "data.size",
-            f"no value, while the images of {root} have {shown}{' …' if len(sides) > 3 else ''} pixels",
+            f"no value, while images have {shown}{' …' if len(sides) > 3 else ''} pixels",
             "the side in pixels to scale and crop them to",
             "for instance --set data.size=64",
         )
-    return sides[0][0], channels

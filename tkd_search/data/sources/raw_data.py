@@ -9,6 +9,7 @@ from tkd_search.data.bundle import Split
 class RawData:
     """The parts of a data set; a missing part is later held out of ``train``.
 
+    ``unlabelled`` are training images with label ``UNLABELLED``, of the size and planes of ``train``.
     ``notes`` are lines for the user on how the data were read.
     """
 
@@ -16,4 +17,5 @@ class RawData:
     classes: tuple[str, ...]
     validation: Split | None = None
     test: Split | None = None
+    unlabelled: Split | None = None
     notes: tuple[str, ...] = ()

@@ -1,8 +1,6 @@
 """Tables of images: a CSV or parquet file with a column of images and a column of labels."""
 
-import hashlib
 import json
-import os
 from collections.abc import Mapping, Sequence
 from numbers import Real
 from pathlib import Path
@@ -11,47 +9,33 @@ from typing import TYPE_CHECKING, Any
 from tkd_search.data.data_settings import DataSettings
 from tkd_search.data.sources.listed_images import Listing, load_listed
 from tkd_search.data.sources.raw_data import RawData
+from tkd_search.data.sources.table_images import column_values, frame_images, read_frame
 from tkd_search.errors import UserError
-from tkd_search.storage.remote_folders import cached_folder
 
 if TYPE_CHECKING:
     import pandas as pd
 
-TABLE_SUFFIXES = (".csv", ".parquet")
 SPLIT_COLUMN = "split"
 _PARTS = {"val": "validation", "valid": "validation"} | {
     name: name for name in ("train", "validation", "test")
 }
 
-Image = str | bytes | None
-"""An image's path or its encoded bytes; None where a row has neither."""
-
-
-def is_table(path: Path) -> bool:
-    """Return whether ``path`` is a file that is named as a table."""
-    return path.is_file() and path.suffix.lower() in TABLE_SUFFIXES
-
 
 def read_table(path: Path, settings: DataSettings) -> RawData:
     """Read a table's images, in the order of its rows.
 
-    An image is a path relative to the table, encoded bytes, or ``{bytes, path}`` as Hugging Face data sets
-    store it. Bytes are written once as files into this machine's cache. Labels are whole numbers (classes in
-    numerical order, or by the names in a Hugging Face schema) or texts (in text order). The column ``split``,
-    where there is one, is train, validation or test.
+    For images see :func:`~tkd_search.data.sources.table_images.frame_images`. Labels are whole numbers
+    (classes in numerical order, or by the names in a Hugging Face schema) or texts (in text order). The
+    column ``split``, where there is one, is train, validation or test.
 
     Raises:
         UserError: the table, a column, a label or a split is not of this kind, or the settings do not allow
             rows without image or label; and the errors of :func:`load_listed`.
     """
-    frame = _frame(path)
-    for key, name in (("image_column", settings.image_column), ("label_column", settings.label_column)):
-        if name not in frame.columns:
-            columns = ", ".join(map(str, frame.columns))
-            raise UserError(f"data.{key}", f"{name!r}, which {path} does not have", f"one of {columns}")
-    classes, labels = _labels(path, _values(frame[settings.label_column]), settings.label_column)
-    images = [_image(value) for value in _values(frame[settings.image_column])]
-    root, files = _files(path, settings.image_column, images)
+    frame = read_frame(path)
+    root, files = frame_images(path, frame, settings.image_column)
+    values = column_values(path, frame, "label_column", settings.label_column)
+    classes, labels = _labels(path, values, settings.label_column)
     parts: dict[str, Listing] = {"train": []}
     unusable = []
     for row, (file, label, part) in enumerate(zip(files, labels, _parts(path, frame), strict=True), start=1):
@@ -62,24 +46,6 @@ def read_table(path: Path, settings: DataSettings) -> RawData:
     if not parts["train"]:
         raise UserError(str(path), "no images with labels to train on", f"rows with {SPLIT_COLUMN} = train")
     return load_listed(root, parts, classes, settings, unusable)
-
-
-def _frame(path: Path) -> "pd.DataFrame":
-    import pandas as pd
-
-    try:
-        if path.suffix.lower() == ".parquet":
-            return pd.read_parquet(path, dtype_backend="numpy_nullable")
-        # A class may be called NA or null: only an empty field is missing.
-        return pd.read_csv(path, keep_default_na=False, na_values=[""], dtype_backend="numpy_nullable")
-    except (OSError, ValueError) as error:  # errors of format are ValueErrors
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(str(path), f"no readable table ({reason})", "a CSV or parquet file") from error
-
-
-def _values(column: "pd.Series[Any]") -> list[Any]:
-    """Return a column as plain values, None where it is empty."""
-    return [None if missing else value for value, missing in zip(column, column.isna(), strict=True)]
 
 
 def _labels(path: Path, values: Sequence[Any], column: str) -> tuple[tuple[str, ...], list[int | None]]:
@@ -121,38 +87,8 @@ def _parts(path: Path, frame: "pd.DataFrame") -> list[str]:
     if SPLIT_COLUMN not in frame.columns:
         return ["train"] * len(frame)
     parts = []
-    for row, value in enumerate(_values(frame[SPLIT_COLUMN]), start=1):
+    for row, value in enumerate(column_values(path, frame, "path", SPLIT_COLUMN), start=1):
         if str(value) not in _PARTS:
             raise UserError(f"{path}, row {row}, column {SPLIT_COLUMN}", repr(value), ", ".join(_PARTS))
         parts.append(_PARTS[str(value)])
     return parts
-
-
-def _image(value: Any) -> Image:
-    """Return an image from a cell: a path, bytes, or a dictionary with either."""
-    if isinstance(value, dict):
-        value = value.get("bytes") or value.get("path")
-    return value if isinstance(value, str | bytes) and value else None
-
-
-def _files(path: Path, column: str, images: Sequence[Image]) -> tuple[Path, list[str | None]]:
-    """Return a root and the images' files relative to it; bytes are written as files into the cache."""
-    if not any(isinstance(image, bytes) for image in images):
-        return path.parent, [None if image is None else os.path.normpath(str(image)) for image in images]
-    state = path.stat()
-    identity = f"{path.absolute()}:{state.st_size}:{state.st_mtime_ns}:{column}"
-
-    def fill(folder: Path) -> None:
-        for row, image in enumerate(images, start=1):
-            if isinstance(image, bytes):
-                (folder / _row_name(row)).write_bytes(image)
-
-    root = cached_folder(f"table-{hashlib.sha256(identity.encode()).hexdigest()[:16]}", fill)
-    return root, [
-        _row_name(row) if isinstance(image, bytes) else image and str((path.parent / image).absolute())
-        for row, image in enumerate(images, start=1)
-    ]
-
-
-def _row_name(row: int) -> str:
-    return f"row{row:08d}"
