@@ -23,7 +23,7 @@ from typing import Any
 import torch
 
 from benchmarks.formats.training import Lesson, lesson, run, training_views
-from benchmarks.lesson_options import lesson_settings, open_figures
+from benchmarks.lesson_options import lesson_parser, lesson_settings, open_figures
 from tkd_search.data import load_data, plain_batches
 from tkd_search.distill import Distiller, MethodSettings, TrainSettings
 from tkd_search.distill.training.evaluation import evaluate
@@ -70,21 +70,10 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _options(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--json", type=Path, required=True, help="figures; read again where it exists")
-    parser.add_argument("--data", help="folder of CIFAR-10; default: digits")
-    parser.add_argument("--images", type=int, help="training images, class-balanced; default: all")
+    parser = lesson_parser(__doc__, images=None, epochs=8, big_width=0.25)
     parser.add_argument("--ratios", type=float, nargs="+", default=[0.1, 0.25], help="student's bytes ÷ F's")
     parser.add_argument("--starts", nargs="+", default=list(STARTS), choices=list(STARTS))
     parser.add_argument("--format", default="fp32", choices=["fp32", "fp16", "int8", "int4"])
-    parser.add_argument("--epochs", type=int, default=8, help="of a student")
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--big-model", help="safetensors of a ResNet-18 of --big-width")
-    parser.add_argument("--big-width", type=float, default=0.25)
-    parser.add_argument("--big-epochs", type=int, default=30, help="where it is trained here")
-    parser.add_argument("--threads", type=int, default=1, help="of training")
     return parser.parse_args(arguments)
 
 

@@ -10,6 +10,30 @@ from tkd_search.data.data_settings import DataSettings
 from tkd_search.models.model_settings import BigModelSettings
 
 
+def lesson_parser(
+    text: str | None, *, images: int | None, epochs: int, big_width: float
+) -> argparse.ArgumentParser:
+    """Return a parser of the options that these benchmarks share, with their defaults.
+
+    Args:
+        text: description.
+        images: training images; None for all.
+        epochs: of a student.
+        big_width: width of F.
+    """
+    parser = argparse.ArgumentParser(description=text, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", type=Path, required=True, help="figures; read again where it exists")
+    parser.add_argument("--data", help="folder of CIFAR-10; default: digits")
+    parser.add_argument("--images", type=int, default=images, help="training images, class-balanced")
+    parser.add_argument("--epochs", type=int, default=epochs, help="of a student")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--big-model", help="safetensors of a ResNet-18 of --big-width")
+    parser.add_argument("--big-width", type=float, default=big_width)
+    parser.add_argument("--big-epochs", type=int, default=30, help="where it is trained here")
+    parser.add_argument("--threads", type=int, default=1, help="of training")
+    return parser
+
+
 def lesson_settings(options: argparse.Namespace) -> tuple[DataSettings, BigModelSettings, Path]:
     """Return the settings of data and F, and the file that keeps a trained F.
 

@@ -16,7 +16,6 @@ Goals: int8 within .3 points of fp32, int4 within 1.5, a step with rounding ≤ 
 
 import argparse
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,7 +23,7 @@ import torch
 from benchmarks.formats.figures import TRAINED, lost, rows, table
 from benchmarks.formats.step_cost import step_costs
 from benchmarks.formats.training import Lesson, lesson
-from benchmarks.lesson_options import lesson_settings, open_figures
+from benchmarks.lesson_options import lesson_parser, lesson_settings, open_figures
 from tkd_search.data import load_data, plain_batches
 from tkd_search.distill import MethodSettings, TrainSettings
 from tkd_search.distill.training.evaluation import evaluate
@@ -66,21 +65,10 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _options(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--json", type=Path, required=True, help="figures; read again where it exists")
-    parser.add_argument("--data", help="folder of CIFAR-10; default: digits")
-    parser.add_argument("--images", type=int, default=5000, help="training images, class-balanced")
-    parser.add_argument("--epochs", type=int, default=30, help="of a student")
-    parser.add_argument("--seeds", type=int, default=3)
+    parser = lesson_parser(__doc__, images=5000, epochs=30, big_width=0.5)
     parser.add_argument("--students", nargs="+", default=list(STUDENTS), choices=list(STUDENTS))
-    parser.add_argument("--big-model", help="safetensors of a ResNet-18 of --big-width")
-    parser.add_argument("--big-width", type=float, default=0.5)
-    parser.add_argument("--big-epochs", type=int, default=30, help="where it is trained here")
     parser.add_argument("--rounds", type=int, default=9, help="of the steps' cost")
     parser.add_argument("--batches", type=int, default=4, help="per round")
-    parser.add_argument("--threads", type=int, default=1, help="of training")
     return parser.parse_args(arguments)
 
 

@@ -65,7 +65,11 @@ def training_views(
 
 
 def lesson(
-    settings: DataSettings, data: DataBundle, big: BigModelSettings, store: Path | None = None
+    settings: DataSettings,
+    data: DataBundle,
+    big: BigModelSettings,
+    store: Path | None = None,
+    bank: BankSettings | None = None,
 ) -> Lesson:
     """Load or train F on the training images and compute its bank.
 
@@ -74,10 +78,12 @@ def lesson(
         data: the data set.
         big: F; its ``epochs``, ``batch_size`` and ``lr`` count where it has no ``weights``.
         store: where the weights of a trained F are kept; none are written where None.
+        bank: settings of the bank.
     """
     model = big_model(settings, data, big, store)
-    bank = compute_bank([model], training_views(settings, data, fixed_views(settings)), BankSettings())
-    return Lesson(settings=settings, data=data, big_model=model, bank=bank)
+    views = training_views(settings, data, fixed_views(settings))
+    made = compute_bank([model], views, bank or BankSettings())
+    return Lesson(settings=settings, data=data, big_model=model, bank=made)
 
 
 def big_model(
