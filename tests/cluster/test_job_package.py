@@ -90,6 +90,7 @@ def test_local_data_is_read_from_the_file_and_set_overrides_it(tmp_path: Path) -
     assert local_data([*argv, "--set", f"data.path={other}"]) == other
     assert local_data([*argv, "--set", "data.path=s3://b/images"]) is None
     assert local_data([]) is None
+    assert local_data([*argv, "--set", f"data.unlabelled={other}"], "unlabelled") == other
 
 
 def test_data_above_the_upload_limit_is_refused_with_the_sync_command(tmp_path: Path) -> None:

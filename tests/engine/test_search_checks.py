@@ -8,6 +8,7 @@ import optuna
 import pytest
 import torch
 
+from tests.data.writers import write_images
 from tkd_search.config.experiment_file import load_config
 from tkd_search.data import load_data
 from tkd_search.engine.search_checks import check_search
@@ -58,6 +59,28 @@ def test_the_error_names_the_setting_and_what_is_allowed(data, setting, words):
         check_search(load_config(None, [setting]), data)
     for word in words:
         assert word in str(refused.value)
+
+
+@pytest.fixture(scope="module")
+def partly_labelled(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("others")
+    write_images(folder, 9, size=(8, 8), mode="L")
+    return load_data(load_config(None, [f"data.unlabelled={folder}"]).settings().data)
+
+
+def test_an_epoch_of_unlabelled_images_is_said(partly_labelled):
+    config = load_config(None, ["training.unlabelled_ratio=0.5", "method.name={choice: [kd, ce]}"])
+    (note,) = check_search(config, partly_labelled).notes[:1]
+    labelled = len(partly_labelled.train) - 9
+    taken = f"{round(labelled / 2):,} unlabelled ones"
+    for words in ("9 unlabelled images", f"{labelled:,} labelled ones", taken):
+        assert words in note
+    assert "ce takes the labelled ones alone" in note
+
+
+def test_unlabelled_images_are_refused_where_no_method_learns_from_them(partly_labelled):
+    with pytest.raises(UserError, match=r"method\.name: found ce, beside data\.unlabelled"):
+        check_search(load_config(None, ["method.name=ce"]), partly_labelled)
 
 
 NO_MAPS = ["bank.taps=['classifier.*']", "bank.grid=4", "method.k=1", "method.name=tkd"]

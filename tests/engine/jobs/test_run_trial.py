@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.data import writers
 from tests.engine.jobs.group import Group, settings_of
 from tkd_search.config.experiment_file import load_config
 from tkd_search.data import load_data
@@ -41,11 +42,12 @@ def train(
     after_epoch: int = 0,
     levels: tuple[int, ...] = (),
     big_models: Sequence[str] = (),
+    bank: str = "",
 ) -> list[int]:
     """Run a trial and return the validated epochs that the group got."""
     job = {
         "kind": "trial", "settings": settings_of([*QUICK, *settings]), "data": str(data), "trial_id": "t0000",
-        "folder": str(folder), "after_epoch": after_epoch, "bank": "",
+        "folder": str(folder), "after_epoch": after_epoch, "bank": bank,
         "big_models": list(big_models), "levels": levels,
     }  # fmt: skip
     run_job(job, group.context())
@@ -93,6 +95,28 @@ def test_a_training_is_saved_between_distant_validations_once_enough_time_has_pa
     assert [r["val_accuracy"] for r in resumed.results[:2]] == [
         r["val_accuracy"] for r in whole.results if r["kind"] == "epoch"
     ]
+
+
+def test_a_trial_learns_from_unlabelled_images_and_resumes(big_model: Path, tmp_path: Path) -> None:
+    writers.write_images(tmp_path / "others", 40, size=(8, 8), mode="L")
+    settings = [f"data.unlabelled={tmp_path / 'others'}", "method.name=kd", "training.epochs=2"]
+    settings += ["training.validate_every=1"]
+    settings += ["data.train_limit=50", "big_model.width=0.1"]
+    data, bank = tmp_path / "data", tmp_path / "bank"
+    save_prepared(load_data(load_config(None, settings).settings().data), data)
+    job = {
+        "kind": "bank", "settings": settings_of([*QUICK, *settings]), "data": str(data), "folder": str(bank),
+        "big_models": [str(big_model)],
+    }  # fmt: skip
+    run_job(job, Group().context())
+    run = partial(train, data, bank=str(bank))
+    assert run(tmp_path / "cut", Group(stop_after=1), *settings) == [1]
+    resumed, whole = Group(), Group()
+    assert run(tmp_path / "cut", resumed, *settings, after_epoch=1) == [2]
+    assert run(tmp_path / "whole", whole, *settings) == [1, 2]
+    assert resumed.results[0]["metrics"]["labels"] == whole.results[1]["metrics"]["labels"]
+    files = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("cut", "whole")]
+    assert files[0] == files[1]
 
 
 CUT = ["student.name=cut", "student.width=0.4", "student.depth=1", "student.args={}", "big_model.width=0.1"]

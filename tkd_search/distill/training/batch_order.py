@@ -69,10 +69,16 @@ def batches(
         yield order[own], view[own]
 
 
-def sample(views: ViewSource, limit: int, *, seed: int, name: str) -> tuple[Tensor, Tensor]:
-    """Return indices and views of a sample of at most ``limit`` training images, fixed by seed and name."""
+def sample(
+    views: ViewSource, limit: int, *, seed: int, name: str, unlabelled: bool = True
+) -> tuple[Tensor, Tensor]:
+    """Return indices and views of a sample of at most ``limit`` training images, fixed by seed and name.
+
+    Unlabelled images are among them only with ``unlabelled``.
+    """
     generator = child_generator(seed, "sample", name)
-    index = torch.randperm(len(views), generator=generator)[:limit]
+    index = torch.arange(len(views)) if unlabelled else torch.nonzero(views.labels.cpu() != UNLABELLED)[:, 0]
+    index = index[_shuffled(len(index), generator)][:limit]
     return index, _draw_views(views, len(index), generator)
 
 

@@ -169,11 +169,15 @@ class Distiller:
 
     def _calibration_images(self, rows: int) -> list[Tensor]:
         """Return so many training images, at most 512 a batch; the same ones at every call."""
-        index, view = sample(self._views, rows, seed=self._seed, name="calibration")
+        index, view = self._sample(rows, "calibration")
         # Parts are equal because recalibration weights every batch alike, whatever its number of rows.
         parts = -(-len(index) // _CALIBRATION_ROWS)
         split = zip(index.tensor_split(parts), view.tensor_split(parts), strict=True)
         return [self._views.batch(i, v).to(self.device) for i, v in split]
+
+    def _sample(self, rows: int, name: str) -> tuple[Tensor, Tensor]:
+        """Return indices and views of some of the images that train the student."""
+        return sample(self._views, rows, seed=self._seed, name=name, unlabelled=self._unlabelled > 0)
 
     def _stage_reader(self) -> StageReader | None:
         if self.method.name != "tkd" or self.method.stage_feature == 0:
@@ -319,7 +323,7 @@ class Distiller:
         if not isinstance(objective, GeneratedTeachers) or objective.generators is None:
             return
         assert self._source is not None
-        index, view = sample(self._views, _SAMPLE_ROWS, seed=self._seed, name="selection")
+        index, view = self._sample(_SAMPLE_ROWS, "selection")
         images = channels_last(self._views.batch(index, view).to(self.device))
         signals = self._source.read(view, index, images).detached()
         self.student.eval()
