@@ -2,9 +2,12 @@
 
 import io
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import datasets
 import numpy as np
 import pandas as pd
 import pyarrow as pa
@@ -114,6 +117,106 @@ class TestParquetWithNumbersAndNames(TestParquet):
         column = table.schema.get_field_index("label")
         pq.write_table(table.set_column(column, "label", pa.array(labels)), folder / "table.parquet")
         return [f"row {number}: no label" for number in range(1, count + 1)]
+
+
+class TestHuggingFace(SourceConformance):
+    """A folder of save_to_disk, with labels as ``ClassLabel``."""
+
+    classes = ("bee", "ant", "10", "9")
+
+    def write(self, folder: Path, parts: dict[str, list[Picture]]) -> DataSettings:
+        features = datasets.Features(
+            {"image": datasets.Image(), "label": datasets.ClassLabel(names=list(self.classes))}
+        )
+        splits = {}
+        for part, given in parts.items():
+            images = [{"bytes": encoded(image), "path": None} for _, image in given]
+            rows = {"image": images, "label": [name for name, _ in given]}
+            splits[part] = datasets.Dataset.from_dict(rows, features=features)
+        datasets.DatasetDict(splits).save_to_disk(folder / "set")
+        return DataSettings(name="hf", path=str(folder / "set"))
+
+    def spoil(self, folder: Path, count: int) -> list[str]:
+        held = datasets.load_from_disk(folder / "set", keep_in_memory=True)["train"]
+        images = held.cast_column("image", datasets.Image(decode=False))["image"]
+        broken = [{"bytes": b"no image", "path": None}] * count + list(images)[count:]
+        rows = {"image": broken, "label": list(held["label"])}
+        made = datasets.Dataset.from_dict(rows, features=held.features)
+        shutil.rmtree(folder / "set")
+        datasets.DatasetDict({"train": made}).save_to_disk(folder / "set")
+        return [f"train{number:08d}" for number in range(count)]
+
+
+class TestHuggingFaceTexts(TestHuggingFace):
+    """Labels are texts, and image files are named by their paths."""
+
+    classes = ("10", "9", "ant", "bee")
+
+    def write(self, folder: Path, parts: dict[str, list[Picture]]) -> DataSettings:
+        splits = {}
+        for part, given in parts.items():
+            (folder / part).mkdir(parents=True)
+            paths = [str(folder / part / f"{number:04d}.png") for number in range(len(given))]
+            for path, (_, image) in zip(paths, given, strict=True):
+                Path(path).write_bytes(encoded(image))
+            rows = {"image": paths, "label": [name for name, _ in given]}
+            splits[part] = datasets.Dataset.from_dict(rows).cast_column("image", datasets.Image())
+        datasets.DatasetDict(splits).save_to_disk(folder / "set")
+        return DataSettings(name="hf", path=str(folder / "set"))
+
+
+def hf_set(folder: Path, *splits: str) -> DataSettings:
+    """Write splits of ten images of two classes each."""
+    made = {}
+    for seed, name in enumerate(splits):
+        given = pictures(5, ["x", "y"], seed)
+        rows = {
+            "image": [{"bytes": encoded(image), "path": None} for _, image in given],
+            "label": [word for word, _ in given],
+        }
+        made[name] = datasets.Dataset.from_dict(rows).cast_column("image", datasets.Image())
+    datasets.DatasetDict(made).save_to_disk(folder / "set")
+    return DataSettings(name="hf", path=str(folder / "set"))
+
+
+class TestHuggingFaceSets:
+    def test_splits_may_be_named_and_the_others_are_said(self, tmp_path: Path) -> None:
+        settings = hf_set(tmp_path, "fold0", "validation", "test")
+        with pytest.raises(UserError) as caught:
+            load_data(settings)
+        assert caught.value.where == "data.train_split"
+        assert "fold0" in caught.value.allowed
+        data = load_data(replace(settings, train_split="fold0", test_split="validation"))
+        assert found(data, "test") == expected(pictures(5, ["x", "y"], 1))
+        assert data.notes == (f"data: splits of {settings.path} that are not used: test",)
+
+    def test_a_data_set_without_splits_is_split(self, tmp_path: Path) -> None:
+        settings = hf_set(tmp_path, "train")
+        assert (
+            load_data(replace(settings, path=f"{settings.path}/train")).digest == load_data(settings).digest
+        )
+
+    @pytest.mark.parametrize(
+        ("change", "where"),
+        [
+            ({"image_column": "img"}, "data.image_column"),
+            ({"label_column": "y"}, "data.label_column"),
+            ({"test_split": "exam"}, "data.test_split"),
+        ],
+    )
+    def test_unknown_columns_and_splits_are_named(
+        self, tmp_path: Path, change: dict[str, str], where: str
+    ) -> None:
+        with pytest.raises(UserError) as caught:
+            load_data(replace(hf_set(tmp_path, "train"), **change))
+        assert caught.value.where == where
+
+    def test_a_name_that_cannot_be_loaded_is_explained(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+        with pytest.raises(UserError, match="save_to_disk") as caught:
+            load_data(DataSettings(name="hf", path="nobody/nothing"))
+        assert caught.value.where == "data.path"
+        assert "nobody/nothing" in caught.value.found
 
 
 def written(folder: Path, labels: list[Any], **columns: Any) -> DataSettings:

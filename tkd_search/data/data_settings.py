@@ -6,7 +6,7 @@ from typing import Literal
 from tkd_search.fields import check_bounds, setting
 from tkd_search.models.model_settings import check_normalisation
 
-DatasetName = Literal["digits", "mnist", "cifar10", "cifar100", "tinyimagenet", "imagefolder", "table"]
+DatasetName = Literal["digits", "mnist", "cifar10", "cifar100", "tinyimagenet", "imagefolder", "table", "hf"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,8 +16,8 @@ class DataSettings:
     name: DatasetName = setting("digits", doc="data set", searchable=False)
     path: str | None = setting(
         None,
-        doc="folder that holds the data set, or a table's .csv or .parquet file, also s3:// or gs://; digits "
-        "needs none",
+        doc="folder that holds the data set, or a table's .csv or .parquet file, also s3:// or gs://; of hf "
+        "also a name on the hub; digits needs none",
         searchable=False,
     )
     unlabelled: str | None = setting(
@@ -30,6 +30,13 @@ class DataSettings:
         "image", doc="column of a table: paths relative to it, or encoded images", searchable=False
     )
     label_column: str = setting("label", doc="column of a table: texts or whole numbers", searchable=False)
+    train_split: str | None = setting(None, doc="split of hf; default: train", searchable=False)
+    validation_split: str | None = setting(
+        None, doc="split of hf; default: validation, val, valid or dev where there is one", searchable=False
+    )
+    test_split: str | None = setting(
+        None, doc="split of hf; default: test where there is one", searchable=False
+    )
     size: int | None = setting(
         None, ge=4, doc="side of the square images in pixels; default: the set's own", searchable=False
     )

@@ -17,6 +17,7 @@ from tkd_search.data.sources.folders import (
     read_image_folder,
     read_tiny_imagenet,
 )
+from tkd_search.data.sources.hugging_face import read_hugging_face
 from tkd_search.data.sources.listed_images import with_unlabelled
 from tkd_search.data.sources.mnist import mnist_folder, mnist_places, read_mnist
 from tkd_search.data.sources.raw_data import RawData
@@ -35,6 +36,7 @@ _SOURCES = {
     "unpacked; or train/<class>/*, test/<class>/*",
     "tinyimagenet": "cs231n.stanford.edu/tiny-imagenet-200.zip, unpacked (any number of its classes)",
     "imagefolder": "train/<class>/*, and val/<class>/*, test/<class>/* where there are such parts",
+    "hf": "a folder that save_to_disk of Hugging Face's datasets wrote, or a data set's name on the hub",
     "table": "a .csv or .parquet file with a column of images and one of labels",
 }
 
@@ -95,7 +97,7 @@ def _path(settings: DataSettings) -> Path:
 
 def _reader(settings: DataSettings, path: Path) -> Reader | None:
     """Return the reader for the form of the set found at ``path``; None where none is found."""
-    if settings.name != "table" and not path.is_dir():
+    if settings.name not in ("table", "hf") and not path.is_dir():
         return None
     for find in _FINDERS[settings.name]:
         reader = find(path, settings)
@@ -129,6 +131,10 @@ def _table(path: Path, settings: DataSettings) -> Reader | None:
     return partial(read_table, path, settings) if is_table(path) else None
 
 
+def _hugging_face(path: Path, settings: DataSettings) -> Reader | None:
+    return partial(read_hugging_face, path, settings)
+
+
 _FINDERS: dict[str, tuple[Callable[[Path, DataSettings], Reader | None], ...]] = {
     "mnist": (_mnist, _image_folder),
     "cifar10": (_cifar, _image_folder),
@@ -136,6 +142,7 @@ _FINDERS: dict[str, tuple[Callable[[Path, DataSettings], Reader | None], ...]] =
     "tinyimagenet": (_tiny_imagenet,),
     "imagefolder": (_image_folder,),
     "table": (_table,),
+    "hf": (_hugging_face,),
 }
 
 

@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from numbers import Real
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tkd_search.data.data_settings import DataSettings
 from tkd_search.data.sources.listed_images import Listing, load_listed
@@ -35,27 +35,61 @@ def read_table(path: Path, settings: DataSettings) -> RawData:
     frame = read_frame(path)
     root, files = frame_images(path, frame, settings.image_column)
     values = column_values(path, frame, "label_column", settings.label_column)
-    classes, labels = _labels(path, values, settings.label_column)
+    rows = [
+        Row(f"{path}, row {row}", *cells)
+        for row, cells in enumerate(zip(files, values, _parts(path, frame), strict=True), start=1)
+    ]
+    names = _names_of_schema(path, settings.label_column)
+    return load_rows(root, rows, names, settings, f"{path}, column {settings.label_column}")
+
+
+class Row(NamedTuple):
+    """A row: where it is, its image file (None: it has none), its label as written, and its part."""
+
+    place: str
+    file: str | None
+    label: Any
+    part: str
+
+
+def load_rows(
+    root: Path, rows: Sequence[Row], names: tuple[str, ...], settings: DataSettings, where: str
+) -> RawData:
+    """Return the images of rows.
+
+    Args:
+        root: folder that their files are relative to.
+        rows: in order.
+        names: class names where labels are their positions, else ().
+        settings: size, memory budget and what to do with unusable rows.
+        where: the column of labels, for errors.
+
+    Raises:
+        UserError: no row of the part ``train``, a label of another kind; and the errors of
+            :func:`load_listed`.
+    """
+    classes, labels = _labels([row.label for row in rows], names, where)
     parts: dict[str, Listing] = {"train": []}
     unusable = []
-    for row, (file, label, part) in enumerate(zip(files, labels, _parts(path, frame), strict=True), start=1):
-        if file is None or label is None:
-            unusable.append(f"{path}, row {row}: no {'image' if file is None else 'label'}")
+    for row, label in zip(rows, labels, strict=True):
+        if row.file is None or label is None:
+            unusable.append(f"{row.place}: no {'image' if row.file is None else 'label'}")
         else:
-            parts.setdefault(part, []).append((file, label))
+            parts.setdefault(row.part, []).append((row.file, label))
     if not parts["train"]:
-        raise UserError(str(path), "no images with labels to train on", f"rows with {SPLIT_COLUMN} = train")
+        raise UserError(where, "no images with labels to train on", f"rows with {SPLIT_COLUMN} = train")
     return load_listed(root, parts, classes, settings, unusable)
 
 
-def _labels(path: Path, values: Sequence[Any], column: str) -> tuple[tuple[str, ...], list[int | None]]:
+def _labels(
+    values: Sequence[Any], names: tuple[str, ...], where: str
+) -> tuple[tuple[str, ...], list[int | None]]:
     """Return class names, and the label of every row; None where a row has none."""
     if all(isinstance(value, str) for value in values if value is not None):
         keys = values
     else:
-        where = f"{path}, column {column}"
         keys = [None if value is None else _whole_number(value, where) for value in values]
-        if names := _names_of_schema(path, column):
+        if names:
             # Hugging Face writes -1 for a missing label.
             return names, [key if key is not None and 0 <= key < len(names) else None for key in keys]
     classes = sorted({key for key in keys if key is not None})
