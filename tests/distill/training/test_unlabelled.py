@@ -186,14 +186,15 @@ class TestMinConfidence:
         assert math.isfinite(stats.losses["total"])
         assert len(seen) < made.steps_per_epoch == made.step
 
-    @pytest.mark.parametrize("views", [2, 0])
-    def test_f_may_run_live(self, views: int) -> None:
+    @pytest.mark.parametrize(("views", "mixing"), [(2, {}), (0, {}), (0, {"mixup": 0.5, "cutmix": 1.0})])
+    @pytest.mark.parametrize("name", ["dkd", "tkd"])
+    def test_f_may_run_live_and_see_mixed_images(self, name: Any, views: int, mixing: dict[str, Any]) -> None:
         torch.manual_seed(0)
         made = Distiller(
             TinyStudent(),
             digit_views(200, views, unlabelled=150),
-            MethodSettings(name="kd", min_confidence=0.9),
-            TrainSettings(epochs=1, batch_size=64),
+            MethodSettings(name=name, min_confidence=0.9),
+            TrainSettings(epochs=1, batch_size=64, **mixing),
             seed=0,
             big_models=[trained_big_model()],
             class_count=10,
