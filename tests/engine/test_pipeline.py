@@ -1,15 +1,18 @@
 """Stages before the trials: stored data sets, keys of big models, results of a stage."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.data.writers import write_images
 from tests.full_disk import limited
 from tkd_search.config.experiment_file import load_config
 from tkd_search.data import load_data
 from tkd_search.engine import pipeline
 from tkd_search.engine.pipeline import big_model_key
+from tkd_search.engine.progress import Silent
 
 SCRIPT = """
 import sys
@@ -64,3 +67,17 @@ def test_the_same_weights_under_another_key_have_another_digest(tmp_path: Path) 
         (tmp_path / name / "model.safetensors").write_bytes(b"weights")
     a, b = (pipeline._big_model_digest(str(tmp_path / name)) for name in ("big_model-a", "big_model-b"))
     assert a != b
+
+
+def test_a_search_with_unlabelled_images_uses_the_big_model_of_one_without(tmp_path: Path) -> None:
+    write_images(tmp_path / "others", 9, size=(8, 8), mode="L")
+    few = ["data.train_limit=100", f"data.unlabelled={tmp_path / 'others'}"]
+    whole, config = load_config(None, []), load_config(None, few)
+    key = big_model_key(whole.settings(), 0, load_data(whole.settings().data))
+    stored = tmp_path / f"big_model-{key}"
+    stored.mkdir()
+    figures = {"name": "F", "bytes": 1, "parameters": 1, "val_accuracy": 0.9, "test_accuracy": 0.9}
+    (stored / "figures.json").write_text(json.dumps(figures))
+    data, queue = load_data(config.settings().data), None
+    places, _ = pipeline.prepare_big_models(config, data, "", str(tmp_path), queue, Silent())
+    assert places == (str(stored),)
