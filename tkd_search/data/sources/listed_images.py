@@ -35,12 +35,10 @@ def load_listed(
     settings: DataSettings,
     unusable: Sequence[str] = (),
 ) -> RawData:
-    """Return the images of a source that lists its files, and unlabelled ones: in memory where they fit.
+    """Return the images of a source that lists its files, and unlabelled ones.
 
-    Otherwise they are streamed.
-
-    Every image is decoded once here, which finds the broken ones and hashes the pixels. For streamed images
-    this is kept in the cache.
+    They are in memory where all of them fit, else streamed. Every image is decoded once here, which finds
+    the broken ones and hashes the pixels; of streamed images the result is kept in the cache.
 
     Args:
         root: folder that the files are relative to.
@@ -87,7 +85,7 @@ def with_unlabelled(raw: RawData, settings: DataSettings) -> RawData:
     found = unlabelled_files(settings, root)
     listing = [(name, UNLABELLED) for name in found.names]
     channels, native = raw.train.images.shape[1:3]
-    _check_sides({(side, side) for side in [native]} | _sides(_headers(root, listing, settings)), settings)
+    _check_sides({(native, native)} | _sides(_headers(root, listing, settings)), settings)
     size = settings.size or native
     needed = len(listing) * channels * size**2 / 2**20
     if needed > settings.memory_budget_mb:
