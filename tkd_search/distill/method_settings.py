@@ -144,6 +144,7 @@ class TrainSettings:
     unlabelled_ratio: float | None = setting(
         None,
         ge=0,
+        le=1000,
         doc="unlabelled images per labelled one, in every batch; default: as many as there are, at most 15",
         searchable=False,
     )
