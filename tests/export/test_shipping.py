@@ -47,7 +47,7 @@ def test_the_description_says_all_that_is_needed(shipped, digits):
     assert plain["figures"]["bytes"] == (shipped / "model.safetensors").stat().st_size
     assert plain["provenance"]["dataset_digest"] == digits.digest
     card = (shipped / "README.md").read_text()
-    for words in ("90.00%", "student.width: 0.1", "tkd_search.load", "2.50 ms", "[batch, 8, 8, 1]"):
+    for words in ("90.00%", "student.width: 0.1", "tkd_search.load", "2.5 ms", "[batch, 8, 8, 1]"):
         assert words in card
 
 

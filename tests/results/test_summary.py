@@ -75,6 +75,7 @@ def test_a_damaged_summary_is_refused_with_the_wrong_key(tmp_path_factory, data)
     legal = {
         "references": ["missing"],
         "metric": ["missing"],
+        "cost": ["missing"],
         "hypervolume": [None],
         "wall_seconds": [None],
         "reference_point": [[{"x": 1}]],
