@@ -17,12 +17,13 @@ from tkd_search.data import (
     DataBundle,
     DataSettings,
     ImageStore,
+    decode,
     load_data,
     plain_batches,
     scan_images,
 )
 from tkd_search.data.bank_files import bank_key, load_bank, save_bank
-from tkd_search.data.image_files import FolderStore
+from tkd_search.data.image_files import DecodedStore, FolderStore
 from tkd_search.data.prepared_files import load_prepared, save_prepared
 from tkd_search.distill.features.bank_builder import compute_bank
 from tkd_search.distill.method_settings import BankSettings
@@ -49,7 +50,13 @@ def loaded(root: Path) -> DataBundle:
 def streamed(root: Path, loaded: DataBundle) -> DataBundle:
     # At 1,600 pixels a side the images exceed the budget; mean and std are given, so nothing is decoded yet.
     settings = DataSettings(
-        name="imagefolder", path=str(root), memory_budget_mb=16, size=1600, mean=loaded.mean, std=loaded.std
+        name="imagefolder",
+        path=str(root),
+        memory_budget_mb=16,
+        disk_budget_gb=0,
+        size=1600,
+        mean=loaded.mean,
+        std=loaded.std,
     )
     bundle = load_data(settings)
     stores = {
@@ -59,24 +66,39 @@ def streamed(root: Path, loaded: DataBundle) -> DataBundle:
     return dataclasses.replace(bundle, **stores)  # type: ignore[arg-type]
 
 
-class TestStreaming:
-    def test_images_beyond_the_memory_budget_are_streamed(
-        self, loaded: DataBundle, streamed: DataBundle
+@pytest.fixture(scope="module")
+def decoded(root: Path, loaded: DataBundle) -> DataBundle:
+    """The images in a file on the disk: nothing fits into a memory of 0 MB, which no user may set."""
+    settings = DataSettings(name="imagefolder", path=str(root), mean=loaded.mean, std=loaded.std)
+    object.__setattr__(settings, "memory_budget_mb", 0)
+    return load_data(settings)
+
+
+@pytest.fixture(params=["streamed", "decoded"])
+def stored(request: pytest.FixtureRequest) -> DataBundle:
+    return request.getfixturevalue(request.param)  # type: ignore[no-any-return]
+
+
+class TestStores:
+    def test_images_beyond_the_budgets_are_decoded_to_the_disk_or_streamed(
+        self, loaded: DataBundle, decoded: DataBundle, streamed: DataBundle
     ) -> None:
         assert isinstance(loaded.train.images, torch.Tensor)
+        assert isinstance(decoded.train.images, DecodedStore)
         assert isinstance(streamed.train.images, FolderStore)
         assert isinstance(streamed.train.images, ImageStore)
+        assert isinstance(decoded.train.images, ImageStore)
 
-    def test_streamed_and_loaded_images_are_the_same(self, loaded: DataBundle, streamed: DataBundle) -> None:
-        assert (streamed.channels, streamed.size) == (loaded.channels, loaded.size)
+    def test_stored_and_loaded_images_are_the_same(self, loaded: DataBundle, stored: DataBundle) -> None:
+        assert (stored.channels, stored.size) == (loaded.channels, loaded.size)
         for part, split in loaded.splits().items():
-            other = streamed.splits()[part]
+            other = stored.splits()[part]
             assert torch.equal(split.labels, other.labels)
             index = torch.randperm(len(split), generator=torch.Generator().manual_seed(0))
             assert torch.equal(split.images[index], other.images[index])
 
-    def test_views_of_streamed_and_loaded_images_are_the_same(
-        self, loaded: DataBundle, streamed: DataBundle
+    def test_views_of_stored_and_loaded_images_are_the_same(
+        self, loaded: DataBundle, stored: DataBundle
     ) -> None:
         index = torch.tensor([3, 3, 20, 5])
         view = torch.tensor([0, 2, 1, 3])
@@ -84,16 +106,16 @@ class TestStreaming:
             AugmentedViews(data.train, mean=data.mean, std=data.std, views=4, augment="crop_flip").batch(
                 index, view
             )
-            for data in (loaded, streamed)
+            for data in (loaded, stored)
         ]
         assert torch.equal(*batches)
 
-    def test_plain_batches_of_streamed_and_loaded_images_are_the_same(
-        self, loaded: DataBundle, streamed: DataBundle
+    def test_plain_batches_of_stored_and_loaded_images_are_the_same(
+        self, loaded: DataBundle, stored: DataBundle
     ) -> None:
         for one, other in zip(
             plain_batches(loaded.test, mean=loaded.mean, std=loaded.std, batch_size=10),
-            plain_batches(streamed.test, mean=loaded.mean, std=loaded.std, batch_size=10),
+            plain_batches(stored.test, mean=loaded.mean, std=loaded.std, batch_size=10),
             strict=True,
         ):
             assert torch.equal(one[0], other[0])
@@ -107,17 +129,17 @@ class TestStreaming:
             store[torch.tensor([0, 1])]
         assert caught.value.where.endswith("001.png")
 
-    def test_a_used_store_can_be_pickled(self, streamed: DataBundle) -> None:
+    def test_a_used_store_can_be_pickled(self, stored: DataBundle) -> None:
         index = torch.arange(20)
-        before = streamed.train.images[index]
-        assert torch.equal(pickle.loads(pickle.dumps(streamed.train.images))[index], before)
+        before = stored.train.images[index]
+        assert torch.equal(pickle.loads(pickle.dumps(stored.train.images))[index], before)
 
-    def test_several_threads_may_read_at_once(self, streamed: DataBundle, loaded: DataBundle) -> None:
+    def test_several_threads_may_read_at_once(self, stored: DataBundle, loaded: DataBundle) -> None:
         found: list[bool] = []
 
         def read(seed: int) -> None:
             index = torch.randperm(len(loaded.train), generator=torch.Generator().manual_seed(seed))
-            found.append(torch.equal(streamed.train.images[index], loaded.train.images[index]))
+            found.append(torch.equal(stored.train.images[index], loaded.train.images[index]))
 
         threads = [threading.Thread(target=read, args=(seed,)) for seed in range(4)]
         for thread in threads:
@@ -126,15 +148,16 @@ class TestStreaming:
             thread.join()
         assert found == [True] * 4
 
-    def test_the_fingerprint_depends_on_names_order_and_sizes(self, tmp_path: Path) -> None:
-        writers.write_images(tmp_path, 3)
-        names = tuple(f"{i:03d}.png" for i in range(3))
-        store = FolderStore(str(tmp_path), names, 12, 3)
-        before = store.fingerprint()
-        assert store.subset(torch.tensor([0, 2, 1])).fingerprint() != before
-        with (tmp_path / "001.png").open("ab") as file:
-            file.write(b"more")
-        assert store.fingerprint() != before
+    def test_the_digest_does_not_depend_on_where_the_images_are(
+        self, root: Path, decoded: DataBundle
+    ) -> None:
+        settings = DataSettings(
+            name="imagefolder", path=str(root), disk_budget_gb=0, mean=decoded.mean, std=decoded.std
+        )
+        object.__setattr__(settings, "memory_budget_mb", 0)
+        streamed = load_data(settings)
+        assert isinstance(streamed.train.images, FolderStore)
+        assert streamed.digest == decoded.digest
 
 
 class TestDecodingByProcesses:
@@ -179,13 +202,13 @@ class TestScanOnce:
         (tmp_path / "001.png").write_bytes(b"no image")
         paths = [str(tmp_path / f"{i:03d}.png") for i in range(4)]
         calls = []
-        scan = scan_images.scan_images
+        scan = scan_images._scan_in_process
 
-        def counted(*args: Any, **how: Any) -> scan_images.ScannedImages:
-            calls.append(args)
-            return scan(*args, **how)
+        def counted(job: dict[str, Any]) -> str:
+            calls.append(job)
+            return scan(job)
 
-        monkeypatch.setattr(scan_images, "scan_images", counted)
+        monkeypatch.setattr(scan_images, "_scan_in_process", counted)
         first, again = (scan_images.scan_once(paths, 12, 3) for _ in range(2))
         assert len(calls) == 1
         assert torch.equal(first.content, again.content)
@@ -198,8 +221,78 @@ class TestScanOnce:
         assert repaired.content[0] == repaired.content[1]
 
 
+class TestScanToTheDisk:
+    def scan(self, root: Path) -> scan_images.ScannedImages:
+        paths = [str(root / f"{i:03d}.png") for i in range(12)]
+        return scan_images.scan_once(paths, 12, 3, disk_budget_gb=1)
+
+    def test_a_scan_that_was_killed_goes_on_after_its_last_chunk(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        writers.write_images(tmp_path, 12)
+        (tmp_path / "006.png").write_bytes(b"no image")
+        monkeypatch.setattr(scan_images, "IMAGES_PER_PROCESS", 4)
+        monkeypatch.setattr("os.sched_getaffinity", lambda pid: {0})
+        monkeypatch.setenv("TKD_CACHE", str(tmp_path / "whole"))
+        whole = self.scan(tmp_path)
+        monkeypatch.setenv("TKD_CACHE", str(tmp_path / "cut"))
+        started, run = [], scan_images._scan_in_process
+
+        def killed(job: dict[str, Any]) -> str:
+            started.append(job["start"])
+            if len(started) == 2:
+                raise KeyboardInterrupt
+            return run(job)
+
+        monkeypatch.setattr(scan_images, "_scan_in_process", killed)
+        with pytest.raises(KeyboardInterrupt):
+            self.scan(tmp_path)
+        resumed = self.scan(tmp_path)
+        # The thread that decodes may have ended another chunk before the interrupt arrived.
+        assert started.count(0) == 1
+        assert sorted(set(started)) == [0, 4, 8]
+        assert torch.equal(resumed.content, whole.content)
+        assert resumed.broken == whole.broken
+        assert resumed.file is not None
+        assert whole.file is not None
+        assert resumed.file.read_bytes() == whole.file.read_bytes()
+        assert {file.name for file in resumed.file.parent.iterdir()} == {"images.npy", "scan.json"}
+
+    def test_images_that_exceed_the_budget_or_the_disk_are_not_kept(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        writers.write_images(tmp_path, 3)
+        monkeypatch.setenv("TKD_CACHE", str(tmp_path / "cache"))
+        paths = [str(tmp_path / f"{i:03d}.png") for i in range(3)]
+        assert scan_images.scan_once(paths, 12, 3, disk_budget_gb=1e-6).file is None
+        usage = shutil.disk_usage(tmp_path)
+        monkeypatch.setattr(shutil, "disk_usage", lambda place: usage._replace(free=2 * 3 * 12 * 12 * 3 - 1))
+        assert scan_images.scan_once(paths, 12, 3, disk_budget_gb=None).file is None
+        monkeypatch.setattr(shutil, "disk_usage", lambda place: usage._replace(free=2 * 3 * 12 * 12 * 3))
+        kept = scan_images.scan_once(paths, 12, 3, disk_budget_gb=None)
+        assert kept.file is not None
+        assert torch.equal(
+            torch.from_numpy(np.load(kept.file)),
+            FolderStore(str(tmp_path), ("000.png", "001.png", "002.png"), 12, 3)[torch.arange(3)],
+        )
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+def test_a_large_jpeg_is_scaled_by_its_decoder_to_nearly_the_same_pixels(tmp_path: Path, mode: str) -> None:
+    from PIL import Image
+
+    y, x = np.mgrid[:480, :640] / 40.0
+    waves = np.stack([np.sin(x), np.sin(y), np.sin(x + y)], -1)
+    image = Image.fromarray((127 + 120 * waves).astype(np.uint8)).convert(mode)
+    image.save(tmp_path / "large.jpg", quality=95)
+    drafted = decode.decode(str(tmp_path / "large.jpg"), 32, 3).astype(int)
+    with Image.open(tmp_path / "large.jpg") as opened:
+        whole = decode.from_image(opened, 32, 3).astype(int)
+    assert np.abs(drafted - whole).mean() < 3
+
+
 class TestPrepared:
-    @pytest.mark.parametrize("kind", ["loaded", "streamed"])
+    @pytest.mark.parametrize("kind", ["loaded", "streamed", "decoded"])
     def test_a_bundle_is_read_as_written(
         self, kind: str, request: pytest.FixtureRequest, tmp_path: Path
     ) -> None:
@@ -212,6 +305,20 @@ class TestPrepared:
             index = torch.arange(len(split))
             assert torch.equal(back.splits()[part].images[index], split.images[index])
             assert torch.equal(back.splits()[part].labels, split.labels)
+
+    def test_a_machine_without_the_decoded_images_decodes_them_once(
+        self, decoded: DataBundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        gone = dataclasses.replace(decoded.train.images, file=tmp_path / "gone.npy")  # type: ignore[type-var]
+        train = dataclasses.replace(decoded.train, images=gone)
+        save_prepared(dataclasses.replace(decoded, train=train), tmp_path / "data")
+        monkeypatch.setenv("TKD_CACHE", str(tmp_path / "cache"))
+        for _ in range(2):
+            images = load_prepared(tmp_path / "data").train.images
+            assert isinstance(images, DecodedStore)
+            index = torch.arange(len(images))
+            assert torch.equal(images[index], decoded.train.images[index])
+        assert len(list((tmp_path / "cache").glob("images-*"))) == 1
 
     def test_files_are_the_same_as_numpy_writes(self, loaded: DataBundle, tmp_path: Path) -> None:
         save_prepared(loaded, tmp_path / "data")

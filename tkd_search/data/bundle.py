@@ -15,7 +15,7 @@ from tkd_search.models.image_input import ImageInput
 
 @runtime_checkable
 class ImageStore(Protocol):
-    """Images by index: a uint8 tensor [N, C, H, W], or a store that decodes them on access."""
+    """Images by index: a uint8 tensor [N, C, H, W], or a store that reads or decodes them on access."""
 
     def __len__(self) -> int:
         """Number of images N."""
@@ -53,14 +53,17 @@ class Split:
 
     def joined(self, other: "Split") -> "Split":
         """Return these images followed by others that are stored in the same way."""
-        images, more = self.images, other.images
+        images, more, content = self.images, other.images, None
+        if self.content is not None and other.content is not None:
+            content = torch.cat([self.content, other.content])
         return Split(
             torch.cat([images, more]) if isinstance(images, Tensor) else images.joined(more),  # type: ignore[attr-defined, list-item]
             torch.cat([self.labels, other.labels]),
+            content=content,
         )
 
     def subset(self, positions: Tensor) -> "Split":
-        """Return the images at ``positions`` [n], in that order; a streamed store stays streamed."""
+        """Return the images at ``positions`` [n], in that order; only those of a tensor are copied."""
         images = self.images
         return Split(
             images[positions] if isinstance(images, Tensor) else images.subset(positions),  # type: ignore[attr-defined]

@@ -85,7 +85,17 @@ class DataSettings:
         searchable=False,
     )
     memory_budget_mb: int = setting(
-        4096, ge=16, doc="images that fit are held as uint8 tensors, others are streamed", searchable=False
+        4096,
+        ge=16,
+        doc="images that fit are held in memory as uint8 tensors, others in a file of decoded images",
+        searchable=False,
+    )
+    disk_budget_gb: float | None = setting(
+        None,
+        ge=0,
+        doc="decoded images that exceed this are streamed: decoded in every epoch; default: half "
+        "of the free disk of the machine's cache",
+        searchable=False,
     )
 
     mean: tuple[float, ...] | None = setting(

@@ -1,10 +1,11 @@
-"""Image files by index, decoded on access."""
+"""Images by index: files that are decoded on access, and images that were decoded once into a file."""
 
-import hashlib
 import os
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -64,13 +65,6 @@ class FolderStore:
         """Return a store of these files and others below the same root."""
         return replace(self, files=self.files + other.files)
 
-    def fingerprint(self) -> str:
-        """Return a hash of the files' names and sizes, in order; contents are not read."""
-        state = hashlib.blake2b(f"{self.size}:{self.channels}".encode(), digest_size=16)
-        for position, name in enumerate(self.files):
-            state.update(f"{name}:{os.stat(self.path(position)).st_size};".encode(errors="surrogateescape"))
-        return state.hexdigest()
-
     @cached_property
     def _pool(self) -> ThreadPoolExecutor:
         return ThreadPoolExecutor(_THREADS, thread_name_prefix="decode")
@@ -78,6 +72,71 @@ class FolderStore:
     def __reduce__(self) -> tuple[type, tuple[str, tuple[str, ...], int, int]]:
         """Pickle the fields without the thread pool."""
         return FolderStore, (self.root, self.files, self.size, self.channels)
+
+
+@dataclass(frozen=True)
+class DecodedStore:
+    """Images of a ``.npy`` file uint8 [M, C, H, W], read on access by four threads; an ``ImageStore``.
+
+    ``rows`` int64 [N] are the images in it, and ``source`` their files where they are known. The pages are in
+    the system's cache, which all processes of a machine share; they are read, not mapped, so that they are
+    never counted as memory of a process.
+    """
+
+    file: Path
+    rows: Tensor
+    source: FolderStore | None = None
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: Tensor) -> Tensor:
+        """Return uint8 [B, C, H, W] for an int64 ``index`` [B].
+
+        Raises:
+            OSError: the file is shorter than its header says.
+        """
+        wanted = self.rows[index.reshape(-1)].tolist()
+        descriptor, first, shape = self._opened
+        images = np.empty((len(wanted), *shape), np.uint8)
+
+        def read(share: int) -> None:
+            for position in range(share, len(wanted), _THREADS):
+                image = images[position]
+                found = os.preadv(descriptor, [image.data], first + wanted[position] * image.nbytes)
+                if found != image.nbytes:
+                    raise OSError(f"{self.file} is too short")
+
+        list(self._pool.map(read, range(_THREADS)))
+        return torch.from_numpy(images)
+
+    def subset(self, positions: Tensor) -> "DecodedStore":
+        """Return a store of the images at ``positions`` [n], in that order."""
+        source = None if self.source is None else self.source.subset(positions)
+        return DecodedStore(self.file, self.rows[positions], source)
+
+    def joined(self, other: "DecodedStore") -> "DecodedStore":
+        """Return a store of these images and others of the same file."""
+        assert self.file == other.file
+        known = self.source is not None and other.source is not None
+        source = self.source.joined(other.source) if known else None  # type: ignore[union-attr, arg-type]
+        return DecodedStore(self.file, torch.cat([self.rows, other.rows]), source)
+
+    @cached_property
+    def _opened(self) -> tuple[int, int, tuple[int, ...]]:
+        """Return the file's descriptor, open as long as this store lives, the images' offset and shape."""
+        images = np.load(self.file, mmap_mode="r")
+        descriptor = os.open(self.file, os.O_RDONLY)
+        weakref.finalize(self, os.close, descriptor)
+        return descriptor, images.offset, images.shape[1:]
+
+    @cached_property
+    def _pool(self) -> ThreadPoolExecutor:
+        return ThreadPoolExecutor(_THREADS, thread_name_prefix="read")
+
+    def __reduce__(self) -> tuple[type, tuple[Path, Tensor, FolderStore | None]]:
+        """Pickle the fields without the open file and the threads."""
+        return DecodedStore, (self.file, self.rows, self.source)
 
 
 def damaged_image(found: str) -> UserError:

@@ -1,6 +1,7 @@
 """A bundle on disk for workers: ``.npy`` files of every split and a JSON file.
 
-The files are memory-mapped, so that all processes of a machine share one copy of the images.
+The files are memory-mapped, so that all processes of a machine share one copy of the images. Images that
+exceed the memory are not among them: they lie decoded in the cache of each machine, or are streamed.
 """
 
 import json
@@ -15,7 +16,8 @@ from torch import Tensor
 
 from tkd_search import storage
 from tkd_search.data.bundle import DataBundle, ImageStore, Split
-from tkd_search.data.image_files import FolderStore
+from tkd_search.data.image_files import DecodedStore, FolderStore, damaged_image
+from tkd_search.data.scan_images import scan_once
 from tkd_search.errors import UserError
 from tkd_search.storage import remote_folders
 from tkd_search.storage.atomic_folder import atomic_folder
@@ -27,16 +29,18 @@ _PARTS = ("train", "validation", "test")
 def save_prepared(bundle: DataBundle, folder: str | Path) -> None:
     """Write a bundle atomically; an existing folder is replaced.
 
-    A streamed store is written as the list of its files.
+    Any other store than a tensor is written as the list of its files, and where they are decoded here, as
+    the place of the decoded images.
     """
     with atomic_folder(Path(folder)) as partial:
         streamed = {}
         for part, split in bundle.splits().items():
+            images = split.images
             _save(partial / f"{part}_labels.npy", split.labels)
-            if isinstance(split.images, Tensor):
-                _save(partial / f"{part}_images.npy", split.images)
+            if isinstance(images, Tensor):
+                _save(partial / f"{part}_images.npy", images)
             else:
-                streamed[part] = _store_content(split.images)
+                streamed[part] = _save_store(partial, part, images)
         content = {
             "schema": _SCHEMA,
             "name": bundle.name,
@@ -90,17 +94,24 @@ def _save(path: Path, values: Tensor) -> None:
         file.write(array.data)
 
 
-def _store_content(store: ImageStore) -> dict[str, Any]:
-    if not isinstance(store, FolderStore):
-        raise TypeError(f"cannot store images of {type(store).__name__}")
+def _save_store(folder: Path, part: str, images: ImageStore) -> dict[str, Any]:
+    """Write where the images of a part are, and return what :func:`_store` needs beside."""
+    decoded = None
+    if isinstance(images, DecodedStore) and images.source is not None:
+        decoded = str(images.file.absolute())
+        _save(folder / f"{part}_rows.npy", images.rows)
+        images = images.source
+    if not isinstance(images, FolderStore):
+        raise TypeError(f"cannot store images of {type(images).__name__}")
+    (folder / f"{part}_files.json").write_text(json.dumps(images.files), encoding="utf-8")
     # Unlabelled images lie outside the root; a node needs their folder in its cache too.
-    outside = {os.path.dirname(name) for name in store.files if name.startswith("..")}
-    places = [Path(os.path.realpath(os.path.join(store.root, folder))) for folder in outside]
-    trees = {found[0] for place in places if (found := remote_folders.origin(place))}
-    content = {"files": store.files, "size": store.size, "channels": store.channels, "trees": sorted(trees)}
-    origin = remote_folders.origin(Path(store.root))
+    outside = {os.path.dirname(name) for name in images.files if name.startswith("..")}
+    places = [Path(os.path.realpath(os.path.join(images.root, name))) for name in outside]
+    trees = sorted({found[0] for place in places if (found := remote_folders.origin(place))})
+    content = {"size": images.size, "channels": images.channels, "decoded": decoded, "trees": trees}
+    origin = remote_folders.origin(Path(images.root))
     if origin is None:
-        return {**content, "root": str(Path(store.root).expanduser().absolute())}
+        return {**content, "root": str(Path(images.root).expanduser().absolute())}
     # Every node reads the files from their origin into its own cache.
     return {**content, "root": origin[0], "below": origin[1]}
 
@@ -108,11 +119,27 @@ def _store_content(store: ImageStore) -> dict[str, Any]:
 def _mapped(folder: Path, part: str, streamed: dict[str, Any]) -> Split:
     labels = torch.from_numpy(np.load(folder / f"{part}_labels.npy"))
     if part in streamed:
-        store = streamed[part]
-        files = FolderStore(_root(store), tuple(store["files"]), store["size"], store["channels"])
-        return Split(files, labels)
+        return Split(_store(folder, part, streamed[part]), labels)
     # Mode c (copy on write): torch has no read-only tensors. Nothing writes, so nothing is copied.
     return Split(torch.from_numpy(np.load(folder / f"{part}_images.npy", mmap_mode="c")), labels)
+
+
+def _store(folder: Path, part: str, content: dict[str, Any]) -> ImageStore:
+    """Return the images of a part that are not in its folder.
+
+    A machine that lacks the decoded images decodes them into its own cache.
+    """
+    if content["decoded"] and Path(content["decoded"]).exists():
+        return DecodedStore(Path(content["decoded"]), torch.from_numpy(np.load(folder / f"{part}_rows.npy")))
+    names = json.loads((folder / f"{part}_files.json").read_text(encoding="utf-8"))
+    files = FolderStore(_root(content), tuple(names), content["size"], content["channels"])
+    if not content["decoded"]:
+        return files
+    paths = [files.path(position) for position in range(len(files))]
+    scanned = scan_once(paths, files.size, files.channels, disk_budget_gb=None)
+    if scanned.broken:
+        raise damaged_image(next(iter(scanned.broken.values())))
+    return files if scanned.file is None else DecodedStore(scanned.file, torch.arange(len(files)), files)
 
 
 def _root(store: dict[str, Any]) -> str:

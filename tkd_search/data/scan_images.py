@@ -1,19 +1,22 @@
-"""Decode many image files once: finds broken ones, hashes pixels, and keeps the images where they fit."""
+"""Decode many image files once: finds broken ones, hashes pixels, and keeps the images where they fit.
+
+Images are kept in memory, or in a file of the machine's cache that all processes of the machine read.
+"""
 
 import contextlib
 import hashlib
 import itertools
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -21,28 +24,35 @@ from torch import Tensor
 
 from tkd_search.data import decode
 from tkd_search.errors import UserError, printable
-from tkd_search.storage.remote_folders import cached_folder
+from tkd_search.files import write_text
+from tkd_search.storage.atomic_folder import unfinished_folder
+from tkd_search.storage.remote_folders import cached_folder, node_cache
 
 IMAGES_PER_PROCESS = 4000
-"""Least number of images for which another decoding process saves time."""
+"""Images that one process decodes: starting it takes less than a tenth of their time."""
+
+IMAGES_FILE = "images.npy"
+"""Decoded images in a folder of the cache, uint8 [n, C, size, size]."""
 
 MOST_BROKEN = 0.01
 """Largest share of the images that may be left out."""
 
-_THREADS, _NAMED = 4, 10
+_THREADS, _NAMED, _CHUNK = 4, 10, "chunk-"
 
 
 @dataclass(frozen=True)
 class ScannedImages:
-    """Result of :func:`scan_images` for n files.
+    """Result of :func:`scan_images` or :func:`scan_once` for n files.
 
     ``images`` are uint8 [n, C, size, size] or None; ``content`` are hashes of pixels, int64 [n]; ``broken``
-    maps the position of a file that cannot be decoded to 'path: reason'; its image is undefined.
+    maps the position of a file that cannot be decoded to 'path: reason'; its image is undefined. ``file`` is
+    the ``.npy`` file of the images where they are kept on the disk.
     """
 
     images: Tensor | None
     content: Tensor
     broken: dict[int, str]
+    file: Path | None = None
 
 
 def scan_images(paths: Sequence[str], size: int, channels: int, *, keep: bool) -> ScannedImages:
@@ -57,50 +67,56 @@ def scan_images(paths: Sequence[str], size: int, channels: int, *, keep: bool) -
     Raises:
         RuntimeError: a decoding process failed.
     """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    processes = min(cores, len(paths) // IMAGES_PER_PROCESS)
-    shape = (len(paths), channels, size, size)
-    with tempfile.TemporaryDirectory(prefix="tkd-decode-") as folder:
-        if processes < 2:
-            rows = np.empty(shape, np.uint8) if keep else None
-            parts = _in_parts(paths, _THREADS, partial(_scan_here, rows, size, channels))
-        else:
-            file = os.path.join(folder, "images.npy") if keep else None
-            if file is not None:
-                np.lib.format.open_memmap(file, mode="w+", dtype=np.uint8, shape=shape).flush()
-            parts = _in_parts(paths, processes, partial(_scan_in_process, file, size, channels))
-            rows = np.load(file) if file is not None else None
-    broken = {start + at: why for start, part in parts.items() for at, why in part.broken.items()}
-    content = torch.tensor([one for part in parts.values() for one in part.content], dtype=torch.int64)
-    return ScannedImages(None if rows is None else torch.from_numpy(rows), content, broken)
+    if _processes(paths) < 2:
+        rows = np.empty((len(paths), channels, size, size), np.uint8) if keep else None
+        images = None if rows is None else torch.from_numpy(rows)
+        return replace(_merged(_scan_here(paths, size, channels, rows)), images=images)
+    with tempfile.TemporaryDirectory(prefix="tkd-decode-") as name:
+        scanned = _scan_into(Path(name), paths, size, channels, keep=keep)
+        images = torch.from_numpy(np.load(scanned.file)) if scanned.file is not None else None
+        return replace(scanned, images=images, file=None)
 
 
-def scan_once(paths: Sequence[str], size: int, channels: int) -> ScannedImages:
-    """Scan files without keeping images, and keep the result in this machine's cache.
+def scan_once(
+    paths: Sequence[str], size: int, channels: int, *, disk_budget_gb: float | None = 0.0
+) -> ScannedImages:
+    """Scan files once for this machine, and keep the images in its cache where they fit.
 
-    A later call with files of the same names, sizes and times reads it, so that a search that goes on does
-    not decode all its images again. Where the cache cannot be written, every call scans.
+    A later call with files of the same names, sizes and times reads the result, so that a search that goes on
+    does not decode all its images again. A call that was killed is continued after its last complete chunk.
+    Where the cache cannot be written, or its disk is full, every call scans.
+
+    Args:
+        paths: image files.
+        size: side of the square images in pixels.
+        channels: planes C.
+        disk_budget_gb: the images are kept if they take at most so many GB; None: half of the free space.
     """
-    state = hashlib.blake2b(f"{size}:{channels}".encode(), digest_size=16)
+    state = hashlib.blake2b(f"{decode.DECODE_VERSION}:{size}:{channels}".encode(), digest_size=16)
     for path in paths:
         with contextlib.suppress(OSError):  # the scan finds that it is missing
             file = os.stat(path)
             path = f"{os.path.abspath(path)}:{file.st_size}:{file.st_mtime_ns}"
         state.update(f"{path};".encode(errors="surrogateescape"))
+    images = f"images-{state.hexdigest()}"
+    keep = _fits(node_cache() / images, len(paths) * channels * size**2, disk_budget_gb)
+    name = images if keep else f"scan-{state.hexdigest()}"
 
     def fill(folder: Path) -> None:
-        scanned = scan_images(paths, size, channels, keep=False)
+        scanned = _scan_into(folder, paths, size, channels, keep=keep)
         content = {"content": scanned.content.tolist(), "broken": scanned.broken}
-        (folder / "scan.json").write_text(json.dumps(content), encoding="utf-8")
+        write_text(folder / "scan.json", json.dumps(content))
+        for file in folder.glob(f"{_CHUNK}*"):
+            file.unlink()
 
     try:
-        stored = json.loads(
-            (cached_folder(f"scan-{state.hexdigest()}", fill) / "scan.json").read_text(encoding="utf-8")
-        )
+        folder = cached_folder(name, fill, resumable=True)
+        stored = json.loads((folder / "scan.json").read_text(encoding="utf-8"))
     except OSError:
         return scan_images(paths, size, channels, keep=False)
     broken = {int(position): reason for position, reason in stored["broken"].items()}
-    return ScannedImages(None, torch.tensor(stored["content"], dtype=torch.int64), broken)
+    content = torch.tensor(stored["content"], dtype=torch.int64)
+    return ScannedImages(None, content, broken, folder / IMAGES_FILE if keep else None)
 
 
 def broken_images_note(
@@ -130,25 +146,78 @@ def broken_images_note(
     return (f"data: {found} and are left out (data.on_error: skip): {names}",)
 
 
-_ScanPart = partial[decode.Scan]
+def _fits(target: Path, size: int, budget_gb: float | None) -> bool:
+    """Return whether images of ``size`` bytes may be kept; those that are on the disk stay there."""
+    if budget_gb is not None:
+        return size <= budget_gb * 1e9
+    if target.exists() or (unfinished_folder(target) / IMAGES_FILE).exists():
+        return True
+    place = next(place for place in (target, *target.parents) if place.exists())
+    return size <= shutil.disk_usage(place).free // 2
 
 
-def _in_parts(paths: Sequence[str], parts: int, scan: _ScanPart) -> dict[int, decode.Scan]:
-    """Run ``scan(start, paths)`` on so many parts at once; return start → result, in order."""
-    bounds = np.linspace(0, len(paths), parts + 1).astype(int).tolist()
-    with ThreadPoolExecutor(parts) as pool:
-        shares = [(start, list(paths[start:end])) for start, end in itertools.pairwise(bounds) if end > start]
-        return dict(zip((s for s, _ in shares), pool.map(lambda share: scan(*share), shares), strict=True))
+def _processes(paths: Sequence[str]) -> int:
+    """Return how many processes to decode with."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(cores, len(paths) // IMAGES_PER_PROCESS)
+
+
+def _scan_into(folder: Path, paths: Sequence[str], size: int, channels: int, *, keep: bool) -> ScannedImages:
+    """Scan files in chunks, whose results are kept in ``folder``; chunks that are there are not scanned."""
+    file = folder / IMAGES_FILE if keep else None
+    if file is not None and not file.exists():
+        _allocate(file, (len(paths), channels, size, size))
+    starts = range(0, len(paths), IMAGES_PER_PROCESS)
+
+    def scan(start: int) -> decode.Scan:
+        stored, chunk = folder / f"{_CHUNK}{start}.json", paths[start : start + IMAGES_PER_PROCESS]
+        if not stored.exists():
+            job = {"target": file and str(file), "start": start, "paths": list(chunk)}
+            write_text(stored, _scan_in_process({**job, "size": size, "channels": channels}))
+        content, broken = json.loads(stored.read_text(encoding="utf-8"))
+        return decode.Scan(content, {int(position): reason for position, reason in broken.items()})
+
+    with ThreadPoolExecutor(max(1, _processes(paths))) as pool:
+        return replace(_merged(dict(zip(starts, pool.map(scan, starts), strict=True))), file=file)
+
+
+def _allocate(file: Path, shape: tuple[int, ...]) -> None:
+    """Create a ``.npy`` file of images, for which the disk reserves the space.
+
+    Raises:
+        OSError: the disk has not so much space.
+    """
+    part = file.with_suffix(".new")
+    np.lib.format.open_memmap(part, mode="w+", dtype=np.uint8, shape=shape).flush()
+    if hasattr(os, "posix_fallocate"):
+        with part.open("r+b") as content:
+            os.posix_fallocate(content.fileno(), 0, part.stat().st_size)
+    part.rename(file)
+
+
+def _merged(parts: dict[int, decode.Scan]) -> ScannedImages:
+    """Return the result of parts by the position of their first file, in order."""
+    content = [one for part in parts.values() for one in part.content]
+    broken = {start + at: why for start, part in parts.items() for at, why in part.broken.items()}
+    return ScannedImages(None, torch.tensor(content, dtype=torch.int64), broken)
 
 
 def _scan_here(
-    rows: np.ndarray | None, size: int, channels: int, start: int, paths: list[str]
-) -> decode.Scan:
-    return decode.scan(paths, size, channels, None if rows is None else rows[start : start + len(paths)])
+    paths: Sequence[str], size: int, channels: int, rows: np.ndarray | None
+) -> dict[int, decode.Scan]:
+    """Scan files in a few threads of this process; return start → result of each part."""
+    bounds = np.linspace(0, len(paths), _THREADS + 1).astype(int).tolist()
+
+    def scan(share: tuple[int, int]) -> decode.Scan:
+        own = slice(*share)
+        return decode.scan(list(paths[own]), size, channels, None if rows is None else rows[own])
+
+    with ThreadPoolExecutor(_THREADS) as pool:
+        return dict(zip(bounds, pool.map(scan, itertools.pairwise(bounds)), strict=False))
 
 
-def _scan_in_process(file: str | None, size: int, channels: int, start: int, paths: list[str]) -> decode.Scan:
-    job = {"target": file, "start": start, "paths": paths, "size": size, "channels": channels}
+def _scan_in_process(job: dict[str, Any]) -> str:
+    """Return the output of a process that scans one chunk, a :class:`decode.Scan` as JSON."""
     done = subprocess.run(
         [sys.executable, str(Path(decode.__file__))],
         input=json.dumps(job),
@@ -158,5 +227,4 @@ def _scan_in_process(file: str | None, size: int, channels: int, start: int, pat
     )
     if done.returncode:
         raise RuntimeError(f"decoding images failed: {done.stderr.strip()[-500:]}")
-    content, broken = json.loads(done.stdout)
-    return decode.Scan(content, {int(position): reason for position, reason in broken.items()})
+    return done.stdout

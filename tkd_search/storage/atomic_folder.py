@@ -22,12 +22,34 @@ def atomic_folder(target: Path) -> Iterator[Path]:
     try:
         yield partial
         partial.chmod(0o755)
-        for file in partial.iterdir():
-            sync(file)
-        _replace(partial, target)
-        sync(target.parent)
+        _finish(partial, target)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+@contextmanager
+def resumable_folder(target: Path) -> Iterator[Path]:
+    """Yield a folder that is renamed to ``target`` when the block ends without an error.
+
+    After an error or a kill the next call yields the same folder with the files written so far. The caller
+    must see to it that there is one writer at a time.
+    """
+    partial = unfinished_folder(target)
+    partial.mkdir(parents=True, exist_ok=True)
+    yield partial
+    _finish(partial, target)
+
+
+def unfinished_folder(target: Path) -> Path:
+    """Return the folder that :func:`resumable_folder` yields."""
+    return target.with_name(f".{target.name}.part")
+
+
+def _finish(partial: Path, target: Path) -> None:
+    for file in partial.iterdir():
+        sync(file)
+    _replace(partial, target)
+    sync(target.parent)
 
 
 def _replace(partial: Path, target: Path) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from tkd_search.errors import UserError
-from tkd_search.storage.atomic_folder import atomic_folder
+from tkd_search.storage.atomic_folder import atomic_folder, resumable_folder
 from tkd_search.storage.object_store import (
     below,
     get_file,
@@ -129,15 +129,18 @@ def node_cache() -> Path:
     return Path(os.environ.get("TKD_CACHE") or Path.home() / ".cache" / "tkd_search")
 
 
-def cached_folder(name: str, fill: Callable[[Path], None]) -> Path:
-    """Return a folder of the node's cache, which ``fill`` writes where it does not exist."""
+def cached_folder(name: str, fill: Callable[[Path], None], *, resumable: bool = False) -> Path:
+    """Return a folder of the node's cache, which ``fill`` writes where it does not exist.
+
+    With ``resumable``, ``fill`` gets the folder of an earlier call that was killed, with its files.
+    """
     target = node_cache() / name
     if target.exists():  # it appears atomically
         return target
     target.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(target.with_name(f".{name}.lock")):
         if not target.exists():
-            with atomic_folder(target) as folder:
+            with (resumable_folder if resumable else atomic_folder)(target) as folder:
                 fill(folder)
     return target
 

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from tkd_search.data import decode
-from tkd_search.data.bundle import Split
+from tkd_search.data.bundle import ImageStore, Split
 from tkd_search.data.data_settings import DataSettings
-from tkd_search.data.image_files import FolderStore
+from tkd_search.data.image_files import DecodedStore, FolderStore
 from tkd_search.data.scan_images import broken_images_note, scan_images, scan_once
 from tkd_search.data.sources.raw_data import RawData
 from tkd_search.data.sources.unlabelled import UnlabelledFiles, unlabelled_files
@@ -37,8 +37,9 @@ def load_listed(
 ) -> RawData:
     """Return the images of a source that lists its files, and unlabelled ones.
 
-    They are in memory where all of them fit, else streamed. Every image is decoded once here, which finds
-    the broken ones and hashes the pixels; of streamed images the result is kept in the cache.
+    Every image is decoded once here, which finds the broken ones and hashes the pixels. The images are in
+    memory where all of them fit. Beyond ``data.memory_budget_mb`` they are kept in a file of the machine's
+    cache, and beyond ``data.disk_budget_gb`` they are streamed: decoded again whenever they are needed.
 
     Args:
         root: folder that the files are relative to.
@@ -58,9 +59,11 @@ def load_listed(
     fits = sum(map(len, parts.values())) * channels * size**2 <= settings.memory_budget_mb * 2**20
     splits, broken = {}, [*unusable, *more.unusable]
     total = len(broken) + sum(map(len, parts.values()))
-    for part, listing in parts.items():
-        splits[part], found = _read(root, listing, size, channels, fits)
-        broken += found
+    # Those on the disk share one file, so that unlabelled images can follow the training images.
+    for group in [{part: listing} for part, listing in parts.items()] if fits else [parts]:
+        found, broken_here = _read(root, group, size, channels, fits, settings)
+        splits.update(found)
+        broken += broken_here
     where = f"data.path = {settings.path}"
     if settings.unlabelled is not None:
         where += f", data.unlabelled = {settings.unlabelled}"
@@ -93,28 +96,40 @@ def with_unlabelled(raw: RawData, settings: DataSettings) -> RawData:
             "data.unlabelled",
             f"{len(listing):,} images, {needed:,.0f} MB beside {settings.name}, which is held in memory",
             f"at most data.memory_budget_mb = {settings.memory_budget_mb}",
-            "raise it, or use class folders (data.name: imagefolder), which are streamed",
+            "raise it, or use class folders (data.name: imagefolder), which are kept on the disk",
         )
-    split, broken = _read(root, listing, size, channels, True)
+    splits, broken = _read(root, {"unlabelled": listing}, size, channels, True, settings)
     broken = [*found.unusable, *broken]
     total = len(found.unusable) + len(listing)
     where = f"data.unlabelled = {settings.unlabelled}"
     notes = (*raw.notes, *found.notes, *broken_images_note(broken, total, settings.on_error, where))
-    return replace(raw, unlabelled=split, notes=notes)
+    return replace(raw, unlabelled=splits["unlabelled"], notes=notes)
 
 
-def _read(root: Path, listing: Listing, size: int, channels: int, keep: bool) -> tuple[Split, list[str]]:
-    """Return the readable images of one part, in memory if ``keep``, and 'path: reason' of the others."""
-    names = tuple(name for name, _ in listing)
-    paths = [str(root / name) for name in names]
-    scanned = scan_images(paths, size, channels, keep=True) if keep else scan_once(paths, size, channels)
-    images = FolderStore(str(root), names, size, channels) if scanned.images is None else scanned.images
+def _read(
+    root: Path, parts: Mapping[str, Listing], size: int, channels: int, keep: bool, settings: DataSettings
+) -> tuple[dict[str, Split], list[str]]:
+    """Return the readable images of each part, in memory if ``keep``, and 'path: reason' of the others."""
+    listing = [entry for of_part in parts.values() for entry in of_part]
+    store = FolderStore(str(root), tuple(name for name, _ in listing), size, channels)
+    paths = [store.path(position) for position in range(len(store))]
+    scanned = (
+        scan_images(paths, size, channels, keep=True)
+        if keep
+        else scan_once(paths, size, channels, disk_budget_gb=settings.disk_budget_gb)
+    )
+    images: ImageStore = store if scanned.images is None else scanned.images
+    if scanned.file is not None:
+        images = DecodedStore(scanned.file, torch.arange(len(store)), store)
     labels = torch.tensor([label for _, label in listing], dtype=torch.int64)
-    readable = [position for position in range(len(listing)) if position not in scanned.broken]
-    split = Split(images, labels, names, scanned.content)
-    if scanned.broken:
-        split = split.subset(torch.tensor(readable, dtype=torch.int64))
-    return split, list(scanned.broken.values())
+    whole, splits, start = Split(images, labels, store.files, scanned.content), {}, 0
+    for part, of_part in parts.items():
+        end = start + len(of_part)
+        readable = [position for position in range(start, end) if position not in scanned.broken]
+        complete = len(readable) == len(listing)
+        splits[part] = whole if complete else whole.subset(torch.tensor(readable, dtype=torch.int64))
+        start = end
+    return splits, list(scanned.broken.values())
 
 
 def _refuse_dark(deep: Sequence[int], settings: DataSettings) -> None:
