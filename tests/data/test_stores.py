@@ -4,12 +4,14 @@ import dataclasses
 import pickle
 import shutil
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from tests.data import writers
 from tkd_search.data import (
@@ -17,15 +19,17 @@ from tkd_search.data import (
     DataBundle,
     DataSettings,
     ImageStore,
+    bank_files,
     decode,
     load_data,
     plain_batches,
     scan_images,
 )
-from tkd_search.data.bank_files import bank_key, load_bank, save_bank
+from tkd_search.data.bank_files import BANK_FILE, bank_key, load_bank, save_bank, write_bank
 from tkd_search.data.image_files import DecodedStore, FolderStore
 from tkd_search.data.prepared_files import load_prepared, save_prepared
-from tkd_search.distill.features.bank_builder import compute_bank
+from tkd_search.distill.features.bank import Bank
+from tkd_search.distill.features.bank_builder import BankBuilder
 from tkd_search.distill.method_settings import BankSettings
 from tkd_search.errors import UserError
 from tkd_search.models import build_big_model
@@ -355,35 +359,71 @@ class TestPrepared:
 
 class TestBankStore:
     @pytest.fixture(scope="class")
-    def bank(self) -> object:
+    def builder(self) -> Iterator[BankBuilder]:
         data = load_data(DataSettings(train_limit=60))
         views = AugmentedViews(data.train, mean=data.mean, std=data.std, views=2, augment="shift")
         torch.manual_seed(0)
         model = build_big_model(BigModelSettings(width=0.125), classes=10, channels=1, size=8)
-        return compute_bank([model], views, BankSettings(width=16, grid=2), batch_size=32)
+        with BankBuilder([model], views, BankSettings(width=16, grid=2), batch_size=32) as builder:
+            yield builder
 
-    def test_a_bank_is_read_as_written(self, bank: object, tmp_path: Path) -> None:
-        save_bank(bank, tmp_path / "bank")  # type: ignore[arg-type]
-        back = load_bank(tmp_path / "bank")
-        theirs, ours = bank.tensors(), back.tensors()  # type: ignore[attr-defined]
-        assert list(theirs) == list(ours)
-        for name, tensor in theirs.items():
-            assert torch.equal(tensor, ours[name]), name
-            assert tensor.dtype == ours[name].dtype
-        assert back.meta() == bank.meta()  # type: ignore[attr-defined]
+    @pytest.fixture(scope="class")
+    def bank(self, builder: BankBuilder) -> Bank:
+        return builder.bank(builder.survey())
 
-    def test_a_bank_is_memory_mapped(self, bank: object, tmp_path: Path) -> None:
-        save_bank(bank, tmp_path / "bank")  # type: ignore[arg-type]
+    def assert_same(self, found: Bank, expected: Bank) -> None:
+        assert found.meta() == expected.meta()
+        assert list(found.tensors()) == list(expected.tensors())
+        for name, tensor in expected.tensors().items():
+            assert torch.equal(tensor, found.tensors()[name]), name
+            assert tensor.dtype == found.tensors()[name].dtype
+
+    def test_a_bank_is_read_as_written(self, bank: Bank, tmp_path: Path) -> None:
+        save_bank(bank, tmp_path / "bank")
+        self.assert_same(load_bank(tmp_path / "bank"), bank)
+        assert set(load_file(tmp_path / "bank" / BANK_FILE)) == set(bank.tensors())
+
+    def test_a_bank_without_rows_is_read_as_written(self, builder: BankBuilder, tmp_path: Path) -> None:
+        template = builder.template(builder.survey())
+        save_bank(template, tmp_path / "bank")
+        self.assert_same(load_bank(tmp_path / "bank"), template)
+
+    @pytest.mark.parametrize("batches", [0, 1, 2, 3])
+    def test_a_bank_that_was_killed_goes_on_after_the_rows_that_were_flushed(
+        self, builder: BankBuilder, bank: Bank, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, batches: int
+    ) -> None:
+        monkeypatch.setattr(bank_files, "SECONDS_BETWEEN", 0.0)
+        survey, rows, begun = builder.survey(), builder.rows, []
+
+        def killed(template: Bank, after: int = 0) -> Iterator[tuple[int, dict[str, torch.Tensor]]]:
+            begun.append(after)
+            for number, batch in enumerate(rows(template, after)):
+                if len(begun) == 1 and number == batches:
+                    raise KeyboardInterrupt
+                yield batch
+
+        monkeypatch.setattr(builder, "rows", killed)
+        with pytest.raises(KeyboardInterrupt):
+            write_bank(builder, tmp_path, survey)
+        monkeypatch.setattr(builder, "survey", None)  # a second survey would be an error
+        write_bank(builder, tmp_path)
+        assert begun == [0, 32 * batches]
+        self.assert_same(load_bank(tmp_path), bank)
+        assert [file.name for file in tmp_path.iterdir()] == [BANK_FILE]
+
+    def test_a_bank_is_memory_mapped(self, bank: Bank, tmp_path: Path) -> None:
+        save_bank(bank, tmp_path / "bank")
         back = load_bank(tmp_path / "bank")
         maps = Path("/proc/self/maps")
         if maps.exists():
-            assert str(tmp_path / "bank" / "bank.safetensors") in maps.read_text()
+            assert str(tmp_path / "bank" / BANK_FILE) in maps.read_text()
         assert back.features is not None
 
-    @pytest.mark.parametrize("victim", ["bank.json", "bank.safetensors"])
-    def test_a_damaged_bank_is_named(self, bank: object, tmp_path: Path, victim: str) -> None:
-        save_bank(bank, tmp_path / "bank")  # type: ignore[arg-type]
-        (tmp_path / "bank" / victim).write_bytes(b"rubbish rubbish")
+    @pytest.mark.parametrize("content", [b"rubbish rubbish", None])
+    def test_a_damaged_bank_is_named(self, bank: Bank, tmp_path: Path, content: bytes | None) -> None:
+        save_bank(bank, tmp_path / "bank")
+        file = tmp_path / "bank" / BANK_FILE
+        file.write_bytes(content or file.read_bytes()[:-1])
         with pytest.raises(UserError, match="bank"):
             load_bank(tmp_path / "bank")
 

@@ -22,7 +22,7 @@ from tkd_search.comparison.outcomes import failure_of, read_training, training_o
 from tkd_search.comparison.paired_statistics import Failure, Row, Training, summarise
 from tkd_search.comparison.tables import markdown, write_tables
 from tkd_search.config.experiment_file import Config
-from tkd_search.config.resolve import resolve
+from tkd_search.config.resolve import bank_settings, resolve
 from tkd_search.config.settings_json import to_json
 from tkd_search.data import load_data
 from tkd_search.engine.pipeline import Prepared, prepare_bank, prepare_big_models, run_stage, store_data
@@ -238,7 +238,9 @@ def _shared(config: Config, *, subset: bool = True) -> str:
     settings = config.settings()
     parts["precision"] = [settings.big_model_precision(model) for model in settings.big_models]
     parts["unbalanced"] = [settings.training.class_weights, settings.metric]
-    if not subset:
+    if subset:
+        parts["used"] = asdict(bank_settings(config))  # without what the contestant's method does not read
+    else:
         parts["data"] = {**parts["data"], "limit_seed": None}
     return json.dumps(parts)
 

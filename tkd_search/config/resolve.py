@@ -7,13 +7,16 @@ from typing import Any
 from tkd_search.config.experiment_file import Config
 from tkd_search.config.sections import Settings
 from tkd_search.distill.method_needs import TERM_WEIGHTS, needs_of
-from tkd_search.distill.method_settings import BankSettings, MethodSettings
+from tkd_search.distill.method_settings import BankSettings, CellsName, MethodSettings
 from tkd_search.models.architectures.families import family_of
 from tkd_search.models.architectures.timm_networks import is_timm
 from tkd_search.models.model_settings import BigModelSettings, StudentSettings
 from tkd_search.models.pretrained import starts_pretrained
 from tkd_search.models.weights import weights_file
 from tkd_search.optimize.space import Choice
+
+LOCAL = ("method.local", "method.local_feature")
+"""Weights of loss terms that read the cells of whatever taps are selected."""
 
 
 def resolve(config: Config, point: Mapping[str, Any] | None = None) -> Settings:
@@ -37,7 +40,9 @@ def bank_settings(config: Config) -> BankSettings:
     needs = [needs_of(MethodSettings(name=name, **weights)) for name in config.possible("method.name")]
     cells, bank = any(need.cells for need in needs), config.settings().bank
     used = cells or any(need.features for need in needs)
-    return replace(bank, taps=bank.taps if used else (), grid=bank.grid if cells else 0)
+    local = "tkd" in config.possible("method.name") and any(max(config.possible(key)) > 0 for key in LOCAL)
+    kept: CellsName = bank.cells if bank.cells != "auto" else "all" if local else "stages"
+    return replace(bank, taps=bank.taps if used else (), grid=bank.grid if cells else 0, cells=kept)
 
 
 def _with_absolute_path(model: BigModelSettings) -> BigModelSettings:

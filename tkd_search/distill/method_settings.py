@@ -14,6 +14,7 @@ ActivationName = Literal["swish", "prelu", "pelu", "softplus", "rational", "iden
 BoundName = Literal["raw", "lookahead", "tanh"]
 FeatureRewardName = Literal["cka", "cos", "mse", "relation"]
 MetricName = Literal["accuracy", "balanced_accuracy", "macro_f1"]
+CellsName = Literal["auto", "all", "stages"]
 ScheduleName = Literal["schedule_free", "one_cycle", "cosine", "constant"]
 
 _TKD: dict[str, tuple[str, ...]] = {"name": ("tkd",)}
@@ -210,6 +211,12 @@ class BankSettings:
         ge=0,
         le=16,
         doc="cells per side kept of convolutional taps; 0 = none, local teachers need 4",
+        searchable=False,
+    )
+    cells: CellsName = setting(
+        "auto",
+        doc="taps that keep cells: all; stages: the deepest of every map size, which stage_feature and at "
+        "read; auto: stages, or all where local or local_feature may be above 0",
         searchable=False,
     )
 

@@ -9,7 +9,6 @@ import hashlib
 import json
 import tempfile
 import threading
-import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, field, replace
@@ -139,7 +138,7 @@ def prepare_bank(
     """Compute the bank for data, F, taps and views, unless it is stored, and return its place.
 
     Where F runs live, the bank has only the statistics. With several ``parts``, each worker computes one:
-    first the statistics of all parts, then the rows.
+    first the statistics of all parts, then the rows. The bank of a killed search goes on after the last rows.
     """
     settings = resolve(config)
     digests = [_big_model_digest(place) for place in big_models]
@@ -157,19 +156,16 @@ def prepare_bank(
     if parts == 1:
         run_concurrently(queue, [{**job, "kind": "bank", "threads": threads}], advance)
         return place
-    # Another search may compute the same bank in other parts at the same time.
-    job |= {"cache": cache, "key": f"{key}-{uuid.uuid4().hex[:8]}", "parts": parts}
+    # Another search may compute the same bank at the same time; this one finds its parts again after a kill.
+    own = hashlib.sha256(f"{config.folder.absolute()}:{parts}".encode()).hexdigest()[:8]
+    job |= {"cache": cache, "key": f"{key}-{own}", "parts": parts}
     firsts = range(0, parts, settings.resources.workers_per_trial)
-    try:
-        run_concurrently(queue, [{**job, "kind": "survey", "first": first} for first in firsts], advance)
-        ends = run_concurrently(
-            queue, [{**job, "kind": "bank_part", "first": first} for first in firsts], advance
-        )
-        run_concurrently(queue, [{**job, "kind": "assemble", "meta": ends[0]["meta"]}], advance)
-    finally:
-        for file in part_files(job):
-            with contextlib.suppress(OSError):
-                storage.delete(file)
+    for kind in ("survey", "bank_part"):
+        run_concurrently(queue, [{**job, "kind": kind, "first": first} for first in firsts], advance)
+    run_concurrently(queue, [{**job, "kind": "assemble"}], advance)
+    for file in part_files(job):
+        with contextlib.suppress(OSError):
+            storage.delete(file)
     return place
 
 

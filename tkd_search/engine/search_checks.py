@@ -7,6 +7,7 @@ import torch
 
 from tkd_search.config.experiment_file import Config
 from tkd_search.config.pruner import configured_pruner
+from tkd_search.config.resolve import LOCAL
 from tkd_search.config.search_settings import SearchSettings
 from tkd_search.data import DataBundle
 from tkd_search.data.networks import big_model_for
@@ -28,7 +29,7 @@ from tkd_search.optimize.study import earlier_trials
 from tkd_search.optimize.study_trial import StudyTrial
 from tkd_search.results.costs import COSTS
 
-_SPATIAL_WEIGHTS = ("method.local", "method.local_feature", "method.stage_feature")
+_SPATIAL_WEIGHTS = (*LOCAL, "method.stage_feature")
 """Weights of loss terms that compare cells of feature maps."""
 
 
@@ -233,6 +234,8 @@ def _check_cells(config: Config, maps: int) -> None:
             "above 0, where no tap of the big model has a feature map or a grid of patch tokens",
             "0, or a big model with one; bank.taps may leave them out",
         )
+    if "stages" in config.possible("bank.cells") and any(key in LOCAL for key in users):
+        raise UserError("bank.cells", "stages", f"all or auto, where {' or '.join(LOCAL)} may be above 0")
     users += ["method.name = at"] if "at" in methods else []
     if users and maps and config.settings().bank.grid == 0:
         raise UserError(

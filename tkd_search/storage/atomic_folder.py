@@ -22,7 +22,7 @@ def atomic_folder(target: Path) -> Iterator[Path]:
     try:
         yield partial
         partial.chmod(0o755)
-        _finish(partial, target)
+        finish(partial, target)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
@@ -37,7 +37,7 @@ def resumable_folder(target: Path) -> Iterator[Path]:
     partial = unfinished_folder(target)
     partial.mkdir(parents=True, exist_ok=True)
     yield partial
-    _finish(partial, target)
+    finish(partial, target)
 
 
 def unfinished_folder(target: Path) -> Path:
@@ -45,7 +45,8 @@ def unfinished_folder(target: Path) -> Path:
     return target.with_name(f".{target.name}.part")
 
 
-def _finish(partial: Path, target: Path) -> None:
+def finish(partial: Path, target: Path) -> None:
+    """Flush the files of a folder to the disk and rename it; an existing ``target`` is replaced."""
     for file in partial.iterdir():
         sync(file)
     _replace(partial, target)

@@ -143,6 +143,17 @@ def delete(where: str) -> None:
         return
 
 
+def file_exists(where: str) -> bool:
+    """Return whether there is a file at a location."""
+    from pyarrow import fs
+
+    def exists() -> bool:
+        system, path = open_system(where)
+        return bool(system.get_file_info(path).type == fs.FileType.File)
+
+    return with_retries(exists)
+
+
 def put_file(local: Path, where: str) -> None:
     """Copy a file of this machine to a location."""
 

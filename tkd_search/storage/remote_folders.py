@@ -8,6 +8,7 @@ is used in place.
 import hashlib
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,7 +17,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from tkd_search.errors import UserError
-from tkd_search.storage.atomic_folder import atomic_folder, resumable_folder
+from tkd_search.storage.atomic_folder import atomic_folder, finish, resumable_folder, unfinished_folder
 from tkd_search.storage.object_store import (
     below,
     get_file,
@@ -49,10 +50,42 @@ def write_folder(where: str) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="tkd-put-") as name:
         folder = Path(name)
         yield folder
-        files = {file.name: _digest(file) for file in sorted(folder.iterdir())}
-        for file in files:
-            put_file(folder / file, below(where, file))
-        write_bytes(below(where, MANIFEST), json.dumps(files).encode())
+        _upload(folder, where)
+
+
+@contextmanager
+def write_once(where: str) -> Iterator[Path | None]:
+    """Yield a local folder whose files are stored at ``where`` when the block ends; None where it exists.
+
+    One process of a machine writes at a time. After an error or a kill the next call on the machine yields
+    the same folder with the files written so far.
+    """
+    with working_folder(where) as folder:
+        if folder_exists(where):
+            yield None
+            return
+        yield folder
+        if is_remote(where):
+            _upload(folder, where)
+        else:
+            finish(folder, Path(where))
+
+
+@contextmanager
+def working_folder(where: str) -> Iterator[Path]:
+    """Yield a folder of this machine in which a process prepares what it will store at ``where``.
+
+    One process has it at a time. It is removed at the end; after an error or a kill it stays, with its files,
+    for the next call.
+    """
+    name = f"put-{hashlib.sha256(where.encode()).hexdigest()[:16]}"
+    target = node_cache() / name if is_remote(where) else Path(where)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(target.with_name(f".{target.name}.lock")):
+        folder = unfinished_folder(target)
+        folder.mkdir(exist_ok=True)
+        yield folder
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def fetch_folder(where: str) -> Path:
@@ -143,6 +176,14 @@ def cached_folder(name: str, fill: Callable[[Path], None], *, resumable: bool = 
             with (resumable_folder if resumable else atomic_folder)(target) as folder:
                 fill(folder)
     return target
+
+
+def _upload(folder: Path, where: str) -> None:
+    """Store the files of a folder, and at last their manifest."""
+    files = {file.name: _digest(file) for file in sorted(folder.iterdir())}
+    for file in files:
+        put_file(folder / file, below(where, file))
+    write_bytes(below(where, MANIFEST), json.dumps(files).encode())
 
 
 def _digest(file: Path) -> str:

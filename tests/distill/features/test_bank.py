@@ -1,6 +1,7 @@
 """The bank holds the output of frozen big models, standardised and projected by the equations."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ from torch import Tensor, nn
 
 from tests.distill.nets import DigitViews, TinyBig, digit_bank, digit_views, trained_big_model
 from tkd_search.distill.features import bank_builder
-from tkd_search.distill.features.bank import Bank, join_banks
+from tkd_search.distill.features.bank import Bank
 from tkd_search.distill.features.bank_builder import BankBuilder, Survey, compute_bank, merge_surveys
 from tkd_search.distill.features.ensemble_reader import mean_logits
 from tkd_search.distill.features.projection import fit_projection
@@ -93,6 +94,31 @@ def test_two_passes_equal_one(monkeypatch: pytest.MonkeyPatch) -> None:
         two = compute_bank([trained_big_model()], views, settings, batch_size=40)
         for name, tensor in one.tensors().items():
             assert torch.equal(tensor, two.tensors()[name]), name
+
+
+def test_a_survey_of_some_rows_describes_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    views, settings = digit_views(300), BankSettings(width=24)
+    whole = compute_bank([trained_big_model()], views, settings, batch_size=40)
+    monkeypatch.setattr(bank_builder, "_SURVEYED", 250)
+    some = compute_bank([trained_big_model()], views, settings, batch_size=40)
+    assert some.features.shape == whole.features.shape
+    assert torch.equal(some.logits, whole.logits)
+    for a, b in zip(some.projections, whole.projections, strict=True):
+        assert not torch.equal(a.mean, b.mean)
+        torch.testing.assert_close(a.scale, b.scale, rtol=0.25, atol=0.1)
+
+
+def test_cells_of_stages_are_those_of_the_deepest_tap_of_every_size() -> None:
+    settings = BankSettings(taps=("features.*",), width=16, grid=2)
+    whole = compute_bank([trained_big_model()], digit_views(60), settings)
+    some = compute_bank([trained_big_model()], digit_views(60), replace(settings, cells="stages"))
+    deepest = {whole.taps[i].positions: i for i in whole.cell_taps}
+    assert some.cell_taps == tuple(sorted(deepest.values()))
+    assert len(some.cell_taps) < len(whole.cell_taps)
+    assert whole.cells is not None
+    assert some.cells is not None
+    assert torch.equal(some.cells, whole.cells[:, [whole.cell_taps.index(i) for i in some.cell_taps]])
+    assert torch.equal(some.features, whole.features)
 
 
 def test_f_runs_in_eval_mode_and_is_not_changed() -> None:
@@ -229,7 +255,8 @@ def test_parts_with_a_common_survey_join_to_the_whole_bank(parts: int, views: in
     for number in range(parts):
         with builder(number) as of_part:
             made.append(of_part.bank(merge_surveys(surveys)))
-    joined = join_banks(made)
+    rows_of_parts = [part.row_tensors() for part in made]
+    joined = replace(made[0], **{n: torch.cat([rows[n] for rows in rows_of_parts]) for n in rows_of_parts[0]})
     assert joined.meta()["taps"] == whole.meta()["taps"]
     # On some CPUs the rounding of a convolution depends on the batch size.
     assert joined.fisher == pytest.approx(whole.fisher, rel=1e-6)

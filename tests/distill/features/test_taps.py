@@ -57,7 +57,7 @@ def test_patch_tokens_are_averaged_and_a_grid() -> None:
     assert taps[0] == Tap("encoder.layers.encoder_layer_1", 24, 4)
     outputs: list[Tensor] = []
     model.encoder.layers[1].register_forward_hook(lambda m, a, out: outputs.append(out))
-    with closing(TapReader(model, taps, grid=2)) as reader:
+    with closing(TapReader(model, taps, grid=2, with_cells=taps)) as reader:
         _, features, cells = reader(torch.randn(3, 3, 32, 32))
     torch.testing.assert_close(features[0], outputs[0].mean(1))
     torch.testing.assert_close(
@@ -69,7 +69,7 @@ def test_features_do_not_change_with_later_in_place_operations() -> None:
     model = TinyBig().eval()
     taps = find_taps(model, ("features.0", "features.1"), torch.zeros(1, 1, 8, 8))
     images = torch.randn(4, 1, 8, 8)
-    with closing(TapReader(model, taps, 4)) as reader, torch.no_grad():
+    with closing(TapReader(model, taps, 4, taps[:2])) as reader, torch.no_grad():
         logits, features, cells = reader(images)
         before = model.features[0](images)
     torch.testing.assert_close(features[0], before.mean((2, 3)))

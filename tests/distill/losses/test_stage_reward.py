@@ -10,7 +10,7 @@ from torch import nn
 
 from tests.distill.nets import TinyStudent, digit_views, distiller, trained_big_model
 from tkd_search.distill.features.bank_builder import compute_bank
-from tkd_search.distill.features.taps import Tap
+from tkd_search.distill.features.taps import Tap, taps_with_cells
 from tkd_search.distill.losses.stage_reward import StageReader, StageReward, stage_teachers
 from tkd_search.distill.method_settings import BankSettings, MethodSettings, TrainSettings
 from tkd_search.distill.teachers.generators import Generators
@@ -21,6 +21,7 @@ from tkd_search.models.student import Student
 
 STAGES = (Tap("a", 4, 64), Tap("b", 6, 16))
 TAPS = (Tap("one", 5, 64), Tap("two", 8, 16), Tap("three", 8, 16), Tap("mean", 7), Tap("logits", 3))
+SPATIAL = (0, 1, 2)
 GRID = 4
 
 
@@ -36,7 +37,7 @@ def made(seed=0, batch=5, width=8):
         theta_frozen=False,
         generator=rng,
     )
-    reward = StageReward(STAGES, TAPS, width=width, grid=GRID, generator=rng)
+    reward = StageReward(STAGES, TAPS, SPATIAL, width=width, grid=GRID, generator=rng)
     maps = [torch.randn(batch, 4, 8, 8, generator=rng), torch.randn(batch, 6, 4, 4, generator=rng)]
     cells = torch.randn(batch, 3, GRID * GRID, width, generator=rng)
     return reward, maps, cells, generators
@@ -66,9 +67,19 @@ class TestPairs:
 
 
 class TestReward:
+    def test_cells_of_the_deepest_tap_of_every_size_suffice(self):
+        reward, maps, cells, generators = made()
+        kept = taps_with_cells(TAPS, "stages")
+        assert kept == (0, 2)
+        start = torch.Generator().manual_seed(0)
+        of_stages = StageReward(STAGES, TAPS, kept, width=8, grid=GRID, generator=start)
+        of_stages.load_state_dict(reward.state_dict())
+        assert torch.equal(of_stages(maps, cells[:, kept], generators), reward(maps, cells, generators))
+
     def test_features_that_an_adapter_reproduces_have_loss_zero(self):
         _, _, cells, generators = made()
-        reward = StageReward(STAGES[1:], TAPS, width=8, grid=GRID, generator=torch.Generator().manual_seed(0))
+        start = torch.Generator().manual_seed(0)
+        reward = StageReward(STAGES[1:], TAPS, SPATIAL, width=8, grid=GRID, generator=start)
         # The teacher of the stage is the tap 'three'; the student has six of its eight channels.
         target = generators.activated(cells[None, :, 2], torch.tensor([2]))[0].detach()
         cells[..., 6:] = 0

@@ -49,35 +49,41 @@ def run(place: Path, kind: str, folder: str, **more: Any) -> list[dict[str, Any]
 @pytest.mark.parametrize("taps", ["auto", ""])
 def test_a_bank_in_parts_equals_the_bank_in_one_part(place: Path, taps: str) -> None:
     whole_folder, parts_folder = f"whole{taps}", f"parts{taps}"
-    job: dict[str, Any] = {"settings": settings_of([*SETTINGS, f"bank.taps=[{taps}]"]), "parts": 3}
+    settings, key = settings_of([*SETTINGS, f"bank.taps=[{taps}]"]), f"k{taps}"
+    job: dict[str, Any] = {"settings": settings, "parts": 3, "key": key}
     run(place, "bank", whole_folder, **job)
     for first in (2, 0, 1):
         run(place, "survey", parts_folder, first=first, **job)
-    ends = [run(place, "bank_part", parts_folder, first=first, **job)[-1] for first in range(3)]
-    for _ in range(2):  # the job runs again where its group was lost after its work
-        end = run(place, "assemble", parts_folder, meta=ends[2]["meta"], **job)[-1]
-        assert end["kind"] == "done"
+    for kind, numbers in (("bank_part", (1, 0, 2)), ("survey", (0,)), ("bank_part", (0,))):
+        for first in numbers:
+            run(place, kind, parts_folder, first=first, **job)
+    # A job runs again where its group was lost after its work, or its search was killed.
+    assert [r["kind"] for r in run(place, "bank_part", parts_folder, first=0, **job)] == ["done"]
+    for _ in range(2):
+        assert run(place, "assemble", parts_folder, **job)[-1]["kind"] == "done"
     whole, parts = load_bank(place / whole_folder), load_bank(place / parts_folder)
     assert bool(whole.taps) == bool(taps)
     assert (whole.cells is not None) == bool(taps)
     assert parts.meta()["taps"] == whole.meta()["taps"]
     for name, tensor in whole.tensors().items():
         torch.testing.assert_close(parts.tensors()[name], tensor, rtol=1e-2, atol=1e-2, msg=name)
-    job = {"cache": str(place / "cache"), "key": "k", "parts": 3}
-    assert sorted(part_files(job)) == sorted(map(str, (place / "cache").iterdir()))
+    files = (place / "cache").glob(f"bank-{key}-*")
+    assert sorted(part_files({**job, "cache": str(place / "cache")})) == sorted(map(str, files))
 
 
 def test_joining_fewer_parts_than_the_bank_has_is_refused(place: Path) -> None:
     for first in range(2):
         run(place, "survey", "half", first=first, parts=2, key="half")
-    meta = run(place, "bank_part", "half", first=0, parts=2, key="half")[-1]["meta"]
+    run(place, "bank_part", "half", first=0, parts=2, key="half")
     with pytest.raises(ValueError, match="parts hold"):
-        run(place, "assemble", "half", parts=1, key="half", meta=meta)
+        run(place, "assemble", "half", parts=1, key="half")
 
 
 def test_progress_of_a_part_ends_with_its_rows(place: Path) -> None:
     rows = load_data(CONFIG.settings().data).train.labels.shape[0] * 2
-    progress = [r for r in run(place, "survey", "again", first=1, parts=2) if r["kind"] == "progress"]
+    progress = [
+        r for r in run(place, "survey", "again", first=1, parts=2, key="again") if r["kind"] == "progress"
+    ]
     assert progress[-1]["done"] == progress[-1]["total"] == rows - rows // 2
 
 
@@ -114,7 +120,7 @@ def test_several_groups_or_several_ranks_compute_the_same_bank(
                 config, data, str(place / "data"), (str(place / "f"),), cache, queue, progress, parts=parts
             )
             banks[parts] = load_bank(made)
-            assert [file.name for file in Path(cache).iterdir()] == [Path(made).name]
+            assert [file.name for file in Path(cache).glob("[!.]*")] == [Path(made).name]
         assert "bank in 2 parts" in progress.stages
     for name, tensor in banks[1].tensors().items():
         torch.testing.assert_close(banks[2].tensors()[name], tensor, rtol=1e-2, atol=1e-2, msg=name)

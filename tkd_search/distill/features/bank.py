@@ -5,7 +5,7 @@ statistics over the whole training set (docs/method.md, equations 1 and 2).
 :mod:`tkd_search.distill.features.bank_builder` computes the bank.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -38,6 +38,8 @@ class Bank:
     """Ratio of between-class to within-class variance per tap."""
     grid: int = 0
     """Cells per side; 0 where no cells are kept."""
+    cell_taps: tuple[int, ...] = ()
+    """Positions in ``taps`` of the taps with cells, in the order of ``cells``."""
     cells: Tensor | None = None
     """fp16 [R, M_s, G², P], or None."""
 
@@ -57,14 +59,14 @@ class Bank:
         return self.logits.shape[1]
 
     @property
-    def cell_taps(self) -> tuple[int, ...]:
-        """Positions in ``taps`` of the taps with cells, in the order of ``cells``."""
-        return tuple(i for i, tap in enumerate(self.taps) if tap.spatial) if self.grid else ()
-
-    @property
     def nbytes(self) -> int:
         """Size of the rows in bytes."""
-        return sum(t.nbytes for t in (self.features, self.logits, self.cells) if t is not None)
+        return sum(tensor.nbytes for tensor in self.row_tensors().values())
+
+    def row_tensors(self) -> dict[str, Tensor]:
+        """Return the tensors that have a row for every view of every image, by name."""
+        named = {"features": self.features, "logits": self.logits}
+        return named if self.cells is None else {**named, "cells": self.cells}
 
     def rows(self, view: Tensor, index: Tensor) -> Tensor:
         """Return the row numbers [B] of views [B] of images [B]."""
@@ -82,9 +84,7 @@ class Bank:
 
     def tensors(self) -> dict[str, Tensor]:
         """Return all tensors by name, for storage; ``meta`` returns the rest."""
-        named = {"features": self.features, "logits": self.logits, "labels": self.labels}
-        if self.cells is not None:
-            named["cells"] = self.cells
+        named = {**self.row_tensors(), "labels": self.labels}
         for i, projection in enumerate(self.projections):
             named[f"projection.{i}.mean"] = projection.mean
             named[f"projection.{i}.scale"] = projection.scale
@@ -98,12 +98,13 @@ class Bank:
             "views": self.views,
             "width": self.width,
             "grid": self.grid,
+            "cell_taps": list(self.cell_taps),
             "fisher": list(self.fisher),
             "taps": [[tap.name, tap.channels, tap.positions, tap.model] for tap in self.taps],
         }
 
     @classmethod
-    def from_tensors(cls, tensors: dict[str, Tensor], meta: dict[str, Any]) -> "Bank":
+    def from_tensors(cls, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> "Bank":
         """Build the bank from the results of ``tensors`` and ``meta``; tensors may be memory-mapped.
 
         Raises:
@@ -127,16 +128,6 @@ class Bank:
             projections=projections,
             fisher=tuple(meta["fisher"]),
             grid=meta["grid"],
+            cell_taps=tuple(meta["cell_taps"]),
             cells=tensors.get("cells"),
         )
-
-
-def join_banks(parts: Sequence[Bank]) -> Bank:
-    """Return one bank from parts that hold successive rows and have the same projections."""
-    cells = [part.cells for part in parts if part.cells is not None]
-    return replace(
-        parts[0],
-        features=torch.cat([part.features for part in parts]),
-        logits=torch.cat([part.logits for part in parts]),
-        cells=torch.cat(cells) if cells else None,
-    )

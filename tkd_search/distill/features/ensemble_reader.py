@@ -11,15 +11,16 @@ from tkd_search.distill.features.taps import Tap, TapReader
 
 @dataclass(frozen=True)
 class Reading:
-    """Output of the big models for one batch: logits [B, c], pooled features and cells per tap."""
+    """Output of the big models for one batch: logits [B, c], pooled features per tap, cells of some."""
 
     logits: Tensor
     features: list[Tensor]
     cells: list[Tensor]
 
-    def cpu(self) -> "Reading":
-        """Return the same reading in main memory."""
-        return Reading(self.logits.cpu(), [f.cpu() for f in self.features], [c.cpu() for c in self.cells])
+    def to(self, device: torch.device | str) -> "Reading":
+        """Return the same reading on another device."""
+        features, cells = ([t.to(device) for t in tensors] for tensors in (self.features, self.cells))
+        return Reading(self.logits.to(device), features, cells)
 
     @property
     def nbytes(self) -> int:
@@ -33,12 +34,17 @@ class EnsembleReader:
     Args:
         models: the big models, in eval mode.
         taps: the taps of all models, model by model.
-        grid: cells per side of spatial taps; 0 for no cells.
+        grid: cells per side.
+        cell_taps: positions in ``taps`` of the spatial taps whose cells are read.
     """
 
-    def __init__(self, models: Iterable[nn.Module], taps: Sequence[Tap], grid: int = 0) -> None:
+    def __init__(
+        self, models: Iterable[nn.Module], taps: Sequence[Tap], grid: int = 0, cell_taps: Sequence[int] = ()
+    ) -> None:
+        with_cells = {taps[i] for i in cell_taps}
         self._readers = [
-            TapReader(model, [tap for tap in taps if tap.model == i], grid) for i, model in enumerate(models)
+            TapReader(model, [tap for tap in taps if tap.model == i], grid, with_cells)
+            for i, model in enumerate(models)
         ]
 
     def __call__(self, images: Tensor) -> Reading:

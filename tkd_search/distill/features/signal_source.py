@@ -119,19 +119,18 @@ class LiveSource(SignalSource):
     ) -> None:
         self.models, self._precision = nn.ModuleList(models), precision
         self._projections = template.projections if template is not None else ()
-        grid = template.grid if template is not None and cells else 0
-        self._spatial = (
-            [self._projections[i] for i in template.cell_taps] if template is not None and grid else []
-        )
+        self._grid = template.grid if template is not None else 0
+        self._cell_taps = template.cell_taps if template is not None and cells else ()
+        self._spatial = [self._projections[i] for i in self._cell_taps]
         self._features = features
         taps = template.taps if template is not None and (features or cells) else ()
-        self._taps, self._grid = taps, grid
+        self._taps = taps
 
     def read(self, view: Tensor, index: Tensor, images: Tensor) -> Signals:
         """Return the output of the models for ``images``."""
         self.models.eval()
         # Hooks stay for this pass only, because trials share the models.
-        reader = EnsembleReader(self.models, self._taps, self._grid)
+        reader = EnsembleReader(self.models, self._taps, self._grid, self._cell_taps)
         precision = autocast(images.device, self._precision)
         with torch.set_grad_enabled(self._learning), closing(reader), precision:
             reading = reader(images)

@@ -1,7 +1,7 @@
 """Taps: named modules of a big model whose activations are read, chosen by pattern or automatically."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from tkd_search.distill.features.feature_stages import map_ends, map_size, patch_side, stage_ends
 from tkd_search.distill.interfaces import logits_of
+from tkd_search.distill.method_settings import CellsName
 from tkd_search.errors import UserError
 
 LOGITS = "logits"
@@ -41,6 +42,17 @@ class Tap:
     def label(self) -> str:
         """Name that is unique over several big models: ``layer3.1`` or ``1:layer3.1``."""
         return f"{self.model}:{self.name}" if self.model else self.name
+
+
+def taps_with_cells(taps: Sequence[Tap], cells: CellsName) -> tuple[int, ...]:
+    """Return the positions of the taps whose cells are kept.
+
+    With ``stages`` it is the deepest tap of every map size of every model, else every spatial tap.
+    """
+    spatial = [i for i, tap in enumerate(taps) if tap.spatial]
+    if cells != "stages":
+        return tuple(spatial)
+    return tuple(sorted({(taps[i].model, taps[i].positions): i for i in spatial}.values()))
 
 
 def as_map(output: object) -> Tensor | None:
@@ -89,11 +101,14 @@ class TapReader:
     Args:
         model: the big model, in the mode in which it is to run.
         taps: taps of this model; ``logits`` is its output.
-        grid: cells per side of spatial taps; 0 for no cells.
+        grid: cells per side.
+        with_cells: the spatial taps whose cells are read.
     """
 
-    def __init__(self, model: nn.Module, taps: Sequence[Tap], grid: int = 0) -> None:
-        self._model, self._taps, self._grid = model, tuple(taps), grid
+    def __init__(
+        self, model: nn.Module, taps: Sequence[Tap], grid: int = 0, with_cells: Collection[Tap] = ()
+    ) -> None:
+        self._model, self._taps, self._grid, self._with_cells = model, tuple(taps), grid, with_cells
         self._activations: dict[str, tuple[Tensor, Tensor | None]] = {}
         modules = dict(model.named_modules())
         self._handles = [
@@ -104,7 +119,7 @@ class TapReader:
         def read(module: nn.Module, args: object, output: object) -> None:
             activation = as_map(output)
             if activation is not None:
-                of_cells = cells(patch_map(activation), self._grid) if self._grid and tap.spatial else None
+                of_cells = cells(patch_map(activation), self._grid) if tap in self._with_cells else None
                 self._activations[tap.name] = pooled(activation), of_cells
 
         return read
@@ -113,8 +128,8 @@ class TapReader:
         """Run the model on images [B, C, H, W].
 
         Returns:
-            Logits [B, c]; per tap its pooled feature [B, C_i]; per spatial tap its cells [B, C_i, G²]
-            (empty where ``grid`` is 0). All float32.
+            Logits [B, c]; per tap its pooled feature [B, C_i]; per tap with cells these [B, C_i, G²]. All
+            float32.
         """
         self._activations.clear()
         logits = logits_of(self._model(images)).float()

@@ -91,18 +91,25 @@ class StageReward(nn.Module):
     Args:
         stages: stages of the student, from its :class:`StageReader`.
         taps: taps of the bank.
+        cell_taps: positions of those with cells.
         width: P.
         grid: cells per side in the bank.
         generator: draws the adapters A_j [P, d_j].
     """
 
     def __init__(
-        self, stages: Sequence[Tap], taps: Sequence[Tap], *, width: int, grid: int, generator: torch.Generator
+        self,
+        stages: Sequence[Tap],
+        taps: Sequence[Tap],
+        cell_taps: Sequence[int],
+        *,
+        width: int,
+        grid: int,
+        generator: torch.Generator,
     ) -> None:
         super().__init__()
         self.pairs = stage_teachers(stages, taps)
-        spatial = [i for i, tap in enumerate(taps) if tap.spatial]
-        self._cell_of = {tap: i for i, tap in enumerate(spatial)}
+        self._cell_of = {tap: i for i, tap in enumerate(cell_taps)}
         self._grid = grid
         self.adapters = nn.ParameterList(
             torch.randn(width, stages[j].channels, generator=generator) / stages[j].channels ** 0.5

@@ -89,6 +89,7 @@ class GeneratedTeachers(nn.Module):
             self.stages = StageReward(
                 self._context.stages,
                 bank.taps,
+                bank.cell_taps,
                 width=bank.width,
                 grid=bank.grid,
                 generator=self._context.generator,

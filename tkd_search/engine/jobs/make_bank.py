@@ -1,11 +1,12 @@
 """The jobs that compute the bank: in one part on one worker group, or in several parts on several groups.
 
-In parts, each job stores its statistics ("survey") and its rows in files that the other jobs read.
+In parts, each job stores its statistics ("survey") and its rows in files that the other jobs read. Rows are
+written as they are computed, and a job that was killed goes on after those that were flushed.
 """
 
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,7 @@ from torch import Tensor
 from tkd_search import storage
 from tkd_search.config.settings_json import from_json
 from tkd_search.data import fixed_views
-from tkd_search.data.bank_files import save_bank
-from tkd_search.distill.features.bank import Bank, join_banks
+from tkd_search.data.bank_files import BANK_FILE, join_banks, write_bank
 from tkd_search.distill.features.bank_builder import BankBuilder, Survey, merge_surveys
 from tkd_search.engine.jobs import caches
 from tkd_search.engine.jobs.job_context import JobContext
@@ -28,10 +28,10 @@ def build_bank(job: dict[str, Any], context: JobContext) -> None:
     """Compute and store the whole bank of all big models, on rank 0. Pushes progress and ``done``."""
     if context.rank != 0:
         return
-    with _bank_builder(job, context, (0, 1)) as builder:
-        bank = builder.bank(builder.survey())
-    with remote_folders.write_folder(job["folder"]) as folder:
-        save_bank(bank, folder)
+    with remote_folders.write_once(job["folder"]) as folder:
+        if folder is not None:
+            with _bank_builder(job, context, (0, 1)) as builder:
+                write_bank(builder, folder)
     context.push({"kind": "done"})
 
 
@@ -41,28 +41,36 @@ def survey_part(job: dict[str, Any], context: JobContext) -> None:
     Rank r has part ``job["first"]`` + r of ``job["parts"]``. Pushes progress and ``done``.
     """
     part = job["first"] + context.rank
-    with _all_ranks(context), _bank_builder(job, context, (part, job["parts"])) as builder:
-        _put_tensors(builder.survey().tensors(), _part_file(job, "survey", part))
+    file = _part_file(job, "survey", part)
+    with _all_ranks(context):
+        if not storage.file_exists(file):
+            with _bank_builder(job, context, (part, job["parts"])) as builder:
+                _put_tensors(builder.survey().tensors(), file)
     context.push({"kind": "done"})
 
 
 def bank_part(job: dict[str, Any], context: JobContext) -> None:
     """Compute the rows of one part per rank from the statistics of all parts, and store them.
 
-    Pushes progress and ``{"kind": "done", "meta"}`` with the bank's description.
+    Pushes progress and ``done``.
     """
     part = job["first"] + context.rank
+    file = _part_file(job, "rows", part)
     with _all_ranks(context):
-        files = [_part_file(job, "survey", other) for other in range(job["parts"])]
-        survey = merge_surveys([Survey.from_tensors(_get_tensors(file)) for file in files])
-        with _bank_builder(job, context, (part, job["parts"])) as builder:
-            bank = builder.bank(survey)
-        _put_tensors(bank.tensors(), _part_file(job, "rows", part))
-    context.push({"kind": "done", "meta": bank.meta()})
+        if not storage.file_exists(file):
+            surveys = [_part_file(job, "survey", other) for other in range(job["parts"])]
+            survey = merge_surveys([Survey.from_tensors(_get_tensors(one)) for one in surveys])
+            with (
+                remote_folders.working_folder(file) as folder,
+                _bank_builder(job, context, (part, job["parts"])) as builder,
+            ):
+                write_bank(builder, folder, survey)
+                storage.put_file(folder / BANK_FILE, file)
+    context.push({"kind": "done"})
 
 
 def assemble_bank(job: dict[str, Any], context: JobContext) -> None:
-    """Join the parts and store the bank; ``job["meta"]`` is the description from any part.
+    """Join the parts and store the bank.
 
     Raises:
         ValueError: the parts do not hold as many rows as there are views.
@@ -71,12 +79,9 @@ def assemble_bank(job: dict[str, Any], context: JobContext) -> None:
         return
     # The bank exists where an earlier group stored it and was then lost.
     if not remote_folders.folder_exists(job["folder"]):
-        files = [_part_file(job, "rows", part) for part in range(job["parts"])]
-        bank = join_banks([Bank.from_tensors(_get_tensors(file), job["meta"]) for file in files])
-        if len(bank.features) != bank.views * len(bank.labels):
-            raise ValueError(f"parts hold {len(bank.features)} rows of {bank.views * len(bank.labels)}")
-        with remote_folders.write_folder(job["folder"]) as folder:
-            save_bank(bank, folder)
+        with remote_folders.write_folder(job["folder"]) as folder, ExitStack() as read:
+            places = [_part_file(job, "rows", part) for part in range(job["parts"])]
+            join_banks([read.enter_context(_local(place)) for place in places], folder / BANK_FILE)
     context.push({"kind": "done"})
 
 
@@ -128,6 +133,17 @@ def _put_tensors(tensors: dict[str, Tensor], place: str) -> None:
 
 
 def _get_tensors(place: str) -> dict[str, Tensor]:
+    with _local(place) as file:
+        return load_file(file)
+
+
+@contextmanager
+def _local(place: str) -> Iterator[Path]:
+    """Yield a file of a storage as a local file, which is its own where the storage is this machine."""
+    own = storage.local_path(place)
+    if own is not None:
+        yield own
+        return
     with tempfile.TemporaryDirectory() as folder:
-        storage.get_file(place, Path(folder) / "tensors")
-        return load_file(Path(folder) / "tensors")
+        storage.get_file(place, Path(folder) / "file")
+        yield Path(folder) / "file"

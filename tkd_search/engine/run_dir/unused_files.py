@@ -8,7 +8,7 @@ from pathlib import Path
 from tkd_search.engine.run_dir.find_runs import CACHE_FOLDER, all_runs, disk_bytes, record_of
 from tkd_search.engine.run_dir.run_lock import DRIVER_FILE, live_driver
 
-_REBUILT = ("bank-*", "data-*")
+_REBUILT = ("bank-*", ".bank-*", "data-*")
 CHECKPOINTS = ("checkpoint*", ".checkpoint*")
 
 
