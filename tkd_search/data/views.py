@@ -14,6 +14,7 @@ from torch.nn.functional import pad
 from tkd_search.data.augmentation import erase, rand_augment, resized_crop
 from tkd_search.data.bundle import Split
 from tkd_search.data.view_bits import splitmix64
+from tkd_search.distill.training.read_ahead import read_ahead
 from tkd_search.seeds import child_seed
 
 VIEWS_VERSION = 1
@@ -87,6 +88,7 @@ class AugmentedViews:
         self.device = torch.device(device)
         images = split.images
         self.images = images.to(self.device) if isinstance(images, Tensor) else images
+        self.read = None if isinstance(images, Tensor) else self._read
         self.labels = split.labels.to(self.device)
         self.views = views
         self.augment, self.randaugment, self.erasing = augment, randaugment, erasing
@@ -97,15 +99,17 @@ class AugmentedViews:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def batch(self, index: Tensor, view: Tensor) -> Tensor:
+    def batch(self, index: Tensor, view: Tensor, stored: Tensor | None = None) -> Tensor:
         """Return images ``index`` [B] in views ``view`` [B]: normalised float32 [B, C, H, W], channels last.
+
+        ``stored`` is what :attr:`read` returned for ``index``, where that was called.
 
         Raises:
             IndexError: a view outside [0, A).
         """
-        return self._normalise(self.pixels(index, view))
+        return self._normalise(self.pixels(index, view, stored))
 
-    def pixels(self, index: Tensor, view: Tensor) -> Tensor:
+    def pixels(self, index: Tensor, view: Tensor, stored: Tensor | None = None) -> Tensor:
         """Return the same as :meth:`batch` before normalisation: uint8 [B, C, H, W]."""
         if self.views and len(view) and not 0 <= int(view.min()) <= int(view.max()) < self.views:
             raise IndexError(f"view {int(view.max())} of {self.views}")
@@ -113,7 +117,7 @@ class AugmentedViews:
         if isinstance(self.images, Tensor):
             images = self.images[index]
         else:
-            images = self.images[index.cpu()].to(self.device)
+            images = (self._read(index) if stored is None else stored).to(self.device, non_blocking=True)
         more = self.augment == "resized_crop" or self.randaugment > 0 or self.erasing > 0
         if (self.augment == "none" and not more) or not bool((view > 0).any()):
             return images
@@ -138,6 +142,11 @@ class AugmentedViews:
     def _bits(self, index: Tensor, view: Tensor) -> Tensor:
         return splitmix64(splitmix64(view + self._seed) + index)
 
+    def _read(self, index: Tensor) -> Tensor:
+        """Return uint8 [B, C, H, W] of a store in main memory, pinned where they go to a GPU; thread-safe."""
+        images = self.images[index.cpu()]
+        return images.pin_memory() if self.device.type == "cuda" else images
+
     def _draw(self, index: Tensor, view: Tensor, margin: int) -> tuple[Tensor, Tensor, Tensor]:
         """Return top and left of the crop in [0, 2·margin] and its flip, [B] each; view 0 is centred."""
         bits = self._bits(index, view)
@@ -156,11 +165,18 @@ def plain_batches(
     std: Sequence[float],
     batch_size: int = 512,
     device: torch.device | str = "cpu",
+    part: tuple[int, int] = (0, 1),
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield the images of a split in order, not augmented: normalised float32 [b, C, H, W] and labels [b]."""
-    normalise = Normaliser(mean, std, device)
-    for positions in torch.arange(len(split)).split(batch_size):
-        yield normalise(split.images[positions].to(device)), split.labels[positions].to(device)
+    """Yield the images of a split in order, not augmented: normalised float32 [b, C, H, W] and labels [b].
+
+    ``part`` (number, count) takes every count-th batch, from batch ``number`` on. Images that are not in
+    memory are read ahead.
+    """
+    normalise, images = Normaliser(mean, std, device), split.images
+    batches = torch.arange(len(split)).split(batch_size)[part[0] :: part[1]]
+    for positions, stored in read_ahead(batches, None if isinstance(images, Tensor) else images.__getitem__):
+        pixels = images[positions] if stored is None else stored
+        yield normalise(pixels.to(device)), split.labels[positions].to(device)
 
 
 def _crop(images: Tensor, margin: int, top: Tensor, left: Tensor, flip: Tensor) -> Tensor:

@@ -46,7 +46,11 @@ class StudentLike(Protocol):
 
 
 class ViewSource(Protocol):
-    """Training images in deterministic views: equal (index, view) always give the same image."""
+    """Training images in deterministic views: equal (index, view) always give the same image.
+
+    A source whose images are not in memory may have ``read(index)``, which another thread calls ahead of
+    ``batch(index, view, stored)``, and whose result is ``stored``.
+    """
 
     labels: Tensor
     """int64 [N]; ``UNLABELLED`` where an image has no label."""

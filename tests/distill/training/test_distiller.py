@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from tests.distill.nets import (
+    DigitViews,
     TinyBig,
     TinyStudent,
     digit_bank,
@@ -21,7 +22,7 @@ from tests.distill.nets import (
 from tkd_search.distill import Distiller, Diverged, MethodSettings, TrainSettings, evaluate
 from tkd_search.distill.features.bank_builder import compute_bank
 from tkd_search.distill.losses.tkd import GeneratedTeachers
-from tkd_search.distill.method_settings import BankSettings
+from tkd_search.distill.method_settings import BankSettings, ScheduleName
 from tkd_search.distill.quantization import Format
 from tkd_search.distill.training.batch_order import sample
 
@@ -261,6 +262,56 @@ def test_dropout_resumes_exactly_and_leaves_the_global_random_state_alone() -> N
     torch.manual_seed(7)
     resumed.run_epoch()
     assert same_weights(weights(whole), weights(resumed))
+
+
+@pytest.mark.parametrize("format", ["fp32", "int8"])
+@pytest.mark.parametrize("schedule", ["schedule_free", "one_cycle"])
+def test_a_training_resumes_exactly_within_an_epoch(format: Format, schedule: ScheduleName) -> None:
+    def make() -> Distiller:
+        torch.manual_seed(0)
+        return Distiller(
+            TinyStudent(dropout=0.5),
+            digit_views(),
+            replace(FULL, reselect_every=0.5),
+            TrainSettings(epochs=2, batch_size=4, schedule=schedule),
+            seed=4,
+            bank=digit_bank(grid=4),
+            class_count=10,
+            format=format,
+        )
+
+    whole, states = make(), []
+    stats = [whole.run_epoch(between=lambda: states.append(whole.state_dict())) for _ in range(2)]
+    assert [(state["epoch"], state["done"]) for state in states] == [(0, 32), (0, 64), (1, 32), (1, 64)]
+    for state in states:
+        resumed, buffer = make(), io.BytesIO()
+        torch.save(state, buffer)
+        buffer.seek(0)
+        resumed.load_state_dict(torch.load(buffer, weights_only=True))
+        for expected in stats[state["epoch"] :]:
+            found = resumed.run_epoch()
+            assert found is not None
+            assert expected is not None
+            assert (found.losses, found.teachers) == (expected.losses, expected.teachers)
+        assert same_weights(weights(whole), weights(resumed))
+
+
+def test_images_that_are_read_ahead_train_the_same() -> None:
+    class Stored(DigitViews):
+        def read(self, index: torch.Tensor) -> torch.Tensor:
+            return self.images[index]
+
+        def batch(
+            self, index: torch.Tensor, view: torch.Tensor, stored: torch.Tensor | None = None
+        ) -> torch.Tensor:
+            rows = self.images[index] if stored is None else stored
+            return torch.where((view % 2 == 1)[:, None, None, None], rows.roll(1, 3), rows)
+
+    made = distiller(FULL, grid=4)
+    plain = digit_views()
+    made._views = Stored(plain.images, plain.labels)
+    made.run_epoch()
+    assert same_weights(weights(made), after(FULL))
 
 
 def test_equal_seeds_give_equal_weights() -> None:

@@ -9,7 +9,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import nn
 
-from tests.distill.nets import TinyStudent, digit_bank, digit_views
+from tests.distill.nets import TinyStudent, digit_bank, digit_views, held_out
 from tkd_search.distill import Distiller, MethodSettings, TrainSettings
 from tkd_search.distill.losses.similarity import cka
 from tkd_search.distill.training.flat_parameters import store
@@ -84,8 +84,19 @@ def _run_rank(rank: int, folder: str) -> None:
     found = {name: trained(name, group) for name in [*METHODS, "gated"]}
     found["mixed"] = trained("ce", group, mixup=0.4, cutmix=1.0)
     found["parts"] = _parts(rank, group)  # type: ignore[assignment]
+    found["accuracy"] = _accuracy(group)  # type: ignore[assignment]
     torch.save(found, f"{folder}/{rank}.pt")
     dist.destroy_process_group()
+
+
+def _accuracy(group: Reduction) -> float:
+    """Return the balanced accuracy of one student on three batches, which the workers share."""
+    torch.manual_seed(0)
+    train, method = TrainSettings(epochs=1, precision="bf16"), MethodSettings(name="ce")
+    made = Distiller(TinyStudent(), digit_views(60), method, train, seed=0, group=group, class_count=10)
+    images, labels = held_out()[0]
+    batches = list(zip(images.split(150), labels.split(150), strict=True))
+    return made.evaluate(made.eval_student(), batches[group.rank :: group.size], "balanced_accuracy")
 
 
 def _parts(rank: int, group: Reduction) -> dict[str, Any]:
@@ -162,6 +173,10 @@ def test_two_workers_leave_out_unsure_rows_and_agree(ranks: list[dict[str, Any]]
     for key, value in ranks[0]["gated"][0].items():
         assert torch.equal(value, ranks[1]["gated"][0][key])
         assert value.isfinite().all()
+
+
+def test_workers_evaluate_their_shares_to_the_figure_of_one(ranks: list[dict[str, Any]]) -> None:
+    assert [rank["accuracy"] for rank in ranks] == [_accuracy(SingleProcess())] * 2
 
 
 def test_global_quantities_and_their_gradients_are_exact(ranks: list[dict[str, Any]]) -> None:

@@ -10,12 +10,12 @@ from tkd_search.engine.jobs.job_context import JobContext
 
 
 class Group:
-    """Collects a job's results and heartbeats; supersedes the job after the epoch ``stop_after``."""
+    """Collects a job's results and heartbeats; supersedes the job after an epoch or a number of batches."""
 
-    def __init__(self, stop_after: int = 1000) -> None:
+    def __init__(self, stop_after: int = 1000, stop_at_batch: int = 1 << 30) -> None:
         self.results: list[dict[str, Any]] = []
         self.beats = 0
-        self._stop_after = stop_after
+        self._stop_after, self._batches = stop_after, iter(range(stop_at_batch))
 
     def epochs(self, kind: str = "epoch") -> list[int]:
         """Return the epochs of the results of a kind."""
@@ -25,7 +25,9 @@ class Group:
         """Return the context of a job on this group."""
 
         def stopped() -> bool:
-            return any(result.get("epoch", 0) >= self._stop_after for result in self.results)
+            return next(self._batches, None) is None or any(
+                result.get("epoch", 0) >= self._stop_after for result in self.results
+            )
 
         return JobContext(
             rank=0, workers=1, device="cpu", push=self.results.append, should_stop=stopped, beat=self._beat

@@ -14,6 +14,7 @@ from tkd_search.config.experiment_file import load_config
 from tkd_search.data import load_data
 from tkd_search.data.prepared_files import save_prepared
 from tkd_search.distill.method_settings import MetricName
+from tkd_search.distill.training.distiller import Distiller
 from tkd_search.distill.training.evaluation import evaluate
 from tkd_search.engine.jobs import caches, checkpoint
 from tkd_search.engine.jobs.dispatch import run_job
@@ -117,6 +118,28 @@ def test_a_trial_learns_from_unlabelled_images_and_resumes(big_model: Path, tmp_
     assert resumed.results[0]["metrics"]["labels"] == whole.results[1]["metrics"]["labels"]
     files = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("cut", "whole")]
     assert files[0] == files[1]
+
+
+def test_a_training_that_is_killed_within_an_epoch_goes_on_within_it(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = ["training.batch_size=8", "training.epochs=2", "training.validate_every=1"]
+    whole, resumed = Group(), Group()
+    train(data, tmp_path / "whole", whole, *settings)
+    monkeypatch.setattr(checkpoint, "SECONDS_BETWEEN", 0.0)
+    assert train(data, tmp_path / "cut", Group(stop_at_batch=100), *settings) == []
+    trained: list[int] = []
+    train_batch = Distiller._train_batch
+    monkeypatch.setattr(
+        Distiller, "_train_batch", lambda self, *batch: trained.append(self.step) or train_batch(self, *batch)
+    )
+    assert train(data, tmp_path / "cut", resumed, *settings) == [1, 2]
+    assert trained[0] == 96
+    for name in ("model.safetensors", "model.onnx"):
+        assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    for result in (*whole.results, *resumed.results):
+        result.get("metrics", {}).pop("seconds", None)
+    assert resumed.results == whole.results
 
 
 CUT = ["student.name=cut", "student.width=0.4", "student.depth=1", "student.args={}", "big_model.width=0.1"]

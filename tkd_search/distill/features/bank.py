@@ -1,7 +1,7 @@
 """The bank: features and logits of the big models for every view of every training image, computed once.
 
 Steps 1 and 2 of the article: F's features are the pooled activations of its taps, standardised by their
-statistics over the whole training set (docs/method.md, equations 1 and 2).
+statistics over the training set, or 131,072 rows of a larger one (docs/method.md, equations 1 and 2).
 :mod:`tkd_search.distill.features.bank_builder` computes the bank.
 """
 

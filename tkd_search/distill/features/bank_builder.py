@@ -22,6 +22,7 @@ from tkd_search.distill.features.taps import find_taps_of_all, taps_with_cells
 from tkd_search.distill.interfaces import ViewSource, channels_last
 from tkd_search.distill.losses.functional import known_or_predicted
 from tkd_search.distill.method_settings import BankSettings
+from tkd_search.distill.training.read_ahead import images_ahead
 from tkd_search.seeds import child_generator
 
 Progress = Callable[[int, int], None]
@@ -276,9 +277,13 @@ class _ReadingPass:
         kept_bytes = sum(reading.nbytes for _, reading in kept)
         for row, reading in kept:
             yield row, reading.to(self.device)
-        for start in range(sum(len(row) for row, _ in kept), len(rows), self._size):
-            row = torch.tensor(rows[start : start + self._size])
-            images = self._views.batch(row % len(self._views), row // len(self._views))
+        starts = range(sum(len(row) for row, _ in kept), len(rows), self._size)
+        numbers = (torch.tensor(rows[start : start + self._size]) for start in starts)
+        count = len(self._views)
+        for index, view, images in images_ahead(
+            self._views, ((row % count, row // count) for row in numbers)
+        ):
+            row = view * count + index
             reading = self._reader(channels_last(images.to(self.device)))
             kept_bytes += reading.nbytes
             keep = keep and kept_bytes <= self._keep_bytes

@@ -1,9 +1,10 @@
-"""The training loop of one student: resumable bit for bit after any epoch."""
+"""The training loop of one student: resumable bit for bit after any epoch, and within long ones."""
 
 import contextlib
 import copy
+import itertools
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any, cast
 
@@ -27,7 +28,7 @@ from tkd_search.distill.losses.objective import Batch, Context
 from tkd_search.distill.losses.stage_reward import StageReader
 from tkd_search.distill.losses.tkd import GeneratedTeachers
 from tkd_search.distill.method_needs import needs_of
-from tkd_search.distill.method_settings import MethodSettings, TrainSettings
+from tkd_search.distill.method_settings import MethodSettings, MetricName, TrainSettings
 from tkd_search.distill.precision import autocast
 from tkd_search.distill.quantization.number_format import Format, rounds_inputs, rounds_weights
 from tkd_search.distill.quantization.simulation import (
@@ -40,10 +41,11 @@ from tkd_search.distill.quantization.simulation import (
 from tkd_search.distill.teachers.selection import Selection
 from tkd_search.distill.training.batch_order import batches, sample, steps_per_epoch, unlabelled_per_epoch
 from tkd_search.distill.training.epoch_stats import EpochStats, Means
-from tkd_search.distill.training.evaluation import recalibrate, release
+from tkd_search.distill.training.evaluation import counts_of, figure, recalibrate, release
 from tkd_search.distill.training.layer_rates import layer_rates
 from tkd_search.distill.training.learners import Learners, copied
 from tkd_search.distill.training.mixing import mixed
+from tkd_search.distill.training.read_ahead import images_ahead
 from tkd_search.distill.training.reduction import Reduction, SingleProcess
 from tkd_search.distill.training.sync_batchnorm import desynchronised, synchronised
 from tkd_search.seeds import child_generator, child_seed
@@ -101,6 +103,7 @@ class Distiller:
         layer_decay: float = 1.0,
     ) -> None:
         self.method, self.train, self.epoch, self.step = method, train, 0, 0
+        self._done, self._seconds, self._means = 0, 0.0, Means()
         self.device, self._group, self._seed, self._views = (
             torch.device(device),
             group or SingleProcess(),
@@ -110,6 +113,7 @@ class Distiller:
         _check_data(views, bank, class_count)
         bank = _on_device_if_it_fits(bank, self.device)
         self._format, self._balanced, self._layer_decay = format, balanced, layer_decay
+        self._class_count = class_count
         simulate(cast(nn.Module, student), format)
         network = cast(nn.Module, student).to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.student: nn.Module = synchronised(network) if self._group.size > 1 else network
@@ -156,7 +160,7 @@ class Distiller:
 
     def _set_rounding(self) -> None:
         """Train this epoch with simulated rounding if it is among the last ones."""
-        if self.epoch == self._first_rounded_epoch and rounds_inputs(self._format):
+        if self.epoch == self._first_rounded_epoch and rounds_inputs(self._format) and not self._done:
             images = self._calibration_images(_CALIBRATION_ROWS)
             # After few steps the running statistics of batch norm lag behind, and the inputs they give are
             # far smaller than those of training.
@@ -201,11 +205,14 @@ class Distiller:
             rates=[*layer_rates([name for name, _ in of_student], self._layer_decay), *[1.0] * len(adapters)],
         )
 
-    def run_epoch(self, should_stop: StopSignal = never) -> EpochStats | None:
-        """Train one epoch.
+    def run_epoch(
+        self, should_stop: StopSignal = never, between: Callable[[], None] = lambda: None
+    ) -> EpochStats | None:
+        """Train one epoch, or what is left of it.
 
         Args:
             should_stop: called before each batch; must return the same value on all workers.
+            between: called after every 32 batches within the epoch, where ``state_dict`` is exact.
 
         Returns:
             The statistics of the epoch, or None after a stop. After a stop the student is in mid-epoch;
@@ -214,33 +221,50 @@ class Distiller:
         Raises:
             Diverged: the loss is not finite (checked every 32 batches and at the end of the epoch).
         """
-        started, means = time.perf_counter(), Means()
+        self._started = time.perf_counter() - self._seconds
         self.student.train()
         self._set_rounding()
         with self._own_random_state():
-            if self._selection_due():
+            if self._selection_due() and not self._done:
                 self._reselect()
-            for index, view in self._batches():
-                if should_stop():
-                    return None
-                means.add(self._train_batch(index, view))
-                self.step += 1
-                if self.step % _CHECK_EVERY == 0:
-                    means.check(self.epoch)
-        losses = means.check(self.epoch)
-        self.epoch += 1
-        seconds = time.perf_counter() - started
+            if not self._train_batches(should_stop, between):
+                return None
+        losses = self._means.check(self.epoch)
+        seconds = time.perf_counter() - self._started
+        self.epoch, self._done, self._seconds, self._means = self.epoch + 1, 0, 0.0, Means()
         if not isinstance(self.objective, GeneratedTeachers):
             return EpochStats(self.epoch, losses, (), seconds)
         teachers, agreements = self.objective.teachers(), self.objective.agreements()
         return EpochStats(self.epoch, losses, teachers, seconds, agreements)
 
+    def _train_batches(self, should_stop: StopSignal, between: Callable[[], None]) -> bool:
+        """Train the batches that are left of this epoch; return False after a stop."""
+        left = itertools.islice(self._batches(), self._done, None)
+        with contextlib.closing(images_ahead(self._views, left)) as ready:
+            for index, view, images in ready:
+                if should_stop():
+                    return False
+                if self._done % _CHECK_EVERY == 0:
+                    torch.manual_seed(self._random_seed())
+                self._means.add(self._train_batch(index, view, images))
+                self.step, self._done = self.step + 1, self._done + 1
+                if self._done % _CHECK_EVERY == 0 and self._done < self.steps_per_epoch:
+                    self._means.check(self.epoch)
+                    self._seconds = time.perf_counter() - self._started
+                    between()
+        return True
+
+    def _random_seed(self) -> int:
+        """Return the seed of the global random state (dropout) for the next 32 batches."""
+        names = ("epoch", self.epoch, self._group.rank)
+        return child_seed(self._seed, *names, *([self._done] if self._done else []))
+
     @contextlib.contextmanager
     def _own_random_state(self) -> Iterator[None]:
-        """Seed the global random state for this epoch (dropout) and restore it afterwards."""
+        """Seed the global random state for this epoch and restore it afterwards."""
         devices = [self.device] if self.device.type == "cuda" else []
         with torch.random.fork_rng(devices=devices):
-            torch.manual_seed(child_seed(self._seed, "epoch", self.epoch, self._group.rank))
+            torch.manual_seed(self._random_seed())
             yield
 
     def _batches(self) -> Iterator[tuple[Tensor, Tensor]]:
@@ -255,8 +279,8 @@ class Distiller:
             unlabelled=self._unlabelled,
         )
 
-    def _train_batch(self, index: Tensor, view: Tensor) -> dict[str, Tensor]:
-        images = channels_last(self._views.batch(index, view).to(self.device, non_blocking=True))
+    def _train_batch(self, index: Tensor, view: Tensor, images: Tensor) -> dict[str, Tensor]:
+        images = channels_last(images.to(self.device, non_blocking=True))
         labels, others, share = self._labels[index.to(self._labels.device)], None, 1.0
         if self.train.mixes:
             images, share = self._mixed(images)
@@ -309,6 +333,22 @@ class Distiller:
             return output
         maps = None if output.maps is None else output.maps.float()
         return StudentOutput(output.logits.float(), output.features.float(), maps)
+
+    def evaluate(
+        self, student: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], metric: MetricName = "accuracy"
+    ) -> float:
+        """Return a metric of a student over the batches of all workers, in the precision of training.
+
+        Args:
+            student: from :meth:`eval_student`.
+            batches: normalised images [B, C, H, W] and labels [B], a share on every worker.
+            metric: see :func:`~tkd_search.distill.training.evaluation.figure`.
+        """
+        counts = torch.zeros(1, 3, self._class_count, dtype=torch.int64, device=self.device)
+        with autocast(self.device, self.train.precision):
+            for of_batch in counts_of(student, batches):
+                counts += of_batch.to(self.device)
+        return figure(self._group.gather(counts).sum(0), metric)
 
     def _selection_due(self) -> bool:
         every = max(1, round(self.method.reselect_every * self.train.epochs))
@@ -367,11 +407,17 @@ class Distiller:
         return student
 
     def state_dict(self) -> dict[str, Any]:
-        """Return copied tensors and plain values for an exact resume after a complete epoch."""
+        """Return copied tensors and plain values for an exact resume.
+
+        The state is that after a complete epoch, or ``between`` the batches of one (:meth:`run_epoch`).
+        """
         chosen = getattr(self.objective, "selection", None)
         state: dict[str, Any] = {
             "epoch": self.epoch,
             "step": self.step,
+            "done": self._done,
+            "seconds": self._seconds,
+            "means": self._means.state_dict(),
             "student": self.student.state_dict(),
             "objective": self.objective.state_dict(),
             "big_models": self._source.state_dict() if self._source is not None else {},
@@ -395,6 +441,8 @@ class Distiller:
         if state["selection"] is not None and isinstance(self.objective, GeneratedTeachers):
             self.objective.restore(Selection(*(part.to(self.device) for part in state["selection"])))
         self.epoch, self.step = state["epoch"], state["step"]
+        self._done, self._seconds = state["done"], state["seconds"]
+        self._means = Means.from_state(state["means"], self.device)
 
 
 def _check_data(views: ViewSource, bank: Bank | None, class_count: int) -> None:

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -42,6 +43,18 @@ class Means:
             value = value.detach()
             self._sums[name] = self._sums[name] + value if name in self._sums else value
             self._counts[name] = self._counts.get(name, 0) + 1
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return sums and counts by name."""
+        return {"sums": self._sums, "counts": self._counts}
+
+    @classmethod
+    def from_state(cls, state: dict[str, Any], device: torch.device) -> "Means":
+        """Build the means from the result of ``state_dict``."""
+        means = cls()
+        means._sums = {name: value.to(device) for name, value in state["sums"].items()}
+        means._counts = dict(state["counts"])
+        return means
 
     def check(self, epoch: int) -> dict[str, float]:
         """Return the means so far, and as ``total`` the sum of the student's terms.

@@ -19,14 +19,18 @@ def evaluate(
     The metric is NaN without batches. The model runs in eval mode on the images' device, and its mode is
     restored.
     """
+    counts = list(counts_of(model, batches))
+    return figure(torch.stack(counts).sum(0) if counts else torch.zeros(3, 1), metric)
+
+
+@torch.no_grad()
+def counts_of(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> Iterator[Tensor]:
+    """Yield the :func:`class_counts` of every batch; see :func:`evaluate`."""
     training = model.training
     model.eval()
-    counts = torch.zeros(3, 1, dtype=torch.int64)
     for images, labels in batches:
-        logits = logits_of(model(channels_last(images)))
-        counts = counts + class_counts(logits, labels).cpu()
+        yield class_counts(logits_of(model(channels_last(images))), labels)
     model.train(training)
-    return figure(counts, metric)
 
 
 def class_counts(logits: Tensor, labels: Tensor) -> Tensor:

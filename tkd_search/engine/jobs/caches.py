@@ -41,10 +41,11 @@ def views_of(data: DataBundle, settings: TrialSettings, *, views: int, device: s
 
 
 def batches_of(
-    data: DataBundle, split: Split, device: str, size: int | None = None
+    data: DataBundle, split: Split, device: str, size: int | None = None, part: tuple[int, int] = (0, 1)
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Return a split's images and labels in batches, without augmentation."""
-    return plain_batches(split, mean=data.mean, std=data.std, batch_size=size or EVAL_BATCH, device=device)
+    """Return a split's images and labels in batches, or a part (number, count) of these, not augmented."""
+    size = size or EVAL_BATCH
+    return plain_batches(split, mean=data.mean, std=data.std, batch_size=size, device=device, part=part)
 
 
 @lru_cache(maxsize=2)

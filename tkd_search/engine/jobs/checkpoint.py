@@ -10,7 +10,8 @@ from tkd_search import storage
 from tkd_search.distill.training.distiller import Distiller
 
 SECONDS_BETWEEN = 300.0
-"""Seconds after which a training is saved also between two validations; each validation saves it."""
+"""Seconds after which a training is saved also between two validations, within long epochs too; each
+validation saves it."""
 
 
 class TrialCheckpoint:

@@ -9,7 +9,6 @@ from tkd_search.data import DataBundle
 from tkd_search.distill.method_settings import MetricName, TrainSettings
 from tkd_search.distill.training.distiller import Distiller
 from tkd_search.distill.training.epoch_stats import EpochStats
-from tkd_search.distill.training.evaluation import evaluate
 from tkd_search.engine.jobs import caches
 from tkd_search.engine.jobs.checkpoint import TrialCheckpoint
 from tkd_search.engine.jobs.job_context import JobContext
@@ -50,21 +49,24 @@ def train(
         Whether the training is complete; False where the job was superseded.
     """
     history = checkpoint.load(distiller)
+
+    def save_if_due() -> None:
+        if context.rank == 0 and checkpoint.due():
+            checkpoint.save(distiller, history)
+
     for past in history:
         if past["epoch"] > after_epoch:
             context.push(past)
     while distiller.epoch < distiller.train.epochs:
-        stats = distiller.run_epoch(context.should_stop)
+        stats = distiller.run_epoch(context.should_stop, save_if_due)
         if stats is None:
             return False
-        if context.rank != 0:
-            continue
         result: dict[str, Any] = {"kind": "alive", "epoch": stats.epoch}
         validated = _is_validated(stats.epoch, distiller.train, levels)
         if validated:
             result = _validate(distiller, stats, data, context, ship, metric)
             history.append(result)
-        if validated or checkpoint.due():
+        if context.rank == 0 and (validated or checkpoint.due()):
             checkpoint.save(distiller, history)
         context.push(result)
     return True
@@ -82,12 +84,13 @@ def _validate(
     ship: Ship | None,
     metric: MetricName,
 ) -> dict[str, Any]:
-    """Return the result of an epoch with its validation metric."""
-    batches = caches.batches_of(data, data.validation, context.device)
+    """Return the result of an epoch with its validation metric, which the workers compute together."""
+    part = (context.rank, context.workers)
+    batches = caches.batches_of(data, data.validation, context.device, part=part)
     student = distiller.eval_student()
-    accuracy = evaluate(student, context.beating(batches), metric)
+    accuracy = distiller.evaluate(student, context.beating(batches), metric)
     last, simulated = stats.epoch >= distiller.train.epochs, {}
-    if last and ship is not None:
+    if last and ship is not None and context.rank == 0:
         simulated, accuracy = {"simulated_accuracy": accuracy}, ship(student)
     return {
         "kind": "epoch",
