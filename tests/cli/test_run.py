@@ -94,6 +94,7 @@ def test_a_dry_run_shows_plan_space_and_time_and_writes_nothing(tmp_path):
     assert code == 0, output
     for word in ("student.width", "estimated time", "26 trials", "at once", "method.name is tkd"):
         assert word in output
+    assert "space: decoded images 115 kB, kept in memory; bank " in output
     assert "more than 5 ms for one image" in output
     assert "ms at the small end of the space" in output
     assert "left to the sampler: search.enqueue.0.student.width = 0.38" in output

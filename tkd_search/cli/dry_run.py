@@ -16,6 +16,7 @@ from tkd_search.engine.workers.placement import plan_slots
 from tkd_search.models.model_settings import StudentSettings
 from tkd_search.models.weights import weights_file
 from tkd_search.optimize.space import Choice
+from tkd_search.units import human_bytes
 
 if TYPE_CHECKING:
     from tkd_search.data import DataBundle
@@ -112,6 +113,7 @@ def _estimate(config: Config, settings: Settings, slots: int, console: Console, 
         f"data: {data.name}, {labelled:,} train / {len(data.validation.labels):,} validation / "
         f"{len(data.test.labels):,} test, {data.num_classes} classes; {checked.taps} taps of the big model"
     )
+    console.note(_space_needed(settings, data, checked.row_bytes))
     console.note(f"classes, in the order of the big model's outputs: {_shortened(data.classes)}")
     if settings.search.latency_limit is not None or settings.search.cost == "latency":
         fast, slow = (_latency(config, data, end) for end in (0.0, 1.0))
@@ -127,6 +129,30 @@ def _estimate(config: Config, settings: Settings, slots: int, console: Console, 
         from tkd_search.cluster.cluster_limits import node_hours
 
         console.note(f"node-hours of the whole cluster: {node_hours(cluster, total / 3600)}")
+
+
+def _space_needed(settings: Settings, data: "DataBundle", row_bytes: int) -> str:
+    """Return a line with the size of images and bank, and where each is kept."""
+    from torch import Tensor
+
+    from tkd_search.data import fixed_views
+    from tkd_search.data.image_files import DecodedStore
+
+    images = data.train.images
+    count = sum(len(split.labels) for split in data.splits().values())
+    where = (
+        "in memory"
+        if isinstance(images, Tensor)
+        else f"on the disk of each machine, {images.file.parent}"
+        if isinstance(images, DecodedStore)
+        else "nowhere: every epoch decodes them"
+    )
+    rows = fixed_views(settings.data) * len(data.train.labels)
+    bank = f"bank {human_bytes(rows * row_bytes)} on the disk ({rows:,} rows of {human_bytes(row_bytes)})"
+    return (
+        f"space: decoded images {human_bytes(count * data.channels * data.size**2)}, kept {where}; "
+        f"{bank if rows else 'no rows in the bank, because F runs live'}"
+    )
 
 
 def _latency(config: Config, data: "DataBundle", end: float) -> float:

@@ -1,17 +1,18 @@
 """Checks of a search that concern several settings, or settings and data, before anything is written."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
 from tkd_search.config.experiment_file import Config
 from tkd_search.config.pruner import configured_pruner
-from tkd_search.config.resolve import LOCAL
+from tkd_search.config.resolve import LOCAL, resolve
 from tkd_search.config.search_settings import SearchSettings
 from tkd_search.data import DataBundle
 from tkd_search.data.networks import big_model_for
-from tkd_search.distill.features.taps import find_taps
+from tkd_search.distill.features.bank import bank_row_bytes
+from tkd_search.distill.features.taps import Tap, find_taps
 from tkd_search.distill.training.batch_order import unlabelled_per_epoch
 from tkd_search.engine.latencies import measure_latency
 from tkd_search.engine.student_checks import check_students
@@ -39,6 +40,7 @@ class CheckedSearch:
 
     Attributes:
         taps: number of taps over all big models.
+        row_bytes: bytes of the bank per view of an image.
         pruner: the configured pruner.
         earlier: trials of the searches in ``search.warm_start``.
         students: one student for every option that decides the student.
@@ -50,6 +52,7 @@ class CheckedSearch:
     earlier: tuple[StudyTrial, ...]
     students: tuple[StudentSettings, ...]
     notes: tuple[str, ...]
+    row_bytes: int = 0
 
 
 def check_search(config: Config, data: DataBundle) -> CheckedSearch:
@@ -65,9 +68,10 @@ def check_search(config: Config, data: DataBundle) -> CheckedSearch:
     started = check_student_weights(config, data)
     _check_latencies(config, students, data)
     taps, tuned = _check_candidates(config, data)
-    notes = (*data.notes, *_unlabelled_notes(config, data), *tuned, *started, *_notes(config, taps))
+    notes = (*data.notes, *_unlabelled_notes(config, data), *tuned, *started, *_notes(config, len(taps)))
     notes += tuple(student_notes)
-    return CheckedSearch(taps, pruner, earlier, students, notes)
+    row_bytes = bank_row_bytes(taps, resolve(config).bank, data.num_classes)
+    return CheckedSearch(len(taps), pruner, earlier, students, notes, row_bytes)
 
 
 def proposer_settings(search: SearchSettings) -> ProposerSettings:
@@ -139,28 +143,29 @@ def _check_latencies(config: Config, students: Sequence[StudentSettings], data: 
         measure_latency(student, student.format, data, big_model, seconds=0.0)
 
 
-def _check_candidates(config: Config, data: DataBundle) -> tuple[int, tuple[str, ...]]:
-    """Return the number of taps over all big models, and a note for each that is fine-tuned.
+def _check_candidates(config: Config, data: DataBundle) -> tuple[list[Tap], tuple[str, ...]]:
+    """Return the taps of all big models, and a note for each that is fine-tuned.
 
     Raises:
         UserError: every value of ``method.k`` is above the number of candidates, no tap matches, or a loss
             term needs cells that the bank does not hold.
     """
     settings = config.settings()
-    taps, maps, notes = 0, 0, []
-    for model_settings in settings.big_models:
+    taps, notes = list[Tap](), list[str]()
+    for number, model_settings in enumerate(settings.big_models):
         model, head = big_model_for(model_settings, data)
         notes += _fine_tuning(model_settings, head, data)
         found = find_taps(model.model, settings.bank.taps, torch.zeros(2, *model.input_shape))
-        taps, maps = taps + len(found), maps + sum(tap.spatial for tap in found)
+        taps += [replace(tap, model=number) for tap in found]
     _check_taps(config)
-    _check_cells(config, maps)
+    _check_cells(config, sum(tap.spatial for tap in taps))
+    count = len(taps)
     least, masks = min(config.possible("method.k")), max(config.possible("method.masks"))
-    if "tkd" in config.possible("method.name") and least > taps * masks:
+    if "tkd" in config.possible("method.name") and least > count * masks:
         raise UserError(
             "method.k",
             str(least) if "method.k" not in config.space.leaves else f"at least {least}",
-            f"1 to {taps * masks}: {taps} taps × {masks} masks",
+            f"1 to {count * masks}: {count} taps × {masks} masks",
             "lower method.k, raise method.masks, or name more bank.taps",
         )
     return taps, tuple(notes)

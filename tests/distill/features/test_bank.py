@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from tests.distill.nets import DigitViews, TinyBig, digit_bank, digit_views, trained_big_model
 from tkd_search.distill.features import bank_builder
-from tkd_search.distill.features.bank import Bank
+from tkd_search.distill.features.bank import Bank, bank_row_bytes
 from tkd_search.distill.features.bank_builder import BankBuilder, Survey, compute_bank, merge_surveys
 from tkd_search.distill.features.ensemble_reader import mean_logits
 from tkd_search.distill.features.projection import fit_projection
@@ -119,6 +119,9 @@ def test_cells_of_stages_are_those_of_the_deepest_tap_of_every_size() -> None:
     assert some.cells is not None
     assert torch.equal(some.cells, whole.cells[:, [whole.cell_taps.index(i) for i in some.cell_taps]])
     assert torch.equal(some.features, whole.features)
+    for bank, cells in ((whole, "all"), (some, "stages")):
+        row = bank_row_bytes(bank.taps, replace(settings, cells=cells), 10)  # type: ignore[arg-type]
+        assert bank.nbytes == 120 * row
 
 
 def test_f_runs_in_eval_mode_and_is_not_changed() -> None:

@@ -1,8 +1,9 @@
 """Images in the column of a table: paths, or encoded bytes."""
 
 import hashlib
+import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 TABLE_SUFFIXES = (".csv", ".parquet")
+_NAMES_FILE, _ROWS_AT_ONCE = "names.json", 256
 
 Image = str | bytes | None
 """An image's path or its encoded bytes; None where a row has neither."""
@@ -23,17 +25,19 @@ def is_table(path: Path) -> bool:
     return path.is_file() and path.suffix.lower() in TABLE_SUFFIXES
 
 
-def read_frame(path: Path) -> "pd.DataFrame":
-    """Return a table.
+def read_frame(path: Path, image_column: str) -> "pd.DataFrame":
+    """Return a table, without the images of a parquet file, which may be larger than the memory.
 
     Raises:
         UserError: it cannot be read.
     """
     import pandas as pd
+    import pyarrow.parquet as pq
 
     try:
         if path.suffix.lower() == ".parquet":
-            return pd.read_parquet(path, dtype_backend="numpy_nullable")
+            others = [name for name in pq.read_schema(path).names if name != image_column]
+            return pd.read_parquet(path, columns=others, dtype_backend="numpy_nullable")
         # A class may be called NA or null: only an empty field is missing.
         return pd.read_csv(path, keep_default_na=False, na_values=[""], dtype_backend="numpy_nullable")
     except (OSError, ValueError) as error:  # errors of format are ValueErrors
@@ -48,8 +52,7 @@ def column_values(path: Path, frame: "pd.DataFrame", key: str, column: str) -> l
         UserError: the table has no such column; the error names the setting ``data.<key>``.
     """
     if column not in frame.columns:
-        columns = ", ".join(map(str, frame.columns))
-        raise UserError(f"data.{key}", f"{column!r}, which {path} does not have", f"one of {columns}")
+        raise missing_column(path, key, column, list(frame.columns))
     found = frame[column]
     return [None if missing else value for value, missing in zip(found, found.isna(), strict=True)]
 
@@ -58,14 +61,52 @@ def frame_images(path: Path, frame: "pd.DataFrame", column: str) -> tuple[Path, 
     """Return a root and the file of every row's image relative to it; None where a row has no image.
 
     An image is a path relative to the table, encoded bytes, or ``{bytes, path}`` as Hugging Face data sets
-    store it. Bytes are written once as files into this machine's cache.
+    store it. Encoded images are written once as files into this machine's cache, a few hundred at a time.
 
     Raises:
         UserError: the table has no such column.
     """
-    return _files(
-        path, column, [_image(value) for value in column_values(path, frame, "image_column", column)]
+    if path.suffix.lower() != ".parquet":
+        values = column_values(path, frame, "image_column", column)
+        return path.parent, [_relative(_image(value)) for value in values]
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    schema = pq.read_schema(path)
+    if column not in schema.names:
+        raise missing_column(path, "image_column", column, schema.names)
+    if pa.types.is_string(schema.field(column).type) or pa.types.is_large_string(schema.field(column).type):
+        return path.parent, [_relative(image) for image in _parquet_images(path, column)]
+    state = path.stat()
+    identity = f"{path.absolute()}:{state.st_size}:{state.st_mtime_ns}:{column}"
+
+    def fill(folder: Path) -> None:
+        names: list[str | None] = []
+        for row, image in enumerate(_parquet_images(path, column), start=1):
+            if isinstance(image, bytes):
+                (folder / _row_name(row)).write_bytes(image)
+                names.append(_row_name(row))
+            else:
+                names.append(image and str((path.parent / image).absolute()))
+        (folder / _NAMES_FILE).write_text(json.dumps(names), encoding="utf-8")
+
+    root = cached_folder(f"parquet-{hashlib.sha256(identity.encode()).hexdigest()[:16]}", fill)
+    return root, json.loads((root / _NAMES_FILE).read_text(encoding="utf-8"))
+
+
+def missing_column(path: Path, key: str, column: str, columns: Sequence[str]) -> UserError:
+    """Return the error of a table without a column; it names the setting ``data.<key>``."""
+    return UserError(
+        f"data.{key}", f"{column!r}, which {path} does not have", f"one of {', '.join(map(str, columns))}"
     )
+
+
+def _parquet_images(path: Path, column: str) -> Iterator[Image]:
+    """Yield the images of a parquet file, of which a few hundred are in memory."""
+    import pyarrow.parquet as pq
+
+    for batch in pq.ParquetFile(path).iter_batches(_ROWS_AT_ONCE, columns=[column]):
+        yield from (_image(value) for value in batch.column(0).to_pylist())
 
 
 def _image(value: Any) -> Image:
@@ -75,23 +116,8 @@ def _image(value: Any) -> Image:
     return value if isinstance(value, str | bytes) and value else None
 
 
-def _files(path: Path, column: str, images: Sequence[Image]) -> tuple[Path, list[str | None]]:
-    """Return a root and the images' files relative to it; bytes are written as files into the cache."""
-    if not any(isinstance(image, bytes) for image in images):
-        return path.parent, [None if image is None else os.path.normpath(str(image)) for image in images]
-    state = path.stat()
-    identity = f"{path.absolute()}:{state.st_size}:{state.st_mtime_ns}:{column}"
-
-    def fill(folder: Path) -> None:
-        for row, image in enumerate(images, start=1):
-            if isinstance(image, bytes):
-                (folder / _row_name(row)).write_bytes(image)
-
-    root = cached_folder(f"table-{hashlib.sha256(identity.encode()).hexdigest()[:16]}", fill)
-    return root, [
-        _row_name(row) if isinstance(image, bytes) else image and str((path.parent / image).absolute())
-        for row, image in enumerate(images, start=1)
-    ]
+def _relative(image: Image) -> str | None:
+    return None if image is None else os.path.normpath(str(image))
 
 
 def _row_name(row: int) -> str:

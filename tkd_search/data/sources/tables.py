@@ -32,7 +32,7 @@ def read_table(path: Path, settings: DataSettings) -> RawData:
         UserError: the table, a column, a label or a split is not of this kind, or the settings do not allow
             rows without image or label; and the errors of :func:`load_listed`.
     """
-    frame = read_frame(path)
+    frame = read_frame(path, settings.image_column)
     root, files = frame_images(path, frame, settings.image_column)
     values = column_values(path, frame, "label_column", settings.label_column)
     rows = [

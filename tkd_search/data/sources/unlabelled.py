@@ -34,7 +34,7 @@ def unlabelled_files(settings: DataSettings, root: Path) -> UnlabelledFiles:
     path = _local(str(settings.unlabelled))
     left_out = Counter[str]()
     if is_table(path):
-        folder, files = frame_images(path, read_frame(path), settings.image_column)
+        folder, files = frame_images(path, read_frame(path, settings.image_column), settings.image_column)
     elif path.is_dir():
         folder, files = path, list(image_files(path, left_out))
     else:

@@ -5,7 +5,7 @@ statistics over the training set, or 131,072 rows of a larger one (docs/method.m
 :mod:`tkd_search.distill.features.bank_builder` computes the bank.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,7 +13,15 @@ import torch
 from torch import Tensor
 
 from tkd_search.distill.features.projection import Projection
-from tkd_search.distill.features.taps import Tap
+from tkd_search.distill.features.taps import Tap, taps_with_cells
+from tkd_search.distill.method_settings import BankSettings
+
+
+def bank_row_bytes(taps: Sequence[Tap], settings: BankSettings, classes: int) -> int:
+    """Return the bytes of one row: features, logits and cells in half precision."""
+    taps = taps if settings.taps else ()
+    cells = len(taps_with_cells(taps, settings.cells)) * settings.grid**2
+    return 2 * ((len(taps) + cells) * settings.width + classes)
 
 
 @dataclass(frozen=True)

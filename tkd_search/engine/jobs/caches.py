@@ -22,7 +22,10 @@ from tkd_search.seeds import child_seed
 from tkd_search.storage import remote_folders
 
 EVAL_BATCH = 512
-"""Images per batch of an evaluation."""
+"""Most images per batch of an evaluation."""
+
+_EVAL_BYTES = 1 << 26
+"""Most bytes of a batch of an evaluation as float32; images of up to 104 pixels fill ``EVAL_BATCH``."""
 
 
 def views_of(data: DataBundle, settings: TrialSettings, *, views: int, device: str) -> AugmentedViews:
@@ -44,7 +47,8 @@ def batches_of(
     data: DataBundle, split: Split, device: str, size: int | None = None, part: tuple[int, int] = (0, 1)
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Return a split's images and labels in batches, or a part (number, count) of these, not augmented."""
-    size = size or EVAL_BATCH
+    if size is None:
+        size = min(EVAL_BATCH, max(16, _EVAL_BYTES // (4 * data.channels * data.size**2)))
     return plain_batches(split, mean=data.mean, std=data.std, batch_size=size, device=device, part=part)
 
 

@@ -43,8 +43,8 @@ def measure_front(job: dict[str, Any], context: JobContext) -> None:
             student = student_for(settings, trial.big_models[0], data, read_cut(Path(folder), settings))
             onnx = OnnxNetwork(Path(folder) / ONNX_FILE)
             loaded = unpack(load_file(Path(folder) / WEIGHTS_FILE), student.model, settings.format)
-        validation = rendered(caches.batches_of(data, data.validation, "cpu"), student.render)
-        sample = next(validation)[0][:_VERIFY_IMAGES]
+        validation = caches.batches_of(data, data.validation, "cpu", _VERIFY_IMAGES)
+        sample, _ = next(rendered(validation, student.render))
         verified = verify(onnx, loaded, sample, settings.format)
         latency = latency_ms(onnx, sample)
         test = rendered(caches.batches_of(data, data.test, "cpu"), student.render)

@@ -115,7 +115,8 @@ def _references(
     model, render = big_model.model, big_model.render
     whole = model_bytes(model)
     references: list[dict[str, Any]] = [{"format": "fp32", "bytes": whole, "ratio": 1.0, **accuracies}]
-    sample = caches.batches_of(data, data.train.evenly(_CALIBRATION_IMAGES), context.device)
+    images_of = data.train.evenly(_CALIBRATION_IMAGES)
+    sample = caches.batches_of(data, images_of, context.device, _CALIBRATION_IMAGES)
     images, _ = next(rendered(sample, render))
     for format in REFERENCE_FORMATS:
         try:
