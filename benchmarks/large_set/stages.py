@@ -41,7 +41,8 @@ class SmallNetwork(nn.Module):
 
     def classify(self, features: Tensor) -> Tensor:
         """Apply the last layer."""
-        return self.head(features)  # type: ignore[no-any-return]
+        logits: Tensor = self.head(features)
+        return logits
 
 
 def decode(job: dict[str, Any]) -> dict[str, Any]:
