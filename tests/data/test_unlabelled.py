@@ -1,6 +1,7 @@
 """Images without labels beside every kind of source."""
 
 import dataclasses
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -146,7 +147,6 @@ def test_every_node_fetches_streamed_images_of_both_places(
     save_prepared(data, tmp_path / "prepared")
     index = torch.tensor([0, len(data.train) - 1])
     expected = data.train.images[index]
+    shutil.rmtree(tmp_path / "driver")
     monkeypatch.setenv("TKD_CACHE", str(tmp_path / "node"))
     assert torch.equal(load_prepared(tmp_path / "prepared").train.images[index], expected)
-    files = load_prepared(tmp_path / "prepared").train.images.files  # type: ignore[attr-defined]
-    assert all(not Path(name).is_absolute() for name in files)
