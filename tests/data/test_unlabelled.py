@@ -1,7 +1,6 @@
 """Images without labels beside every kind of source."""
 
 import dataclasses
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -131,8 +130,9 @@ class TestSetsInMemory:
             self.digits(tmp_path, size=600, memory_budget_mb=16)
 
 
-def test_every_node_fetches_streamed_images_of_both_places(
-    folder: DataSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("disk", [0, None])
+def test_every_node_fetches_images_of_both_places_and_decodes_them_where_the_disk_keeps_them(
+    folder: DataSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, disk: float | None
 ) -> None:
     monkeypatch.setenv("TKD_CACHE", str(tmp_path / "driver"))
     settings = dataclasses.replace(
@@ -141,12 +141,16 @@ def test_every_node_fetches_streamed_images_of_both_places(
         unlabelled=f"file://{folder.unlabelled}",
         size=400,
         memory_budget_mb=16,
+        disk_budget_gb=disk,
     )
     data = load_data(settings)
     assert not isinstance(data.train.images, torch.Tensor)
     save_prepared(data, tmp_path / "prepared")
     index = torch.tensor([0, len(data.train) - 1])
     expected = data.train.images[index]
-    shutil.rmtree(tmp_path / "driver")
+    (tmp_path / "driver").rename(tmp_path / "another machine")
     monkeypatch.setenv("TKD_CACHE", str(tmp_path / "node"))
     assert torch.equal(load_prepared(tmp_path / "prepared").train.images[index], expected)
+    images = load_prepared(tmp_path / "prepared").train.images
+    files = (images.source if disk is None else images).files  # type: ignore[attr-defined]
+    assert all(not Path(name).is_absolute() for name in files)

@@ -17,6 +17,7 @@ from tkd_search.data.bundle import Split
 from tkd_search.data.views import AugmentedViews
 from tkd_search.distill import Distiller, MethodSettings, TrainSettings, compute_bank, evaluate
 from tkd_search.distill.method_settings import BankSettings
+from tkd_search.distill.training.read_ahead import images_ahead
 from tkd_search.models import build_student
 from tkd_search.models.model_settings import StudentSettings
 
@@ -138,6 +139,36 @@ def test_views_equal_those_of_a_cpu_in_every_pixel(augment: str) -> None:
     )
     assert torch.equal(here.pixels(index, view), there.pixels(index, view).cpu())
     assert torch.allclose(here.batch(index, view), there.batch(index, view).cpu(), atol=1e-5)
+
+
+def test_images_that_are_read_ahead_and_pinned_are_those_of_a_cpu() -> None:
+    class Stored:
+        """Images that are not a tensor, as those on the disk."""
+
+        def __init__(self, images: torch.Tensor) -> None:
+            self._images = images
+
+        def __len__(self) -> int:
+            return len(self._images)
+
+        def __getitem__(self, index: torch.Tensor) -> torch.Tensor:
+            return self._images[index]
+
+    images = torch.randint(0, 256, (64, 3, 32, 32), dtype=torch.uint8)
+    split, given = (
+        Split(Stored(images), torch.zeros(64, dtype=torch.int64)),
+        {"views": 2, "augment": "crop_flip"},
+    )
+    order = [(torch.arange(64)[start::8], torch.arange(8) % 2) for start in range(8)]
+    here, there = (
+        [batch for _, _, batch in images_ahead(views, order)]
+        for views in (
+            AugmentedViews(split, mean=(0.5,) * 3, std=(0.2,) * 3, device=device, **given)
+            for device in ("cpu", "cuda")
+        )
+    )
+    for one, other in zip(here, there, strict=True):
+        assert torch.allclose(one, other.cpu(), atol=1e-5)
 
 
 @pytest.mark.parametrize(

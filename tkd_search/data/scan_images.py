@@ -7,11 +7,13 @@ import contextlib
 import hashlib
 import itertools
 import json
+import logging
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -38,6 +40,8 @@ MOST_BROKEN = 0.01
 """Largest share of the images that may be left out."""
 
 _THREADS, _NAMED, _CHUNK = 4, 10, "chunk-"
+_SECONDS_BETWEEN = 30.0
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -177,8 +181,16 @@ def _scan_into(folder: Path, paths: Sequence[str], size: int, channels: int, *, 
         content, broken = json.loads(stored.read_text(encoding="utf-8"))
         return decode.Scan(content, {int(position): reason for position, reason in broken.items()})
 
+    parts, said = dict[int, decode.Scan](), time.monotonic()
     with ThreadPoolExecutor(max(1, _processes(paths))) as pool:
-        return replace(_merged(dict(zip(starts, pool.map(scan, starts), strict=True))), file=file)
+        for start, part in zip(starts, pool.map(scan, starts), strict=True):
+            parts[start] = part
+            if time.monotonic() - said >= _SECONDS_BETWEEN:
+                said = time.monotonic()
+                _log.warning(
+                    f"decoded {start + len(part.content):,} of {len(paths):,} images, once for all runs"
+                )
+    return replace(_merged(parts), file=file)
 
 
 def _allocate(file: Path, shape: tuple[int, ...]) -> None:
