@@ -120,6 +120,30 @@ def test_a_trial_learns_from_unlabelled_images_and_resumes(big_model: Path, tmp_
     assert files[0] == files[1]
 
 
+def test_where_the_images_are_kept_does_not_change_bank_or_student(
+    big_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TKD_CACHE", str(tmp_path / "cache"))
+    writers.write_image_folder(tmp_path / "images", {"train": 40}, list("abcdefghij"), size=(8, 8), mode="L")
+    settings = ["data.name=imagefolder", f"data.path={tmp_path / 'images'}", "method.name=kd"]
+    settings += ["training.epochs=1", "training.batch_size=64", "big_model.width=0.1"]
+    monkeypatch.setattr(caches, "EVAL_BATCH", 16)
+    shipped, results = {}, {}
+    for kept, memory, disk in (("memory", 16, None), ("disk", 0, None), ("nowhere", 0, 0)):
+        given, place = load_config(None, settings).settings().data, tmp_path / kept
+        object.__setattr__(given, "memory_budget_mb", memory)  # users may not set less than 16 MB
+        object.__setattr__(given, "disk_budget_gb", disk)
+        save_prepared(load_data(given), place / "data")
+        job = {"kind": "bank", "settings": settings_of([*QUICK, *settings]), "data": str(place / "data")}
+        run_job({**job, "folder": str(place / "bank"), "big_models": [str(big_model)]}, Group().context())
+        group = Group()
+        train(place / "data", place / "trial", group, *settings, bank=str(place / "bank"))
+        shipped[kept] = (place / "trial" / "model.safetensors").read_bytes()
+        results[kept] = group.results[0]["val_accuracy"]
+    assert shipped["memory"] == shipped["disk"] == shipped["nowhere"]
+    assert results["memory"] == results["disk"] == results["nowhere"]
+
+
 def test_a_training_that_is_killed_within_an_epoch_goes_on_within_it(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
