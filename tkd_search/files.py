@@ -92,6 +92,21 @@ def write_bytes(path: Path, content: bytes, *, durable: bool = False) -> None:
         raise disk_full_or(error, path) from error
 
 
+def reserve(descriptor: int, size: int) -> None:
+    """Reserve the disk space of an open file of ``size`` bytes, where the file system can.
+
+    Raises:
+        OSError: the disk is full.
+    """
+    if not hasattr(os, "posix_fallocate"):
+        return
+    try:
+        os.posix_fallocate(descriptor, 0, size)
+    except OSError as error:
+        if error.errno in _FULL:
+            raise
+
+
 def sync(path: Path) -> None:
     """Flush a file's content, or a folder's names, to the disk, whichever process wrote them."""
     descriptor = os.open(path, os.O_RDONLY)

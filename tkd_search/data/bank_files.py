@@ -20,7 +20,7 @@ from tkd_search.distill.features.bank import Bank
 from tkd_search.distill.features.bank_builder import BankBuilder, Survey
 from tkd_search.distill.method_settings import BankSettings
 from tkd_search.errors import UserError
-from tkd_search.files import write_text
+from tkd_search.files import reserve, write_text
 from tkd_search.storage.atomic_folder import atomic_folder
 
 BANK_FILE = "bank.safetensors"
@@ -100,8 +100,7 @@ class BankFile:
         with path.open("wb") as file:
             file.write(len(text).to_bytes(8, "little") + text)
             file.truncate(8 + len(text) + offset)
-            if hasattr(os, "posix_fallocate"):
-                os.posix_fallocate(file.fileno(), 0, 8 + len(text) + offset)
+            reserve(file.fileno(), 8 + len(text) + offset)
         with cls(path) as created:
             created.write(0, {name: t for name, t in tensors.items() if name not in template.row_tensors()})
             created.flush()

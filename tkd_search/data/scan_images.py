@@ -26,7 +26,7 @@ from torch import Tensor
 
 from tkd_search.data import decode
 from tkd_search.errors import UserError, printable
-from tkd_search.files import write_text
+from tkd_search.files import reserve, write_text
 from tkd_search.storage.atomic_folder import unfinished_folder
 from tkd_search.storage.remote_folders import cached_folder, node_cache
 
@@ -116,7 +116,8 @@ def scan_once(
     try:
         folder = cached_folder(name, fill, resumable=True)
         stored = json.loads((folder / "scan.json").read_text(encoding="utf-8"))
-    except OSError:
+    except OSError as error:
+        _log.warning(f"images are decoded in every epoch, because {node_cache()} cannot keep them ({error})")
         return scan_images(paths, size, channels, keep=False)
     broken = {int(position): reason for position, reason in stored["broken"].items()}
     content = torch.tensor(stored["content"], dtype=torch.int64)
@@ -201,9 +202,8 @@ def _allocate(file: Path, shape: tuple[int, ...]) -> None:
     """
     part = file.with_suffix(".new")
     np.lib.format.open_memmap(part, mode="w+", dtype=np.uint8, shape=shape).flush()
-    if hasattr(os, "posix_fallocate"):
-        with part.open("r+b") as content:
-            os.posix_fallocate(content.fileno(), 0, part.stat().st_size)
+    with part.open("r+b") as content:
+        reserve(content.fileno(), part.stat().st_size)
     part.rename(file)
 
 
