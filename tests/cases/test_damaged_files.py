@@ -31,7 +31,7 @@ def journal(tmp_path):
     path = tmp_path / "old" / "study.journal"
     path.parent.mkdir()
     storage = open_storage(path)
-    create_or_load(storage, "old")
+    create_or_load(storage, "old", "bytes")
     study = optuna.load_study(study_name="old", storage=storage)
     for number in range(4):
         if number == 2:
