@@ -34,6 +34,7 @@ from tkd_search.distill.method_settings import BankSettings
 from tkd_search.errors import UserError
 from tkd_search.models import build_big_model
 from tkd_search.models.model_settings import BigModelSettings
+from tkd_search.storage.remote_folders import MANIFEST
 
 COUNT = 40
 
@@ -260,7 +261,23 @@ class TestScanToTheDisk:
         assert resumed.file is not None
         assert whole.file is not None
         assert resumed.file.read_bytes() == whole.file.read_bytes()
-        assert {file.name for file in resumed.file.parent.iterdir()} == {"images.npy", "scan.json"}
+        assert {file.name for file in resumed.file.parent.iterdir()} == {"images.npy", "scan.json", MANIFEST}
+
+    @pytest.mark.parametrize("name", ["images.npy", "scan.json"])
+    def test_damaged_decoded_images_are_decoded_again(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+    ) -> None:
+        monkeypatch.setenv("TKD_CACHE", str(tmp_path / "cache"))
+        writers.write_images(tmp_path, 12)
+        first = self.scan(tmp_path)
+        assert first.file is not None
+        whole = first.file.read_bytes()
+        damaged = first.file.with_name(name)
+        damaged.write_bytes(damaged.read_bytes()[:-1] + b"\x01")
+        again = self.scan(tmp_path)
+        assert again.file is not None
+        assert again.file.read_bytes() == whole
+        assert torch.equal(again.content, first.content)
 
     def test_images_that_exceed_the_budget_or_the_disk_are_not_kept(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -409,7 +426,7 @@ class TestBankStore:
         write_bank(builder, tmp_path)
         assert begun == [0, 32 * batches]
         self.assert_same(load_bank(tmp_path), bank)
-        assert [file.name for file in tmp_path.iterdir()] == [BANK_FILE]
+        assert {file.name for file in tmp_path.iterdir()} == {BANK_FILE, "progress.json"}
 
     def test_a_bank_is_memory_mapped(self, bank: Bank, tmp_path: Path) -> None:
         save_bank(bank, tmp_path / "bank")

@@ -13,6 +13,7 @@ from tkd_search.data import load_data
 from tkd_search.engine import pipeline
 from tkd_search.engine.pipeline import big_model_key
 from tkd_search.engine.progress import Silent
+from tkd_search.storage import remote_folders
 
 SCRIPT = """
 import sys
@@ -75,9 +76,9 @@ def test_a_search_with_unlabelled_images_uses_the_big_model_of_one_without(tmp_p
     whole, config = load_config(None, []), load_config(None, few)
     key = big_model_key(whole.settings(), 0, load_data(whole.settings().data))
     stored = tmp_path / f"big_model-{key}"
-    stored.mkdir()
     figures = {"name": "F", "bytes": 1, "parameters": 1, "val_accuracy": 0.9, "test_accuracy": 0.9}
-    (stored / "figures.json").write_text(json.dumps(figures))
+    with remote_folders.write_folder(str(stored)) as folder:
+        (folder / "figures.json").write_text(json.dumps(figures))
     data, queue = load_data(config.settings().data), None
     places, _ = pipeline.prepare_big_models(config, data, "", str(tmp_path), queue, Silent())
     assert places == (str(stored),)

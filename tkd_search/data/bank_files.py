@@ -148,7 +148,9 @@ def write_bank(builder: BankBuilder, folder: Path, survey: Survey | None = None)
                 bank.flush()
                 write_text(progress, str(first + len(rows["logits"])), durable=True)
                 saved = time.monotonic()
-    progress.unlink()
+        bank.flush()
+    # The file stays: a kill while the folder is finished does not cost the rows.
+    write_text(progress, str(builder.row_count), durable=True)
 
 
 def join_banks(files: Sequence[Path], target: Path) -> None:

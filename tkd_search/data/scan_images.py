@@ -28,7 +28,7 @@ from tkd_search.data import decode
 from tkd_search.errors import UserError, printable
 from tkd_search.files import reserve, write_text
 from tkd_search.storage.atomic_folder import unfinished_folder
-from tkd_search.storage.remote_folders import cached_folder, node_cache
+from tkd_search.storage.remote_folders import cached_folder, folder_exists, node_cache, seal_folder
 
 IMAGES_PER_PROCESS = 4000
 """Images that one process decodes: starting it takes less than a tenth of their time."""
@@ -107,13 +107,16 @@ def scan_once(
     name = images if keep else f"scan-{state.hexdigest()}"
 
     def fill(folder: Path) -> None:
-        scanned = _scan_into(folder, paths, size, channels, keep=keep)
-        content = {"content": scanned.content.tolist(), "broken": scanned.broken}
-        write_text(folder / "scan.json", json.dumps(content))
+        if not (folder / "scan.json").exists():  # else only the end was cut off by a kill
+            scanned = _scan_into(folder, paths, size, channels, keep=keep)
+            content = {"content": scanned.content.tolist(), "broken": scanned.broken}
+            write_text(folder / "scan.json", json.dumps(content))
         for file in folder.glob(f"{_CHUNK}*"):
             file.unlink()
+        seal_folder(folder)
 
     try:
+        folder_exists(str(node_cache() / name))  # removes damaged ones
         folder = cached_folder(name, fill, resumable=True)
         stored = json.loads((folder / "scan.json").read_text(encoding="utf-8"))
     except OSError as error:

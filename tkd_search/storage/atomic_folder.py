@@ -62,7 +62,12 @@ def _replace(partial: Path, target: Path) -> None:
         except OSError as error:
             if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                 raise
-        old = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.old."))
-        with suppress(FileNotFoundError):  # another writer has just moved it
-            target.rename(old / "old")
-        shutil.rmtree(old, ignore_errors=True)
+        remove_folder(target)
+
+
+def remove_folder(target: Path) -> None:
+    """Remove a folder in one step, as readers see it; one that another process removes is no error."""
+    old = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.old."))
+    with suppress(FileNotFoundError):
+        target.rename(old / "old")
+    shutil.rmtree(old, ignore_errors=True)

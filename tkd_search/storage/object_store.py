@@ -145,13 +145,19 @@ def delete(where: str) -> None:
 
 def file_exists(where: str) -> bool:
     """Return whether there is a file at a location."""
+    return file_size(where) is not None
+
+
+def file_size(where: str) -> int | None:
+    """Return a file's length in bytes, None where there is no file."""
     from pyarrow import fs
 
-    def exists() -> bool:
+    def size() -> int | None:
         system, path = open_system(where)
-        return bool(system.get_file_info(path).type == fs.FileType.File)
+        found = system.get_file_info(path)
+        return int(found.size) if found.type == fs.FileType.File else None
 
-    return with_retries(exists)
+    return with_retries(size)
 
 
 def put_file(local: Path, where: str) -> None:

@@ -1,12 +1,14 @@
 """Folders on a storage, and each node's cache of them.
 
-A folder on object storage is written file by file, its manifest last; a folder without a manifest does not
-count. Each node reads it once, into a cache entry named by a hash of the content. A folder on the local disk
-is used in place.
+A folder has a manifest with the length and the SHA-256 of each file; a folder without a manifest does not
+count. On object storage the manifest is written last. Each node reads such a folder once, into a cache entry
+named by a hash of the manifest. A folder on the local disk is used in place.
 """
 
 import hashlib
 import json
+import logging
+import math
 import os
 import shutil
 import tempfile
@@ -17,27 +19,56 @@ from pathlib import Path
 from filelock import FileLock
 
 from tkd_search.errors import UserError
-from tkd_search.storage.atomic_folder import atomic_folder, finish, resumable_folder, unfinished_folder
+from tkd_search.storage.atomic_folder import (
+    atomic_folder,
+    finish,
+    remove_folder,
+    resumable_folder,
+    unfinished_folder,
+)
 from tkd_search.storage.object_store import (
     below,
+    delete,
+    file_size,
     get_file,
     is_remote,
     last_name,
+    local_path,
     open_system,
     put_file,
     read_bytes,
     with_retries,
-    write_bytes,
 )
 
 MANIFEST = ".whole.json"
+COMPARED_BYTES = 8 << 30
+"""Longest file whose checksum is compared before a search uses it. SHA-256 reads 1.3 GB per second and core
+(CRC-32: 2 GB), so that a file of this length takes 6 seconds; of longer ones the length alone is compared."""
+
+_log = logging.getLogger(__name__)
 
 
 def folder_exists(where: str) -> bool:
-    """Return whether a folder is there, with all its files."""
-    if not is_remote(where):
-        return Path(where).is_dir()
-    return read_bytes(below(where, MANIFEST)) is not None
+    """Return whether a folder is there, with all its files.
+
+    A folder whose files do not match its manifest is removed with a warning, so that the caller writes it
+    again. Lengths are compared everywhere; checksums on a disk, of files up to ``COMPARED_BYTES``. Object
+    storage checks its own content, and :func:`fetch_folder` what it reads from there.
+    """
+    manifest = read_bytes(below(where, MANIFEST))
+    if manifest is None:
+        return False
+    found = _damage(where, manifest, compared_bytes=COMPARED_BYTES)
+    if found:
+        _log.warning("%s is damaged (%s): it is made again", where, found)
+        _remove(where)
+    return not found
+
+
+def seal_folder(folder: Path) -> None:
+    """Write the manifest of a local folder's files."""
+    files = {f.name: (f.stat().st_size, _digest(f)) for f in sorted(folder.iterdir()) if f.name != MANIFEST}
+    (folder / MANIFEST).write_text(json.dumps(files), encoding="utf-8")
 
 
 @contextmanager
@@ -46,10 +77,12 @@ def write_folder(where: str) -> Iterator[Path]:
     if not is_remote(where):
         with atomic_folder(Path(where)) as folder:
             yield folder
+            seal_folder(folder)
         return
     with tempfile.TemporaryDirectory(prefix="tkd-put-") as name:
         folder = Path(name)
         yield folder
+        seal_folder(folder)
         _upload(folder, where)
 
 
@@ -65,6 +98,7 @@ def write_once(where: str) -> Iterator[Path | None]:
             yield None
             return
         yield folder
+        seal_folder(folder)
         if is_remote(where):
             _upload(folder, where)
         else:
@@ -103,13 +137,14 @@ def fetch_folder(where: str) -> Path:
         found = f"no complete folder ({MANIFEST} is missing)"
         raise UserError(where, found, "a folder that a search stored", "run the search again")
     key = hashlib.sha256(manifest).hexdigest()[:16]
-    files: dict[str, str] = json.loads(manifest)
 
     def fill(folder: Path) -> None:
-        for name, digest in files.items():
+        for name in json.loads(manifest):
             get_file(below(where, name), folder / name)
-            if _digest(folder / name) != digest:
-                raise OSError(f"{below(where, name)} is damaged: its content does not match {MANIFEST}")
+        found = _damage(str(folder), manifest, compared_bytes=math.inf)
+        if found:
+            raise OSError(f"{where} is damaged ({found}): delete it and start the same command again")
+        (folder / MANIFEST).write_bytes(manifest)
 
     return cached_folder(f"{last_name(where)}-{key}", fill)
 
@@ -165,14 +200,16 @@ def node_cache() -> Path:
 def cached_folder(name: str, fill: Callable[[Path], None], *, resumable: bool = False) -> Path:
     """Return a folder of the node's cache, which ``fill`` writes where it does not exist.
 
-    With ``resumable``, ``fill`` gets the folder of an earlier call that was killed, with its files.
+    With ``resumable``, ``fill`` gets the folder of an earlier call that was killed, with its files. Where
+    ``fill`` wrote a manifest, an entry with a file of another length is removed and written again.
     """
     target = node_cache() / name
-    if target.exists():  # it appears atomically
+    if _has_its_lengths(target):  # it appears atomically
         return target
     target.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(target.with_name(f".{name}.lock")):
-        if not target.exists():
+        if not _has_its_lengths(target):
+            remove_folder(target)
             with (resumable_folder if resumable else atomic_folder)(target) as folder:
                 fill(folder)
     return target
@@ -180,10 +217,38 @@ def cached_folder(name: str, fill: Callable[[Path], None], *, resumable: bool = 
 
 def _upload(folder: Path, where: str) -> None:
     """Store the files of a folder, and at last their manifest."""
-    files = {file.name: _digest(file) for file in sorted(folder.iterdir())}
-    for file in files:
-        put_file(folder / file, below(where, file))
-    write_bytes(below(where, MANIFEST), json.dumps(files).encode())
+    for file in sorted(folder.iterdir(), key=lambda file: file.name == MANIFEST):
+        put_file(file, below(where, file.name))
+
+
+def _damage(where: str, manifest: bytes, *, compared_bytes: float) -> str:
+    """Return what differs between a folder's files and its manifest, '' where nothing does."""
+    try:
+        files = [(name, int(size), str(digest)) for name, (size, digest) in json.loads(manifest).items()]
+    except (ValueError, TypeError, AttributeError):
+        return f"{MANIFEST} cannot be read"
+    folder = local_path(where)
+    for name, size, digest in files:
+        found = file_size(below(where, name))
+        if found != size:
+            return f"{name} " + ("is missing" if found is None else f"has {found} of {size} bytes")
+        if folder is not None and size <= compared_bytes and _digest(folder / name) != digest:
+            return f"{name} has another checksum than when it was written"
+    return ""
+
+
+def _has_its_lengths(entry: Path) -> bool:
+    """Return whether an entry of the node's cache exists; one with a manifest, with files of its lengths."""
+    manifest = read_bytes(str(entry / MANIFEST))
+    return entry.exists() if manifest is None else not _damage(str(entry), manifest, compared_bytes=-1)
+
+
+def _remove(where: str) -> None:
+    folder = local_path(where)
+    if folder is None:
+        delete(below(where, MANIFEST))
+    else:
+        remove_folder(folder)
 
 
 def _digest(file: Path) -> str:
