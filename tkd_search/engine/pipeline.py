@@ -115,6 +115,8 @@ def prepare_big_models(
             for result in run_stage(queue, job):
                 if result["kind"] == "fine_tuning":
                     progress.stage(stage, model.epochs)
+                if result["kind"] == "note":
+                    progress.note(f"warning: {stage}: {result['text']}")
                 if result["kind"] == "epoch":
                     progress.advance(result["epoch"], f"validation {result['val_accuracy']:.2%}")
         places.append(place)

@@ -143,6 +143,13 @@ def delete(where: str) -> None:
         return
 
 
+def move(where: str, to: str) -> None:
+    """Rename a file, if it exists, within its storage; a file that is there already is replaced."""
+    if file_exists(where):
+        system, path = open_system(where)
+        with_retries(lambda: system.move(path, open_system(to)[1]))
+
+
 def file_exists(where: str) -> bool:
     """Return whether there is a file at a location."""
     return file_size(where) is not None

@@ -1,7 +1,7 @@
 """Training one student in one process: which epochs are validated and pushed, and where it resumes."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -74,6 +74,46 @@ def test_a_superseded_training_resumes_after_its_last_validation(data: Path, tmp
     assert train(data, tmp_path / "whole", whole, *settings) == [2, 4, 5]
     last = [next(r for r in reversed(g.results) if r["kind"] == "epoch") for g in (resumed, whole)]
     assert last[0]["val_accuracy"] == last[1]["val_accuracy"]
+
+
+def cut_short(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:-100])
+
+
+def flip_a_bit(file: Path) -> None:
+    content = bytearray(file.read_bytes())
+    content[len(content) // 3] ^= 1
+    file.write_bytes(content)
+
+
+LAST, BEFORE = "checkpoint.pt", "checkpoint-before.pt"
+
+
+@pytest.mark.parametrize(
+    ("damaged", "damage", "epochs"),
+    [
+        ((LAST,), cut_short, [2, 3]),
+        ((LAST,), flip_a_bit, [2, 3]),
+        ((LAST,), Path.unlink, [2, 3]),  # as a kill between the two steps of a save leaves it
+        ((LAST, BEFORE), flip_a_bit, [1, 2, 3]),
+    ],
+)
+def test_a_trial_goes_on_from_its_last_undamaged_checkpoint(
+    data: Path, tmp_path: Path, damaged: Sequence[str], damage: Callable[[Path], None], epochs: list[int]
+) -> None:
+    settings = ["training.validate_every=1", "training.epochs=3"]
+    group, resumed, whole = Group(stop_after=2), Group(), Group()
+    assert train(data, tmp_path / "cut", group, *settings) == [1, 2]
+    for name in damaged:
+        damage(tmp_path / "cut" / name)
+    assert train(data, tmp_path / "cut", resumed, *settings, after_epoch=2) == epochs
+    expected = f"damaged {' and '.join(damaged)}: goes on after epoch {epochs[0] - 1}"
+    notes = [result["text"] for result in resumed.results if result["kind"] == "note"]
+    assert notes == ([] if damage is Path.unlink else [expected])
+    train(data, tmp_path / "whole", whole, *settings)
+    files = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("cut", "whole")]
+    assert files[0] == files[1]
+    assert not train(data, tmp_path / "cut", Group(), *settings, after_epoch=3), "the training is complete"
 
 
 def test_epochs_between_validations_are_pushed_as_alive(data: Path, tmp_path: Path) -> None:

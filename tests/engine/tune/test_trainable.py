@@ -160,6 +160,17 @@ def test_alive_results_do_not_reach_tune(group: Group) -> None:
     assert (result["epoch"], result["done"], result["failed"]) == (EPOCHS, True, "")
 
 
+def test_a_note_reaches_tune_with_the_next_epoch_alone(group: Group) -> None:
+    def script() -> Iterator[None]:
+        group.start()
+        yield group.push("note", text="damaged checkpoint.pt")
+        for epoch in (1, 2):
+            yield group.epoch(epoch)
+
+    trial = trial_on(group, script)
+    assert [trial.step()["note"] for _ in range(2)] == ["damaged checkpoint.pt", ""]
+
+
 @pytest.mark.parametrize("kind", ["failed", "broken"])
 @pytest.mark.parametrize("epochs", [[1], [1, 2, 3]], ids=["between epochs", "while storing the weights"])
 def test_a_trial_that_ends_early_reports_the_reason(group: Group, kind: str, epochs: list[int]) -> None:

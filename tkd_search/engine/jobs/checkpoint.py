@@ -1,5 +1,10 @@
-"""Checkpoints of a training: a file of tensors and plain values, loaded without unpickling code."""
+"""Checkpoints of a training: a file of tensors and plain values, loaded without unpickling code.
 
+The last two are kept, each with its SHA-256 at the end, so that a damaged one is noticed and the one before
+it is used.
+"""
+
+import hashlib
 import io
 import time
 from typing import Any
@@ -13,16 +18,23 @@ SECONDS_BETWEEN = 300.0
 """Seconds after which a training is saved also between two validations, within long epochs too; each
 validation saves it."""
 
+_DIGEST = hashlib.sha256().digest_size
+
 
 class TrialCheckpoint:
     """The checkpoint of one training.
 
     Args:
-        place: folder, here or on object storage, that holds ``checkpoint.pt``.
+        place: folder, here or on object storage, that holds ``checkpoint.pt`` and ``checkpoint-before.pt``.
+
+    Attributes:
+        damaged: names of the files that the last call of :meth:`exists` or :meth:`load` found damaged.
     """
 
     def __init__(self, place: str) -> None:
         self._file = storage.below(place, "checkpoint.pt")
+        self._before = storage.below(place, "checkpoint-before.pt")
+        self.damaged: list[str] = []
         self._saved = time.monotonic()
 
     def due(self) -> bool:
@@ -30,12 +42,15 @@ class TrialCheckpoint:
         return time.monotonic() - self._saved >= SECONDS_BETWEEN
 
     def exists(self) -> bool:
-        """Return whether a checkpoint is stored."""
-        return storage.read_bytes(self._file) is not None
+        """Return whether an undamaged checkpoint is stored."""
+        return self._read() is not None
 
     def load(self, distiller: Distiller) -> list[dict[str, Any]]:
-        """Restore the training and return the results of its validated epochs; empty without a file."""
-        content = storage.read_bytes(self._file)
+        """Restore the training and return the results of its validated epochs; empty without a file.
+
+        A damaged file is left out: the checkpoint before it is loaded, where there is one.
+        """
+        content = self._read()
         if content is None:
             return []
         saved = torch.load(io.BytesIO(content), weights_only=True, map_location="cpu")
@@ -43,15 +58,31 @@ class TrialCheckpoint:
         return list(saved["history"])
 
     def save(self, distiller: Distiller, history: list[dict[str, Any]]) -> None:
-        """Replace the checkpoint in one step: a kill leaves the old file or the new one.
+        """Store a checkpoint and keep the one before it: a kill at any moment leaves one of them.
 
         The training may be further than ``history``, which has only the validated epochs.
         """
         content = io.BytesIO()
         torch.save({"distiller": distiller.state_dict(), "history": history}, content)
+        content.write(hashlib.sha256(content.getbuffer()).digest())
+        if storage.last_name(self._file) not in self.damaged:
+            storage.move(self._file, self._before)
         storage.write_bytes(self._file, content.getvalue())
-        self._saved = time.monotonic()
+        self.damaged, self._saved = [], time.monotonic()
 
     def remove(self) -> None:
-        """Delete the file, after the end of the training."""
+        """Delete the files, after the end of the training."""
         storage.delete(self._file)
+        storage.delete(self._before)
+
+    def _read(self) -> bytes | None:
+        """Return the newest content that is as it was written; a zip file ends before its SHA-256."""
+        self.damaged = []
+        for file in (self._file, self._before):
+            content = storage.read_bytes(file)
+            if content is None:
+                continue
+            if hashlib.sha256(memoryview(content)[:-_DIGEST]).digest() == content[-_DIGEST:]:
+                return content
+            self.damaged.append(storage.last_name(file))
+        return None

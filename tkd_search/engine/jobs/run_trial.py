@@ -113,9 +113,12 @@ def _student(
             start_from(student, state, settings.student.name, where="student.weights", source=place)
         return student
     file = storage.below(job["folder"], CUT_FILE)
-    stored = storage.read_bytes(file)
-    if stored is not None and checkpoint.exists():
-        return student_for(settings.student, big_model, data, json.loads(stored))
+    try:
+        record = json.loads(storage.read_bytes(file) or b"null")
+    except ValueError:
+        record = None  # damaged: the same cut is made again
+    if record is not None and checkpoint.exists():
+        return student_for(settings.student, big_model, data, record)
     big_models = caches.big_models_at(settings.big_models, job["data"], job["big_models"], context.device)
     here, _ = caches.stored_big_model(big_model, job["big_models"][0], data)
     student, record = cut_student(

@@ -31,7 +31,8 @@ def train(
     """Train to the full budget, from the checkpoint where there is one.
 
     Pushes ``{"kind": "epoch", "epoch", "val_accuracy", "metrics", "last"}`` after a validated epoch, and
-    ``{"kind": "alive", "epoch"}`` after any other.
+    ``{"kind": "alive", "epoch"}`` after any other; first ``{"kind": "note", "text"}`` where a checkpoint
+    is damaged.
 
     Args:
         distiller: the training.
@@ -49,6 +50,9 @@ def train(
         Whether the training is complete; False where the job was superseded.
     """
     history = checkpoint.load(distiller)
+    if checkpoint.damaged:
+        files = " and ".join(checkpoint.damaged)
+        context.push({"kind": "note", "text": f"damaged {files}: goes on after epoch {distiller.epoch}"})
 
     def save_if_due() -> None:
         if context.rank == 0 and checkpoint.due():

@@ -1,5 +1,6 @@
 """Ray Tune's TrialScheduler in front of the search controller: translation only."""
 
+import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -8,6 +9,8 @@ from ray.tune.schedulers import FIFOScheduler
 
 from tkd_search.engine.controller import Controller
 from tkd_search.errors import UserError
+
+_log = logging.getLogger(__name__)
 
 
 class ControllerScheduler(FIFOScheduler):
@@ -31,6 +34,8 @@ class ControllerScheduler(FIFOScheduler):
         """Return CONTINUE or STOP."""
         if self._controller.broken is not None:
             return str(self.STOP)
+        if result.get("note"):
+            _log.warning("%s: %s", trial.config["trial_id"], result["note"])
         if result["failed"] or result.get("broken"):
             return str(self.CONTINUE)
         try:

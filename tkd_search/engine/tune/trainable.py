@@ -44,6 +44,7 @@ class WorkerGroupTrainable(tune.Trainable):
     """
 
     _last: dict[str, Any]
+    _note = ""
 
     @classmethod
     def default_resource_request(cls, config: dict[str, Any]) -> PlacementGroupFactory:
@@ -71,7 +72,7 @@ class WorkerGroupTrainable(tune.Trainable):
         return True
 
     def step(self) -> dict[str, Any]:
-        """Return the next validated epoch: ``epoch val_accuracy metrics done``, ``failed`` and ``broken``.
+        """Return the next validated epoch: ``epoch val_accuracy metrics done failed broken note``.
 
         Raises:
             StalledError: the worker group hangs.
@@ -115,6 +116,8 @@ class WorkerGroupTrainable(tune.Trainable):
                 continue
             if result["kind"] == "interrupted":
                 self._leave_group()
+            elif result["kind"] == "note":
+                self._note = result["text"]
             elif is_new(result, self._last["epoch"]):
                 return result
 
@@ -144,7 +147,9 @@ class WorkerGroupTrainable(tune.Trainable):
     def _report(self, ending: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """Return the last epoch for Tune, with the trial's ending where it ended."""
         reasons = {} if ending is None else {ending["kind"]: ending.get("reason", "")}
+        note, self._note = self._note, ""
         return {
+            "note": note,
             "epoch": self._last["epoch"],
             "val_accuracy": self._last.get("val_accuracy", float("nan")),
             "metrics": self._last.get("metrics", {}),
