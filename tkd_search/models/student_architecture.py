@@ -7,6 +7,7 @@ from functools import lru_cache
 from typing import Any
 
 import torch
+from pydantic import TypeAdapter
 from torch import Tensor, nn
 
 from tkd_search.distill.training.evaluation import recalibrate
@@ -131,12 +132,13 @@ def check_cut_settings(
 
 _ARCHITECTURE = ("name", "width", "args", "stem", "input_size")
 """Settings of F that decide its architecture, kept in the record."""
+_SETTINGS = TypeAdapter(BigModelSettings)
 
 
 def _architecture(record: Mapping[str, Any]) -> BigModelSettings:
     try:
-        return BigModelSettings(**{key: record["big_model"][key] for key in _ARCHITECTURE})
-    except (KeyError, TypeError) as error:
+        return _SETTINGS.validate_python({key: record["big_model"][key] for key in _ARCHITECTURE})
+    except (KeyError, TypeError, ValueError) as error:
         raise UserError(
             "cut.json", f"no description of the big model ({error})", ", ".join(_ARCHITECTURE)
         ) from error
