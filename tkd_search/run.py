@@ -44,7 +44,11 @@ The same command resumes the search after a crash or Ctrl-C.
 @click.option("--output", metavar="FOLDER", help="Folder that holds the runs  [default: runs]")
 @click.option("--address", metavar="local|auto|ADDRESS", help="Ray to connect to  [default: local]")
 @click.option("--cluster", metavar="FILE", type=PATH, help="Run on the cluster of this `ray up` file.")
-@click.option("--dry-run", is_flag=True, help="Show plan, space and estimated time; start and write nothing.")
+@click.option(
+    "--dry-run",
+    is_flag=True,
+    help="Show plan, space and estimated time; start nothing, write nothing but cached images.",
+)
 @click.version_option(tkd_search.__version__, prog_name="tkd_search")
 def cli(
     config_path: str | None,

@@ -59,10 +59,10 @@ def run(folder: Path, *arguments: str) -> tuple[int, str]:
 
 def test_files_and_folders_on_s3(s3: str, cache: Path, tmp_path: Path) -> None:
     place = storage.below(s3, "parts", "bank-1")
-    assert not remote_folders.folder_exists(place)
+    assert not remote_folders.verify_folder(place)
     with remote_folders.write_folder(place) as folder:
         (folder / "rows").write_bytes(b"r" * 20_000_000)  # more than one part of an upload
-    assert remote_folders.folder_exists(place)
+    assert remote_folders.verify_folder(place)
     assert (remote_folders.fetch_folder(place) / "rows").stat().st_size == 20_000_000
     file = storage.below(s3, "parts", "checkpoint.pt")
     assert storage.read_bytes(file) is None

@@ -1,1 +1,1 @@
-from tests.export.conftest import digits, shipped, trained  # noqa: F401
+from tests.export.conftest import digits  # noqa: F401

@@ -6,7 +6,7 @@ import pytest
 
 from tkd_search import storage
 from tkd_search.storage import remote_folders
-from tkd_search.storage.remote_folders import MANIFEST, folder_exists
+from tkd_search.storage.remote_folders import MANIFEST, verify_folder
 
 CONTENT = bytes(range(256)) * 40
 
@@ -39,13 +39,13 @@ def write(where: str) -> None:
 def test_a_damaged_folder_is_removed_with_a_warning_and_written_again(tmp_path, caplog, scheme, damage):
     where = f"{scheme}{tmp_path / 'bank'}"
     write(where)
-    assert folder_exists(where)
+    assert verify_folder(where)
     damage(tmp_path / "bank" / "rows")
-    assert not folder_exists(where)
+    assert not verify_folder(where)
     assert f"{where} is damaged (rows" in caplog.text
     assert not list(tmp_path.glob("*"))
     write(where)
-    assert folder_exists(where)
+    assert verify_folder(where)
     assert storage.read_bytes(storage.below(where, "rows")) == CONTENT
     assert len(caplog.records) == 1
 
@@ -54,7 +54,7 @@ def test_a_damaged_folder_is_removed_with_a_warning_and_written_again(tmp_path, 
 def test_a_folder_without_a_readable_manifest_does_not_count(tmp_path, damage):
     write(str(tmp_path / "bank"))
     damage(tmp_path / "bank" / MANIFEST)
-    assert not folder_exists(str(tmp_path / "bank"))
+    assert not verify_folder(str(tmp_path / "bank"))
 
 
 def test_a_file_written_once_is_written_again_after_damage(tmp_path):
@@ -69,7 +69,7 @@ def test_a_file_written_once_is_written_again_after_damage(tmp_path):
     with remote_folders.write_once(where) as folder:
         assert folder is not None
         (folder / "rows").write_bytes(CONTENT)
-    assert folder_exists(where)
+    assert verify_folder(where)
 
 
 @pytest.mark.parametrize("damage", [cut, grow, Path.unlink])
@@ -86,6 +86,6 @@ def test_of_a_file_that_is_too_long_to_read_the_length_is_compared(tmp_path, mon
     where = str(tmp_path / "bank")
     write(where)
     flip(tmp_path / "bank" / "rows")
-    assert folder_exists(where)
+    assert verify_folder(where)
     cut(tmp_path / "bank" / "rows")
-    assert not folder_exists(where)
+    assert not verify_folder(where)

@@ -72,10 +72,10 @@ def test_a_folder_appears_complete_or_not_at_all(tmp_path: Path) -> None:
     for where in (str(tmp_path / "here"), remote(tmp_path / "there")):
         with pytest.raises(FileNotFoundError):
             write_half_a_folder(where)
-        assert not remote_folders.folder_exists(where)
+        assert not remote_folders.verify_folder(where)
         with remote_folders.write_folder(where) as folder:
             (folder / "part").write_text("whole")
-        assert remote_folders.folder_exists(where)
+        assert remote_folders.verify_folder(where)
         assert (remote_folders.fetch_folder(where) / "part").read_text() == "whole"
 
 

@@ -28,7 +28,7 @@ from tkd_search.data import decode
 from tkd_search.errors import UserError, printable
 from tkd_search.files import reserve, write_text
 from tkd_search.storage.atomic_folder import unfinished_folder
-from tkd_search.storage.remote_folders import cached_folder, folder_exists, node_cache, seal_folder
+from tkd_search.storage.remote_folders import cached_folder, node_cache, seal_folder, verify_folder
 
 IMAGES_PER_PROCESS = 4000
 """Images that one process decodes: starting it takes less than a tenth of their time."""
@@ -116,7 +116,7 @@ def scan_once(
         seal_folder(folder)
 
     try:
-        folder_exists(str(node_cache() / name))  # removes damaged ones
+        verify_folder(str(node_cache() / name))
         folder = cached_folder(name, fill, resumable=True)
         stored = json.loads((folder / "scan.json").read_text(encoding="utf-8"))
     except OSError as error:

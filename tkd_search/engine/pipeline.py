@@ -67,7 +67,7 @@ def store_data(bundle: DataBundle, cache: str) -> str:
         DiskFullError: the disk is full.
     """
     place = storage.below(cache, f"data-{bundle.digest[:16]}")
-    if not remote_folders.folder_exists(place):
+    if not remote_folders.verify_folder(place):
         # Files for object storage are assembled in the local temporary folder first.
         with (
             disk_full_errors(storage.local_path(place) or Path(tempfile.gettempdir())),
@@ -100,7 +100,7 @@ def prepare_big_models(
     places, figures = [], []
     for index, model in enumerate(settings.big_models):
         place = storage.below(cache, f"big_model-{big_model_key(settings, index, data)}")
-        if not remote_folders.folder_exists(place):
+        if not remote_folders.verify_folder(place):
             stage = f"big model {model.name}"
             progress.stage(stage, model.epochs if model.weights is None else None)
             job = {
@@ -146,7 +146,7 @@ def prepare_bank(
     digests = [_big_model_digest(place) for place in big_models]
     key = bank_key(data.digest, digests, settings.bank, settings.data, settings.seed)
     place = storage.below(cache, f"bank-{key}")
-    if remote_folders.folder_exists(place):
+    if remote_folders.verify_folder(place):
         return place
     job: dict[str, Any] = {
         "settings": to_json(settings),

@@ -75,7 +75,7 @@ def _stored(state: Mapping[str, Tensor], cache: str) -> str:
     # Tied tensors and views share memory, which safetensors refuses.
     content = save({name: tensor.clone().contiguous() for name, tensor in state.items()})
     place = storage.below(cache, f"weights-{hashlib.sha256(content).hexdigest()}")
-    if not remote_folders.folder_exists(place):
+    if not remote_folders.verify_folder(place):
         with remote_folders.write_folder(place) as folder:
             (Path(folder) / "model.safetensors").write_bytes(content)
     return place

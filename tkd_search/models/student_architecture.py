@@ -7,7 +7,6 @@ from functools import lru_cache
 from typing import Any
 
 import torch
-from pydantic import TypeAdapter
 from torch import Tensor, nn
 
 from tkd_search.distill.training.evaluation import recalibrate
@@ -18,6 +17,7 @@ from tkd_search.models.cuts import ChannelGroup, Cut, apply_cut, check_cut, cut,
 from tkd_search.models.image_input import ImageInput, rendered, rendering, student_input
 from tkd_search.models.model_settings import CUT, BigModelSettings, StudentSettings
 from tkd_search.models.student import Student
+from tkd_search.results.json_values import from_plain
 
 
 def build_student(
@@ -132,12 +132,11 @@ def check_cut_settings(
 
 _ARCHITECTURE = ("name", "width", "args", "stem", "input_size")
 """Settings of F that decide its architecture, kept in the record."""
-_SETTINGS = TypeAdapter(BigModelSettings)
 
 
 def _architecture(record: Mapping[str, Any]) -> BigModelSettings:
     try:
-        return _SETTINGS.validate_python({key: record["big_model"][key] for key in _ARCHITECTURE})
+        return from_plain(BigModelSettings, {key: record["big_model"][key] for key in _ARCHITECTURE})
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(
             "cut.json", f"no description of the big model ({error})", ", ".join(_ARCHITECTURE)

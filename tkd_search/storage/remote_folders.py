@@ -48,12 +48,12 @@ COMPARED_BYTES = 8 << 30
 _log = logging.getLogger(__name__)
 
 
-def folder_exists(where: str) -> bool:
-    """Return whether a folder is there, with all its files.
+def verify_folder(where: str) -> bool:
+    """Remove a damaged folder; return whether a folder is there, with all its files.
 
-    A folder whose files do not match its manifest is removed with a warning, so that the caller writes it
-    again. Lengths are compared everywhere; checksums on a disk, of files up to ``COMPARED_BYTES``. Object
-    storage checks its own content, and :func:`fetch_folder` what it reads from there.
+    Damaged is a folder whose files do not match its manifest. It is removed with a warning, and the caller
+    writes it again. Lengths are compared everywhere; checksums on a disk, of files up to ``COMPARED_BYTES``.
+    Object storage checks its own content, and :func:`fetch_folder` what it reads from there.
     """
     manifest = read_bytes(below(where, MANIFEST))
     if manifest is None:
@@ -94,7 +94,7 @@ def write_once(where: str) -> Iterator[Path | None]:
     the same folder with the files written so far.
     """
     with working_folder(where) as folder:
-        if folder_exists(where):
+        if verify_folder(where):
             yield None
             return
         yield folder

@@ -78,7 +78,7 @@ def assemble_bank(job: dict[str, Any], context: JobContext) -> None:
     if context.rank != 0:
         return
     # The bank exists where an earlier group stored it and was then lost.
-    if not remote_folders.folder_exists(job["folder"]):
+    if not remote_folders.verify_folder(job["folder"]):
         with remote_folders.write_folder(job["folder"]) as folder, ExitStack() as read:
             places = [_part_file(job, "rows", part) for part in range(job["parts"])]
             join_banks([read.enter_context(_local(place)) for place in places], folder / BANK_FILE)
