@@ -90,6 +90,11 @@ class Bank:
             projections=tuple(projection.to(device) for projection in self.projections),
         )
 
+    def to_if_it_fits(self, device: torch.device) -> "Bank":
+        """Return the bank on a GPU if it takes at most half of the free memory there; else as it is."""
+        fits = device.type == "cuda" and self.nbytes <= torch.cuda.mem_get_info(device)[0] // 2
+        return self.to(device) if fits else self
+
     def tensors(self) -> dict[str, Tensor]:
         """Return all tensors by name, for storage; ``meta`` returns the rest."""
         named = {**self.row_tensors(), "labels": self.labels}

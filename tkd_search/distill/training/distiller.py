@@ -1,7 +1,6 @@
 """The training loop of one student: resumable bit for bit after any epoch, and within long ones."""
 
 import contextlib
-import copy
 import itertools
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -12,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from tkd_search.distill.features.bank import Bank
-from tkd_search.distill.features.signal_source import BankSource, Signals
+from tkd_search.distill.features.signal_source import BankSource
 from tkd_search.distill.interfaces import (
     UNLABELLED,
     StopSignal,
@@ -40,14 +39,16 @@ from tkd_search.distill.quantization.simulation import (
 )
 from tkd_search.distill.teachers.selection import Selection
 from tkd_search.distill.training.batch_order import batches, sample, steps_per_epoch, unlabelled_per_epoch
+from tkd_search.distill.training.confident_rows import confident_rows
 from tkd_search.distill.training.epoch_stats import EpochStats, Means
-from tkd_search.distill.training.evaluation import counts_of, figure, recalibrate, release
+from tkd_search.distill.training.evaluation import counts_of, figure, recalibrate
+from tkd_search.distill.training.evaluation_copy import evaluation_copy
 from tkd_search.distill.training.layer_rates import layer_rates
 from tkd_search.distill.training.learners import Learners, copied
 from tkd_search.distill.training.mixing import mixed
 from tkd_search.distill.training.read_ahead import images_ahead
 from tkd_search.distill.training.reduction import Reduction, SingleProcess
-from tkd_search.distill.training.sync_batchnorm import desynchronised, synchronised
+from tkd_search.distill.training.sync_batchnorm import synchronised
 from tkd_search.seeds import child_generator, child_seed
 
 _SAMPLE_ROWS = 512
@@ -111,7 +112,7 @@ class Distiller:
             views,
         )
         _check_data(views, bank, class_count)
-        bank = _on_device_if_it_fits(bank, self.device)
+        bank = bank.to_if_it_fits(self.device) if bank is not None else None
         self._format, self._balanced, self._layer_decay = format, balanced, layer_decay
         self._class_count = class_count
         simulate(cast(nn.Module, student), format)
@@ -289,7 +290,8 @@ class Distiller:
         labelled = None
         if self._unlabelled:
             if signals is not None and self.method.min_confidence > 0:
-                rows = self._confident_rows(signals, labels, others)
+                least = self.method.min_confidence
+                rows = confident_rows(signals.logits, labels, others, least, self._group)
                 if len(rows) < 2:
                     return {}
                 images, labels, signals = channels_last(images[rows]), labels[rows], signals.rows(rows)
@@ -312,15 +314,6 @@ class Distiller:
         seed = child_seed(self._seed, "mixing", self.step, self._group.rank)
         made, share = mixed(images, mixup=self.train.mixup, cutmix=self.train.cutmix, seed=seed)
         return channels_last(made), share
-
-    def _confident_rows(self, signals: Signals, labels: Tensor, others: Tensor | None) -> Tensor:
-        """Return the rows [b] with a label or a sure F, equally many on every worker."""
-        kept = signals.logits.detach().softmax(-1).amax(-1) >= self.method.min_confidence
-        for known in (labels, others):
-            kept = kept if known is None else kept | (known != UNLABELLED)
-        rows = torch.nonzero(kept)[:, 0]
-        count = torch.tensor([len(rows)], device=rows.device)
-        return rows[: int(self._group.gather(count).min())]
 
     def _predict(self, images: Tensor) -> StudentOutput:
         run = partial(self._output, images)
@@ -387,24 +380,9 @@ class Distiller:
         the ranges of its inputs are computed from the same images. The training is not affected, and one rank
         may call this alone.
         """
-        student = desynchronised(copy.deepcopy(self.student)).eval()
-        learning = [p for p in student.parameters() if p.requires_grad]
-        release(student)
-        averaged = self._learners.averages and self.step > 0
-        if averaged:
-            for parameter, average in zip(learning, self._learners.averaged(), strict=False):
-                parameter.copy_(average)
-        if not averaged and not rounds_weights(self._format):
-            return student
+        averaged = self._learners.averaged() if self._learners.averages and self.step > 0 else ()
         rows = _CALIBRATION_ROWS * (2 if self.epoch >= self.train.epochs else 1)
-        images = self._calibration_images(rows)
-        observe(student, False)
-        set_rounding(student, True, inputs=False)
-        if averaged:
-            recalibrate(student, images)
-        calibrate(student, images)
-        set_rounding(student, True)
-        return student
+        return evaluation_copy(self.student, self._format, averaged, lambda: self._calibration_images(rows))
 
     def state_dict(self) -> dict[str, Any]:
         """Return copied tensors and plain values for an exact resume.
@@ -454,10 +432,3 @@ def _check_data(views: ViewSource, bank: Bank | None, class_count: int) -> None:
     wanted = (views.views, len(views), class_count)
     if found != wanted:
         raise ValueError(f"the bank has (views, images, classes) {found}, the data {wanted}")
-
-
-def _on_device_if_it_fits(bank: Bank | None, device: torch.device) -> Bank | None:
-    """Move the bank to a GPU if it takes at most half of the free memory there; else leave it where it is."""
-    if bank is None or device.type != "cuda" or bank.nbytes > torch.cuda.mem_get_info(device)[0] // 2:
-        return bank
-    return bank.to(device)
