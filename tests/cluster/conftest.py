@@ -62,7 +62,7 @@ def cluster_file(**changes: object) -> ClusterFile:
     """Return a minimal cluster file with some fields changed."""
     head = NodeType(name="head", instance="", resources={}, max_count=1, spot=False)
     fields = {"path": Path("c.yaml"), "name": "c", "provider": "local", "head": head, **changes}
-    return ClusterFile(**fields)  # type: ignore[arg-type]
+    return ClusterFile(**fields)
 
 
 def change_five_lines(text: str, storage: Path, head: str, workers: list[str], key: Path) -> str:

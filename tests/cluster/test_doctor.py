@@ -18,7 +18,7 @@ def report(**changes: object) -> NodeReport:
         "host": "a", "gpus": (), "disk_free": 10**11, "shared_memory": 10**10, "storage_error": "",
         "python": "3.12.1", "torch": "2.13.0", **changes,
     }  # fmt: skip
-    return NodeReport(**fields)  # type: ignore[arg-type]
+    return NodeReport(**fields)
 
 
 def test_installed_packages_pass() -> None:

@@ -19,7 +19,7 @@ def raw(count: int = 60, channels: int = 3, size: int = 8) -> RawData:
 
 def test_statistics_are_those_of_the_training_images() -> None:
     data = assemble(raw(), DataSettings())
-    values = data.train.images[:].double() / 255  # type: ignore[index]
+    values = data.train.images[:].double() / 255
     torch.testing.assert_close(torch.tensor(data.mean, dtype=torch.float64), values.mean((0, 2, 3)))
     torch.testing.assert_close(
         torch.tensor(data.std, dtype=torch.float64), values.std((0, 2, 3), unbiased=False)
@@ -35,7 +35,7 @@ def test_a_plane_without_contrast_divides_by_one() -> None:
 def test_a_limit_is_balanced_and_changes_only_the_training_part() -> None:
     whole, limited = (load_data(DataSettings(train_limit=limit)) for limit in (None, 200))
     assert torch.bincount(limited.train.labels).tolist() == [20] * 10
-    assert torch.equal(whole.test.images, limited.test.images)  # type: ignore[arg-type]
+    assert torch.equal(whole.test.images, limited.test.images)
     assert torch.equal(whole.validation.labels, limited.validation.labels)
     assert whole.digest != limited.digest
 
@@ -47,7 +47,7 @@ def test_a_limit_below_the_number_of_classes_is_refused() -> None:
 
 def test_splits_depend_on_their_seed() -> None:
     one, other = (load_data(DataSettings(split_seed=seed)) for seed in (0, 1))
-    assert not torch.equal(one.test.images, other.test.images)  # type: ignore[arg-type]
+    assert not torch.equal(one.test.images, other.test.images)
 
 
 def test_parts_have_the_shares_of_the_settings() -> None:
@@ -95,13 +95,13 @@ class TestDigest:
         ],
     )
     def test_settings_that_change_the_data_change_the_digest(self, change: dict[str, object]) -> None:
-        settings = dataclasses.replace(DataSettings(), **change)  # type: ignore[arg-type]
+        settings = dataclasses.replace(DataSettings(), **change)
         assert assemble(raw(), settings).digest != assemble(raw(), DataSettings()).digest
 
     def test_one_pixel_and_one_class_name_change_the_digest(self) -> None:
         before = assemble(raw(), DataSettings()).digest
         other = raw()
-        other.train.images[5, 0, 0, 0] ^= 1  # type: ignore[index]
+        other.train.images[5, 0, 0, 0] ^= 1
         assert assemble(other, DataSettings()).digest != before
         renamed = dataclasses.replace(raw(), classes=("a", "b", "z"))
         assert assemble(renamed, DataSettings()).digest != before
@@ -124,12 +124,12 @@ class TestNormalisation:
     def test_values_of_pixels_up_to_255_are_refused(self, name: str) -> None:
         given = {"mean": (0.5,), "std": (0.2,), name: (123.675,)}
         with pytest.raises(ValueError, match=f"{name} = .*by 255"):
-            DataSettings(**given)  # type: ignore[arg-type]
+            DataSettings(**given)
 
     @pytest.mark.parametrize("wrong", [{"mean": (0.1,)}, {"std": (0.1,)}, {"mean": (0.1,), "std": (0.0,)}])
     def test_mean_or_std_alone_and_std_zero_are_refused(self, wrong: dict[str, tuple[float, ...]]) -> None:
         with pytest.raises(ValueError, match="std"):
-            DataSettings(**wrong)  # type: ignore[arg-type]
+            DataSettings(**wrong)
 
 
 def test_a_split_with_fewer_labels_than_images_is_refused() -> None:

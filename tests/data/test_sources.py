@@ -18,7 +18,7 @@ DIGITS = (178, 182, 177, 183, 181, 182, 181, 179, 174, 180)
 
 
 def load(name: str, path: Path | None = None, **settings: object) -> DataBundle:
-    return load_data(DataSettings(name=name, path=None if path is None else str(path), **settings))  # type: ignore[arg-type]
+    return load_data(DataSettings(name=name, path=None if path is None else str(path), **settings))
 
 
 def refused(name: str, path: Path | None, **settings: object) -> UserError:
@@ -28,7 +28,7 @@ def refused(name: str, path: Path | None, **settings: object) -> UserError:
 
 
 def pixels(split: object) -> set[bytes]:
-    return {image.numpy().tobytes() for image in split.images}  # type: ignore[attr-defined]
+    return {image.numpy().tobytes() for image in split.images}
 
 
 class TestDigits:
@@ -36,7 +36,7 @@ class TestDigits:
         data = load("digits")
         assert sum(len(split) for split in data.splits().values()) == 1797
         assert (data.channels, data.size, data.num_classes) == (1, 8, 10)
-        assert data.train.images.max() == 255  # type: ignore[attr-defined]
+        assert data.train.images.max() == 255
 
     def test_the_classes_are_balanced_in_every_part(self) -> None:
         for split in load("digits").splits().values():
@@ -75,7 +75,7 @@ class TestMnist:
     def test_a_damaged_file_is_named(self, tmp_path: Path, change: object, part: str) -> None:
         writers.write_mnist(tmp_path)
         victim = tmp_path / "t10k-images-idx3-ubyte"
-        victim.write_bytes(change(victim.read_bytes()))  # type: ignore[operator]
+        victim.write_bytes(change(victim.read_bytes()))
         error = refused("mnist", tmp_path)
         assert error.where == str(victim)
         assert part in error.found
@@ -124,7 +124,7 @@ class TestCifar:
         one, other = load("cifar100", tmp_path / "python"), load("cifar100", tmp_path / "binary")
         assert one.num_classes == other.num_classes == 100
         assert torch.equal(one.test.labels, torch.arange(300) % 100)
-        assert torch.equal(one.test.images, other.test.images)  # type: ignore[arg-type]
+        assert torch.equal(one.test.images, other.test.images)
 
     def test_class_folders(self, tmp_path: Path) -> None:
         writers.write_image_folder(tmp_path, {"train": 5, "test": 2}, size=(32, 32))
@@ -240,7 +240,7 @@ class TestImageFolder:
         assert data.classes == ("cat", "dog", "eel")
         assert data.notes == ()
         first = writers.random_images(4, 12, 12, 3, seed=0 + len("train"))[0]
-        assert torch.equal(data.train.images[:1][0], torch.from_numpy(first).permute(2, 0, 1))  # type: ignore[index]
+        assert torch.equal(data.train.images[:1][0], torch.from_numpy(first).permute(2, 0, 1))
 
     @pytest.mark.parametrize(
         ("parts", "counts"),
@@ -299,7 +299,7 @@ class TestImageFolder:
         wide = writers.write_images(tmp_path / "train" / "cat", 1, size=(22, 12), seed=3)[0]
         data = load("imagefolder", tmp_path, size=12)
         wanted = torch.from_numpy(wide[:, 5:17].copy()).permute(2, 0, 1)
-        everything = torch.cat([split.images for split in data.splits().values()])  # type: ignore[misc]
+        everything = torch.cat([split.images for split in data.splits().values()])
         assert any(torch.equal(image, wanted) for image in everything)
 
     def test_a_damaged_image_is_named(self, tmp_path: Path) -> None:
@@ -349,7 +349,7 @@ class TestMissing:
     @pytest.mark.parametrize("name", ["mnist", "cifar10", "cifar100", "tinyimagenet", "imagefolder"])
     def test_the_error_names_the_folder_and_the_setting(self, tmp_path: Path, name: str) -> None:
         for path in (tmp_path, tmp_path / "gone", None):
-            settings = DataSettings(name=name, path=None if path is None else str(path))  # type: ignore[arg-type]
+            settings = DataSettings(name=name, path=None if path is None else str(path))
             with pytest.raises(UserError) as caught:
                 load_data(settings)
             assert caught.value.where == "data.path"

@@ -65,10 +65,10 @@ def streamed(root: Path, loaded: DataBundle) -> DataBundle:
     )
     bundle = load_data(settings)
     stores = {
-        part: dataclasses.replace(split, images=dataclasses.replace(split.images, size=64))  # type: ignore[type-var]
+        part: dataclasses.replace(split, images=dataclasses.replace(split.images, size=64))
         for part, split in bundle.splits().items()
     }
-    return dataclasses.replace(bundle, **stores)  # type: ignore[arg-type]
+    return dataclasses.replace(bundle, **stores)
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +81,7 @@ def decoded(root: Path, loaded: DataBundle) -> DataBundle:
 
 @pytest.fixture(params=["streamed", "decoded"])
 def stored(request: pytest.FixtureRequest) -> DataBundle:
-    return request.getfixturevalue(request.param)  # type: ignore[no-any-return]
+    return request.getfixturevalue(request.param)
 
 
 class TestStores:
@@ -330,7 +330,7 @@ class TestPrepared:
     def test_a_machine_without_the_decoded_images_decodes_them_once(
         self, decoded: DataBundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        gone = dataclasses.replace(decoded.train.images, file=tmp_path / "gone.npy")  # type: ignore[type-var]
+        gone = dataclasses.replace(decoded.train.images, file=tmp_path / "gone.npy")
         train = dataclasses.replace(decoded.train, images=gone)
         save_prepared(dataclasses.replace(decoded, train=train), tmp_path / "data")
         monkeypatch.setenv("TKD_CACHE", str(tmp_path / "cache"))
@@ -447,10 +447,10 @@ class TestBankStore:
 
 class TestBankKey:
     def key(self, **changes: object) -> str:
-        data = dataclasses.replace(DataSettings(), **changes.pop("data_settings", {}))  # type: ignore[arg-type]
-        bank = dataclasses.replace(BankSettings(), **changes.pop("bank", {}))  # type: ignore[arg-type]
+        data = dataclasses.replace(DataSettings(), **changes.pop("data_settings", {}))
+        bank = dataclasses.replace(BankSettings(), **changes.pop("bank", {}))
         given = {"data_digest": "d", "model_digests": ["m"], "seed": 0, **changes}
-        return bank_key(bank=bank, data=data, **given)  # type: ignore[arg-type]
+        return bank_key(bank=bank, data=data, **given)
 
     def test_the_key_is_reproducible_and_a_file_name(self) -> None:
         assert self.key() == self.key()

@@ -119,7 +119,7 @@ class TestSetsInMemory:
         writers.write_images(tmp_path, 5)
         alone, data = load_data(DataSettings(size=16)), self.digits(tmp_path, size=16)
         assert (data.unlabelled, data.channels, data.size) == (5, 1, 16)
-        assert torch.equal(data.train.images[:-5], alone.train.images[:])  # type: ignore[index]
+        assert torch.equal(data.train.images[:-5], alone.train.images[:])
         assert (data.mean, data.std) == (alone.mean, alone.std)
 
     def test_another_size_and_too_many_are_refused(self, tmp_path: Path) -> None:
@@ -152,5 +152,5 @@ def test_every_node_fetches_images_of_both_places_and_decodes_them_where_the_dis
     monkeypatch.setenv("TKD_CACHE", str(tmp_path / "node"))
     assert torch.equal(load_prepared(tmp_path / "prepared").train.images[index], expected)
     images = load_prepared(tmp_path / "prepared").train.images
-    files = (images.source if disk is None else images).files  # type: ignore[attr-defined]
+    files = (images.source if disk is None else images).files
     assert all(not Path(name).is_absolute() for name in files)

@@ -33,7 +33,7 @@ KINDS: dict[str, dict[str, Any]] = {
 
 def source(augment: str = "crop_flip", views: int = 4, seed: int = 0, **kind: int) -> AugmentedViews:
     data = split(**kind)
-    planes = data.images.shape[1]  # type: ignore[attr-defined]
+    planes = data.images.shape[1]
     chosen = KINDS.get(augment, {"augment": augment})
     return AugmentedViews(data, mean=MEAN[:planes], std=STD[:planes], views=views, seed=seed, **chosen)
 
@@ -57,7 +57,7 @@ class TestEveryAugmentation:
     def test_images_of_any_shape_have_views(self, augment: str, shape: dict[str, int]) -> None:
         made = source(augment, views=0, **shape)
         pixels = made.pixels(ALL, ALL)
-        assert pixels.shape == split(**shape).images.shape  # type: ignore[attr-defined]
+        assert pixels.shape == split(**shape).images.shape
         assert pixels.dtype == torch.uint8
 
     def test_view_zero_is_the_image(self, augment: str) -> None:
@@ -103,7 +103,7 @@ class TestEveryAugmentation:
 
 def test_shifts_move_by_up_to_a_twelfth_and_fill_with_black() -> None:
     made = source("shift", views=0, channels=1, size=24)
-    image = split(channels=1, size=24).images[0, 0]  # type: ignore[index]
+    image = split(channels=1, size=24).images[0, 0]
     shifts = set()
     for view in range(1, 200):
         pixels = made.pixels(torch.tensor([0]), torch.tensor([view]))[0, 0]
@@ -197,7 +197,7 @@ def test_randaugment_has_torchvisions_operations_and_draws_them_alike() -> None:
     image_functions()
     v2 = torchvision.transforms.v2
     theirs = v2.RandAugment(magnitude=9)
-    images = split(count=1, size=32).images[:1] // 2 + 40  # type: ignore[index]
+    images = split(count=1, size=32).images[:1] // 2 + 40
     expected = []
     for name, (magnitudes, signed) in theirs._AUGMENTATION_SPACE.items():
         values = magnitudes(31, 32, 32)
@@ -244,7 +244,7 @@ class TestViewNumbers:
     @pytest.mark.parametrize("wrong", [{"views": -1}, {"augment": "rotate"}])
     def test_illegal_settings_are_refused(self, wrong: dict[str, object]) -> None:
         with pytest.raises(ValueError, match="allowed"):
-            source(**wrong)  # type: ignore[arg-type]
+            source(**wrong)
 
 
 @settings(deadline=None, max_examples=40)
@@ -287,5 +287,5 @@ def test_plain_batches_have_every_image_in_order() -> None:
     batches = list(plain_batches(data, mean=MEAN, std=STD, batch_size=17))
     assert [len(labels) for _, labels in batches] == [17, 17, 6]
     together = torch.cat([images for images, _ in batches])
-    torch.testing.assert_close(together, Normaliser(MEAN, STD)(data.images))  # type: ignore[arg-type]
+    torch.testing.assert_close(together, Normaliser(MEAN, STD)(data.images))
     assert torch.equal(torch.cat([labels for _, labels in batches]), data.labels)

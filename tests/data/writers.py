@@ -105,7 +105,7 @@ def write_image_folder(
 ) -> None:
     for part, count in parts.items():
         for number, name in enumerate(classes):
-            write_images(root / part / name, count, seed=100 * number + len(part), **how)  # type: ignore[arg-type]
+            write_images(root / part / name, count, seed=100 * number + len(part), **how)
 
 
 def write_tiny_imagenet(root: Path, wnids: Sequence[str], *, train: int = 6, val: int = 3) -> None:

@@ -128,7 +128,7 @@ def distiller(
     **train: object,
 ) -> Distiller:
     torch.manual_seed(seed)
-    settings = TrainSettings(**{"epochs": epochs, "batch_size": 64, "lr": 1e-2, **train})  # type: ignore[arg-type]
+    settings = TrainSettings(**{"epochs": epochs, "batch_size": 64, "lr": 1e-2, **train})
     return Distiller(
         TinyStudent(),
         digit_views(number, unlabelled=unlabelled),

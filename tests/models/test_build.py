@@ -24,7 +24,7 @@ DATA = {"classes": 4, "channels": 3, "size": 16}
 
 def refused(error_at: str, **settings: object) -> UserError:
     with pytest.raises(UserError) as caught:
-        build_student(StudentSettings(**settings), **DATA)  # type: ignore[arg-type]
+        build_student(StudentSettings(**settings), **DATA)
     assert caught.value.where == error_at
     return caught.value
 

@@ -245,7 +245,7 @@ class TestWidths:
     def test_wrong_widths_are_refused(self, settings_: dict[str, object], found: str) -> None:
         network, groups = made("resnet18")
         with pytest.raises(UserError, match=found.replace(".", r"\.")):
-            cut_shapes(network, images(), groups=groups, **settings_)  # type: ignore[arg-type]
+            cut_shapes(network, images(), groups=groups, **settings_)
 
     def test_widths_are_rounded_to_multiples(self) -> None:
         network, groups = made("mobilenet_v2")
@@ -453,7 +453,7 @@ def test_recalibrated_statistics_are_those_of_the_cut() -> None:
     means: list[Tensor] = []
 
     def note(module: nn.Module, given: Sequence[Tensor], _: Tensor) -> None:
-        means.append((given[0].mean((0, 2, 3)) - module.running_mean).abs().max())  # type: ignore[operator]
+        means.append((given[0].mean((0, 2, 3)) - module.running_mean).abs().max())
 
     student.layer1[0].bn1.register_forward_hook(note)
     student(images(8))

@@ -16,7 +16,7 @@ IMAGES = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 
 
 def student(name: str, classes: int = 10, channels: int = 3, **knobs: object) -> Student:
-    made = StudentSettings(name=name, **knobs)  # type: ignore[arg-type]
+    made = StudentSettings(name=name, **knobs)
     return build_student(made, classes=classes, channels=channels, size=32).eval()
 
 

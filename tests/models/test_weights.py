@@ -72,7 +72,7 @@ class TestRoundTrip:
     @pytest.mark.parametrize("wrap", [lambda net: net, torch.compile, nn.DataParallel])
     def test_an_averaged_model_of_torch_is_loaded(self, tmp_path: Path, wrap: object) -> None:
         first, second = differing()
-        averaged = torch.optim.swa_utils.AveragedModel(wrap(first))  # type: ignore[operator]
+        averaged = torch.optim.swa_utils.AveragedModel(wrap(first))
         assert "n_averaged" in averaged.state_dict()
         torch.save(averaged.state_dict(), tmp_path / "model.pth")
         load_weights(second, tmp_path / "model.pth")
@@ -140,7 +140,7 @@ class TestRefusals:
     )
     def test_code_in_a_pickle_does_not_run(self, tmp_path: Path, writer: object) -> None:
         witness = tmp_path / "witness"
-        writer({"0.weight": CreatesFile(witness)}, tmp_path / "model.pth")  # type: ignore[operator]
+        writer({"0.weight": CreatesFile(witness)}, tmp_path / "model.pth")
         self.refusal(nets.tiny(3), tmp_path / "model.pth")
         assert not witness.exists()
 

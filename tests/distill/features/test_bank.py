@@ -120,7 +120,7 @@ def test_cells_of_stages_are_those_of_the_deepest_tap_of_every_size() -> None:
     assert torch.equal(some.cells, whole.cells[:, [whole.cell_taps.index(i) for i in some.cell_taps]])
     assert torch.equal(some.features, whole.features)
     for bank, cells in ((whole, "all"), (some, "stages")):
-        row = bank_row_bytes(bank.taps, replace(settings, cells=cells), 10)  # type: ignore[arg-type]
+        row = bank_row_bytes(bank.taps, replace(settings, cells=cells), 10)
         assert bank.nbytes == 120 * row
 
 

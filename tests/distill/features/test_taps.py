@@ -123,9 +123,9 @@ def test_an_unknown_name_is_refused_with_known_names() -> None:
 
 
 def test_channels_last_activations_are_permuted() -> None:
-    assert as_map(torch.zeros(2, 7, 7, 24)).shape == (2, 24, 7, 7)  # type: ignore[union-attr]
-    assert as_map(torch.zeros(2, 24, 7, 7)).shape == (2, 24, 7, 7)  # type: ignore[union-attr]
-    assert as_map((torch.zeros(2, 5), None)).shape == (2, 5)  # type: ignore[union-attr]
+    assert as_map(torch.zeros(2, 7, 7, 24)).shape == (2, 24, 7, 7)
+    assert as_map(torch.zeros(2, 24, 7, 7)).shape == (2, 24, 7, 7)
+    assert as_map((torch.zeros(2, 5), None)).shape == (2, 5)
     assert as_map({"a": 1}) is None
     assert as_map(torch.zeros(2, 3, dtype=torch.long)) is None
 

@@ -131,9 +131,9 @@ def test_alignment_is_largest_for_the_students_own_features() -> None:
     assert int(CRITERIA["alignment"](replace(at, features=features)).argmax()) == 2
 
 
-def chosen(at: Snapshot, taps: int = 3, seed: int = 0, **settings: object):  # type: ignore[no-untyped-def]
+def chosen(at: Snapshot, taps: int = 3, seed: int = 0, **settings: object):
     generator = torch.Generator().manual_seed(seed)
-    return select(MethodSettings(**settings), at, taps=taps, generator=generator)  # type: ignore[arg-type]
+    return select(MethodSettings(**settings), at, taps=taps, generator=generator)
 
 
 def test_the_heuristic_ranks_by_the_weighted_sum_of_z_scores() -> None:

@@ -55,7 +55,7 @@ def same_weights(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool
 
 
 def after(method: MethodSettings, epochs: int = 1, **train: object) -> dict[str, torch.Tensor]:
-    made = distiller(method, grid=4, **train)  # type: ignore[arg-type]
+    made = distiller(method, grid=4, **train)
     for _ in range(epochs):
         made.run_epoch()
     return weights(made)
@@ -124,14 +124,14 @@ def test_every_method_trains_and_resumes_exactly(name: str, settings: dict[str, 
     buffer = io.BytesIO()
     torch.save(whole.state_dict(), buffer)
     whole.eval_student()
-    losses = [whole.run_epoch().losses for _ in range(2)]  # type: ignore[union-attr]
+    losses = [whole.run_epoch().losses for _ in range(2)]
     assert all(math.isfinite(value) for value in losses[-1].values())
 
     resumed = distiller(METHODS[name], grid=4, epochs=4, **settings)
     buffer.seek(0)
     resumed.load_state_dict(torch.load(buffer, weights_only=True))
     assert resumed.epoch == 2
-    assert [resumed.run_epoch().losses for _ in range(2)] == losses  # type: ignore[union-attr]
+    assert [resumed.run_epoch().losses for _ in range(2)] == losses
     assert same_weights(weights(whole), weights(resumed))
     for a, b in zip(
         whole.eval_student().state_dict().values(), resumed.eval_student().state_dict().values(), strict=True
@@ -229,7 +229,7 @@ def test_rounding_may_begin_after_a_single_step() -> None:
         made = Distiller(Deep(), views, method, settings, seed=0, class_count=10, format=format)
         assert made.run_epoch() is not None
         seen: list[torch.Tensor] = []
-        made.student.body.register_forward_hook(lambda *call: seen.append(call[-1].detach()))  # type: ignore
+        made.student.body.register_forward_hook(lambda *call: seen.append(call[-1].detach()))
         assert made.run_epoch() is not None
         return seen[-1]
 
@@ -337,13 +337,13 @@ def test_evaluated_weights_are_the_schedule_free_average_with_their_own_statisti
     for _ in range(3):
         made.run_epoch()
     found = made.eval_student()
-    made._learners._student.eval()  # type: ignore[attr-defined]
+    made._learners._student.eval()
     for (name, ours), theirs in zip(made.student.named_parameters(), found.parameters(), strict=True):
         torch.testing.assert_close(theirs, ours, rtol=1e-5, atol=1e-6, msg=name)
         assert not theirs.requires_grad
-    made._learners._student.train()  # type: ignore[attr-defined]
+    made._learners._student.train()
     statistics = found.body[1].running_mean
-    assert not torch.equal(statistics, made.student.body[1].running_mean)  # type: ignore[union-attr, index]
+    assert not torch.equal(statistics, made.student.body[1].running_mean)
     assert found.body[1].momentum == 0.1
     assert not any(module.training for module in found.modules())
 
@@ -377,7 +377,7 @@ def test_a_stop_in_mid_epoch_is_undone_by_load_state_dict() -> None:
 def test_a_non_finite_loss_raises_diverged() -> None:
     made = distiller(MethodSettings(name="ce"), lr=1e-2)
     with torch.no_grad():
-        made.student.head.weight.fill_(float("nan"))  # type: ignore[union-attr, operator]
+        made.student.head.weight.fill_(float("nan"))
     with pytest.raises(Diverged, match="not finite"):
         made.run_epoch()
 
@@ -508,7 +508,7 @@ def test_distil_back_into_the_big_model_updates_a_copy_and_resumes() -> None:
     assert not any("running" in name for name in changed), "batch statistics must not change"
     again = live(method, original)
     again.load_state_dict(state)
-    assert again.run_epoch().losses == made.run_epoch().losses  # type: ignore[union-attr]
+    assert again.run_epoch().losses == made.run_epoch().losses
 
 
 def test_the_big_model_keeps_its_accuracy_when_it_is_distilled_back_into() -> None:
@@ -516,7 +516,7 @@ def test_the_big_model_keeps_its_accuracy_when_it_is_distilled_back_into() -> No
     made = live(MethodSettings(distil_back="big_model", generator_lr=0.1), trained_big_model())
     before = evaluate(trained_big_model(), held_out())
     made.run_epoch()
-    after = evaluate(made._source.models[0], held_out())  # type: ignore[union-attr]
+    after = evaluate(made._source.models[0], held_out())
     assert after > before - 0.02
 
 
@@ -526,7 +526,7 @@ def test_distil_back_reduces_the_distance_of_big_model_and_student() -> None:
             replace(MethodSettings(), distil_back="big_model", rho=rho, big_model_lr=1e-2), TinyBig().eval()
         )
         made.run_epoch()
-        source = made._source.models[0]  # type: ignore[union-attr]
+        source = made._source.models[0]
         images = digit_views(200).images
         with torch.no_grad():
             q = made.student.eval()(images).logits.softmax(1)
@@ -591,7 +591,7 @@ def test_bfloat16_trains() -> None:
 
 
 class NoMaps(TinyStudent):
-    def forward(self, images: torch.Tensor):  # type: ignore[no-untyped-def]
+    def forward(self, images: torch.Tensor):
         return super().forward(images)._replace(maps=None)
 
 

@@ -23,7 +23,7 @@ from tkd_search.seeds import child_seed
 
 def network() -> nn.Module:
     torch.manual_seed(0)
-    return TinyStudent().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return TinyStudent().to(memory_format=torch.channels_last)
 
 
 def learners_of(

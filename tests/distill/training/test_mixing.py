@@ -44,8 +44,8 @@ def test_cutmix_pastes_one_box_and_its_share_is_that_of_the_pixels(seed: int) ->
 @pytest.mark.parametrize("kinds", KINDS)
 def test_the_seed_alone_determines_the_mixture_and_shares_vary(kinds: dict[str, float]) -> None:
     kinds = {"mixup": 0.0, "cutmix": 0.0, **kinds}
-    shares = [mixed(images(), **kinds, seed=seed)[1] for seed in range(300)]  # type: ignore[arg-type]
-    assert shares == [mixed(images(), **kinds, seed=seed)[1] for seed in range(300)]  # type: ignore[arg-type]
+    shares = [mixed(images(), **kinds, seed=seed)[1] for seed in range(300)]
+    assert shares == [mixed(images(), **kinds, seed=seed)[1] for seed in range(300)]
     assert len(set(shares)) > 50
     assert 0.4 < sum(shares) / 300 < 0.75
 
@@ -63,7 +63,7 @@ def test_f_and_the_student_see_the_same_mixed_images_and_labels_are_mixed_alike(
     """The first loss equals the papers' formula, computed from the images as they were shown to F."""
     made = live(MethodSettings(name="kd", lam=0.6, tau=2.0), mixup=1.0, epochs=1, batch_size=200)
     shown: list[torch.Tensor] = []
-    made._source.models[0].register_forward_pre_hook(lambda _, args: shown.append(args[0]))  # type: ignore
+    made._source.models[0].register_forward_pre_hook(lambda _, args: shown.append(args[0]))
     ((index, view),) = list(made._batches())
     plain, labels = digit_views(200, 0).batch(index, view), digit_views(200).labels[index]
     stats = made.run_epoch()
@@ -93,7 +93,7 @@ def test_every_method_trains_on_mixed_images_and_resumes_exactly(name: str, kind
         assert math.isfinite(ours.losses["total"])
     plain = live(METHODS[name])
     plain.run_epoch()
-    assert not torch.equal(plain.student.head.weight, whole.student.head.weight)  # type: ignore[union-attr]
+    assert not torch.equal(plain.student.head.weight, whole.student.head.weight)
 
 
 def test_a_bank_has_no_mixed_images() -> None:
@@ -114,7 +114,7 @@ def test_a_bank_has_no_mixed_images() -> None:
 def test_live_f_computes_in_the_students_precision_in_eval_mode_without_gradients(precision: str) -> None:
     made = live(MethodSettings(name="hint"), precision=precision)
     seen: list[tuple[torch.dtype, bool, bool]] = []
-    module = made._source.models[0].features[3]  # type: ignore[union-attr]
+    module = made._source.models[0].features[3]
     module.register_forward_hook(
         lambda module, _, output: seen.append((output.dtype, output.requires_grad, module.training))
     )

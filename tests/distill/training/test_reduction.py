@@ -63,7 +63,7 @@ def trained(
             lr=5e-3,
             schedule="constant",
             class_weights="balanced" if unbalanced else "none",
-            **train,  # type: ignore[arg-type]
+            **train,
         ),
         balanced=unbalanced,
         seed=0,
@@ -83,8 +83,8 @@ def _run_rank(rank: int, folder: str) -> None:
     group = reduction_for(2)
     found = {name: trained(name, group) for name in [*METHODS, "gated"]}
     found["mixed"] = trained("ce", group, mixup=0.4, cutmix=1.0)
-    found["parts"] = _parts(rank, group)  # type: ignore[assignment]
-    found["accuracy"] = _accuracy(group)  # type: ignore[assignment]
+    found["parts"] = _parts(rank, group)
+    found["accuracy"] = _accuracy(group)
     torch.save(found, f"{folder}/{rank}.pt")
     dist.destroy_process_group()
 
@@ -235,7 +235,7 @@ def test_conversion_by_torch_keeps_hooks_and_the_original_type(kind: type[nn.Mod
     plain = nn.Sequential(kind(3)).eval()
     plain[0].register_forward_hook(lambda *_: calls.append(1))
     made = desynchronised(converted_by_torch(plain))
-    assert type(made[0]) is kind  # type: ignore[index]
+    assert type(made[0]) is kind
     made(torch.randn(4, 3, *[2] * (0 if kind is nn.BatchNorm1d else 2)))
     assert calls == [1]
 
@@ -249,7 +249,7 @@ def test_conversion_keeps_the_activation_inside_a_batch_normalisation_of_timm() 
     made = converted_by_torch(plain)
     assert torch.equal(made(images), expected)
     back = desynchronised(made)
-    assert type(back[0]) is timm().layers.BatchNormAct2d  # type: ignore[index]
+    assert type(back[0]) is timm().layers.BatchNormAct2d
     assert torch.equal(back(images), expected)
 
 

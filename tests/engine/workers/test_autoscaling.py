@@ -42,7 +42,7 @@ def actions(slots, cluster, limit=10, free_groups=0, checks_waiting=0) -> tuple[
 
 
 def cluster_of(*nodes: str, **more: object) -> ClusterState:
-    return ClusterState(alive=frozenset(nodes), **more)  # type: ignore[arg-type]
+    return ClusterState(alive=frozenset(nodes), **more)
 
 
 @given(all_slots, clusters(), counts, counts, counts)

@@ -210,7 +210,7 @@ LIMIT = 100.0
 def test_an_epoch_may_take_longer_than_the_limit_while_heartbeats_come(queue: JobQueue, clock: Clock) -> None:
     held = lease(queue)
     job_id = queue.post(held, {})
-    for clock.now in range(0, 1000, 90):  # type: ignore[assignment]
+    for clock.now in range(0, 1000, 90):
         queue.renew(held)
         queue.heartbeat(A, job_id)
     assert queue.pull(held, job_id, LIMIT) is None
@@ -439,7 +439,7 @@ def test_alive_results_never_wait_and_count_as_progress(queue: JobQueue) -> None
     job_id = queue.post(held, {})
     alive = [{"kind": "alive", "epoch": epoch} for epoch in range(1, 10)]
     for result in alive:
-        assert run_and_die(queue, result["epoch"], result)  # type: ignore[arg-type]
+        assert run_and_die(queue, result["epoch"], result)
     assert queue.pull(held, job_id) == alive[0], "one is kept"
     assert queue.pull(held, job_id) is None
     assert deaths_survived(queue, job_id) == JOB_ATTEMPTS - 1

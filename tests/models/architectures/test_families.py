@@ -18,7 +18,7 @@ WITH_MAPS = ("mobilenet_v2", "shufflenet_v2_x0_5", "efficientnet_b0", "resnet18"
 
 
 def student(name: str, size: int = 32, channels: int = 3, classes: int = 10, **knobs: object) -> Student:
-    made = StudentSettings(name=name, **{"width": 0.25, **knobs})  # type: ignore[arg-type]
+    made = StudentSettings(name=name, **{"width": 0.25, **knobs})
     return build_student(made, classes=classes, channels=channels, size=size)
 
 

@@ -19,7 +19,7 @@ VIT = {"embed_dim": 48, "depth": 2}
 
 
 def student(name: str, size: int = 32, channels: int = 3, **knobs: object) -> Student:
-    settings = StudentSettings(name=f"timm/{name}", **knobs)  # type: ignore[arg-type]
+    settings = StudentSettings(name=f"timm/{name}", **knobs)
     return build_student(settings, classes=10, channels=channels, size=size)
 
 
