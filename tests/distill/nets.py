@@ -12,6 +12,18 @@ from tkd_search.distill.interfaces import UNLABELLED, StudentOutput
 from tkd_search.distill.method_settings import BankSettings, MethodSettings, TrainSettings
 from tkd_search.distill.training.distiller import Distiller
 
+FULL = MethodSettings(
+    local=2.0,
+    local_feature=0.5,
+    stage_feature=0.5,
+    relation=0.5,
+    omega_alignment=0.2,
+    omega_gradient=0.2,
+    big_model_term="dist",
+    reselect_every=0.3,
+)
+"""Settings of TKD with every term."""
+
 
 class TinyStudent(nn.Module):
     """Two convolutions; maps, features and a linear classifier."""
