@@ -133,26 +133,29 @@ def _estimate(config: Config, settings: Settings, slots: int, console: Console, 
 
 def _space_needed(settings: Settings, data: "DataBundle", row_bytes: int) -> str:
     """Return a line with the size of images and bank, and where each is kept."""
-    from torch import Tensor
-
     from tkd_search.data import fixed_views
-    from tkd_search.data.image_files import DecodedStore
 
-    images = data.train.images
     count = sum(len(split.labels) for split in data.splits().values())
-    where = (
-        "in memory"
-        if isinstance(images, Tensor)
-        else f"on the disk of each machine, {images.file.parent}"
-        if isinstance(images, DecodedStore)
-        else "nowhere: every epoch decodes them"
-    )
     rows = fixed_views(settings.data) * len(data.train.labels)
     bank = f"bank {human_bytes(rows * row_bytes)} on the disk ({rows:,} rows of {human_bytes(row_bytes)})"
     return (
-        f"space: decoded images {human_bytes(count * data.channels * data.size**2)}, kept {where}; "
+        f"space: decoded images {human_bytes(count * data.channels * data.size**2)}, kept {_place_of(data)}; "
         f"{bank if rows else 'no rows in the bank, because F runs live'}"
     )
+
+
+def _place_of(data: "DataBundle") -> str:
+    """Return where the decoded images are kept."""
+    from torch import Tensor
+
+    from tkd_search.data.image_files import DecodedStore
+
+    images = data.train.images
+    if isinstance(images, Tensor):
+        return "in memory"
+    if isinstance(images, DecodedStore):
+        return f"on the disk of each machine, {images.file.parent}"
+    return "nowhere: every epoch decodes them"
 
 
 def _latency(config: Config, data: "DataBundle", end: float) -> float:
