@@ -166,7 +166,7 @@ class TestMinConfidence:
         bank, threshold = digit_bank(300), 0.9
         made, seen = self.rows_seen(MethodSettings(name="kd", min_confidence=threshold), epochs=1)
         rows = [bank.rows(view, index) for index, view in made._batches()]
-        labelled = [made._labels[index] != UNLABELLED for index, _ in made._batches()]
+        labelled = [made._reader.labels(index) != UNLABELLED for index, _ in made._batches()]
         sure = [bank.logits[row].float().softmax(1).amax(1) >= threshold for row in rows]
         made.run_epoch()
         assert seen == [int((a | b).sum()) for a, b in zip(labelled, sure, strict=True)]

@@ -29,25 +29,20 @@ from tkd_search.distill.losses.tkd import GeneratedTeachers
 from tkd_search.distill.method_needs import needs_of
 from tkd_search.distill.method_settings import MethodSettings, MetricName, TrainSettings
 from tkd_search.distill.precision import autocast
-from tkd_search.distill.quantization.number_format import Format, rounds_inputs, rounds_weights
-from tkd_search.distill.quantization.simulation import (
-    calibrate,
-    observe,
-    set_rounding,
-    simulate,
-    update_ranges,
-)
+from tkd_search.distill.quantization.number_format import Format
+from tkd_search.distill.quantization.simulation import simulate
 from tkd_search.distill.teachers.selection import Selection
 from tkd_search.distill.training.batch_order import batches, sample, steps_per_epoch, unlabelled_per_epoch
-from tkd_search.distill.training.confident_rows import confident_rows
 from tkd_search.distill.training.epoch_stats import EpochStats, Means
-from tkd_search.distill.training.evaluation import counts_of, figure, recalibrate
+from tkd_search.distill.training.evaluation import counts_of, figure
 from tkd_search.distill.training.evaluation_copy import evaluation_copy
 from tkd_search.distill.training.layer_rates import layer_rates
 from tkd_search.distill.training.learners import Learners, copied
-from tkd_search.distill.training.mixing import mixed
 from tkd_search.distill.training.read_ahead import images_ahead
 from tkd_search.distill.training.reduction import Reduction, SingleProcess
+from tkd_search.distill.training.reselection import reselect, selection_due, selection_state
+from tkd_search.distill.training.rounding import RoundingSchedule
+from tkd_search.distill.training.step_data import StepReader
 from tkd_search.distill.training.sync_batchnorm import synchronised
 from tkd_search.seeds import child_generator, child_seed
 
@@ -118,6 +113,7 @@ class Distiller:
         simulate(cast(nn.Module, student), format)
         network = cast(nn.Module, student).to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.student: nn.Module = synchronised(network) if self._group.size > 1 else network
+        self._rounding = RoundingSchedule(self.student, format, train)
         generator = child_generator(seed, "initial")
         self._source, template = signal_source(method, views, bank, big_models, self.device, train.precision)
         if train.mixes and isinstance(self._source, BankSource):
@@ -136,10 +132,18 @@ class Distiller:
         )
         self.objective = build_objective(method, context).to(self.device)
         self._group.share([*self.student.state_dict().values(), *self.objective.state_dict().values()])
-        self._labels = views.labels.to(self.device)
         ratio = train.unlabelled_ratio if needs_of(method).anything else 0.0
         self._unlabelled = unlabelled_per_epoch(views.labels, ratio)
         self._images_per_epoch = int((views.labels != UNLABELLED).sum()) + self._unlabelled
+        self._reader = StepReader(
+            views.labels.to(self.device),
+            self._source,
+            method,
+            train,
+            self._group,
+            seed=seed,
+            unlabelled=self._unlabelled > 0,
+        )
         self._forward = torch.compile(self.student) if train.compile else self.student
         self._learners = self._build_learners()
 
@@ -151,26 +155,6 @@ class Distiller:
     @property
     def _total_steps(self) -> int:
         return self.train.epochs * self.steps_per_epoch
-
-    @property
-    def _first_rounded_epoch(self) -> int:
-        """First epoch that trains with simulated rounding; at least one does unless ``quantise`` is 0."""
-        share = self.train.quantise
-        count = max(1, round(share * self.train.epochs)) if share and rounds_weights(self._format) else 0
-        return self.train.epochs - count
-
-    def _set_rounding(self) -> None:
-        """Train this epoch with simulated rounding if it is among the last ones."""
-        if self.epoch == self._first_rounded_epoch and rounds_inputs(self._format) and not self._done:
-            images = self._calibration_images(_CALIBRATION_ROWS)
-            # After few steps the running statistics of batch norm lag behind, and the inputs they give are
-            # far smaller than those of training.
-            recalibrate(self.student, images)
-            self.student.train()
-            calibrate(self.student, images)
-        rounds = self.epoch >= self._first_rounded_epoch
-        set_rounding(self.student, rounds)
-        observe(self.student, rounds)
 
     def _calibration_images(self, rows: int) -> list[Tensor]:
         """Return so many training images, at most 512 a batch; the same ones at every call."""
@@ -224,10 +208,15 @@ class Distiller:
         """
         self._started = time.perf_counter() - self._seconds
         self.student.train()
-        self._set_rounding()
+        resumed = self._done > 0
+        self._rounding.begin_epoch(
+            self.epoch, None if resumed else lambda: self._calibration_images(_CALIBRATION_ROWS)
+        )
         with self._own_random_state():
-            if self._selection_due() and not self._done:
-                self._reselect()
+            objective, every = self.objective, self.method.reselect_every
+            due = not resumed and selection_due(self.epoch, self.train.epochs, every)
+            if due and isinstance(objective, GeneratedTeachers):
+                self._reselect(objective)
             if not self._train_batches(should_stop, between):
                 return None
         losses = self._means.check(self.epoch)
@@ -281,39 +270,27 @@ class Distiller:
         )
 
     def _train_batch(self, index: Tensor, view: Tensor, images: Tensor) -> dict[str, Tensor]:
-        images = channels_last(images.to(self.device, non_blocking=True))
-        labels, others, share = self._labels[index.to(self._labels.device)], None, 1.0
-        if self.train.mixes:
-            images, share = self._mixed(images)
-            others = labels.roll(1, 0)
-        signals = self._source.read(view, index, images) if self._source is not None else None
-        labelled = None
-        if self._unlabelled:
-            if signals is not None and self.method.min_confidence > 0:
-                least = self.method.min_confidence
-                rows = confident_rows(signals.logits, labels, others, least, self._group)
-                if len(rows) < 2:
-                    return {}
-                images, labels, signals = channels_last(images[rows]), labels[rows], signals.rows(rows)
-                others = None if others is None else others[rows]
-            labelled = self._group.mean((labels != UNLABELLED).sum().float())
-        output = self._predict(images)
-        progress = self.step / self._total_steps
-        constant = signals.detached() if signals is not None else None
-        batch = Batch(labels, output, constant, progress, self.step, others, share, labelled)
+        data = self._reader.read(index, view, images, self.step)
+        if data is None:
+            return {}
+        signals, output = data.signals, self._predict(data.images)
+        batch = Batch(
+            data.labels,
+            output,
+            signals.detached() if signals is not None else None,
+            progress=self.step / self._total_steps,
+            step=self.step,
+            others=data.others,
+            share=data.share,
+            labelled=data.labelled,
+        )
         terms = self.objective.terms(batch)
         if self._source is not None and signals is not None:
-            terms.update(self._source.losses(signals, batch.over_labels, output.logits.detach(), labelled))
+            logits = output.logits.detach()
+            terms.update(self._source.losses(signals, batch.over_labels, logits, data.labelled))
         self._learners.update(terms.values(), self.step)
-        if self.epoch >= self._first_rounded_epoch:
-            update_ranges(self.student, self._group)
+        self._rounding.end_step(self.epoch, self._group)
         return terms
-
-    def _mixed(self, images: Tensor) -> tuple[Tensor, float]:
-        """Mix the images of one step; each of several workers mixes its own part of the batch."""
-        seed = child_seed(self._seed, "mixing", self.step, self._group.rank)
-        made, share = mixed(images, mixup=self.train.mixup, cutmix=self.train.cutmix, seed=seed)
-        return channels_last(made), share
 
     def _predict(self, images: Tensor) -> StudentOutput:
         run = partial(self._output, images)
@@ -343,17 +320,10 @@ class Distiller:
                 counts += of_batch.to(self.device)
         return figure(self._group.gather(counts).sum(0), metric)
 
-    def _selection_due(self) -> bool:
-        every = max(1, round(self.method.reselect_every * self.train.epochs))
-        # A second selection follows the first epoch: criteria of untrained heads are noise.
-        due = self.epoch % every == 0 or self.epoch == 1
-        return due and isinstance(self.objective, GeneratedTeachers)
-
     @torch.no_grad()
-    def _reselect(self) -> None:
-        """Select teachers on a fixed sample of training rows; all workers use the selection of rank 0."""
-        objective = self.objective
-        if not isinstance(objective, GeneratedTeachers) or objective.generators is None:
+    def _reselect(self, objective: GeneratedTeachers) -> None:
+        """Select teachers on a fixed sample of training rows."""
+        if objective.generators is None:
             return
         assert self._source is not None
         index, view = self._sample(_SAMPLE_ROWS, "selection")
@@ -362,13 +332,9 @@ class Distiller:
         self.student.eval()
         output = self._predict(images)
         self.student.train()
+        labels = known_or_predicted(self._reader.labels(index), signals.logits)
         generator = child_generator(self._seed, "selection", self.epoch)
-        labels = known_or_predicted(self._labels[index.to(self._labels.device)], signals.logits)
-        objective.reselect(output, signals, labels, generator)
-        assert objective.selection is not None
-        chosen = objective.selection
-        self._group.share([chosen.candidates, chosen.weights, chosen.agreement])
-        objective.restore(chosen)
+        reselect(objective, output, signals, labels, generator, self._group)
 
     @torch.no_grad()
     def eval_student(self) -> nn.Module:
@@ -389,7 +355,6 @@ class Distiller:
 
         The state is that after a complete epoch, or ``between`` the batches of one (:meth:`run_epoch`).
         """
-        chosen = getattr(self.objective, "selection", None)
         state: dict[str, Any] = {
             "epoch": self.epoch,
             "step": self.step,
@@ -400,7 +365,7 @@ class Distiller:
             "objective": self.objective.state_dict(),
             "big_models": self._source.state_dict() if self._source is not None else {},
             "learners": self._learners.state_dict(),
-            "selection": None if chosen is None else [chosen.candidates, chosen.weights, chosen.agreement],
+            "selection": selection_state(self.objective),
         }
         return cast(dict[str, Any], copied(state))
 
