@@ -16,6 +16,7 @@ from tkd_search.data.bank_files import load_bank, save_bank
 from tkd_search.data.prepared_files import load_prepared
 from tkd_search.distill import BankSettings, Distiller, MethodSettings, TrainSettings, compute_bank, evaluate
 from tkd_search.engine.jobs.checkpoint import TrialCheckpoint
+from tkd_search.engine.run_dir.checkpoint_files import remove_checkpoints
 from tkd_search.models import Student, build_big_model, build_student, model_bytes, model_parameters
 from tkd_search.models.model_settings import BigModelSettings, StudentSettings
 from tkd_search.models.weights import load_weights, save_weights
@@ -155,7 +156,8 @@ def big_model_job(plan: Plan) -> dict[str, Any] | None:
     if figures_file.exists():
         return dict(json.loads(figures_file.read_text(encoding="utf-8")))
     data = load_prepared(plan.folder / "data")
-    checkpoint = TrialCheckpoint(str(plan.big_folder))
+    place = str(plan.big_folder)
+    checkpoint = TrialCheckpoint(place)
     plan.big_folder.mkdir(parents=True, exist_ok=True)
     train = TrainSettings(
         epochs=plan.big_epochs,
@@ -192,7 +194,7 @@ def big_model_job(plan: Plan) -> dict[str, Any] | None:
         "seconds_per_epoch": median_high([epoch["seconds"] for epoch in history]),
     }
     figures_file.write_text(json.dumps(figures, indent=1))
-    checkpoint.remove()
+    remove_checkpoints(place)
     return figures
 
 
@@ -225,12 +227,13 @@ def student_job(given: tuple[Job, Plan]) -> Training | None:
         device=plan.device,
         class_count=data.num_classes,
     )
-    checkpoint = TrialCheckpoint(str(plan.folder / "jobs" / job.name(plan.big)))
+    place = str(plan.folder / "jobs" / job.name(plan.big))
+    checkpoint = TrialCheckpoint(place)
     history = train_on(distiller, checkpoint, plan.deadline)
     if distiller.epoch < plan.epochs:
         return None
     model = distiller.eval_student()
-    checkpoint.remove()
+    remove_checkpoints(place)
     return Training(
         label=job.name(plan.big),
         seed=job.seed,

@@ -1,6 +1,7 @@
 """The controller over real files: its state survives the death of its driver at any moment."""
 
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -304,6 +305,23 @@ def test_what_breaks_a_search_ends_it_and_leaves_its_trials_to_the_next(tmp_path
     study, controller = open_controller(tmp_path, Power(10_000))
     search(controller)
     check(tmp_path, study, controller)
+
+
+def test_checkpoints_are_removed_at_the_end_of_their_trial_alone(tmp_path):
+    _, controller = open_controller(tmp_path, Power(10_000))
+    searcher = ControllerSearcher(controller, str(tmp_path / "trials"))
+    folders = [Path(searcher.suggest(name)["folder"]) for name in ("a", "b")]
+    for folder in folders:
+        folder.mkdir(parents=True)
+        for name in ("checkpoint.pt", "checkpoint-before.pt", "model.safetensors"):
+            (folder / name).write_bytes(b"x")
+    searcher.on_trial_complete("a", {**Result(1, 0.5), "failed": "no memory"})
+    searcher.on_trial_complete("b", {**Result(1, 0.5), "broken": "no space left"})
+    names = [sorted(path.name for path in folder.iterdir()) for folder in folders]
+    assert names == [
+        ["model.safetensors"],
+        ["checkpoint-before.pt", "checkpoint.pt", "model.safetensors"],
+    ]
 
 
 def test_hours_are_counted_over_all_drivers_of_a_search():

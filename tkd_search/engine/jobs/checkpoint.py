@@ -13,6 +13,7 @@ import torch
 
 from tkd_search import storage
 from tkd_search.distill.training.distiller import Distiller
+from tkd_search.engine.run_dir.checkpoint_files import checkpoint_files
 
 SECONDS_BETWEEN = 300.0
 """Seconds after which a training is saved also between two validations, within long epochs too; each
@@ -32,8 +33,7 @@ class TrialCheckpoint:
     """
 
     def __init__(self, place: str) -> None:
-        self._file = storage.below(place, "checkpoint.pt")
-        self._before = storage.below(place, "checkpoint-before.pt")
+        self._file, self._before = checkpoint_files(place)
         self.damaged: list[str] = []
         self._saved = time.monotonic()
 
@@ -69,11 +69,6 @@ class TrialCheckpoint:
             storage.move(self._file, self._before)
         storage.write_bytes(self._file, content.getvalue())
         self.damaged, self._saved = [], time.monotonic()
-
-    def remove(self) -> None:
-        """Delete the files, after the end of the training."""
-        storage.delete(self._file)
-        storage.delete(self._before)
 
     def _read(self) -> bytes | None:
         """Return the newest content that is as it was written; a zip file ends before its SHA-256."""

@@ -22,6 +22,7 @@ from tkd_search.engine.jobs import caches
 from tkd_search.engine.jobs.checkpoint import TrialCheckpoint
 from tkd_search.engine.jobs.job_context import JobContext
 from tkd_search.engine.jobs.train_loop import train
+from tkd_search.engine.run_dir.checkpoint_files import remove_checkpoints
 from tkd_search.export.shipping import calibrated
 from tkd_search.formats import Format, pack, unpack
 from tkd_search.models import Student, model_bytes, model_parameters
@@ -81,7 +82,7 @@ def train_big_model(job: dict[str, Any], context: JobContext) -> None:
         with remote_folders.write_folder(job["folder"]) as folder:
             save_weights(model.model, folder / "model.safetensors")
             (folder / "figures.json").write_text(json.dumps(figures, indent=1), encoding="utf-8")
-        checkpoint.remove()
+        remove_checkpoints(job["checkpoint"])
         context.push({"kind": "done", "figures": figures})
 
 

@@ -9,6 +9,7 @@ from ray.tune.search import Searcher
 from tkd_search import storage
 from tkd_search.config.settings_json import to_json
 from tkd_search.engine.controller import Controller
+from tkd_search.engine.run_dir.checkpoint_files import remove_checkpoints
 from tkd_search.engine.tune.scheduler import metrics_of
 from tkd_search.errors import UserError
 
@@ -80,6 +81,7 @@ class ControllerSearcher(Searcher):
             # Tune does not pass a trial's last result to the scheduler.
             self._controller.epoch(name, result["epoch"], result["val_accuracy"], metrics_of(result))
         self._controller.ended(name, reason or ("its worker group failed repeatedly" if error else ""))
+        remove_checkpoints(storage.below(self._trials, name))
 
     def __getstate__(self) -> dict[str, Any]:
         """Return nothing: Tune pickles its searcher, and this one is never restored from that."""
