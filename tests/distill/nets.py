@@ -24,6 +24,16 @@ FULL = MethodSettings(
 )
 """Settings of TKD with every term."""
 
+METHODS = {
+    **{name: MethodSettings(name=name) for name in ("ce", "kd", "dkd", "dist", "hint", "at", "sp", "tkd")},
+    "full": FULL,
+    "cos": MethodSettings(feature_reward="cos", activation="pelu", masks=3, bound="tanh"),
+    "mse": MethodSettings(feature_reward="mse", activation="rational", theta_frozen=True, bound="raw"),
+    "all": MethodSettings(selection="all", activation="prelu"),
+    "last": MethodSettings(selection="last_k", k=50, rho=0.0, r=0.0),
+}
+"""Every method, and TKD with every option."""
+
 
 class TinyStudent(nn.Module):
     """Two convolutions; maps, features and a linear classifier."""
@@ -151,3 +161,13 @@ def distiller(
         class_count=10,
         balanced=balanced,
     )
+
+
+def weights(trained: Distiller) -> dict[str, torch.Tensor]:
+    """The student's tensors by name, copied."""
+    return {name: value.clone() for name, value in trained.student.state_dict().items()}
+
+
+def same_weights(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    """Whether two states are equal to the bit."""
+    return all(torch.equal(value, b[name]) for name, value in a.items())

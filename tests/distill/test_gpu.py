@@ -11,8 +11,15 @@ from typing import Any
 import pytest
 import torch
 
-from tests.distill.nets import TinyStudent, digit_bank, digit_views, held_out, trained_big_model
-from tests.distill.training.test_distiller import FULL, METHODS
+from tests.distill.nets import (
+    FULL,
+    METHODS,
+    TinyStudent,
+    digit_bank,
+    digit_views,
+    held_out,
+    trained_big_model,
+)
 from tkd_search.data.bundle import Split
 from tkd_search.data.views import AugmentedViews
 from tkd_search.distill import Distiller, MethodSettings, TrainSettings, compute_bank, evaluate

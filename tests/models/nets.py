@@ -127,3 +127,32 @@ class FailsWithoutMessage(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         assert images.dim() == 2
         return self.head(images)
+
+
+class StackedAttention(nn.Module):
+    """A small ViT with queries, keys and values in one layer, as timm's."""
+
+    def __init__(self, heads: int, num_classes: int = 5) -> None:
+        super().__init__()
+        self.patches, self.attention = nn.Conv2d(3, 16, 4, 4), _Stacked(16, heads)
+        self.norm, self.head = nn.LayerNorm(16), nn.Linear(16, num_classes)
+
+    def forward(self, given: Tensor) -> Tensor:
+        tokens = self.patches(given).flatten(2).transpose(1, 2)
+        tokens = tokens + self.attention(self.norm(tokens))
+        return self.head(tokens.mean(1))
+
+
+class _Stacked(nn.Module):
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.num_heads, self.head_dim, self.attn_dim = heads, width // heads, width
+        self.scale = self.head_dim**-0.5
+        self.qkv, self.proj = nn.Linear(width, 3 * width), nn.Linear(width, width)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        rows, count, _ = tokens.shape
+        parts = self.qkv(tokens).reshape(rows, count, 3, self.num_heads, self.head_dim).permute(2, 0, 3, 1, 4)
+        queries, keys, values = parts.unbind(0)
+        read = (queries * self.scale @ keys.transpose(-2, -1)).softmax(-1) @ values
+        return self.proj(read.transpose(1, 2).reshape(rows, count, self.attn_dim))

@@ -10,8 +10,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from tests.distill.nets import TinyStudent, digit_bank, digit_views, distiller, held_out, trained_big_model
-from tests.distill.training.test_distiller import METHODS, same_weights, weights
+from tests.distill.nets import (
+    METHODS,
+    TinyStudent,
+    digit_bank,
+    digit_views,
+    distiller,
+    held_out,
+    same_weights,
+    trained_big_model,
+    weights,
+)
 from tkd_search.distill import Distiller, MethodSettings, TrainSettings, evaluate
 from tkd_search.distill.interfaces import UNLABELLED
 from tkd_search.distill.losses.functional import balanced_class_weights, label_loss

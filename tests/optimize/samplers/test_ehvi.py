@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from tests.optimize.test_study import BUDGET, SPACE, open_study, quality, run_trial, size_of
+from tests.optimize.studies import BUDGET, SPACE, open_study, quality, run_trial, size_of
 from tkd_search.errors import UserError
 from tkd_search.optimize.pareto import CostScale, normalised_hypervolume
 from tkd_search.optimize.proposer import Proposer, ProposerSettings
