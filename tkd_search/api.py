@@ -213,13 +213,14 @@ def run_search(config: Config, address: str | None, progress: "Progress", comman
     writer changes files there until then.
     """
     from tkd_search.cluster.cluster_limits import launchable_nodes
-    from tkd_search.engine.ray_session import live_nodes, ray_session
+    from tkd_search.engine.ray_session import host_workers, live_nodes, ray_session
     from tkd_search.engine.run_dir.run_dir import RunDir
     from tkd_search.engine.run_dir.run_lock import run_lock
     from tkd_search.engine.workers.placement import plan_slots
 
     settings = config.settings()
     data, checked = _check(config, address, progress)
+    most = host_workers(address)  # before Ray starts, whose own processes are part of what a search needs
     with (
         run_lock(config.folder),
         ray_session(address) as where,
@@ -227,7 +228,8 @@ def run_search(config: Config, address: str | None, progress: "Progress", comman
     ):
         from tkd_search.engine import driver
 
-        slots = plan_slots(settings.resources, launchable_nodes() or live_nodes(), settings.search.trials)
+        nodes = launchable_nodes() or live_nodes()
+        slots = plan_slots(settings.resources, nodes, settings.search.trials, most)
         progress.note(f"{where}; {slots.arithmetic}")
         _write_start(config, data.digest)
         tracker = _open_tracker(config)
@@ -258,6 +260,7 @@ def _check(config: Config, address: str | None, progress: "Progress") -> tuple["
     """
     from tkd_search.config.resolve import left_to_sampler
     from tkd_search.data import load_data
+    from tkd_search.engine.host_limits import check_host_limits
     from tkd_search.engine.ray_session import check_address, local_nodes
     from tkd_search.engine.run_dir.run_dir import RunDir
     from tkd_search.engine.search_checks import check_search
@@ -272,6 +275,7 @@ def _check(config: Config, address: str | None, progress: "Progress") -> tuple["
     RunDir.of(config).refuse_stale()
     check_address(address)
     if address in (None, "local"):
+        check_host_limits()
         plan_slots(settings.resources, local_nodes(), settings.search.trials)
     if ignored := left_to_sampler(config):
         progress.note(ignored)

@@ -1,6 +1,7 @@
 """Users without a home, homes and temporary folders that Ray cannot use (cases 4, 5; ray#3899, verl#1120)."""
 
 import os
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -28,6 +29,24 @@ assert Path.home() == private_folder()
 assert os.stat(Path.home()).st_mode & 0o077 == 0
 getpass.getuser()
 assert provide_folders() == []
+"""
+
+WITH_A_HOME_OF_ROOT = """
+import getpass, os
+from tkd_search.engine.host_folders import private_folder, provide_folders
+os.setgid(54321)
+os.setuid(54321)
+lines = provide_folders()
+assert getpass.getuser() == "user-54321"
+assert any("caches are in" in line for line in lines), lines
+assert os.environ["MPLCONFIGDIR"].startswith(str(private_folder()))
+assert provide_folders() == []
+"""
+OPEN_FILES = """
+import resource
+from tkd_search.engine.ray_session import quiet_environment
+quiet_environment()
+print(resource.getrlimit(resource.RLIMIT_NOFILE))
 """
 
 
@@ -92,3 +111,48 @@ def test_a_token_that_only_this_user_can_read_is_kept_beside_a_home_that_cannot_
 def test_doctor_names_them(tmp_path, environment):
     environment.setenv("TMPDIR", str(tmp_path / ("x" * 98)))
     assert "warn   folders      a temporary folder that Ray cannot use" in call("doctor").out
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can become a user without an entry")
+def test_a_user_without_an_entry_whose_home_is_the_root_folder_gets_a_name_and_caches():
+    env = {
+        key: value
+        for key, value in os.environ.items()
+        if key not in ("LOGNAME", "USER", "LNAME", "USERNAME", "MPLCONFIGDIR", "XDG_CACHE_HOME")
+    }
+    command = [sys.executable, "-c", WITH_A_HOME_OF_ROOT]
+    done = subprocess.run(command, env={**env, "HOME": "/"}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+@pytest.mark.parametrize(
+    ("command", "code", "words"),
+    [
+        (["tkd_search.run"], 2, ["open files of this machine: found 128", "at least 200", "ulimit -n 4096"]),
+        (["tkd_search", "doctor"], 1, ["WRONG  open files   128", "ulimit -n 4096"]),
+    ],
+)
+def test_a_machine_that_is_too_small_is_named_and_nothing_is_written(tmp_path, command, code, words):
+    done = subprocess.run(
+        [sys.executable, "-m", *command],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+        capture_output=True,
+        text=True,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (128, 128)),
+    )
+    assert done.returncode == code, done.stderr[-2000:]
+    for word in words:
+        assert word in done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_low_soft_limit_on_open_files_is_raised():
+    done = subprocess.run(
+        [sys.executable, "-c", OPEN_FILES],
+        capture_output=True,
+        text=True,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (256, 1024)),
+    )
+    assert done.stdout.strip() == "(1024, 1024)", done.stderr[-2000:]

@@ -20,6 +20,7 @@ from tkd_search.cluster.node_checks import (
 )
 from tkd_search.cluster.node_probe import probe_all_nodes, probe_node
 from tkd_search.engine.host_folders import provide_folders
+from tkd_search.engine.host_limits import describe_limits, host_limits, shortages
 from tkd_search.errors import UserError
 from tkd_search.storage.object_store import storage_uri
 
@@ -74,6 +75,8 @@ def _checks(storage: str, tracking: str, output: Path, address: str, need: int) 
     here = probe_node("", str(output))
     yield check_gpus(here.gpus, here.torch, driver_lists_gpu())
     yield _check_folders()
+    if address == "local":
+        yield from _check_limits()
     yield check_token(os.environ, address)
     if address == "local":
         if storage:
@@ -88,6 +91,15 @@ def _check_folders() -> Check:
     """Check that Ray can use this machine's home and temporary folder; a search replaces those it cannot."""
     replaced = provide_folders()
     return Check("folders", "warn" if replaced else "ok", "; ".join(replaced) or "home and temporary folder")
+
+
+def _check_limits() -> Iterator[Check]:
+    """Check that this machine's memory, processes and open files allow a search with one trial at a time."""
+    limits = host_limits()
+    for short in (found := shortages(limits)):
+        yield Check(short.name, "wrong", f"{short.found}, needed {short.needed}", short.fix)
+    if not found:
+        yield Check("limits", "ok", describe_limits(limits))
 
 
 def _joined(address: str, storage: str, output: Path) -> Iterator[Check]:

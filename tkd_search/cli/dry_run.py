@@ -11,7 +11,7 @@ from tkd_search.cli.console import Console
 from tkd_search.config.experiment_file import Config
 from tkd_search.config.resolve import describe_student, left_to_sampler
 from tkd_search.config.sections import Settings
-from tkd_search.engine.ray_session import local_nodes
+from tkd_search.engine.ray_session import host_workers, local_nodes
 from tkd_search.engine.workers.placement import plan_slots
 from tkd_search.models.model_settings import StudentSettings
 from tkd_search.models.weights import weights_file
@@ -75,7 +75,8 @@ def show_plan(
     if ignored := left_to_sampler(config):  # a search prints it itself
         console.note(f"  {ignored}")
     _show_space(config, console)
-    slots = plan_slots(settings.resources, nodes, settings.search.trials)
+    most = host_workers(None) if cluster is None else (None, "")
+    slots = plan_slots(settings.resources, nodes, settings.search.trials, most)
     console.note(f"resources: {slots.arithmetic}")
     _estimate(config, settings, slots.count, console, cluster)
 

@@ -91,7 +91,7 @@ def run_search(
     settings = config.settings()
     spent = tracker.logged().seconds
     tracker.driver_started(time.monotonic() - began)
-    with open_pool(settings.resources, slots.count, place.folder / "train", limit=slots_limit(settings)) as (
+    with open_pool(settings.resources, slots.count, place.folder / "train", limit=slots.limit) as (
         queue,
         pool,
     ):
@@ -128,7 +128,7 @@ def run_search(
         progress.stage("search", settings.search.trials)
         status: Status = "complete"
         try:
-            _tune(controller, queue, pool, prepared.trial_job(checked.pruner.levels), config, place)
+            _tune(controller, queue, pool, prepared.trial_job(checked.pruner.levels), slots.limit, place)
         except KeyboardInterrupt:
             status = "interrupted"
         progress.stage("front", None)
@@ -234,7 +234,7 @@ def _tune(
     queue: ActorHandle,
     pool: WarmPool,
     common_job: dict[str, Any],
-    config: Config,
+    limit: int,
     place: RunDir,
 ) -> None:
     """Run trials under Ray Tune until the controller has no more.
@@ -255,7 +255,7 @@ def _tune(
             search_alg=ControllerSearcher(controller, place.trials, pool.room),
             scheduler=ControllerScheduler(controller),
             num_samples=-1,
-            max_concurrent_trials=slots_limit(config.settings()),
+            max_concurrent_trials=limit,
             reuse_actors=True,
         ),
         run_config=RunConfig(
@@ -294,8 +294,3 @@ def _interrupts(controller: Controller) -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler or signal.SIG_DFL)
-
-
-def slots_limit(settings: Settings) -> int:
-    """Return the largest number of trials at once, should enough machines join."""
-    return min(settings.search.trials, settings.resources.max_concurrent or settings.search.trials)

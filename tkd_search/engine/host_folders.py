@@ -4,6 +4,7 @@ A container may have a user without an entry in its password file, a home folder
 long temporary folder, in which Ray's sockets exceed the 107 bytes that Linux allows.
 """
 
+import getpass
 import os
 import secrets
 import tempfile
@@ -24,7 +25,8 @@ def provide_folders() -> list[str]:
     Returns:
         A line for everything that was replaced.
     """
-    return [*_provide_home(), *_provide_temporary(), *_provide_token()]
+    _provide_name()
+    return [*_provide_home(), *_provide_temporary(), *_provide_token(), *_provide_caches()]
 
 
 def private_folder() -> Path:
@@ -42,13 +44,20 @@ def private_folder() -> Path:
     return Path(tempfile.mkdtemp(prefix="tkd-"))
 
 
+def _provide_name() -> None:
+    """Name a user without an entry in the password file, as ``docker run --user`` makes one."""
+    try:
+        getpass.getuser()
+    except (KeyError, OSError):  # the second: from Python 3.13 on
+        os.environ["LOGNAME"] = f"user-{os.getuid()}"
+
+
 def _provide_home() -> list[str]:
-    """Give a user without a home folder one, and a name."""
+    """Give a user without a home folder one."""
     try:
         Path.home()
     except RuntimeError:
         os.environ["HOME"] = str(private_folder())
-        os.environ.setdefault("LOGNAME", f"user-{os.getuid()}")
         return [f"no home folder (HOME is unset): {os.environ['HOME']} is used"]
     return []
 
@@ -80,3 +89,17 @@ def _provide_token() -> list[str]:
             made.write(secrets.token_hex(32))
     os.environ["RAY_AUTH_TOKEN_PATH"] = str(file)
     return [f"a home folder that cannot be written: Ray's token is in {file}"]
+
+
+def _provide_caches() -> list[str]:
+    """Set folders for the caches that libraries make in a home folder, where it cannot be written.
+
+    A cache folder that exists is kept, because it may hold downloaded weights.
+    """
+    replaced = []
+    for name, place in (("MPLCONFIGDIR", ".config/matplotlib"), ("XDG_CACHE_HOME", ".cache")):
+        folder = Path.home() / place
+        if not (os.environ.get(name) or folder.exists()) and not_writable(folder):
+            os.environ[name] = str(private_folder() / place)
+            replaced.append(os.environ[name])
+    return [f"a home folder that cannot be written: caches are in {', '.join(replaced)}"] if replaced else []

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 from tkd_search.engine.host_folders import provide_folders
+from tkd_search.engine.host_limits import allowed_cpus, host_limits, most_workers, raise_open_files
 from tkd_search.errors import UserError
 
 _ATTEMPTS = 3
@@ -20,8 +21,12 @@ def local_nodes() -> list[dict[str, float]]:
     """Return this machine as one node: the cores that this process may use and the GPUs that torch sees."""
     import torch
 
-    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return [{"CPU": float(cpus or 1), "GPU": float(torch.cuda.device_count())}]
+    return [{"CPU": float(allowed_cpus()), "GPU": float(torch.cuda.device_count())}]
+
+
+def host_workers(address: str | None) -> tuple[int | None, str]:
+    """Return how many workers this machine's limits allow and what limits them; no limit for a cluster."""
+    return (None, "") if resolve_address(address) or _joined() else most_workers(host_limits())
 
 
 def live_nodes() -> list[Mapping[str, float]]:
@@ -147,6 +152,7 @@ def _start_ray() -> None:
 def quiet_environment() -> None:
     """Set Ray's options and folders, silence its output; before Ray is imported, since it reads them then."""
     provide_folders()
+    raise_open_files()
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
     # The pool checks the machines itself; Ray's watcher would be one more process for every slot.

@@ -103,3 +103,16 @@ def test_a_stage_may_use_the_cores_of_idle_groups_on_its_node(workers, cpus, nod
 def test_a_bank_is_split_over_machines_or_gpus(workers, gpus, nodes, slots, rows, parts):
     resources = ResourceSettings(workers_per_trial=workers, gpus_per_worker=gpus)
     assert bank_parts(resources, nodes, slots, rows) == parts
+
+
+def test_memory_limits_the_slots_unless_their_number_is_set():
+    nodes, few = [{"CPU": 16.0}], (2, "memory")
+    slots = plan_slots(ResourceSettings(), nodes, trials=9, most=few)
+    assert (slots.count, slots.limit) == (2, 2)
+    assert "limited by memory" in slots.arithmetic
+    assert plan_slots(ResourceSettings(max_concurrent=5), nodes, trials=9, most=few).count == 5
+    four_workers = ResourceSettings(workers_per_trial=4)
+    assert plan_slots(four_workers, nodes, trials=9, most=few).count == 1
+    slots = plan_slots(ResourceSettings(), nodes, trials=9, most=(30, "memory"))
+    assert "limited" not in slots.arithmetic
+    assert (slots.count, slots.limit) == (9, 9)

@@ -15,19 +15,27 @@ class Slots:
     Attributes:
         count: number of slots, at least 1.
         arithmetic: how the number comes about, for the user.
+        limit: most slots, should machines join.
     """
 
     count: int
     arithmetic: str
+    limit: int
 
 
-def plan_slots(resources: ResourceSettings, nodes: Sequence[Mapping[str, float]], trials: int) -> Slots:
+def plan_slots(
+    resources: ResourceSettings,
+    nodes: Sequence[Mapping[str, float]],
+    trials: int,
+    most: tuple[int | None, str] = (None, ""),
+) -> Slots:
     """Return the slots that fit into the nodes.
 
     Args:
         resources: what one trial takes.
         nodes: resources of each node (``CPU``, ``GPU``), those included that a cluster file may launch.
         trials: number of trials; more slots than that are not used.
+        most: most workers and what limits them, such as memory, unless ``resources.max_concurrent`` is set.
 
     Raises:
         UserError: not one trial fits; the message shows the arithmetic.
@@ -49,8 +57,13 @@ def plan_slots(resources: ResourceSettings, nodes: Sequence[Mapping[str, float]]
             f"at most {workers} workers per trial here",
             "lower resources.workers_per_trial, cpus_per_worker or gpus_per_worker, or use larger nodes",
         )
-    count = min(fit, trials, resources.max_concurrent or fit)
-    return Slots(count, f"{have} ÷ ({need}) = {fit} at once; using {count}")
+    workers_most, scarce = most
+    limit = min(trials, resources.max_concurrent or trials)
+    if workers_most is not None and resources.max_concurrent is None:
+        limit = min(limit, max(1, workers_most // resources.workers_per_trial))
+    count = min(fit, limit)
+    reason = f" (limited by {scarce})" if count < min(fit, trials, resources.max_concurrent or fit) else ""
+    return Slots(count, f"{have} ÷ ({need}) = {fit} at once; using {count}{reason}", limit)
 
 
 def workers_on(resources: ResourceSettings, node: Mapping[str, float]) -> int:
