@@ -16,14 +16,17 @@ from tkd_search.engine.jobs.job_context import JobContext
 def run_toy_job(job: dict[str, Any], context: JobContext) -> None:
     """Train a linear layer for ``point["seconds"]``, spread over ``epochs`` epochs of ten batches.
 
-    Other keys of ``point`` make it ``fail`` by an exception, report a ``full`` disk, ``kill`` its process,
-    ``hang`` before the first batch, or kill rank 1 once (``lose_rank_1``: a file that marks it).
+    Other keys of ``point`` make it ``fail`` by an exception, report a ``full`` disk, ask for more ``memory``
+    than there is, ``kill`` its process, ``hang`` before the first batch, or kill rank 1 once
+    (``lose_rank_1``: a file that marks it).
     """
     point, epochs = job["point"], job["epochs"]
     if point.get("fail"):
         raise ValueError("this configuration fails")
     if point.get("full"):
         raise OSError(errno.ENOSPC, "No space left on device")
+    if point.get("memory"):
+        torch.empty(1 << 50)
     if point.get("kill"):
         os.kill(os.getpid(), signal.SIGKILL)  # like the kernel where memory runs out
     if point.get("hang"):

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from tkd_search import storage
 from tkd_search.data.bank_files import load_bank
 from tkd_search.distill.diverged import Diverged
-from tkd_search.engine.workers.failures import environment_failed
+from tkd_search.engine.workers.failures import environment_failed, out_of_memory
 from tkd_search.errors import UserError
 from tkd_search.models.model_settings import StudentSettings
 
@@ -58,3 +58,15 @@ def test_errors_of_a_configuration_are_no_environment_failures() -> None:
         raised(lambda: torch.zeros(2) @ torch.zeros(3)),
     ):
         assert not environment_failed(error)
+
+
+def test_lack_of_memory_is_found_also_as_a_cause() -> None:
+    allocation = raised(lambda: torch.empty(1 << 50))
+    assert out_of_memory(allocation)
+    assert out_of_memory(MemoryError())
+    assert out_of_memory(torch.OutOfMemoryError("CUDA out of memory"))
+    assert out_of_memory(OSError(errno.ENOMEM, "Cannot allocate memory"))
+    wrapped = RuntimeError("the student cannot be built")
+    wrapped.__cause__ = allocation
+    assert out_of_memory(wrapped)
+    assert not out_of_memory(ValueError("memory"))

@@ -71,6 +71,10 @@ def test_a_failing_job_is_reported_and_the_group_runs_the_next(client):
     client.post(toy_job(full=True))
     (failure,) = results(client)
     assert (failure["kind"], failure["reason"]) == ("broken", "OSError: [Errno 28] No space left on device")
+    client.post(toy_job(memory=True))
+    (failure,) = results(client)
+    assert failure["kind"] == "failed"
+    assert failure["reason"].startswith("out of memory; a smaller batch or model")
     client.post(toy_job())
     assert results(client)[-1]["kind"] == "done"
 
@@ -140,7 +144,7 @@ def test_a_stage_that_kills_its_worker_every_time_ends_with_a_message(pool):
     from tkd_search.engine.pipeline import run_stage
     from tkd_search.errors import UserError
 
-    with pytest.raises(UserError, match="died 3 times in a row"):
+    with pytest.raises(UserError, match=r"died 3 times in a row \(out of memory"):
         list(run_stage(pool[0], toy_job(kill=True)))
     assert [result["kind"] for result in run_stage(pool[0], toy_job())] == ["epoch", "epoch", "done"]
     assert pool[1].failures == []

@@ -1,12 +1,23 @@
-"""Classifies a job's failure: by its configuration, by its environment, or by a lost peer."""
+"""Classifies a job's failure: by its configuration, its environment, a lost peer or lack of memory."""
 
 import errno
 import re
 
+import torch
 import torch.distributed as dist
 
 _OS_ERROR = re.compile(r"\(os error (\d+)\)")
 """How safetensors reports an operating-system error: it raises no OSError."""
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Return whether memory ran out, of the machine or of a GPU, also as the cause of another error."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, (MemoryError, torch.OutOfMemoryError)) or "allocate memory" in str(cause):
+            return True
+        cause = cause.__cause__
+    return False
 
 
 def environment_failed(error: BaseException) -> bool:

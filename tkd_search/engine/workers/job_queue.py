@@ -28,10 +28,12 @@ JOB_ATTEMPTS = 3
 
 _ENDINGS = ("done", "failed", "broken")
 
+LESS_MEMORY = "a smaller batch or model, or fewer trials at once (resources.max_concurrent), need less memory"
+"""What a user can do where memory ran out."""
+
 _WORKER_DIED = (
     f"its worker process died {JOB_ATTEMPTS} times in a row (out of memory, or a crash in a library: see its "
-    ".err file in Ray's log folder); a smaller batch or model, or fewer trials at once "
-    "(resources.max_concurrent), need less memory"
+    f".err file in Ray's log folder); {LESS_MEMORY}"
 )
 
 

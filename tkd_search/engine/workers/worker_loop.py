@@ -18,8 +18,9 @@ import ray.train
 import torch
 
 from tkd_search.engine.jobs.job_context import JobContext
-from tkd_search.engine.workers.failures import environment_failed, peer_lost
+from tkd_search.engine.workers.failures import environment_failed, out_of_memory, peer_lost
 from tkd_search.engine.workers.job_monitor import JobMonitor
+from tkd_search.engine.workers.job_queue import LESS_MEMORY
 from tkd_search.engine.workers.queue_clients import GroupClient
 from tkd_search.engine.workers.ranks import Ranks
 from tkd_search.engine.workers.slot import GroupId, WorkerGroup
@@ -118,6 +119,8 @@ def _failure(error: Exception) -> dict[str, Any]:
     """Return the result of a failed job: ``failed`` by its configuration, ``broken`` by its environment."""
     text = " ".join(str(error).split()) or type(error).__name__
     reason = f"{type(error).__name__}: {text}"
+    if out_of_memory(error):  # first, since PyTorch begins with the line of its allocator
+        reason = f"out of memory; {LESS_MEMORY} ({reason})"
     return {
         "kind": "broken" if environment_failed(error) else "failed",
         "reason": reason if len(reason) <= _REASON_LENGTH else f"{reason[: _REASON_LENGTH - 1]}…",
