@@ -131,7 +131,7 @@ def _print_tracking(folder: Path) -> None:
     "--wait", "seconds", default=120.0, show_default=True, help="Seconds to wait until it has ended."
 )
 def stop(name: str, output: Path, seconds: float) -> None:
-    """Stop search NAME as Ctrl-C does: its results so far are written, and it can be resumed."""
+    """Stop search NAME as Ctrl-C does: results so far are written, and it can be resumed."""
     folder = run_folder(name, output)
     driver = live_driver(folder)
     if driver is None:
@@ -158,10 +158,11 @@ def stop(name: str, output: Path, seconds: float) -> None:
 @click.option("--keep-front", is_flag=True, help="Also remove the weights of trials that are not on a front.")
 @click.option("--dry-run", is_flag=True, help="Show what would be removed; remove nothing.")
 def clean(names: tuple[str, ...], output: Path, keep_front: bool, dry_run: bool) -> None:
-    """Remove banks and checkpoints that are not needed any more (of NAMES, default: all searches).
+    """Remove banks and checkpoints that are no longer needed.
 
-    Shared banks and prepared data are removed unless a search in the folder is unfinished. Big models,
-    students, reports and records are kept, and every search can still be resumed or extended.
+    NAMES are the searches to clean; default: all. Shared banks and prepared data are removed unless a
+    search in the folder is unfinished. Big models, students, reports and records are kept, and every search
+    can still be resumed or extended.
     """
     root = output
     folders = [run_folder(name, output) for name in names] or all_runs(root)

@@ -15,8 +15,9 @@ HEADER = """# Settings
 
 Every leaf of an experiment's file: `python -m tkd_search settings` prints this page. A leaf marked *searched*
 may hold a distribution in place of a value: `{float: [0.1, 1.0], log: true}`, `{int: [1, 10]}` or
-`{choice: [swish, prelu]}`; in a search it is suggested only where its condition holds. Symbols in brackets
-are those of [method.md](method.md).
+`{choice: [swish, prelu]}`; in a search it is suggested only where its condition holds. F is the big model;
+symbols in brackets are those of [the method](method.md). Where the default is –, the meaning names it, or
+there is none.
 """
 
 

@@ -37,14 +37,14 @@ class SearchSettings:
     )
     cost: CostName = setting(
         "bytes",
-        doc="what the search minimises: bytes (of the weights file), or latency (of one image through the "
-        "ONNX file under onnxruntime on one CPU thread, measured on the driver's machine before training)",
+        doc="what the search minimises: bytes of the weights file, or latency of one image through the ONNX "
+        "file under onnxruntime on one CPU thread, measured on the driver's machine before training",
         searchable=False,
     )
     metric: MetricName = setting(
         "accuracy",
-        doc="what the search maximises beside a low cost, and every figure that is called an accuracy: "
-        "accuracy, balanced_accuracy (mean recall of the classes) or macro_f1",
+        doc="what the search maximises, and what every accuracy in its results is: accuracy, "
+        "balanced_accuracy (mean recall of the classes) or macro_f1",
         searchable=False,
     )
     sampler: str = setting(
@@ -55,8 +55,8 @@ class SearchSettings:
     )
     learning: str = setting(
         "extrapolated",
-        doc="what Optuna's samplers learn from stopped trials: extrapolated (ehvi always), highest_rung or "
-        "full (nothing)",
+        doc="accuracy of stopped trials that Optuna's samplers learn from: extrapolated (ehvi always), "
+        "highest_rung, or full (they learn from finished trials alone)",
         searchable=False,
     )
     startup_trials: int | None = setting(
@@ -76,7 +76,7 @@ class SearchSettings:
     enqueue: tuple[dict[str, Any], ...] = setting(
         (),
         doc="configurations tried first, such as [{student.width: 0.25, method.name: kd}]; fixed leaves keep "
-        "their value, and values outside the space are left to the sampler: the run lists them",
+        "their value, and the sampler chooses where a value is outside the space: the run lists these",
         searchable=False,
     )
     warm_start: tuple[str, ...] = setting(
@@ -84,8 +84,7 @@ class SearchSettings:
     )
     max_latency: str | float | None = setting(
         None,
-        doc="most time that one image may take a student on one CPU thread, such as 5ms; slower ones are "
-        "not trained",
+        doc="longest time of one image on one CPU thread, such as 5ms; slower students are not trained",
         searchable=False,
     )
 
@@ -112,10 +111,10 @@ class ResourceSettings:
     workers_per_trial: int = setting(1, ge=1, doc="Ray Train workers of one trial", searchable=False)
     cpus_per_worker: float = setting(1.0, gt=0, doc="CPU cores of one worker", searchable=False)
     gpus_per_worker: float = setting(
-        0.0, ge=0, doc="GPUs of one worker, a whole number; a fraction below 1 shares one", searchable=False
+        0.0, ge=0, doc="GPUs of one worker: a whole number, or a fraction of a shared one", searchable=False
     )
     max_concurrent: int | None = setting(
-        None, ge=1, doc="most trials at once; default: as many as fit", searchable=False
+        None, ge=1, doc="maximum number of trials at once; default: as many as fit", searchable=False
     )
 
     def __post_init__(self) -> None:

@@ -16,13 +16,14 @@ class DataSettings:
     name: DatasetName = setting("digits", doc="data set", searchable=False)
     path: str | None = setting(
         None,
-        doc="folder that holds the data set, or a table's .csv or .parquet file, also s3:// or gs://; of hf "
-        "also a name on the hub; digits needs none",
+        doc="folder of the data set, or a table's .csv or .parquet file, also on s3:// or gs://; for hf also "
+        "a name on the hub; digits needs none",
         searchable=False,
     )
     unlabelled: str | None = setting(
         None,
-        doc="folder, of any depth, or table of training images without labels, from which F alone teaches",
+        doc="folder (with any subfolders) or table of training images without labels; the student learns F's "
+        "answers to them",
         searchable=False,
     )
     download: bool = setting(False, doc="let torchvision fetch the data set into path", searchable=False)
@@ -38,7 +39,10 @@ class DataSettings:
         None, doc="split of hf; default: test where there is one", searchable=False
     )
     size: int | None = setting(
-        None, ge=4, doc="side of the square images in pixels; default: the set's own", searchable=False
+        None,
+        ge=4,
+        doc="side in pixels of the stored images, which are centre squares; default: the size of the images",
+        searchable=False,
     )
     validation: float = setting(
         0.2, gt=0, lt=1, doc="share of the training images held out for validation", searchable=False
@@ -76,7 +80,8 @@ class DataSettings:
         4,
         ge=0,
         le=64,
-        doc="fixed augmented views of every training image (one without augmentation); 0 = F runs live",
+        doc="fixed augmented views of every training image (one without augmentation); 0: fresh views in "
+        "every epoch, and F runs in every step",
         searchable=False,
     )
     on_error: Literal["fail", "skip"] = setting(
@@ -87,24 +92,24 @@ class DataSettings:
     memory_budget_mb: int = setting(
         4096,
         ge=16,
-        doc="images that fit are held in memory as uint8 tensors, others in a file of decoded images",
+        doc="decoded images up to this are held in memory, more in a file on the disk",
         searchable=False,
     )
     disk_budget_gb: float | None = setting(
         None,
         ge=0,
-        doc="decoded images that exceed this are streamed: decoded in every epoch; default: half "
+        doc="decoded images above this are decoded in every epoch instead of kept on the disk; default: half "
         "of the free disk of the machine's cache",
         searchable=False,
     )
 
     mean: tuple[float, ...] | None = setting(
         None,
-        doc="per plane, of pixels in [0, 1]; default: measured; set with std for weights trained elsewhere",
+        doc="mean that images are normalised by, per plane, of pixels in [0, 1]; default: measured",
         searchable=False,
     )
     std: tuple[float, ...] | None = setting(
-        None, doc="per plane, of pixels in [0, 1]; default: measured", searchable=False
+        None, doc="deviation, as mean; default: measured", searchable=False
     )
 
     def __post_init__(self) -> None:

@@ -44,7 +44,7 @@ class MethodSettings:
         ge=0,
         lt=1,
         when=_SOFT,
-        doc="unlabelled images to whose likeliest class F gives less than this probability are left out",
+        doc="leave out unlabelled images for which F's highest class probability is below this",
     )
 
     k: int = setting(3, ge=1, when=_TKD, doc="number of candidates selected as teachers [K]")
@@ -109,10 +109,13 @@ class MethodSettings:
         0.0, ge=0, when=_TKD, doc="weight of the feature reward at every spatial cell; 0 = off [η]"
     )
     stage_feature: float = setting(
-        0.0, ge=0, when=_TKD, doc="weight of the feature reward at every stage of the student; 0 = off [ξ]"
+        0.0,
+        ge=0,
+        when=_TKD,
+        doc="weight of the feature reward at every stage of the student; 0 = off, a usual value is 12 [ξ]",
     )
     relation: float = setting(
-        0.0, ge=0, when=_TKD, doc="weight of the relation term; 0 = off, a usual value is 0.5 [κ]"
+        0.0, ge=0, when=_TKD, doc="weight of the relation term; 0 = off, a usual value is 1 [κ]"
     )
     relation_temperature: float = setting(0.1, gt=0, when=_TKD, doc="temperature of the relation term")
 
@@ -178,10 +181,10 @@ class TrainSettings:
         ge=0,
         lt=1,
         when={"schedule": ("one_cycle", "cosine", "constant")},
-        doc="share kept per step by the average of weights that is evaluated and ships; 0 = the last weights",
+        doc="decay per step of the average of weights that is evaluated and shipped; 0 = the last weights",
     )
     quantise: float = setting(
-        0.25, ge=0, le=0.9, doc="share of the epochs, the last ones, that train with rounding (int8 and int4)"
+        0.25, ge=0, le=0.9, doc="share of the epochs, at the end, that train with rounding (int8 and int4)"
     )
     precision: Literal["fp32", "bf16", "fp16"] = setting("fp32", doc="autocast precision", searchable=False)
     compile: bool = setting(False, doc="torch.compile the student (faster on GPUs only)", searchable=False)
@@ -201,8 +204,8 @@ class BankSettings:
 
     taps: tuple[str, ...] = setting(
         ("auto",),
-        doc="module names or patterns (fnmatch) of F, or auto: the ends of stages, at most 16; kept only for "
-        "methods that read features",
+        doc="modules of F whose outputs are read, by name or pattern (fnmatch), or auto: the ends of stages, "
+        "at most 16; used only by methods that read features",
         searchable=False,
     )
     width: int = setting(96, ge=4, le=1024, doc="channels kept per tap [P]", searchable=False)
@@ -210,13 +213,14 @@ class BankSettings:
         0,
         ge=0,
         le=16,
-        doc="cells per side kept of convolutional taps; 0 = none, local teachers need 4",
+        doc="cells per side kept of feature maps; 0 = none; method.stage_feature, local, local_feature and "
+        "at need them, 4 is usual",
         searchable=False,
     )
     cells: CellsName = setting(
         "auto",
-        doc="taps that keep cells: all; stages: the deepest of every map size, which stage_feature and at "
-        "read; auto: stages, or all where local or local_feature may be above 0",
+        doc="taps that keep cells: all, stages (the deepest of every map size; enough for stage_feature and "
+        "at) or auto (stages, or all where local or local_feature may be above 0)",
         searchable=False,
     )
 

@@ -43,45 +43,49 @@ class BigModelSettings:
         None,
         doc="safetensors or torch file, one of torchvision's weights such as IMAGENET1K_V1, a tag of timm "
         "such as in1k, or pretrained for the library's default; weights for other classes get a new last "
-        "layer and are fine-tuned; none: train from random weights",
+        "layer and are fine-tuned; default: train from random weights",
         searchable=False,
     )
     fine_tune: bool = setting(
         False,
-        doc="fine-tune the weights also where their classes are as many as the data's",
+        doc="fine-tune weights even if their last layer has the data's number of classes",
         searchable=False,
     )
     head_epochs: int = setting(
-        1, ge=0, doc="epochs to train a new last layer alone before all layers, at lr", searchable=False
+        1, ge=0, doc="epochs that train a new last layer alone, before all layers", searchable=False
     )
     layer_decay: float = setting(
         1.0,
         gt=0,
         le=1,
-        doc="factor of lr, in fine-tuning, from one twelfth of the layers to the one before it",
+        doc="in fine-tuning, factor of lr from each twelfth of the layers to the one before it",
         searchable=False,
     )
     stem: str = setting(
         "auto",
-        doc="auto | small | original: auto is the stem that weights fit, or small for inputs up to 64 pixels",
+        doc="strides of the first layers: original (the library's), small (fewer) or auto (the stem that the "
+        "weights fit; without weights, small for inputs up to 64 pixels)",
         searchable=False,
     )
     input_size: int | None = setting(
-        None, ge=4, doc="side of its images in pixels; default: data.size", searchable=False
+        None, ge=4, doc="side of F's images in pixels; default: data.size", searchable=False
     )
     mean: tuple[float, ...] | None = setting(
-        None, doc="its normalisation, per plane of pixels in [0, 1]; default: data.mean", searchable=False
+        None,
+        doc="mean by which F's images are normalised, per plane, of pixels in [0, 1]; default: of weights by "
+        "name theirs, else data.mean",
+        searchable=False,
     )
     std: tuple[float, ...] | None = setting(
-        None, doc="per plane, of pixels in [0, 1]; default: data.std", searchable=False
+        None, doc="deviation, as mean; default: of weights by name theirs, else data.std", searchable=False
     )
-    epochs: int = setting(30, ge=1, doc="epochs to train or fine-tune it", searchable=False)
+    epochs: int = setting(30, ge=1, doc="epochs that train or fine-tune F", searchable=False)
     lr: float = setting(2e-3, gt=0, le=1, doc="peak learning rate", searchable=False)
     weight_decay: float = setting(0.05, ge=0, doc="decoupled weight decay", searchable=False)
     batch_size: int = setting(128, ge=2, doc="batch size", searchable=False)
     precision: Literal["auto", "fp32", "bf16", "fp16"] = setting(
         "auto",
-        doc="autocast precision of its training; auto: training.precision",
+        doc="autocast precision of F's training; auto: training.precision",
         searchable=False,
     )
 
@@ -105,26 +109,31 @@ class StudentSettings:
     args: dict[str, Any] = field(
         default_factory=dict,
         metadata={
-            "doc": "further arguments of the constructor; each may be a distribution; of a cut only ratios, "
-            "shares of channels by stage (a list) or by layer (a mapping)",
+            "doc": "further arguments of the constructor; each may be a distribution. A cut takes only "
+            "ratios: shares of channels by stage (a list of numbers) or by layer (a mapping)",
             "searchable": True,
         },
     )
     weights: str | None = setting(
         None,
-        doc="weights to start from, as in big_model.weights; a narrower student takes an even selection of "
-        "channels; pretrained has no effect where the library has none; none: random weights",
+        doc="weights to start from, as in big_model.weights; a narrower student takes evenly spaced "
+        "channels; pretrained has no effect where the library has none; default: random weights",
     )
     stem: str = setting(
-        "auto", doc="auto | small | original: auto is small for inputs up to 64 pixels", searchable=False
+        "auto",
+        doc="strides of the first layers: original (the library's), small (fewer) or auto (small for inputs "
+        "up to 64 pixels)",
+        searchable=False,
     )
     input_size: int | None = setting(
-        None, ge=4, doc="side of its images in pixels; default: data.size, of a cut the big model's"
+        None, ge=4, doc="side of the student's images in pixels; default: data.size, of a cut the big model's"
     )
     importance: Literal["magnitude", "bn_scale", "taylor", "random"] = setting(
         "magnitude", doc="criterion by which a cut chooses the channels it keeps", when={"name": (CUT,)}
     )
-    format: Format = setting("fp32", doc="numbers of the shipped weights; int8 also rounds activations")
+    format: Format = setting(
+        "fp32", doc="number format of the shipped weights; int8 also rounds the inputs of layers"
+    )
 
     def __post_init__(self) -> None:
         check_bounds(self)
