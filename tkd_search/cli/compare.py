@@ -11,7 +11,8 @@ from tkd_search.masking import masked
 
 EPILOG = """\b
 Examples:
-  python -m tkd_search compare --config mine.yaml --set student.width=0.25 --methods ce,kd,dkd,tkd
+  python -m tkd_search compare --config mine.yaml --methods ce,kd,dkd,tkd \\
+      --set student.name=mobilenet_v2 --set student.width=0.25 --set student.format=int8
   python -m tkd_search compare --config mine.yaml --methods kd,tkd --trials 12 --seeds 5 \\
       --variant 'no-teachers:method.name=tkd;method.gamma=0;method.beta=0' \\
       --ablate 'uniform:method.selection=uniform' --ablate 'k1:method.k=1'
@@ -62,8 +63,8 @@ def command(
     Each contestant is searched with --trials trials in the experiment's space (a search named
     NAME-<contestant>). Its best student on validation data is trained again on --seeds fresh seeds, on
     fresh subsets where data.train_limit is set, and each of these students is tested once. Writes
-    compare.md, compare.csv and teachers.csv to <output>/NAME/ and to MLflow. The student's size must be
-    fixed.
+    compare.md, compare.csv and teachers.csv to <output>/NAME/ and to MLflow. No leaf of
+    student may be searched, because the contestants' students must be equal in size.
     """
     from tkd_search.cli.console import Console
     from tkd_search.cli.terminal import raise_on_interrupt
