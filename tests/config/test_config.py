@@ -135,6 +135,11 @@ def test_a_searchable_leaf_can_be_a_distribution_and_a_point_sets_it():
     assert settings.student.args == {"depth": 2, "ratios": {"layer1": 0.2, "b": 0.3}}
 
 
+def test_a_distribution_inside_a_list_of_arguments_is_refused():
+    with pytest.raises(UserError, match=r"student\.args\.ratios: found a distribution inside the list"):
+        parse_config(minimal(student={"name": "cut", "args": {"ratios": [{"float": [0.1, 0.3]}, 0.2]}}))
+
+
 def test_a_point_outside_its_range_is_refused():
     with pytest.raises(UserError):
         load_config().settings({"method.lam": 3.0})

@@ -82,6 +82,12 @@ def _free_leaf(
         leaves[path] = distribution
     elif isinstance(value, Mapping):
         return {key: _free_leaf(sub, f"{path}.{key}", field, leaves) for key, sub in value.items()}
+    elif isinstance(value, list) and any(isinstance(one, Mapping) and not is_section(one) for one in value):
+        raise UserError(
+            path,
+            f"a distribution inside the list {value!r}",
+            "a list of values, or a mapping of distributions",
+        )
     return value
 
 
