@@ -142,7 +142,7 @@ def test_the_students_that_a_reference_beats_are_named(tmp_path):
         return found.partition("; ")
 
     start, _, beaten = line(largest.bytes - 1, largest.val_accuracy)
-    assert start.startswith("  the big model in int8, untrained: ")
+    assert start.startswith("  the big model in int8, without training: ")
     assert beaten == f"it is better than {largest.trial_id}"
     assert line(1, 1.0)[2] == "it is better than " + ", ".join(member.trial_id for member in record.front)
     assert line(largest.bytes + 1, 1.0)[2] == ""

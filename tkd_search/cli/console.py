@@ -139,7 +139,8 @@ def references(record: SearchRecord) -> list[str]:
             if member.cost >= one.cost and member.val_accuracy <= one.val_accuracy
         ]
         lines.append(
-            f"the big model in {one.format}, untrained: {human_bytes(one.bytes)} (ratio {one.ratio:.3f}), "
+            f"the big model in {one.format}, without training: {human_bytes(one.bytes)} "
+            + f"(ratio {one.ratio:.3f}), "
             + ("" if one.latency is None else f"{milliseconds(one.latency)}, ")
             + f"validation {percent(one.val_accuracy)}, test {percent(one.test_accuracy)}"
             + (f"; it is better than {', '.join(beaten)}" if beaten else "")

@@ -181,7 +181,7 @@ def _references(figure: Any, big: BigModelRecord, *, first: bool) -> None:
     """Draw the big model in smaller formats."""
     rest = big.references[1:]
     texts = [
-        f"<b>{html.escape(big.name)}</b> in {one.format}, untrained<br>{_costs(one)}, "
+        f"<b>{html.escape(big.name)}</b> in {one.format}, without training<br>{_costs(one)}, "
         f"ratio {one.ratio:.3f}<br>validation {percent(one.val_accuracy)}, test {percent(one.test_accuracy)}"
         for one in rest
     ]
