@@ -76,7 +76,7 @@ def read_state(path: Path, where: str) -> dict[str, Tensor]:
         UserError: the file is missing or damaged, or contains no tensors by name.
     """
     if not path.is_file():
-        raise UserError(where, f"{path}, which is not a file", "a .safetensors, .pt or .pth file")
+        raise UserError(where, f"{path}, which is not a file", "a .safetensors, .pt, .pth, .bin or .tar file")
     try:
         loaded: Any = load_file(path) if path.suffix == ".safetensors" else _load_torch(path)
     except _UNREADABLE as error:
