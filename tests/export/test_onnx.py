@@ -9,7 +9,7 @@ from PIL import Image
 
 import tkd_search
 from tests.cli.calling import call
-from tests.export.conftest import BIG, write
+from tests.export.conftest import BIG, write, write_cut
 from tests.tracking.synthetic import synthetic_search
 from tkd_search.data import plain_batches
 from tkd_search.export import export_student
@@ -51,6 +51,17 @@ def test_a_student_is_converted_to_a_smaller_format_and_measured(exported, digit
     assert (figures["val_accuracy"], figures["bytes"]) == (found, made.bytes)
     assert f"| {format} |" in (exported.folder / "README.md").read_text()
     assert (exported.folder / "model.safetensors").stat().st_size == exported.bytes
+
+
+def test_a_cut_is_loaded_from_a_copy_of_its_exported_files(tmp_path, digits):
+    made = export_student(write_cut(tmp_path / "student", digits), digits)
+    (tmp_path / "copy").mkdir()
+    for file in made.files:
+        shutil.copyfile(file, tmp_path / "copy" / file.name)
+    copied, _ = tkd_search.load(tmp_path / "copy")
+    original, _ = tkd_search.load(tmp_path / "student")
+    images = torch.randn(4, 1, 8, 8)
+    assert torch.equal(copied(images), original(images))
 
 
 def test_the_onnx_file_has_no_paths_and_a_dynamic_batch(exported):

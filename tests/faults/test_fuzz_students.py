@@ -7,21 +7,13 @@ import shutil
 from pathlib import Path
 
 import pytest
-import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
 import tkd_search
-from tests.export.conftest import BIG
-from tkd_search.data import plain_batches
+from tests.export.conftest import write_cut
 from tkd_search.errors import UserError
-from tkd_search.export import write_student
-from tkd_search.export.shipping import calibrated, write_files
-from tkd_search.models.build import build_big_model
-from tkd_search.models.model_settings import BigModelSettings, StudentSettings
-from tkd_search.models.student_architecture import cut_student
-from tkd_search.results.records import FrontMember
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(1800)]
 MANY = settings(
@@ -57,49 +49,7 @@ values = st.sampled_from(
 @pytest.fixture(scope="module")
 def cut(tmp_path_factory, digits):
     """The folder of an untrained int8 student cut from a small AlexNet."""
-    folder = tmp_path_factory.mktemp("cut") / "0001"
-    folder.mkdir()
-    torch.set_num_threads(1)
-    big_settings, architecture = (
-        BigModelSettings(width=0.2),
-        StudentSettings(name="cut", width=0.3, format="int8"),
-    )
-    shape = {"classes": 10, "channels": 1, "size": 8}
-    big_model = build_big_model(big_settings, **shape)
-    batches = list(plain_batches(digits.validation, mean=digits.mean, std=digits.std, batch_size=64))
-    student, record = cut_student(architecture, big_model, big_settings, **shape, batches=batches[:1], seed=0)
-    write_files(calibrated(student.model.eval(), "int8", [batches[0][0]]), "int8", (1, 8, 8), folder)
-    (folder / "cut.json").write_text(json.dumps(record))
-    size = (folder / "model.safetensors").stat().st_size
-    write_student(
-        folder,
-        member(size),
-        architecture=architecture,
-        big_model_settings=big_settings,
-        method="kd",
-        data=digits,
-        big_model=BIG,
-        search="digits",
-        seed=0,
-        metric="accuracy",
-    )
-    return folder
-
-
-def member(size):
-    return FrontMember(
-        trial_id="0001",
-        student="cut ×0.3",
-        bytes=size,
-        parameters=1,
-        ratio=0.1,
-        val_accuracy=0.1,
-        test_accuracy=0.1,
-        retention=0.1,
-        config={},
-        path="students/0001",
-        latency_ms={},
-    )
+    return write_cut(tmp_path_factory.mktemp("cut") / "0001", digits)
 
 
 def leaves(tree, path=()):

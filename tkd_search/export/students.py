@@ -17,6 +17,7 @@ from tkd_search.export.onnx_file import Verified, verify
 from tkd_search.export.scoring import Score, score
 from tkd_search.export.shipping import calibrated, write_files, write_onnx
 from tkd_search.export.student_description import (
+    CUT_FILE,
     DESCRIPTION_FILE,
     WEIGHTS_FILE,
     Preprocessing,
@@ -47,7 +48,7 @@ class Exported:
         folder: the student's folder.
         format: number format of the files.
         metric: the metric of the search.
-        files: paths of weights, ONNX file, description and model card.
+        files: paths of weights, ONNX file, description and model card, and of a cut its ``cut.json``.
         bytes: length of the weights file.
         onnx_bytes: length of the ONNX file.
         verified: comparison of the two.
@@ -183,7 +184,7 @@ def export_student(
         folder=folder,
         format=made,
         metric=description.provenance.get("metric", "accuracy"),
-        files=(weights, onnx.path, folder / DESCRIPTION_FILE, folder / CARD_FILE),
+        files=(weights, onnx.path, folder / DESCRIPTION_FILE, folder / CARD_FILE, *folder.glob(CUT_FILE)),
         bytes=weights.stat().st_size,
         onnx_bytes=onnx.path.stat().st_size,
         verified=verify(onnx, loaded, sample, made),
