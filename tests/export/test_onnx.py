@@ -12,7 +12,7 @@ from tests.cli.calling import call
 from tests.export.conftest import BIG, write, write_cut
 from tests.tracking.synthetic import synthetic_search
 from tkd_search.data import plain_batches
-from tkd_search.export import export_student
+from tkd_search.export import copy_student, export_student
 from tkd_search.export.onnx_file import OnnxNetwork, verify
 from tkd_search.export.scoring import score
 
@@ -55,9 +55,7 @@ def test_a_student_is_converted_to_a_smaller_format_and_measured(exported, digit
 
 def test_a_cut_is_loaded_from_a_copy_of_its_exported_files(tmp_path, digits):
     made = export_student(write_cut(tmp_path / "student", digits), digits)
-    (tmp_path / "copy").mkdir()
-    for file in made.files:
-        shutil.copyfile(file, tmp_path / "copy" / file.name)
+    copy_student(made, tmp_path / "copy")
     copied, _ = tkd_search.load(tmp_path / "copy")
     original, _ = tkd_search.load(tmp_path / "student")
     images = torch.randn(4, 1, 8, 8)
@@ -134,15 +132,20 @@ def test_export_of_a_run(tmp_path, digits, trained, monkeypatch):
     write_summary(replace(record, front=(member,), big_model=BIG), folder)
     (folder / "config.yaml").write_text("name: digits\ndata:\n  name: digits\n")
     monkeypatch.chdir(tmp_path)
-    done = call("export", "runs/digits", "12", "--output", "ship")
-    assert done.code == 0, done.err
-    assert "equal predictions on" in done.out
-    assert sorted(path.name for path in (tmp_path / "ship").iterdir()) == [
-        "README.md",
-        "model.onnx",
-        "model.safetensors",
-        "student.json",
-    ]
+    for option in ([], ["--format", "int8"]):
+        done = call("export", "runs/digits", "12", "--output", "ship", *option)
+        assert done.code == 0, done.err
+        assert "equal predictions on" in done.out
+        names = sorted(path.name for path in (tmp_path / "ship").iterdir())
+        assert names == ["README.md", "model.onnx", "model.safetensors", "student.json"]
+        described = json.loads((tmp_path / "ship" / "student.json").read_text())
+        assert described["figures"]["bytes"] == (tmp_path / "ship" / "model.safetensors").stat().st_size
+        (images, _), *_ = plain_batches(digits.validation, mean=digits.mean, std=digits.std)
+        loaded = tkd_search.load(tmp_path / "ship")[0](images).argmax(1)
+        expected = OnnxNetwork(tmp_path / "ship" / "model.onnx")(images).argmax(1)
+        assert (loaded == expected).float().mean() > 0.98
+    assert described["name"].endswith("int8")
+    assert described["architecture"]["format"] == "int8"
     assert "TRIAL: found 99" in call("export", "runs/digits", "99").err
 
 

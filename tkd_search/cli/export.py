@@ -1,6 +1,5 @@
 """``export``: write ONNX, int8 and the model card of a search's students."""
 
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -34,7 +33,12 @@ Examples:
     type=click.Choice(["fp32", "fp16", "int8", "int4"]),
     help="Convert to this format, without training.  [default: the student's own]",
 )
-@click.option("--output", type=PATH, metavar="PATH", help="Also copy the files to this folder.")
+@click.option(
+    "--output",
+    type=PATH,
+    metavar="PATH",
+    help="Also write the student in this format to this folder, for load and evaluate.",
+)
 @click.option(
     "--data-path", metavar="FOLDER", help="Folder of the data set, if it was moved since the search."
 )
@@ -55,7 +59,7 @@ def command(
     With --format also writes model.FORMAT.safetensors and model.FORMAT.onnx. Adds the files to the student's
     run in MLflow. A student whose folder was removed is written again from its trial.
     """
-    from tkd_search.export import export_student
+    from tkd_search.export import copy_student, export_student
 
     folder = run_folder(run)
     members = (member_of(folder, trial),) if trial else front_of(folder)
@@ -67,9 +71,7 @@ def command(
         _print(member.trial_id, made)
         if output is not None:
             target = output / member.trial_id if trial is None else output
-            target.mkdir(parents=True, exist_ok=True)
-            for file in made.files:
-                shutil.copyfile(file, target / file.name)
+            copy_student(made, target)
             click.echo(f"  copied to {target}")
         if not no_mlflow and (problem := publish_member(folder, member, made.files)):
             click.echo(f"  not added to MLflow: {problem}", err=True)
