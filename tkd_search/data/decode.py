@@ -9,15 +9,19 @@ import hashlib
 import json
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NamedTuple, Protocol
 
 import numpy as np
 from PIL import Image
 
-DECODE_VERSION = 2
+DECODE_VERSION = 3
 """Increased when the same file gives other pixels, so that stored scans and images are not reused."""
 
 _EIGHT_BITS, _SIXTEEN_BITS = 255, 65535
+_MOST_ELONGATED = 32
+"""Longer images, in multiples of their width, lose the ends, which the centre crop leaves out anyway."""
 _REDUCING_GAP = 2
 """A JPEG decoder scales an image down to no less than this many times the stored size."""
 
@@ -77,12 +81,9 @@ def decode(path: str, size: int, channels: int) -> np.ndarray:
     Raises:
         DamagedImageError: not an image, truncated, or of an unsupported pixel type.
     """
-    try:
-        with Image.open(path) as opened:
-            opened.draft(None, (_REDUCING_GAP * size, _REDUCING_GAP * size))
-            return from_image(opened, size, channels)
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
-        raise DamagedImageError(f"{path}: {error}") from error
+    with _opened(path) as image:
+        image.draft(None, (_REDUCING_GAP * size, _REDUCING_GAP * size))
+        return from_image(image, size, channels)
 
 
 def from_image(image: Image.Image, size: int, channels: int) -> np.ndarray:
@@ -130,11 +131,8 @@ def read_header(path: str) -> tuple[int, int, bool]:
     Raises:
         DamagedImageError: not an image.
     """
-    try:
-        with Image.open(path) as opened:
-            return opened.width, opened.height, opened.mode in ("1", "L", "LA") or opened.mode.startswith("I")
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
-        raise DamagedImageError(f"{path}: {error}") from error
+    with _opened(path) as image:
+        return image.width, image.height, image.mode in ("1", "L", "LA") or image.mode.startswith("I")
 
 
 def brightest_deep_pixel(path: str) -> int | None:
@@ -143,14 +141,28 @@ def brightest_deep_pixel(path: str) -> int | None:
     Raises:
         DamagedImageError: not an image, or truncated.
     """
+    with _opened(path) as image:
+        if not image.mode.startswith("I"):
+            return None
+        brightest = int(np.asarray(image).max())
+        return None if image.mode == "I" and brightest <= _EIGHT_BITS else brightest
+
+
+@contextmanager
+def _opened(path: str) -> Iterator[Image.Image]:
+    """Open an image for a ``with`` block, whose errors become that of a damaged image.
+
+    Raises:
+        DamagedImageError: the block failed. Pillow passes on what its decoders raise: of damaged files also
+            RuntimeError (AVIF), TypeError (TIFF) and MemoryError.
+    """
     try:
-        with Image.open(path) as opened:
-            if not opened.mode.startswith("I"):
-                return None
-            brightest = int(np.asarray(opened).max())
-            return None if opened.mode == "I" and brightest <= _EIGHT_BITS else brightest
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
-        raise DamagedImageError(f"{path}: {error}") from error
+        with Image.open(path) as image:
+            yield image
+    except Exception as error:
+        # Pillow and the system end their messages with the path.
+        reason = str(error).removesuffix(repr(path)).rstrip(": ") or type(error).__name__
+        raise DamagedImageError(f"{path}: {reason}") from error
 
 
 def _to_8_bits(image: Image.Image, channels: int) -> Image.Image:
@@ -171,11 +183,16 @@ def _to_8_bits(image: Image.Image, channels: int) -> Image.Image:
     elif image.mode == "F":
         # Pillow would clip to 0 … 255: an image with pixels in [0, 1] would turn black without an error.
         raise ValueError("floating-point pixels; 8 or 16 bits are supported")
+    image.info.pop("transparency", None)  # Pillow warns that it is not applied
     return image.convert("L" if channels == 1 else "RGB")
 
 
 def _centre_crop(image: Image.Image, size: int) -> Image.Image:
     """Scale the shorter side to ``size`` and crop the centre."""
+    longest = _MOST_ELONGATED * min(image.size)
+    if max(image.size) > longest:  # scaled up, a line of 20,000 pixels would take gigabytes
+        left, top = (max(0, side - longest) // 2 for side in image.size)
+        image = image.crop((left, top, left + min(image.width, longest), top + min(image.height, longest)))
     scale = size / min(image.size)
     width, height = (max(size, round(side * scale)) for side in image.size)
     left, top = (width - size) // 2, (height - size) // 2

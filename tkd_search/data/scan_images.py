@@ -98,7 +98,7 @@ def scan_once(
     """
     state = hashlib.blake2b(f"{decode.DECODE_VERSION}:{size}:{channels}".encode(), digest_size=16)
     for path in paths:
-        with contextlib.suppress(OSError):  # the scan finds that it is missing
+        with contextlib.suppress(OSError, ValueError):  # missing, or no path: the scan finds it
             file = os.stat(path)
             path = f"{os.path.abspath(path)}:{file.st_size}:{file.st_mtime_ns}"
         state.update(f"{path};".encode(errors="surrogateescape"))
