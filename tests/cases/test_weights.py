@@ -115,6 +115,61 @@ def test_no_code_runs_wherever_it_stands(tmp_path, how, protocol):
         assert not witness.exists()
 
 
+# pytorch/pytorch#32691, pytorch/ao#456: int8 weights were copied as floats, without their scales
+@pytest.mark.parametrize(
+    ("change", "kind"),
+    [
+        (lambda one: (one * 100).to(torch.int8), "int8"),
+        (lambda one: one.to(torch.float8_e4m3fn), "float8_e4m3fn"),
+        (lambda one: one.to(torch.complex64), "complex64"),
+        (lambda one: one.to_sparse(), "sparse_coo"),
+        (lambda one: one.to("meta"), "meta"),
+    ],
+)
+def test_weights_that_are_no_plain_floats_are_refused(tmp_path, change, kind):
+    state = {name: change(one) if one.dim() else one for name, one in STATE.items()}
+    torch.save(state, tmp_path / "packed.pth")
+    with pytest.raises(UserError, match=rf"(?s)big_model\.weights.*{kind}.*before it was quantised"):
+        load_weights(nets.DropoutHead(), tmp_path / "packed.pth", where="big_model.weights")
+
+
+# ultralytics/ultralytics#6508: half precision is read as it is
+@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16, torch.float64])
+def test_other_precisions_are_read(tmp_path, kind):
+    state = {name: one.to(kind) if one.is_floating_point() else one for name, one in STATE.items()}
+    torch.save(state, tmp_path / "half.pth")
+    net = nets.DropoutHead()
+    load_weights(net, tmp_path / "half.pth")
+    for name, one in net.state_dict().items():
+        assert one.dtype == STATE[name].dtype
+        assert torch.allclose(one, STATE[name], atol=0.01)
+
+
+@pytest.mark.parametrize("name", ["model.pth", "model.safetensors", "MODEL.SAFETENSORS", "model.bin"])
+@pytest.mark.parametrize("safe", [False, True])
+def test_the_content_decides_the_format_not_the_suffix(tmp_path, name, safe):
+    torch.save(STATE, tmp_path / name)
+    if safe:
+        (tmp_path / name).write_bytes(save(dict(STATE), metadata={"format": "pt"}))
+    load_weights(nets.DropoutHead(), tmp_path / name)
+
+
+# huggingface/transformers#27923, microsoft/OmniParser#34: 'header too large' is a pointer of Git LFS
+@pytest.mark.parametrize("name", ["model.pth", "model.safetensors"])
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:a\nsize 12\n", "git lfs pull"),
+        (b"\n<!DOCTYPE html><html>", "web page"),
+        (b"", "an empty file"),
+    ],
+)
+def test_a_file_that_holds_no_weights_is_called_what_it_is(tmp_path, name, content, words):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError, match=words):
+        load_weights(nets.DropoutHead(), tmp_path / name)
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_weights_of_a_training_that_diverged_are_refused(tmp_path, value):
     state = {name: tensor.clone() for name, tensor in STATE.items()}

@@ -78,23 +78,43 @@ def read_state(path: Path, where: str) -> dict[str, Tensor]:
     if not path.is_file():
         raise UserError(where, f"{path}, which is not a file", "a .safetensors, .pt, .pth, .bin or .tar file")
     try:
-        loaded: Any = load_file(path) if path.suffix == ".safetensors" else _load_torch(path)
+        loaded: Any = load_file(path) if _is_safetensors(path) else _load_torch(path)
     except _UNREADABLE as error:
         raise UserError(
             where,
-            f"{path}: {_why_unreadable(error)}",
+            f"{path}: {_other_file(path) or _why_unreadable(error)}",
             "an undamaged safetensors file, or a torch file that contains tensors only",
             "save it with safetensors.torch.save_file(model.state_dict(), path)",
         ) from error
     state = _state_in(loaded)
     if state is None:
-        raise UserError(where, f"{path} without a state dict", "a mapping from names to tensors")
+        hint = "save it with torch.save(model.state_dict(), path)"
+        raise UserError(where, f"{path} without a state dict", "a mapping from names to tensors", hint)
     return state
+
+
+def _is_safetensors(path: Path) -> bool:
+    """Return whether a file begins with a safetensors header, whatever its suffix."""
+    with path.open("rb") as file:
+        return file.read(9)[8:] == b"{"
+
+
+def _other_file(path: Path) -> str:
+    """Return what an unreadable file is instead of weights, '' where its first bytes do not tell."""
+    with path.open("rb") as file:
+        start = file.read(64).lstrip()
+    if start.startswith(b"version https://git-lfs"):
+        return "a Git LFS pointer in place of the file, which `git lfs pull` fetches"
+    if start.startswith(b"<"):
+        return "a web page in place of the file: the download failed"
+    return "" if start else "an empty file"
 
 
 def _why_unreadable(error: BaseException) -> str:
     """Return the error in one line; torch's own message on pickles suggests loading them unsafely."""
     text = str(error).strip()
+    if "TorchScript" in text:
+        return "a TorchScript archive, not a state dict"
     if isinstance(error, pickle.UnpicklingError):
         if code := _PICKLED_CODE.search(text):
             return f"a pickled module or another object with code ({code[1]}), not a state dict"
@@ -111,8 +131,9 @@ def _load_torch(path: Path) -> Any:
     classes: dict[str, type] = {}
     while True:
         try:
-            with torch.serialization.safe_globals([(one, name) for name, one in classes.items()]):
-                loaded = torch.load(path, map_location="cpu", weights_only=True)
+            known = torch.serialization.safe_globals([(one, name) for name, one in classes.items()])
+            with known, path.open("rb") as file:  # of a path torch would look at the suffix
+                loaded = torch.load(file, map_location="cpu", weights_only=True)
             break
         except pickle.UnpicklingError as error:
             named, filled = _PICKLED_CODE.search(str(error)), _FILLED.search(str(error))

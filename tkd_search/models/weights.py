@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -18,6 +19,7 @@ from tkd_search.models.checkpoint_files import read_state
 from tkd_search.models.size import shipping_state
 
 _log = logging.getLogger(__name__)
+_FLOATS = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
 _PREFIXES = ("module.", "_orig_mod.", "model.")
 
 
@@ -95,7 +97,8 @@ def fit_state(
         The last layer that was not loaded.
 
     Raises:
-        UserError: tensors do not fit or contain values that are not finite; the error names them.
+        UserError: tensors do not fit, are quantised or contain values that are not finite; the error names
+            them.
     """
     own = module.state_dict(keep_vars=True)
     given = unwrapped(module, state)
@@ -110,11 +113,31 @@ def fit_state(
     shapes = [name for name in own if name in given and own[name].shape != given[name].shape]
     if missing or unknown or shapes:
         raise _mismatch(own, given, missing, unknown, shapes, where, source)
+    _refuse_other_numbers(own, given, where, source)
     _refuse_not_finite(given, where, source)
     module.load_state_dict(given, strict=True)
     if left_out:
         _log.warning("%s: %d tensor(s) that belong to no part of the network are ignored", source, left_out)
     return head
+
+
+def _refuse_other_numbers(
+    own: Mapping[str, Tensor], given: Mapping[str, Tensor], where: str, source: str
+) -> None:
+    """Refuse quantised and packed tensors: copied as floats, int8 weights would lack their scales."""
+    kinds = {
+        f"{one.device.type} {one.layout} {one.dtype}".replace("torch.", "")
+        for name, one in given.items()
+        if one.is_meta or (own[name].is_floating_point() and _is_packed(one))
+    }
+    if kinds:
+        found = f"{source} with tensors of the kinds {', '.join(sorted(kinds))}"
+        allowed = "dense float16, bfloat16, float32 or float64 weights"
+        raise UserError(where, found, allowed, "save the network from before it was quantised or packed")
+
+
+def _is_packed(tensor: Tensor) -> bool:
+    return tensor.dtype not in _FLOATS or tensor.layout != torch.strided
 
 
 def _refuse_not_finite(given: Mapping[str, Tensor], where: str, source: str) -> None:
