@@ -62,6 +62,38 @@ def test_numbers_in_scientific_notation_are_numbers_everywhere(tmp_path):
 
 
 texts = st.text(st.characters(min_codepoint=32, max_codepoint=126))
+
+
+# huggingface/huggingface_hub#797, tomasz-c/nft-blackhole#4: YAML reads no as false
+@pytest.mark.parametrize(
+    "text", ["data: {label_column: no}\n", "data: {path: 123}\n", "name: no\n", "name: 7\n"]
+)
+def test_a_text_that_yaml_reads_as_something_else_is_refused_with_a_hint(tmp_path, text):
+    with pytest.raises(UserError, match="write a text in quotes"):
+        read(tmp_path, text)
+
+
+# Editors of Windows: another encoding, tabs, and backslashes between double quotes.
+@pytest.mark.parametrize(
+    "content",
+    [
+        "search: {trials: 3}".encode("utf-16"),
+        "# café".encode("latin-1"),
+        b"search:\n\ttrials: 3\n",
+        b'data: {path: "C:\\Users\\me"}\n',
+    ],
+)
+def test_text_that_is_not_yaml_is_refused_with_a_hint(tmp_path, content):
+    (tmp_path / "mine.yaml").write_bytes(content)
+    with pytest.raises(UserError, match="save it as UTF-8, indent with spaces"):
+        load_config(tmp_path / "mine.yaml")
+
+
+def test_a_file_with_a_byte_order_mark_and_line_ends_of_windows_is_read(tmp_path):
+    (tmp_path / "mine.yaml").write_bytes(b"\xef\xbb\xbfsearch:\r\n  trials: 3\r\n")
+    assert load_config(tmp_path / "mine.yaml").settings().search.trials == 3
+
+
 values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | texts,
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(texts, inner, max_size=3),

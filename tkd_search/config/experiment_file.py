@@ -153,7 +153,7 @@ def load_config(
     tree = read_yaml(file)
     for text in overrides:
         override(tree, text)
-    tree["name"] = name or tree.get("name") or file.stem
+    tree["name"] = name or (file.stem if tree.get("name") is None else tree["name"])
     return parse_config(tree)
 
 

@@ -132,7 +132,14 @@ def _validate(cls: type, field: "dataclasses.Field[Any]", path: str, value: Any)
     except ValidationError as error:
         detail = error.errors()[0]
         where = ".".join([path, *(str(part) for part in detail["loc"] if isinstance(part, int))])
-        raise UserError(where, f"{detail['input']!r}", _allowed(cls, field)) from error
+        raise UserError(where, f"{detail['input']!r}", _allowed(cls, field), _quotes(detail)) from error
+
+
+def _quotes(detail: Mapping[str, Any]) -> str:
+    """Return a hint where YAML made another value of a text."""
+    if detail["type"] != "string_type" or not isinstance(detail["input"], bool | int | float):
+        return ""
+    return "YAML reads yes and no as true and false, and digits as a number: write a text in quotes"
 
 
 @cache

@@ -18,6 +18,7 @@ _FLOAT = re.compile(
     r"|[-+]?\.(?:inf|Inf|INF)$|\.(?:nan|NaN|NAN)$"
 )
 _INT = re.compile(rf"[-+]?(?:0o[0-7]+|0x[0-9a-fA-F]+|{_DIGITS})$")
+_HINT = "save it as UTF-8, indent with spaces, and write texts with backslashes in single quotes"
 _OWN = {"tag:yaml.org,2002:int", "tag:yaml.org,2002:float", "tag:yaml.org,2002:timestamp"}
 
 
@@ -89,7 +90,8 @@ def read_yaml(path: Path, hint: str = "") -> dict[str, Any]:
     try:
         tree = parse_yaml(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError, ValueError) as error:
-        raise UserError(str(path), f"text that is not YAML ({error})", "one YAML mapping", hint) from error
+        found = f"text that is not YAML ({error})"
+        raise UserError(str(path), found, "one YAML mapping", hint or _HINT) from error
     except OSError as error:
         raise UserError(str(path), error.strerror or str(error), "a file that can be read", hint) from error
     if not isinstance(tree, dict | None):
