@@ -16,4 +16,8 @@
 | 16 TinyImageNet's layouts | tests/data/test_sources |
 | 23 a removed folder of students | test_damaged_files |
 | a stranger's student.json | test_trust |
+| names of classes, parts, columns and paths | test_names |
+| images that fail, warn or are very long | test_odd_images |
+| quantised and half-precision weights, LFS pointers, wrong suffixes | test_weights |
+| texts that YAML reads as other values, encodings of Windows | test_config_files |
 """

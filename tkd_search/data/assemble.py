@@ -11,6 +11,7 @@ from torch.nn.functional import interpolate
 from tkd_search.data.bundle import DataBundle, ImageStore, Split
 from tkd_search.data.data_settings import DataSettings
 from tkd_search.data.duplicates import duplicates_note
+from tkd_search.data.sources.class_names import alike_note
 from tkd_search.data.sources.raw_data import RawData
 from tkd_search.data.splits import held_out, limited
 from tkd_search.errors import UserError
@@ -43,7 +44,7 @@ def assemble(raw: RawData, settings: DataSettings) -> DataBundle:
     train, validation, test = (_resized(split, settings.size) for split in (train, validation, test))
     measured = {"validation": validation, "test": test}
     unlabelled = {} if raw.unlabelled is None else {"unlabelled": raw.unlabelled}
-    notes = (*raw.notes, *_missing_classes_note(raw.classes, measured))
+    notes = (*raw.notes, *alike_note(raw.classes), *_missing_classes_note(raw.classes, measured))
     notes += duplicates_note({"train": train, **unlabelled}, measured)
     # Before the limit: a big model is trained on the whole training part and needs the same normalisation.
     mean, std = _normalisation(train.images, settings)

@@ -1,5 +1,6 @@
 """Scores a student on labelled images: accuracy, macro recall, macro F1, recall per class."""
 
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,10 +8,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from tkd_search.data.sources.image_names import IMAGE_SUFFIXES
+from tkd_search.data.sources.class_names import class_name
+from tkd_search.data.sources.image_names import IMAGE_SUFFIXES, image_files, is_skipped_folder
 from tkd_search.distill.method_settings import MetricName
 from tkd_search.distill.training.evaluation import class_counts, figure
-from tkd_search.errors import UserError
+from tkd_search.errors import UserError, printable
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,17 +80,18 @@ def labelled_files(folder: Path, classes: tuple[str, ...]) -> list[tuple[Path, i
     """
     if not folder.is_dir():
         raise UserError("--data", f"{folder}, which is no folder", "a folder with one subfolder per class")
-    found = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
-    labels = {name: label for label, name in enumerate(classes)}
-    unknown = [path.name for path in found if path.name not in labels]
+    found = sorted(path for path in folder.iterdir() if path.is_dir() and not is_skipped_folder(path.name))
+    numbers = {name: label for label, name in enumerate(classes)}
+    labels = {path: numbers.get(printable(class_name(path.name))) for path in found}
+    unknown = [path.name for path, label in labels.items() if label is None]
     if unknown or not found:
         names = ", ".join(unknown) or "no subfolders"
         raise UserError(f"--data {folder}", names, f"subfolders named after classes: {', '.join(classes)}")
     files = [
-        (path, labels[place.name])
-        for place in found
-        for path in sorted(place.rglob("*"))
-        if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
+        (place / name, label)
+        for place, label in labels.items()
+        if label is not None
+        for name in image_files(place, Counter())
     ]
     if not files:
         raise UserError(

@@ -2,11 +2,12 @@
 
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from tkd_search.data.data_settings import DataSettings
+from tkd_search.data.sources.class_names import PART_NAMES, class_name, part_name
 from tkd_search.data.sources.image_names import (
     IMAGE_SUFFIXES,
     image_files,
@@ -16,23 +17,23 @@ from tkd_search.data.sources.image_names import (
 )
 from tkd_search.data.sources.listed_images import Listing, load_listed
 from tkd_search.data.sources.raw_data import RawData
-from tkd_search.errors import UserError
-
-_VALIDATION_NAMES = ("val", "valid", "validation")
+from tkd_search.errors import UserError, did_you_mean, printable
 
 
 def read_image_folder(root: Path, settings: DataSettings) -> RawData:
     """Read ``root/train/<class>/*``, ``val/`` as validation and ``test/`` as test where they exist.
 
     Without ``train/`` the class folders are those in ``root``. Subfolders of a class folder are included, and
-    links followed.
+    links followed. Folders with equal :func:`~tkd_search.data.sources.class_names.class_name` are one class.
 
     Raises:
         UserError: no classes, an empty or an unknown class, images of different sizes without ``data.size``,
-            a damaged image, unlabelled images among the class folders.
+            a damaged image, unlabelled images among the class folders, two folders of one part, or a part
+            beside class folders.
     """
     left_out = Counter[str]()
-    folder = "train" if (root / "train").is_dir() else "."
+    given = _part_folders(root)
+    folder = given.pop("train", ".")
     if settings.unlabelled and Path(settings.unlabelled).expanduser().resolve().parent == (
         (root / folder).resolve()
     ):
@@ -40,28 +41,86 @@ def read_image_folder(root: Path, settings: DataSettings) -> RawData:
         raise UserError(
             "data.unlabelled", settings.unlabelled, allowed, "move it, or the classes into train/"
         )
-    classes = _class_names(root / folder)
+    if folder == ".":
+        _refuse_parts_beside_classes(root, given)
+        given = {}
+    classes = tuple(_class_folders(root / folder))
     parts = {"train": _listing(root, folder, classes, left_out, required=True)}
-    for part, names in (("validation", _VALIDATION_NAMES), ("test", ("test",))):
-        given = next((name for name in names if folder != "." and (root / name).is_dir()), None)
-        if given is not None:
-            parts[part] = _listing(root, given, classes, left_out)
-    return _noted(load_listed(root, parts, classes, settings), left_out)
+    parts |= {part: _listing(root, name, classes, left_out) for part, name in given.items()}
+    raw = _noted(load_listed(root, parts, classes, settings), left_out)
+    return replace(raw, notes=(*_unread_note(root, folder, given, settings), *raw.notes))
 
 
 def is_image_folder(path: Path) -> bool:
     """Return whether ``train/`` has a folder in it, or at least two folders in ``path`` have images."""
-    if (path / "train").is_dir():
-        return any(entry.is_dir() for entry in os.scandir(path / "train"))
-    return sum(entry.is_dir() and _has_images(entry.path) for entry in os.scandir(path)) >= 2
+    train = _part_folders(path).get("train")
+    if train is not None:
+        return bool(_folders(path / train))
+    return sum(_images(path / name) > 0 for name in _folders(path)) >= 2
 
 
-def _has_images(folder: str) -> bool:
-    """Return whether a folder has images, without its subfolders: the path may be a whole home by mistake."""
+def _folders(place: Path) -> list[str]:
+    """Return the sorted names of the folders in a place that may be read; none where it cannot be read."""
     try:
-        return any(is_image(entry.name) for entry in os.scandir(folder))
+        with os.scandir(place) as found:
+            names = [entry.name for entry in found if entry.is_dir()]
+        return sorted(name for name in names if not is_skipped_folder(name))
     except OSError:
-        return False
+        return []
+
+
+def _images(place: Path) -> int:
+    """Return the number of images in a folder, without its subfolders: it may be a whole home by mistake."""
+    try:
+        with os.scandir(place) as found:
+            return sum(is_image(entry.name) and entry.is_file() for entry in found)
+    except OSError:
+        return 0
+
+
+def _part_folders(root: Path) -> dict[str, str]:
+    """Return part → name of its folder in ``root``; names that are not quite a part's need class folders.
+
+    Raises:
+        UserError: two folders of one part.
+    """
+    found: dict[str, str] = {}
+    for name in _folders(root):
+        part = part_name(name)
+        if part is None or not (name in PART_NAMES or _folders(root / name)):
+            continue
+        if part in found:
+            both = f"{found[part]}/ and {name}/"
+            raise UserError(str(root), both, f"one folder of {part} images", "merge them, or rename one")
+        found[part] = name
+    return found
+
+
+def _refuse_parts_beside_classes(root: Path, parts: Mapping[str, str]) -> None:
+    for name in parts.values():
+        if _folders(root / name):
+            raise UserError(
+                str(root / name),
+                "class folders of a part beside class folders",
+                "train/<class>/* beside it",
+                f"move the other folders of {root} into {root / 'train'}",
+            )
+
+
+def _unread_note(root: Path, train: str, parts: Mapping[str, str], settings: DataSettings) -> tuple[str, ...]:
+    """Return a note on images outside class folders and folders of images beside ``train/``, none without."""
+    read = [train, *parts.values()]
+    counts = [(name, _images(root / name)) for name in read]
+    unread = [
+        f"{count:,} images of {root / name} outside its class folders" for name, count in counts if count
+    ]
+    unlabelled = Path(settings.unlabelled or root).expanduser().resolve()
+    for name in _folders(root) if train != "." else ():
+        place = root / name
+        other = name not in read and not unlabelled.is_relative_to(place.resolve())
+        if other and (_images(place) or any(_images(place / inner) for inner in _folders(place))):
+            unread.append(f"images in {place}")
+    return (printable(f"data: not read: {', '.join(unread)}"),) if unread else ()
 
 
 def is_tiny_imagenet(path: Path) -> bool:
@@ -137,13 +196,18 @@ def _tiny_names(words: Path, wnids: Sequence[str]) -> tuple[str, ...]:
     )
 
 
-def _class_names(train: Path) -> tuple[str, ...]:
-    names = sorted(
-        entry.name for entry in os.scandir(train) if entry.is_dir() and not is_skipped_folder(entry.name)
-    )
-    if not names:
-        raise UserError(str(train), "no folder in it", "a folder of images for every class")
-    return tuple(names)
+def _class_folders(part: Path) -> dict[str, list[str]]:
+    """Return class → names of its folders, in text order.
+
+    Raises:
+        UserError: no folder.
+    """
+    found: dict[str, list[str]] = {}
+    for name in _folders(part):
+        found.setdefault(class_name(name), []).append(name)
+    if not found:
+        raise UserError(str(part), "no folder in it", "a folder of images for every class")
+    return dict(sorted(found.items()))
 
 
 def _listing(
@@ -154,14 +218,15 @@ def _listing(
     Raises:
         UserError: an unknown class, or no images.
     """
-    present = _class_names(root / part)
-    unknown = [name for name in present if name not in classes]
+    unknown = [name for name in _class_folders(root / part) if name not in classes]
     if unknown:
         raise UserError(
             str(root / part / unknown[0]),
             "a class that train/ does not have",
             f"one of the {len(classes)} classes of train/",
-            "for TinyImageNet as published: --set data.name=tinyimagenet" if is_tiny_imagenet(root) else "",
+            "for TinyImageNet as published: --set data.name=tinyimagenet"
+            if is_tiny_imagenet(root)
+            else did_you_mean(unknown[0], classes),
         )
     listing = _files_by_class(root, part, classes, left_out)
     without = set(range(len(classes))) - {label for _, label in listing}
@@ -174,8 +239,10 @@ def _listing(
 
 
 def _files_by_class(root: Path, part: str, classes: Sequence[str], left_out: Counter[str]) -> Listing:
+    folders = _class_folders(root / part)
     return [
-        (os.path.normpath(f"{part}/{name}/{file}"), label)
+        (os.path.normpath(f"{part}/{folder}/{file}"), label)
         for label, name in enumerate(classes)
-        for file in image_files(root / part / name, left_out)
+        for folder in folders.get(name, ())
+        for file in image_files(root / part / folder, left_out)
     ]

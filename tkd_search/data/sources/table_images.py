@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,27 +35,53 @@ def read_frame(path: Path, image_column: str) -> "pd.DataFrame":
     import pandas as pd
     import pyarrow.parquet as pq
 
-    try:
+    with readable_table(path):
         if path.suffix.lower() == ".parquet":
             others = [name for name in pq.read_schema(path).names if name != image_column]
             return pd.read_parquet(path, columns=others, dtype_backend="numpy_nullable")
         # A class may be called NA or null: only an empty field is missing.
-        return pd.read_csv(path, keep_default_na=False, na_values=[""], dtype_backend="numpy_nullable")
-    except (OSError, ValueError) as error:  # errors of format are ValueErrors
+        return pd.read_csv(
+            path,
+            sep=_separator(path),
+            skipinitialspace=True,
+            keep_default_na=False,
+            na_values=[""],
+            dtype_backend="numpy_nullable",
+        )
+
+
+@contextmanager
+def readable_table(path: Path) -> Iterator[None]:
+    """Convert the errors of a ``with`` block that reads a table.
+
+    Raises:
+        UserError: the block failed. Pandas and Arrow raise errors of many kinds for damaged files.
+    """
+    try:
+        yield
+    except Exception as error:
         reason = " ".join(str(error).split())[:200]
-        raise UserError(str(path), f"no readable table ({reason})", "a CSV or parquet file") from error
+        hint = "save it as UTF-8" if isinstance(error, UnicodeDecodeError) else ""
+        raise UserError(str(path), f"no readable table ({reason})", "a CSV or parquet file", hint) from error
+
+
+def _separator(path: Path) -> str:
+    """Return the character that most often separates the columns' names: spreadsheets write ``;`` or tabs."""
+    with path.open(encoding="utf-8") as lines:
+        return max(",;\t|", key=next(lines, "").count)
 
 
 def column_values(path: Path, frame: "pd.DataFrame", key: str, column: str) -> list[Any]:
     """Return a column as plain values, None where it is empty.
 
     Raises:
-        UserError: the table has no such column; the error names the setting ``data.<key>``.
+        UserError: the table has no such column (the error names the setting ``data.<key>``), or is damaged.
     """
     if column not in frame.columns:
         raise missing_column(path, key, column, list(frame.columns))
     found = frame[column]
-    return [None if missing else value for value, missing in zip(found, found.isna(), strict=True)]
+    with readable_table(path):  # Arrow decodes texts here
+        return [None if missing else value for value, missing in zip(found, found.isna(), strict=True)]
 
 
 def frame_images(path: Path, frame: "pd.DataFrame", column: str) -> tuple[Path, list[str | None]]:
@@ -68,7 +95,7 @@ def frame_images(path: Path, frame: "pd.DataFrame", column: str) -> tuple[Path, 
     """
     if path.suffix.lower() != ".parquet":
         values = column_values(path, frame, "image_column", column)
-        return path.parent, [_relative(_image(value)) for value in values]
+        return path.parent, [_relative(_image(value), path.parent) for value in values]
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -76,7 +103,7 @@ def frame_images(path: Path, frame: "pd.DataFrame", column: str) -> tuple[Path, 
     if column not in schema.names:
         raise missing_column(path, "image_column", column, schema.names)
     if pa.types.is_string(schema.field(column).type) or pa.types.is_large_string(schema.field(column).type):
-        return path.parent, [_relative(image) for image in _parquet_images(path, column)]
+        return path.parent, [_relative(image, path.parent) for image in _parquet_images(path, column)]
     state = path.stat()
     identity = f"{path.absolute()}:{state.st_size}:{state.st_mtime_ns}:{column}"
 
@@ -105,8 +132,9 @@ def _parquet_images(path: Path, column: str) -> Iterator[Image]:
     """Yield the images of a parquet file, of which a few hundred are in memory."""
     import pyarrow.parquet as pq
 
-    for batch in pq.ParquetFile(path).iter_batches(_ROWS_AT_ONCE, columns=[column]):
-        yield from (_image(value) for value in batch.column(0).to_pylist())
+    with readable_table(path):
+        for batch in pq.ParquetFile(path).iter_batches(_ROWS_AT_ONCE, columns=[column]):
+            yield from (_image(value) for value in batch.column(0).to_pylist())
 
 
 def _image(value: Any) -> Image:
@@ -116,8 +144,14 @@ def _image(value: Any) -> Image:
     return value if isinstance(value, str | bytes) and value else None
 
 
-def _relative(image: Image) -> str | None:
-    return None if image is None else os.path.normpath(str(image))
+def _relative(image: Image, folder: Path) -> str | None:
+    """Return a path relative to the table's folder; backslashes of Windows separate folders."""
+    if image is None:
+        return None
+    path = os.path.expanduser(str(image))
+    if "\\" in path and not os.path.lexists(folder / path):
+        path = path.replace("\\", "/")
+    return os.path.normpath(path)
 
 
 def _row_name(row: int) -> str:

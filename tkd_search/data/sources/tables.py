@@ -6,26 +6,27 @@ from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
+
 from tkd_search.data.data_settings import DataSettings
+from tkd_search.data.sources.class_names import PART_NAMES, class_name, part_name
 from tkd_search.data.sources.listed_images import Listing, load_listed
 from tkd_search.data.sources.raw_data import RawData
-from tkd_search.data.sources.table_images import column_values, frame_images, read_frame
+from tkd_search.data.sources.table_images import column_values, frame_images, read_frame, readable_table
 from tkd_search.errors import UserError
 
 if TYPE_CHECKING:
     import pandas as pd
 
 SPLIT_COLUMN = "split"
-_PARTS = {"val": "validation", "valid": "validation"} | {
-    name: name for name in ("train", "validation", "test")
-}
 
 
 def read_table(path: Path, settings: DataSettings) -> RawData:
     """Read a table's images, in the order of its rows.
 
     For images see :func:`~tkd_search.data.sources.table_images.frame_images`. Labels are whole numbers
-    (classes in numerical order, or by the names in a Hugging Face schema) or texts (in text order). The
+    (classes in numerical order, or by the names in a Hugging Face schema), texts (in text order; see
+    :func:`~tkd_search.data.sources.class_names.class_name`) or true and false. The
     column ``split``, where there is one, is train, validation or test.
 
     Raises:
@@ -77,7 +78,9 @@ def load_rows(
         else:
             parts.setdefault(row.part, []).append((row.file, label))
     if not parts["train"]:
-        raise UserError(where, "no images with labels to train on", f"rows with {SPLIT_COLUMN} = train")
+        reason = f" ({unusable[0]})" if unusable else ""
+        allowed = f"rows with {SPLIT_COLUMN} = train"
+        raise UserError(where, f"no images with labels to train on{reason}", allowed)
     return load_listed(root, parts, classes, settings, unusable)
 
 
@@ -85,8 +88,9 @@ def _labels(
     values: Sequence[Any], names: tuple[str, ...], where: str
 ) -> tuple[tuple[str, ...], list[int | None]]:
     """Return class names, and the label of every row; None where a row has none."""
+    values = [str(value) if isinstance(value, bool | np.bool_) else value for value in values]
     if all(isinstance(value, str) for value in values if value is not None):
-        keys = values
+        keys: list[Any] = [value and class_name(value) for value in values]
     else:
         keys = [None if value is None else _whole_number(value, where) for value in values]
         if names:
@@ -110,10 +114,11 @@ def _names_of_schema(path: Path, column: str) -> tuple[str, ...]:
         return ()
     import pyarrow.parquet as pq
 
-    metadata: Mapping[bytes, bytes] = pq.read_schema(path).metadata or {}
-    schema = json.loads(metadata.get(b"huggingface", b"{}"))
-    feature = schema.get("info", {}).get("features", {}).get(column, {})
-    return tuple(feature.get("names", ()))
+    with readable_table(path):
+        metadata: Mapping[bytes, bytes] = pq.read_schema(path).metadata or {}
+        schema = json.loads(metadata.get(b"huggingface", b"{}"))
+        feature = schema.get("info", {}).get("features", {}).get(column, {})
+        return tuple(feature.get("names", ()))
 
 
 def _parts(path: Path, frame: "pd.DataFrame") -> list[str]:
@@ -122,7 +127,8 @@ def _parts(path: Path, frame: "pd.DataFrame") -> list[str]:
         return ["train"] * len(frame)
     parts = []
     for row, value in enumerate(column_values(path, frame, "path", SPLIT_COLUMN), start=1):
-        if str(value) not in _PARTS:
-            raise UserError(f"{path}, row {row}, column {SPLIT_COLUMN}", repr(value), ", ".join(_PARTS))
-        parts.append(_PARTS[str(value)])
+        part = part_name(str(value))
+        if part is None:
+            raise UserError(f"{path}, row {row}, column {SPLIT_COLUMN}", repr(value), ", ".join(PART_NAMES))
+        parts.append(part)
     return parts
