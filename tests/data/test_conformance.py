@@ -256,11 +256,9 @@ class TestTables:
         assert caught.value.where == "data.image_column"
         assert "file, kind" in caught.value.allowed
 
-    @pytest.mark.parametrize(
-        ("labels", "odd"), [([2.0, 1.5], r"1\.5"), ([1.0, float("inf")], "inf"), ([True, False], "True")]
-    )
-    def test_other_labels_than_texts_and_whole_numbers_are_refused(
-        self, tmp_path: Path, labels: list[Any], odd: str
+    @pytest.mark.parametrize(("labels", "odd"), [([2.0, 1.5], r"1\.5"), ([1.0, float("inf")], "inf")])
+    def test_numbers_that_are_not_whole_are_refused_as_labels(
+        self, tmp_path: Path, labels: list[float], odd: str
     ) -> None:
         pd.DataFrame({"image": [b"x", b"y"], "label": labels}).to_parquet(tmp_path / "t.parquet")
         with pytest.raises(UserError, match=f"column label: found {odd}"):
