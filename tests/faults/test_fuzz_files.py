@@ -22,7 +22,7 @@ from tkd_search.data.sources.image_names import IMAGE_SUFFIXES
 from tkd_search.errors import UserError
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(300)]
-SECONDS = 200 if os.environ.get("TKD_CI_ALL") else 30
+SECONDS = 200 if os.environ.get("TKD_CI_ALL") else 12
 MODES = ("RGB", "L", "P", "RGBA", "CMYK", "1", "LA")
 
 
