@@ -204,7 +204,7 @@ def _group_files(root: Path, controller: str, *files: str) -> list[list[str]]:
     A container shows its own group as the top of the tree, whatever path the kernel gives.
     """
     try:
-        lines = (root / "proc/self/cgroup").read_text().splitlines()
+        lines = (root / "proc/self/cgroup").read_text(encoding="utf-8").splitlines()
     except OSError:
         return []
     found = []
@@ -216,5 +216,5 @@ def _group_files(root: Path, controller: str, *files: str) -> list[list[str]]:
         here = top / path.lstrip("/")
         for place in (place for place in (here, *here.parents) if place.is_relative_to(top)):
             if all((place / file).is_file() for file in files):
-                found.append([(place / file).read_text().strip() for file in files])
+                found.append([(place / file).read_text(encoding="utf-8").strip() for file in files])
     return found
