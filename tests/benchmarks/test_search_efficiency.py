@@ -14,6 +14,9 @@ from benchmarks.simulator.replay import Replay
 from benchmarks.simulator.surrogate import Surrogate
 
 
+pytestmark = pytest.mark.timeout(1200)  # the fixture replays 24 searches
+
+
 @pytest.fixture(scope="module")
 def summaries(synthetic):
     names = ["random", "tpe", "tpe_asha", "ours"]
