@@ -13,7 +13,6 @@ from benchmarks.search_efficiency import Summary, compare, epochs_ratio
 from benchmarks.simulator.replay import Replay
 from benchmarks.simulator.surrogate import Surrogate
 
-
 pytestmark = pytest.mark.timeout(1200)  # the fixture replays 24 searches
 
 
