@@ -96,7 +96,10 @@ def test_search_on_s3_is_extended_on_another_machine_with_the_same_bank(
     for member in summary["front"]:
         assert stored[f"tkd/runs/first/{member['path']}/model.safetensors"][0] == member["bytes"]
     assert any(key.startswith("tkd/cache/big_model-") and key.endswith("model.safetensors") for key in stored)
-    assert sum("/trials/" in key and key.endswith("checkpoint.pt") for key in stored) == 3
+    weights = [key for key in stored if "/trials/" in key and key.endswith("model.safetensors")]
+    assert len(weights) >= summary["trials"]["completed"]
+    if not summary["trials"]["stopped_early"]:  # a worker that learns late of its stop may save once more
+        assert not any("/trials/" in key and "checkpoint" in key for key in stored)
     assert not list((tmp_path / "runs").rglob("*.pt")), "no checkpoint depends on this machine's disk"
     assert not (tmp_path / "runs" / ".cache").exists()
     shared = {key: value for key, value in stored.items() if key.startswith("tkd/cache/")}
