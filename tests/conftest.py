@@ -2,11 +2,15 @@
 
 import os
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 
 import pytest
+
+if TYPE_CHECKING:
+    from tkd_search.data import DataBundle
 
 
 @pytest.fixture(scope="session")
@@ -16,3 +20,11 @@ def local_ray() -> Iterator[None]:
 
     with ray_session(None):
         yield
+
+
+@pytest.fixture(scope="session")
+def digits() -> "DataBundle":
+    """The digits with default settings."""
+    from tkd_search.data import DataSettings, load_data
+
+    return load_data(DataSettings())

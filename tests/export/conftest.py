@@ -3,7 +3,7 @@ import json
 import pytest
 import torch
 
-from tkd_search.data import DataSettings, load_data, plain_batches
+from tkd_search.data import plain_batches
 from tkd_search.export import write_student
 from tkd_search.export.shipping import calibrated, write_files
 from tkd_search.models import build_student, model_parameters
@@ -13,11 +13,6 @@ from tkd_search.models.student_architecture import cut_student
 from tkd_search.results.records import BigModelRecord, FrontMember
 
 BIG = BigModelRecord(name="alexnet", bytes=900_000, parameters=220_000, val_accuracy=0.98, test_accuracy=0.98)
-
-
-@pytest.fixture(scope="session")
-def digits():
-    return load_data(DataSettings())
 
 
 @pytest.fixture(scope="session")

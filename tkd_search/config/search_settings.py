@@ -76,7 +76,8 @@ class SearchSettings:
     enqueue: tuple[dict[str, Any], ...] = setting(
         (),
         doc="configurations tried first, such as [{student.width: 0.25, method.name: kd}]; fixed leaves keep "
-        "their value, and the sampler chooses where a value is outside the space: the run lists these",
+        "their value, and the sampler chooses where a value is outside the space: the run lists these; equal "
+        "configurations are tried once",
         searchable=False,
     )
     warm_start: tuple[str, ...] = setting(

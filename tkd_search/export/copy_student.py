@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from tkd_search.export.model_card import CARD_FILE, write_card
+from tkd_search.export.onnx_file import ONNX_FILE
 from tkd_search.export.student_description import (
     CUT_FILE,
     DESCRIPTION_FILE,
@@ -15,6 +16,8 @@ from tkd_search.export.student_description import (
 )
 from tkd_search.export.students import Exported
 from tkd_search.models.model_settings import StudentSettings
+from tkd_search.results.json_values import from_plain
+from tkd_search.results.records import BigModelRecord
 
 
 def copy_student(made: Exported, target: Path) -> None:
@@ -26,7 +29,7 @@ def copy_student(made: Exported, target: Path) -> None:
     target.mkdir(parents=True, exist_ok=True)
     weights, onnx, *_ = made.files
     shutil.copyfile(weights, target / WEIGHTS_FILE)
-    shutil.copyfile(onnx, target / "model.onnx")
+    shutil.copyfile(onnx, target / ONNX_FILE)
     if (made.folder / CUT_FILE).exists():
         shutil.copyfile(made.folder / CUT_FILE, target / CUT_FILE)
     description = read_description(made.folder)
@@ -40,15 +43,15 @@ def copy_student(made: Exported, target: Path) -> None:
 
 def _converted(student: StudentDescription, made: Exported) -> StudentDescription:
     """Return the description of a student in another format; what was not measured in it is left out."""
-    big_model = student.provenance["big_model_figures"]
+    big_model = from_plain(BigModelRecord, student.provenance["big_model_figures"])
     test_accuracy = made.test.figure(made.metric)
     figures = {
         "bytes": made.bytes,
         "parameters": student.figures["parameters"],
-        "ratio": made.bytes / big_model["bytes"],
+        "ratio": made.bytes / big_model.bytes,
         "val_accuracy": made.validation.figure(made.metric),
         "test_accuracy": test_accuracy,
-        "retention": test_accuracy / big_model["test_accuracy"] if big_model["test_accuracy"] else None,
+        "retention": big_model.retention(test_accuracy),
         "formats": {made.format: student.figures["formats"][made.format]},
     }
     name = student.name.removesuffix(f" {student.architecture.format}")

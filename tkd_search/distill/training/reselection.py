@@ -5,6 +5,7 @@ from torch import Tensor
 
 from tkd_search.distill.features.signal_source import Signals
 from tkd_search.distill.interfaces import StudentOutput
+from tkd_search.distill.losses.objective import Objective, required
 from tkd_search.distill.losses.tkd import GeneratedTeachers
 from tkd_search.distill.teachers.selection import Selection
 from tkd_search.distill.training.reduction import Reduction
@@ -32,13 +33,17 @@ def reselect(
 ) -> None:
     """Select teachers from a sample of training rows; all workers use the selection of rank 0."""
     objective.reselect(output, signals, labels, generator)
-    chosen = objective.selection
-    assert chosen is not None
-    group.share([chosen.candidates, chosen.weights, chosen.agreement])
+    chosen = required(objective.selection)
+    group.share(_tensors(chosen))
     objective.restore(chosen)
 
 
-def selection_state(objective: object) -> list[Tensor] | None:
+def selection_state(objective: Objective) -> list[Tensor] | None:
     """Return the tensors of the current selection, None where the objective has none."""
-    chosen: Selection | None = getattr(objective, "selection", None)
-    return None if chosen is None else [chosen.candidates, chosen.weights, chosen.agreement]
+    if not isinstance(objective, GeneratedTeachers) or objective.selection is None:
+        return None
+    return _tensors(objective.selection)
+
+
+def _tensors(chosen: Selection) -> list[Tensor]:
+    return [chosen.candidates, chosen.weights, chosen.agreement]

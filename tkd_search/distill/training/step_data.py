@@ -15,12 +15,9 @@ from tkd_search.seeds import child_seed
 
 
 class StepData(NamedTuple):
-    """Input of one step.
+    """Input of one step: ``images`` [B, C, H, W] on the device, the rest as in the objective's ``Batch``.
 
-    ``images`` [B, C, H, W] on the device; ``labels`` [B], UNLABELLED where there is none; ``signals`` of the
-    big models (None where not needed). Where images are mixed, ``others`` [B] are the labels of the second
-    images and ``share`` is the weight of the first ones. ``labelled`` is the number of labelled rows of all
-    workers ÷ their number (None where all rows have labels).
+    ``labels`` are UNLABELLED where there are none.
     """
 
     images: Tensor

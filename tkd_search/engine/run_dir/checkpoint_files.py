@@ -4,6 +4,9 @@ import contextlib
 
 from tkd_search import storage
 
+CHECKPOINT_PATTERNS = ("checkpoint*", ".checkpoint*")
+"""Names of checkpoints, also of those that are being written."""
+
 
 def checkpoint_files(place: str) -> tuple[str, str]:
     """Return the last checkpoint and the one before it of the training kept at ``place``, a path or URI."""

@@ -5,11 +5,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from tkd_search.engine.run_dir.checkpoint_files import CHECKPOINT_PATTERNS
 from tkd_search.engine.run_dir.find_runs import CACHE_FOLDER, all_runs, disk_bytes, record_of
 from tkd_search.engine.run_dir.run_lock import DRIVER_FILE, live_driver
 
 _REBUILT = ("bank-*", ".bank-*", "data-*")
-CHECKPOINTS = ("checkpoint*", ".checkpoint*")
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def _of_run(folder: Path, *, weights: bool) -> list[Unused]:
         if weights and trial.trial_id not in front:
             unused.append(_unused(place, f"{trial.state}, not on the front"))
         else:
-            found = [path for pattern in CHECKPOINTS for path in place.glob(pattern)]
+            found = [path for pattern in CHECKPOINT_PATTERNS for path in place.glob(pattern)]
             reason = f"checkpoint of a trial that is {trial.state}"
             unused += [_unused(path, reason) for path in sorted(found)]
     return unused

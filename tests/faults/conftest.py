@@ -1,1 +1,0 @@
-from tests.export.conftest import digits  # noqa: F401
