@@ -1,2 +1,2 @@
-from tests.export.conftest import digits, shipped, trained  # noqa: F401
+from tests.export.conftest import shipped, trained  # noqa: F401
 from tests.tracking.conftest import database, empty_database, folder, record, still  # noqa: F401
