@@ -29,6 +29,7 @@ def run(file, *arguments):
     return json.loads(file.read_text())
 
 
+@pytest.mark.slow
 def test_every_format_is_measured_once_and_another_seed_is_added(tmp_path, capsys):
     file = tmp_path / "formats.json"
     first = run(file, "--seeds", "1")

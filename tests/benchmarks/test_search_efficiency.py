@@ -13,30 +13,37 @@ from benchmarks.search_efficiency import Summary, compare, epochs_ratio
 from benchmarks.simulator.replay import Replay
 from benchmarks.simulator.surrogate import Surrogate
 
-pytestmark = pytest.mark.timeout(1200)  # the fixture replays 24 searches
+
+def whole(test):
+    """Mark a test of the fixture below, which replays 24 searches."""
+    return pytest.mark.slow(pytest.mark.timeout(1200)(test))
 
 
 @pytest.fixture(scope="module")
 def summaries(synthetic):
     names = ["random", "tpe", "tpe_asha", "ours"]
-    return compare(synthetic, Surrogate(synthetic, trees=30), names=names, seeds=6, trials=100)
+    return compare(synthetic, Surrogate(synthetic, trees=30), names=names, seeds=6, trials=100, workers=2)
 
 
+@whole
 def test_ours_needs_fewer_epochs_than_full_budget_tpe(summaries):
     assert epochs_ratio(summaries["ours"], summaries["tpe"]) < 0.85
 
 
+@whole
 def test_ours_ends_no_lower(summaries):
     assert summaries["ours"].final >= summaries["tpe"].final - 0.005
     assert summaries["ours"].final > summaries["random"].final
 
 
+@whole
 def test_halving_on_accuracy_alone_starves_the_front(summaries):
     """Why there is a rule of our own."""
     assert summaries["tpe_asha"].regret_stops > summaries["ours"].regret_stops
     assert summaries["tpe_asha"].final < summaries["ours"].final
 
 
+@whole
 def test_stopping_pays_for_more_trials_and_spares_the_front(summaries):
     """What the rule bounds is the loss; how many trials that pays for is up to the curves."""
     ours, tpe = summaries["ours"], summaries["tpe"]
