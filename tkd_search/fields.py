@@ -38,6 +38,7 @@ def setting(
     lt: float | None = None,
     searchable: bool = True,
     when: Mapping[str, tuple[Any, ...]] | None = None,
+    leaves: bool = False,
     default_factory: Callable[[], Any] | None = None,
 ) -> Any:
     """Declare one field of a settings dataclass.
@@ -52,6 +53,7 @@ def setting(
         searchable: whether a distribution may replace the value.
         when: sibling field → the values under which this field has an effect; a searched field is suggested
             only then. Several entries must all hold.
+        leaves: whether the value is a mapping with leaves of its own, each of which may be searched.
         default_factory: for mutable defaults.
 
     Returns:
@@ -62,6 +64,7 @@ def setting(
         "doc": doc,
         "searchable": searchable,
         "when": dict(when or {}),
+        "leaves": leaves,
         **{name: bound for name, bound in bounds.items() if bound is not None},
     }
     if default_factory is not None:

@@ -15,7 +15,7 @@ from tkd_search.config.experiment_file import (
 )
 from tkd_search.config.resolve import left_to_sampler
 from tkd_search.errors import UserError
-from tkd_search.optimize.space import Choice, FloatDistribution
+from tkd_search.optimize.space import Choice, Condition, FloatDistribution
 
 
 def minimal(**sections: object) -> dict[str, object]:
@@ -135,9 +135,33 @@ def test_a_searchable_leaf_can_be_a_distribution_and_a_point_sets_it():
     assert settings.student.args == {"depth": 2, "ratios": {"layer1": 0.2, "b": 0.3}}
 
 
+CUT_BY_LAYER = {"ratios": {"layer3": 0.8, "layer4": {"float": [0.2, 0.5]}}}
+ENQUEUED = {"enqueue": [{"student.ratios.layer4": 0.3}]}
+
+
+def test_the_ratios_of_a_cut_are_searched_only_where_the_student_is_cut():
+    student = {"name": {"choice": ["cut", "mobilenet_v2"]}, **CUT_BY_LAYER}
+    config = parse_config(minimal(student=student, search=ENQUEUED))
+    assert config.space.conditions == (Condition("student.ratios.layer4", "student.name", ("cut",)),)
+    cut = config.settings({"student.name": "cut", "student.ratios.layer4": 0.3}).student
+    assert cut.ratios == {"layer3": 0.8, "layer4": 0.3}
+
+
+def test_ratios_without_cuts_are_dropped_with_their_starting_points():
+    config = parse_config(minimal(student={"name": "mobilenet_v2", **CUT_BY_LAYER}, search=ENQUEUED))
+    assert config.tree["student"]["ratios"] is None
+    assert not config.space.leaves
+    assert config.enqueued() == ()
+
+
+def test_a_starting_point_for_a_layer_without_a_ratio_is_refused():
+    with pytest.raises(UserError, match=r"search\.enqueue\.0\.student\.ratios\.layer4"):
+        parse_config(minimal(student={"name": "cut", "ratios": {"layer3": 0.5}}, search=ENQUEUED))
+
+
 def test_a_distribution_inside_a_list_of_arguments_is_refused():
-    with pytest.raises(UserError, match=r"student\.args\.ratios: found a distribution inside the list"):
-        parse_config(minimal(student={"name": "cut", "args": {"ratios": [{"float": [0.1, 0.3]}, 0.2]}}))
+    with pytest.raises(UserError, match=r"student\.args\.sizes: found a distribution inside the list"):
+        parse_config(minimal(student={"name": "cut", "args": {"sizes": [{"float": [0.1, 0.3]}, 0.2]}}))
 
 
 def test_a_point_outside_its_range_is_refused():

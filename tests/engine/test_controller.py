@@ -371,6 +371,9 @@ def test_a_student_is_called_what_a_person_can_read() -> None:
     assert called("student.width=0.25") == "mobilenet_v2 ×0.25"
     assert called("student.width=0.5", "student.depth=0.5") == "mobilenet_v2 ×0.5 d0.5"
     assert called("student.name=squeezenet1_1") == "squeezenet1_1"  # which has no width
+    cut = "student.name=cut"
+    assert called(cut, "student.width=0.5", "student.ratios={layer4: 0.25}") == "cut ×0.5 layer4 ×0.25"
+    assert called(cut, "student.width=0.5", "student.ratios=[0.5, 0.125]") == "cut ×0.5 ×[0.5, 0.125]"
     own = "student.name=tkd_search.models.plain:plain_cnn"
     assert called(own, "student.width=0.25", "student.args={widths: [8, 16]}") == "plain_cnn widths=[8, 16]"
 

@@ -106,11 +106,18 @@ def test_students_cut_from_the_big_model_pass(data):
     assert {student.importance for student in checked.students} == {"magnitude", "taylor"}
 
 
+def test_arguments_and_ratios_stand_beside_each_other(data):
+    settings = ["student.name={choice: [cut, mobilenet_v2]}", "student.args={dropout: 0.1}"]
+    ratios = ["student.ratios={classifier: {float: [0.1, 0.3]}}"]
+    names = [student.name for student in check_search(load_config(None, [*settings, *ratios]), data).students]
+    assert {"cut", "mobilenet_v2"} == set(names)
+
+
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        (["student.args={dropout: 0.1}"], ["student.args.dropout", "ratios"]),
-        (["student.args={ratios: [0.5]}"], ["student.args.ratios", "one for each stage"]),
+        (["student.args={dropout: 0.1}"], ["student.args.dropout", "no arguments"]),
+        (["student.ratios=[0.5]"], ["student.ratios", "one for each stage"]),
         (["student.depth=2"], ["student.depth", "cut has no depth"]),
         (["student.width=2"], ["student.width", "2"]),
         (["big_model.name=shufflenet_v2_x0_5", "big_model.width=1"], ["cut", "big model does not allow"]),

@@ -25,12 +25,13 @@ def drop_unused(leaves: dict[str, Distribution], tree: dict[str, Any]) -> None:
         parents = [(p.partition(".")[2], values) for p, values in _declared_parents(key) if p not in leaves]
         if any(tree[section][parent] not in values for parent, values in parents):
             del leaves[key]
-            tree[section][name] = fields_of(section)[name].default
+            field = name.partition(".")[0]  # all of a mapping goes with its first leaf
+            tree[section][field] = fields_of(section)[field].default
 
 
 def _declared_parents(key: str) -> list[tuple[str, tuple[Any, ...]]]:
     """Return the (dotted parent, values) under which a leaf has an effect."""
-    section, _, name = key.partition(".")
+    section, name, *_ = key.split(".")
     fields = fields_of(section)
     when = fields[name].metadata.get("when") or {} if name in fields else {}
     return [(f"{section}.{parent}", tuple(values)) for parent, values in when.items()]

@@ -43,7 +43,7 @@ def read_leaf(
         default = field.default_factory() if callable(field.default_factory) else field.default
         return list(default) if isinstance(default, tuple) else default
     value = _with_home(written[field.name])
-    if field.name == "args" and isinstance(value, Mapping) and is_section(value):
+    if field.metadata.get("leaves") and isinstance(value, Mapping) and is_section(value):
         return {key: _free_leaf(sub, f"{path}.{key}", field, leaves) for key, sub in value.items()}
     distribution = _distribution(value, path, field)
     if distribution is None:

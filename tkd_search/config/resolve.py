@@ -10,7 +10,7 @@ from tkd_search.distill.method_needs import TERM_WEIGHTS, needs_of
 from tkd_search.distill.method_settings import BankSettings, CellsName, MethodSettings
 from tkd_search.models.architectures.families import family_of
 from tkd_search.models.architectures.timm_networks import is_timm
-from tkd_search.models.model_settings import BigModelSettings, StudentSettings
+from tkd_search.models.model_settings import CUT, BigModelSettings, StudentSettings
 from tkd_search.models.pretrained import starts_pretrained
 from tkd_search.models.weights import weights_file
 from tkd_search.optimize.space import Choice
@@ -92,7 +92,15 @@ def describe_student(settings: Settings) -> str:
     words += [f"d{student.depth:g}"] if student.depth != 1 and (own or family.depth) else []
     args = {k: f"{v:.3g}" if isinstance(v, float) else v for k, v in student.args.items()}
     words += [f"{name}={value}" for name, value in args.items()] if sized_by_args else []
+    words += _ratio_words(student.ratios) if student.name == CUT else []
     words += [f"{student.input_size}px"] if student.input_size else []
     words += ["pretrained"] if starts_pretrained(student.name, student.weights) else []
     words += [student.format] if student.format != StudentSettings().format else []
     return " ".join(words)
+
+
+def _ratio_words(ratios: list[float] | Mapping[str, float] | None) -> list[str]:
+    """Return the shares of a cut for people: ``layer4 ×0.3``, or ``×[0.5, 0.2]`` of stages."""
+    if isinstance(ratios, Mapping):
+        return [f"{layer} ×{share:.3g}" for layer, share in ratios.items()]
+    return [f"×[{', '.join(f'{share:.3g}' for share in ratios)}]"] if ratios else []

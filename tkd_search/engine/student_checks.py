@@ -92,9 +92,14 @@ def _first_that_builds(
 
 
 def _check_sizes(config: Config) -> None:
-    """Refuse a width or depth that the student does not have: every value would give the same student."""
+    """Refuse a width, depth or argument that the student does not have: it would change nothing."""
     student, searched = config.settings().student, config.space.leaves
     name = student.name
+    if config.possible("student.name") == (CUT,) and student.args:
+        key, value = next(iter(student.args.items()))
+        raise UserError(
+            f"student.args.{key}", repr(value), "no arguments: a cut has the big model's architecture"
+        )
     family = family_of(name)  # of a function at an import path: one without width and depth
     for field, varies in (("width", family.width), ("depth", family.depth)):
         value, default = getattr(student, field), getattr(StudentSettings(), field)

@@ -1,6 +1,6 @@
 """Settings of the big model and of the student."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from tkd_search.distill.quantization.number_format import Format
@@ -37,7 +37,7 @@ class BigModelSettings:
         1.0, gt=0, le=4, doc="channel multiplier where the architecture has one", searchable=False
     )
     args: dict[str, Any] = setting(
-        default_factory=dict, doc="further arguments of the constructor", searchable=False
+        default_factory=dict, doc="further arguments of the constructor", searchable=False, leaves=True
     )
     weights: str | None = setting(
         None,
@@ -106,13 +106,10 @@ class StudentSettings:
     depth: float = setting(
         1.0, gt=0, le=4, doc="multiplier of blocks per stage, where the architecture has one"
     )
-    args: dict[str, Any] = field(
+    args: dict[str, Any] = setting(
         default_factory=dict,
-        metadata={
-            "doc": "further arguments of the constructor; each may be a distribution. A cut takes only "
-            "ratios: shares of channels by stage (a list of numbers) or by layer (a mapping)",
-            "searchable": True,
-        },
+        doc="further arguments of the constructor, of every name but cut; each may be a distribution",
+        leaves=True,
     )
     weights: str | None = setting(
         None,
@@ -130,6 +127,13 @@ class StudentSettings:
     )
     importance: Literal["magnitude", "bn_scale", "taylor", "random"] = setting(
         "magnitude", doc="criterion by which a cut chooses the channels it keeps", when={"name": (CUT,)}
+    )
+    ratios: list[float] | dict[str, Any] | None = setting(
+        None,
+        doc="shares of channels that a cut keeps in place of width: by stage (a list of numbers, the largest "
+        "maps first) or by layer (a mapping; each may be a distribution)",
+        when={"name": (CUT,)},
+        leaves=True,
     )
     format: Format = setting(
         "fp32", doc="number format of the shipped weights; int8 also rounds the inputs of layers"

@@ -79,7 +79,7 @@ def cut_student(
     """Cut a student from the trained F: the channels that stay keep F's weights.
 
     Args:
-        settings: width, ``args.ratios`` and importance.
+        settings: width, ratios and importance.
         trained: F with its weights; not changed.
         big_model: its settings.
         classes: number of classes c.
@@ -180,21 +180,13 @@ def _cut(
     batches: Iterable[tuple[Tensor, Tensor]] = (),
     seed: int = 0,
 ) -> Cut:
-    """Cut a network of F's architecture as the settings say.
-
-    Raises:
-        UserError: a setting that a cut does not have.
-    """
-    if unknown := sorted(settings.args.keys() - {"ratios"}):
-        raise UserError(
-            f"student.args.{unknown[0]}", repr(settings.args[unknown[0]]), "ratios alone for a cut"
-        )
+    """Cut a network of F's architecture as the settings say."""
     return cut(
         network,
         _example(whole),
         width=settings.width,
         importance=settings.importance,
-        ratios=settings.args.get("ratios"),
+        ratios=settings.ratios,
         batches=batches,
         seed=seed,
         groups=groups,

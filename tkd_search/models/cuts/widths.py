@@ -10,7 +10,7 @@ from tkd_search.models.cuts.attention import head_mask, kept_head_width
 from tkd_search.models.cuts.channel_groups import ChannelGroup
 
 Ratios = Sequence[float] | Mapping[str, float]
-_WHERE = "student.args.ratios"
+_WHERE = "student.ratios"
 
 
 def group_widths(
