@@ -75,6 +75,29 @@ def test_a_text_that_yaml_reads_as_something_else_is_refused_with_a_hint(tmp_pat
 
 # Editors of Windows: another encoding, tabs, and backslashes between double quotes.
 @pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("data: &d {name: digits, more: *d}", "an alias within what it names"),
+        ("student: &s\n  args: {sizes: [1, *s]}", "an alias within what it names"),
+        (
+            "\n".join(
+                ["a0: &a0 [1, 2]", *(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]" for i in range(1, 9))]
+            ),
+            "aliases that repeat too much",
+        ),
+    ],
+)
+def test_aliases_without_end_are_refused(tmp_path, text, words):
+    with pytest.raises(UserError, match=words):
+        read(tmp_path, text)
+
+
+def test_an_alias_stands_for_what_it_names(tmp_path):
+    config = read(tmp_path, "method: {lam: &range {float: [0.1, 0.9]}, gamma: *range}")
+    assert config.space.leaves["method.lam"] == config.space.leaves["method.gamma"]
+
+
+@pytest.mark.parametrize(
     "content",
     [
         "search: {trials: 3}".encode("utf-16"),

@@ -19,6 +19,7 @@ _FLOAT = re.compile(
 )
 _INT = re.compile(rf"[-+]?(?:0o[0-7]+|0x[0-9a-fA-F]+|{_DIGITS})$")
 _HINT = "save it as UTF-8, indent with spaces, and write texts with backslashes in single quotes"
+_MOST_PARTS = 100_000
 _OWN = {"tag:yaml.org,2002:int", "tag:yaml.org,2002:float", "tag:yaml.org,2002:timestamp"}
 
 
@@ -67,9 +68,45 @@ def parse_yaml(text: str) -> Any:
     """Return the plain value of one YAML document.
 
     Raises:
-        YAMLError: the text is no YAML, or a key occurs twice.
+        YAMLError: the text is no YAML, a key occurs twice, an alias lies within what it names, or aliases
+            repeat so much that the value has over 100,000 parts.
     """
-    return yaml.load(text, Loader=_Loader)  # a subclass of the safe loader
+    loader = _Loader(text)  # a subclass of the safe loader
+    try:
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        _parts_of(node, {})
+        return loader.construct_document(node)
+    finally:
+        loader.dispose()
+
+
+def _parts_of(node: yaml.Node, counts: dict[int, int]) -> int:
+    """Return how many scalars and sections a node has when its aliases are written out.
+
+    Args:
+        node: a node of the document.
+        counts: results so far by the node's id; 0 for a node that is being counted.
+
+    Raises:
+        ComposerError: see :func:`parse_yaml`.
+    """
+    if id(node) in counts:
+        if not counts[id(node)]:
+            raise yaml.composer.ComposerError(
+                None, None, "found an alias within what it names", node.start_mark
+            )
+        return counts[id(node)]
+    counts[id(node)] = 0
+    children = () if isinstance(node, yaml.ScalarNode) else node.value
+    if isinstance(node, yaml.MappingNode):
+        children = [part for pair in children for part in pair]
+    count = 1 + sum(_parts_of(child, counts) for child in children)
+    if count > _MOST_PARTS:
+        raise yaml.composer.ComposerError(None, None, "found aliases that repeat too much", node.start_mark)
+    counts[id(node)] = count
+    return count
 
 
 def yaml_text(value: Any) -> str:
