@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import mlflow
+import pandas as pd
 import pytest
 
 from tests.tracking.synthetic import synthetic_search
@@ -164,7 +165,8 @@ def check_study(folder: Path, name: str, trials: int) -> None:
 
 
 @pytest.mark.slow
-def test_a_whole_search_and_the_same_command_again(tmp_path):
+@pytest.mark.timeout(900)
+def test_a_whole_search_the_same_command_again_and_its_winner_on_fresh_seeds(tmp_path):
     code, output = run(tmp_path, *SMALL, "--set=search.trials=5", "--name", "small")
     assert code == 0, output
     folder = tmp_path / "runs" / "small"
@@ -179,6 +181,33 @@ def test_a_whole_search_and_the_same_command_again(tmp_path):
     refused, output = run(tmp_path, *SMALL, "--set=search.trials=5", "--set=seed=7", "--name", "small")
     assert refused == 2
     assert "seed: was 0, is 7" in output
+    winner = json.loads((folder / "summary.json").read_text())["front"][-1]
+    check_retrained(folder, winner)
+
+
+def check_retrained(folder: Path, winner: dict) -> None:
+    """Check that ``retrain`` trains a member on fresh seeds, adds seeds later and keeps the front."""
+    summary = (folder / "summary.json").read_bytes()
+    for seeds in (1, 2):
+        command = ["retrain", folder.name, winner["trial_id"], "--seeds", str(seeds)]
+        done = subprocess.run(
+            [sys.executable, "-m", "tkd_search", *command],
+            cwd=folder.parents[1],
+            env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "COLUMNS": "120"},
+            capture_output=True,
+            text=True,
+            timeout=240,
+        )
+        assert done.returncode == 0, done.stderr
+        assert f"| {winner['trial_id']} | {winner['student']} |" in done.stdout
+        table = pd.read_csv(folder / "retrained.csv")
+        assert table.seed.tolist() == [1000, 1001][:seeds]
+        assert (table.bytes == winner["bytes"]).all()
+        assert table.test_accuracy.between(0.05, 1).all()
+        if seeds == 1:
+            first = table
+    assert table.head(1).equals(first)
+    assert (folder / "summary.json").read_bytes() == summary
 
 
 def test_a_search_without_a_student_exits_with_one(tmp_path):

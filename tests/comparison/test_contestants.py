@@ -4,11 +4,11 @@ import pytest
 
 from tkd_search.comparison.contestants import (
     check_equal_students,
-    fresh_seeds,
     parse_contestants,
     retrained_config,
     search_config,
 )
+from tkd_search.comparison.fresh_trainings import fresh_seeds
 from tkd_search.config.experiment_file import load_config
 from tkd_search.errors import UserError
 

@@ -4,9 +4,9 @@ from types import SimpleNamespace
 
 import pytest
 
+from tkd_search.comparison.fresh_trainings import FreshTraining, _train
 from tkd_search.comparison.outcomes import read_training
 from tkd_search.comparison.paired_statistics import Failure
-from tkd_search.comparison.run_comparison import _Task, _train
 from tkd_search.config.experiment_file import load_config
 from tkd_search.engine import pipeline
 from tkd_search.errors import UserError
@@ -33,7 +33,7 @@ def train(tmp_path, monkeypatch):
     def trained(*results, tested=TESTED):
         answers = {"trial": results, "test": tested}
         monkeypatch.setattr(pipeline, "_on_one_group", lambda queue, job: iter(answers[job["kind"]]))
-        task = _Task("tkd", 1003, load_config(None, name="c"), WINNER, tmp_path / "tkd-1003.json")
+        task = FreshTraining("tkd", 1003, load_config(None, name="c"), WINNER, tmp_path / "tkd-1003.json")
         _train(None, str(tmp_path), task, PREPARED)
         return read_training(task.file)
 

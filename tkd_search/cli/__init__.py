@@ -14,6 +14,7 @@ SUMMARIES = {
     "pick": "Choose a student of the front by size, accuracy or latency.",
     "export": "Write ONNX, int8 and model card of a search's students.",
     "evaluate": "Score a shipped student on your own images.",
+    "retrain": "Train students of the front again on fresh seeds.",
     "compare": "Compare methods at equal search budgets.",
     "runs": "List, watch, stop and clean up searches.",
     "settings": "Print every setting with its default, range and meaning.",

@@ -69,6 +69,7 @@ def command(
     from tkd_search.cli.console import Console
     from tkd_search.cli.terminal import raise_on_interrupt
     from tkd_search.comparison.contestants import parse_contestants
+    from tkd_search.comparison.mlflow_page import track_comparison
     from tkd_search.config.experiment_file import load_config
 
     given = [*overrides, *([f"output={json.dumps(output)}"] if output else [])]
@@ -99,17 +100,8 @@ def command(
     click.echo(result.page)
     for file in result.files:
         click.echo(str(file))
-    uri = config.settings().tracking.uri or ""
-    if uri.lower() not in ("none", "off"):
-        from tkd_search.comparison.mlflow_page import log_comparison
-        from tkd_search.tracking.uri import absolute_uri
-
-        tracking = config.settings().tracking
-        experiment = tracking.experiment or f"tkd_search/{config.settings().data.name}"
-        try:
-            log_comparison(absolute_uri(uri), experiment, config.name, result.rows, result.files)
-        except UserError as error:  # the tables are written already
-            console.note(f"not in MLflow: {error}")
+    if problem := track_comparison(config, config.name, result.rows, result.files):
+        console.note(f"not in MLflow: {problem}")
     return 0
 
 

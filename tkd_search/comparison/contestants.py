@@ -169,9 +169,3 @@ def retrained_config(
         )
     _check_same_student(contestant.label, retrained, fixed)
     return retrained
-
-
-def fresh_seeds(config: Config, count: int) -> tuple[int, ...]:
-    """Return seeds that no search has used."""
-    first = 1000 + config.settings().seed
-    return tuple(range(first, first + count))

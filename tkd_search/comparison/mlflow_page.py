@@ -6,8 +6,30 @@ from pathlib import Path
 from typing import Any
 
 from tkd_search.comparison.paired_statistics import Row
+from tkd_search.config.experiment_file import Config
+from tkd_search.errors import UserError
 
 TAG_COMPARISON = "tkd.comparison"
+
+
+def track_comparison(config: Config, name: str, rows: Sequence[Row], files: Sequence[Path]) -> str:
+    """Write a comparison's run to the experiment's tracking store, unless tracking is off.
+
+    Returns:
+        Why it is not there, '' otherwise: the files are written already.
+    """
+    from tkd_search.tracking.uri import absolute_uri
+
+    tracking = config.settings().tracking
+    uri = tracking.uri or ""
+    if uri.lower() in ("none", "off"):
+        return ""
+    experiment = tracking.experiment or f"tkd_search/{config.settings().data.name}"
+    try:
+        log_comparison(absolute_uri(uri), experiment, name, rows, files)
+    except UserError as error:
+        return str(error)
+    return ""
 
 
 def log_comparison(uri: str, experiment: str, name: str, rows: Sequence[Row], files: Sequence[Path]) -> str:
@@ -18,7 +40,7 @@ def log_comparison(uri: str, experiment: str, name: str, rows: Sequence[Row], fi
         experiment: name of the experiment; created if missing.
         name: name of the comparison.
         rows: logged as metrics ``<label>.test_mean``, ``.test_sd``, ``.difference``, ….
-        files: logged as artifacts; ``compare.md`` is also the run's description.
+        files: logged as artifacts; the Markdown page is also the run's description.
 
     Returns:
         The run's identifier.
@@ -41,7 +63,7 @@ def _logged(client: Any, experiment: str, name: str, rows: Sequence[Row], files:
     runs = client.search_runs([home], condition, max_results=1)
     tags = {TAG_COMPARISON: name, "tkd.kind": "comparison"}
     run_id = runs[0].info.run_id if runs else client.create_run(home, tags=tags, run_name=name).info.run_id
-    page = next((file.read_text(encoding="utf-8") for file in files if file.name == "compare.md"), "")
+    page = next((file.read_text(encoding="utf-8") for file in files if file.suffix == ".md"), "")
     now = time.time_ns() // 1_000_000  # of points of equal time MLflow shows the largest
     metrics = [Metric(key, value, now, 0) for row in rows for key, value in _figures(row).items()]
     client.log_batch(run_id, metrics=metrics, tags=[RunTag("mlflow.note.content", page)])

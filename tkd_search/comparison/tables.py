@@ -107,8 +107,6 @@ def write_tables(folder: Path, page: str, trainings: Sequence[Training | Failure
     """
     import pandas as pd
 
-    names = [field.name for field in fields(Training) if field.name != "teachers"]
-    table = pd.DataFrame([asdict(training) for training in trainings], columns=[*names, "failed"])
     teachers = [
         {"label": t.label, "seed": t.seed, "epoch": e, "teacher": name, "weight": weight, "agreement": cka}
         for t in trainings
@@ -118,9 +116,18 @@ def write_tables(folder: Path, page: str, trainings: Sequence[Training | Failure
     columns = ["label", "seed", "epoch", "teacher", "weight", "agreement"]
     texts = {
         "compare.md": page,
-        "compare.csv": table.to_csv(index=False),
+        "compare.csv": training_table(trainings),
         "teachers.csv": pd.DataFrame(teachers, columns=columns).to_csv(index=False),
     }
     for name, text in texts.items():
         write_text(folder / name, text)
     return [folder / name for name in texts]
+
+
+def training_table(trainings: Sequence[Training | Failure]) -> str:
+    """Return a CSV table with a row per training; a failed one has no figures, and its reason."""
+    import pandas as pd
+
+    names = [field.name for field in fields(Training) if field.name != "teachers"]
+    rows = [asdict(training) for training in trainings]
+    return str(pd.DataFrame(rows, columns=[*names, "failed"]).to_csv(index=False))
