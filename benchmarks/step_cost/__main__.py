@@ -65,7 +65,6 @@ GOALS = (
     Goal("torchdistill_channels_last_over_ours", "kd in channels_last, torchdistill", "kd, bank"),
     Goal("torchdistill_at_over_ours", "at, torchdistill", "at, bank"),
     Goal("ddp_over_torchrun", "ce, 2 workers", "ce, torchrun", most=1.05),
-    Goal("ddp_own_statistics_over_torchrun", "ce, 2 workers, own batch statistics", "ce, torchrun"),
 )
 
 

@@ -2,9 +2,8 @@
 
 torchrun starts two processes, each with one thread and half of every batch. All trainings run in these
 processes in turn, over the same gloo group, so that a busy machine slows all alike. Ours is the training of a
-Ray Train worker without Ray: the same loop and reduction, and the control message before every batch. It
-normalises over the batches of both workers, DistributedDataParallel over each worker's own; a third training,
-ours with such normalisation, tells what this difference costs. Counted is wall time between barriers.
+Ray Train worker without Ray: the same loop and reduction, and the control message before every batch. Both
+normalise each worker's rows by themselves. Counted is wall time between barriers.
 """
 
 import json
@@ -26,7 +25,6 @@ from torch.nn.parallel import DistributedDataParallel
 from benchmarks.step_cost.one_process import CHANNELS, CLASSES, SIZE, NoiseViews, measure, timed
 from tkd_search.distill import Distiller, MethodSettings, TrainSettings
 from tkd_search.distill.training.reduction import reduction_for
-from tkd_search.distill.training.sync_batchnorm import desynchronised
 from tkd_search.engine.workers.ranks import Ranks
 from tkd_search.models import build_student
 from tkd_search.models.model_settings import StudentSettings
@@ -74,15 +72,11 @@ def _plain(views: NoiseViews, settings: StudentSettings, train: TrainSettings) -
     return epoch
 
 
-def _ours(
-    views: NoiseViews, settings: StudentSettings, train: TrainSettings, own: bool
-) -> Callable[[], None]:
-    """Return an epoch of our training; with ``own`` each worker normalises over its own rows."""
+def _ours(views: NoiseViews, settings: StudentSettings, train: TrainSettings) -> Callable[[], None]:
+    """Return an epoch of our training."""
     student = build_student(settings, classes=CLASSES, channels=CHANNELS, size=SIZE)
     method, group = MethodSettings(name="ce"), reduction_for(WORKERS)
     training = Distiller(student, views, method, train, seed=0, group=group, class_count=CLASSES)
-    if own:
-        desynchronised(training.student)
     ranks = Ranks(group.rank, group.size)
 
     def epoch() -> None:
@@ -98,8 +92,7 @@ def _work(job: Path) -> None:
     dist.init_process_group("gloo")
     views = NoiseViews(batches * train.batch_size, 1, "cpu")
     epochs = {
-        "ce, 2 workers": _ours(views, settings, train, own=False),
-        "ce, 2 workers, own batch statistics": _ours(views, settings, train, own=True),
+        "ce, 2 workers": _ours(views, settings, train),
         "ce, torchrun": _plain(views, settings, train),
     }
 

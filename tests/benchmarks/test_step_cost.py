@@ -56,7 +56,6 @@ def test_two_workers_are_measured_beside_torchrun():
     assert [name for name in found if min(found[name]) > 0 and len(found[name]) == 2] == list(found)
     goals = {goal.key: goal for goal in GOALS}
     assert goals["ddp_over_torchrun"].ratio(found) > 0
-    assert goals["ddp_own_statistics_over_torchrun"].ratio(found) > 0
 
 
 def test_torchdistill_is_installed_once_and_into_its_folder_alone(tmp_path, monkeypatch):

@@ -15,6 +15,7 @@ from tkd_search.distill.losses.similarity import cka
 from tkd_search.distill.training.flat_parameters import store
 from tkd_search.distill.training.reduction import Reduction, SingleProcess, reduction_for
 from tkd_search.distill.training.sync_batchnorm import (
+    ENOUGH_ROWS,
     AllReduceBatchNorm,
     converted_by_torch,
     desynchronised,
@@ -48,9 +49,9 @@ UNLABELLED = {"unlabelled": 159, "gated": 159}
 
 
 def trained(
-    name: str, group: Reduction, **train: float
+    name: str, group: Reduction, batch_size: int = 48, **train: Any
 ) -> tuple[dict[str, torch.Tensor], dict[str, float], Any]:
-    """Return the weights to ship, losses and teachers after two epochs of five batches of 48."""
+    """Return the weights to ship, losses and teachers after two epochs, by default of five batches of 48."""
     torch.manual_seed(0)
     unbalanced = name == "unbalanced"
     made = Distiller(
@@ -59,11 +60,10 @@ def trained(
         METHODS[name] if name in METHODS else MethodSettings(min_confidence=0.9),
         TrainSettings(
             epochs=2,
-            batch_size=48,
+            batch_size=batch_size,
             lr=5e-3,
-            schedule="constant",
             class_weights="balanced" if unbalanced else "none",
-            **train,
+            **{"schedule": "constant", **train},
         ),
         balanced=unbalanced,
         seed=0,
@@ -71,6 +71,8 @@ def trained(
         group=group,
         class_count=10,
     )
+    joint = any(isinstance(one, AllReduceBatchNorm) for one in made.student.modules())
+    assert joint == (group.size > 1 and batch_size // group.size < ENOUGH_ROWS)
     for _ in range(2):
         stats = made.run_epoch()
     assert stats is not None
@@ -83,6 +85,7 @@ def _run_rank(rank: int, folder: str) -> None:
     group = reduction_for(2)
     found = {name: trained(name, group) for name in [*METHODS, "gated"]}
     found["mixed"] = trained("ce", group, mixup=0.4, cutmix=1.0)
+    found["many rows"] = trained("ce", group, batch_size=96, schedule="one_cycle")
     found["parts"] = _parts(rank, group)
     found["accuracy"] = _accuracy(group)
     torch.save(found, f"{folder}/{rank}.pt")
@@ -167,6 +170,18 @@ def test_two_workers_that_mix_their_own_images_keep_equal_weights(ranks: list[di
     for key, value in ranks[0]["mixed"][0].items():
         assert torch.equal(value, ranks[1]["mixed"][0][key])
     assert not torch.equal(value, ranks[0]["ce"][0][key])
+
+
+def test_two_workers_with_many_rows_have_own_batch_statistics_and_equal_networks(
+    ranks: list[dict[str, Any]],
+) -> None:
+    alone, _, _ = trained("ce", SingleProcess(), batch_size=96, schedule="one_cycle")
+    statistics = [key for key in alone if key.endswith(("running_mean", "running_var"))]
+    assert statistics
+    for key, value in ranks[0]["many rows"][0].items():
+        assert torch.equal(value, ranks[1]["many rows"][0][key]), key
+        if key in statistics:  # own rows are a sample of the batch
+            torch.testing.assert_close(value, alone[key], rtol=0.2, atol=0.2)
 
 
 def test_two_workers_leave_out_unsure_rows_and_agree(ranks: list[dict[str, Any]]) -> None:

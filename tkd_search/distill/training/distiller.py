@@ -43,7 +43,7 @@ from tkd_search.distill.training.reduction import Reduction, SingleProcess
 from tkd_search.distill.training.reselection import reselect, selection_due, selection_state
 from tkd_search.distill.training.rounding import RoundingSchedule
 from tkd_search.distill.training.step_data import StepReader
-from tkd_search.distill.training.sync_batchnorm import synchronised
+from tkd_search.distill.training.sync_batchnorm import ENOUGH_ROWS, StatisticsAverage, synchronised
 from tkd_search.seeds import child_generator, child_seed
 
 _SAMPLE_ROWS = 512
@@ -112,7 +112,9 @@ class Distiller:
         self._class_count = class_count
         simulate(cast(nn.Module, student), format)
         network = cast(nn.Module, student).to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.student: nn.Module = synchronised(network) if self._group.size > 1 else network
+        joint = self._group.size > 1 and train.batch_size // self._group.size < ENOUGH_ROWS
+        self.student: nn.Module = synchronised(network) if joint else network
+        self._statistics = StatisticsAverage(self.student, self._group)
         self._rounding = RoundingSchedule(self.student, format, train)
         generator = child_generator(seed, "initial")
         self._source, template = signal_source(method, views, bank, big_models, self.device, train.precision)
@@ -289,6 +291,7 @@ class Distiller:
             logits = output.logits.detach()
             terms.update(self._source.losses(signals, batch.over_labels, logits, data.labelled))
         self._learners.update(terms.values(), self.step)
+        self._statistics.update()
         self._rounding.end_step(self.epoch, self._group)
         return terms
 
