@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 
 from tests.cli.calling import call
+from tkd_search.cli import doctor
 from tkd_search.cluster import node_checks
 from tkd_search.cluster.node_probe import NodeReport, disk_free
+from tkd_search.engine import ray_session
 from tkd_search.storage.object_store import write_error
 
 
@@ -125,6 +127,23 @@ def test_disk_and_object_store_must_hold_the_bank(tmp_path: Path) -> None:
     disk, store = node_checks.check_room(tmp_path, 10**10, 10**15)
     assert (disk.state, store.state) == ("wrong", "warn")
     assert "/dev/shm" in store.fix
+
+
+def test_a_file_in_place_of_the_output_folder_is_wrong(tmp_path: Path) -> None:
+    (tmp_path / "runs").touch()
+    output, *_ = node_checks.check_room(tmp_path / "runs", 10**10, 0)
+    assert output.state == "wrong"
+    assert "not a folder" in output.line()
+    assert "--output" in output.fix
+
+
+def test_half_a_core_is_said_by_doctor_and_by_a_search(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "core_share", lambda: 0.5)
+    monkeypatch.setattr(ray_session, "core_share", lambda: 0.5)
+    (check,) = doctor._check_limits()
+    assert check.state == "warn"
+    assert "one core" in check.fix
+    assert "0.5 of a core" in ray_session._slowness()
 
 
 def test_nodes_with_different_versions_or_without_write_access_are_wrong() -> None:

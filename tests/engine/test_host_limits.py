@@ -5,7 +5,7 @@ import math
 import pytest
 
 from tkd_search.engine import host_limits
-from tkd_search.engine.host_limits import HostLimits, allowed_cpus, most_workers, shortages
+from tkd_search.engine.host_limits import HostLimits, allowed_cpus, core_share, most_workers, shortages
 
 FOUR_GIB = 4.0 * 2**30
 
@@ -85,6 +85,7 @@ def test_limits_of_a_container_with_control_groups_v1_whose_path_is_that_of_the_
     limits = host_limits.host_limits(root)
     assert limits.memory == 1.5e9
     assert limits.processes == math.inf
+    assert core_share(root) == 0.5
     assert allowed_cpus(root) == 1
 
 

@@ -20,7 +20,7 @@ from tkd_search.cluster.node_checks import (
 )
 from tkd_search.cluster.node_probe import probe_all_nodes, probe_node
 from tkd_search.engine.host_folders import provide_folders
-from tkd_search.engine.host_limits import describe_limits, host_limits, shortages
+from tkd_search.engine.host_limits import core_share, describe_limits, host_limits, shortages
 from tkd_search.errors import UserError
 from tkd_search.storage.object_store import storage_uri
 
@@ -99,7 +99,11 @@ def _check_limits() -> Iterator[Check]:
     for short in (found := shortages(limits)):
         yield Check(short.name, "wrong", f"{short.found}, needed {short.needed}", short.fix)
     if not found:
-        yield Check("limits", "ok", describe_limits(limits))
+        slow = core_share() < 1
+        fix = (
+            "start the container with at least one core (docker run --cpus), or expect hours" if slow else ""
+        )
+        yield Check("limits", "warn" if slow else "ok", describe_limits(limits), fix)
 
 
 def _joined(address: str, storage: str, output: Path) -> Iterator[Check]:

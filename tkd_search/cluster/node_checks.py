@@ -16,6 +16,7 @@ from packaging.requirements import Requirement
 from tkd_search.cluster.head import local_token
 from tkd_search.cluster.node_probe import NodeReport, disk_free
 from tkd_search.errors import UserError
+from tkd_search.files import not_writable
 from tkd_search.masking import masked
 from tkd_search.storage.object_store import write_error
 from tkd_search.tracking.uri import check_uri
@@ -161,13 +162,15 @@ def _request(uri: str, environment: Mapping[str, str]) -> tuple[int, str]:
 
 
 def check_room(folder: Path, shared_memory: int, need: int) -> Iterator[Check]:
-    """Check that disk and object store are large enough.
+    """Check that the folder can be written, and that disk and object store are large enough.
 
     Args:
         folder: folder of the runs.
         shared_memory: bytes of the object store.
         need: bytes of the bank; 0 if unknown.
     """
+    if problem := not_writable(folder / "run"):
+        yield Check("output", "wrong", problem, "choose another folder with --output")
     disk, required = disk_free(folder), max(MIN_DISK, 3 * need)
     text = f"{disk / 1e9:.1f} GB free for {folder}"
     full = disk < required

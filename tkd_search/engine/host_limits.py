@@ -117,7 +117,7 @@ def most_workers(limits: HostLimits) -> tuple[int | None, str]:
 def describe_limits(limits: HostLimits) -> str:
     """Return how many trials with one worker can run at once, and what limits them."""
     workers, scarce = most_workers(limits)
-    cores = f"{allowed_cpus()} cores"
+    cores = f"{core_share():g} cores"
     return cores if workers is None else f"{cores}; room for {workers} trials at once by {scarce}"
 
 
@@ -140,15 +140,20 @@ def host_limits(root: Path = Path("/")) -> HostLimits:
     )
 
 
-def allowed_cpus(root: Path = Path("/")) -> int:
-    """Return the cores that this process may use, by its affinity and its container's quota; at least 1."""
+def core_share(root: Path = Path("/")) -> float:
+    """Return the cores that this process may use, by affinity and container quota; may be below 1."""
     affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     quotas = [
         *(text.split() for (text,) in _group_files(root, "cpu", "cpu.max")),
         *_group_files(root, "cpu", "cpu.cfs_quota_us", "cpu.cfs_period_us"),
     ]
     shares = [_number(quota) / float(period) for quota, period in quotas]
-    return max(1, math.ceil(min([affinity, *(share for share in shares if share < math.inf)])))
+    return min([affinity, *(share for share in shares if share < math.inf)])
+
+
+def allowed_cpus(root: Path = Path("/")) -> int:
+    """Return the cores that Ray may plan with: ``core_share`` rounded up, at least 1."""
+    return max(1, math.ceil(core_share(root)))
 
 
 def raise_open_files() -> None:

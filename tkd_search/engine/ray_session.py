@@ -9,7 +9,13 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 from tkd_search.engine.host_folders import provide_folders
-from tkd_search.engine.host_limits import allowed_cpus, host_limits, most_workers, raise_open_files
+from tkd_search.engine.host_limits import (
+    allowed_cpus,
+    core_share,
+    host_limits,
+    most_workers,
+    raise_open_files,
+)
 from tkd_search.errors import UserError
 
 _ATTEMPTS = 3
@@ -119,9 +125,15 @@ def ray_session(address: str | None) -> Iterator[str]:
             _not_started(error) if target is None else _no_ray(address, f"no Ray there ({error})")
         ) from error
     try:
-        yield f"joined Ray at {target}" if target else "own Ray on this machine"
+        yield f"joined Ray at {target}" if target else f"own Ray on this machine{_slowness()}"
     finally:
         ray.shutdown()
+
+
+def _slowness() -> str:
+    """Return a warning where this process has less than one core; '' elsewhere."""
+    share = core_share()
+    return "" if share >= 1 else f", which has only {share:g} of a core: a search takes hours"
 
 
 def _start_ray() -> None:
