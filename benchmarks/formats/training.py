@@ -37,10 +37,15 @@ class Lesson:
 
     def calibration(self) -> Iterator[Tensor]:
         """Yield training images without augmentation, for the ranges of activations."""
-        images = training_views(self.settings, self.data, 1, augment="none")
-        chosen = torch.linspace(0, len(images) - 1, min(CALIBRATION_IMAGES, len(images))).long()
-        for part in chosen.split(64):
-            yield images.batch(part, torch.zeros_like(part))
+        return calibration_images(self.settings, self.data)
+
+
+def calibration_images(settings: DataSettings, data: DataBundle) -> Iterator[Tensor]:
+    """Yield training images without augmentation, for the ranges of activations."""
+    images = training_views(settings, data, 1, augment="none")
+    chosen = torch.linspace(0, len(images) - 1, min(CALIBRATION_IMAGES, len(images))).long()
+    for part in chosen.split(64):
+        yield images.batch(part, torch.zeros_like(part))
 
 
 def training_views(

@@ -1,6 +1,6 @@
 """Wall time and epochs of a whole search to a hypervolume, beside what its users would write instead.
 
-    python -m benchmarks.whole_search [--seeds 3] [--searches ours,loop] [--set KEY=VALUE]... --json FILE
+    python -m benchmarks.whole_search [--seeds 3] [--searches ours loop] [--set KEY=VALUE]... --json FILE
 
 *loop* is Optuna's TPE in one process with a plain KD loop that runs the big model in every step; *nested* is
 Ray Tune whose trials call ``TorchTrainer(...).fit()``. Both train whole trials of the experiment's students,
@@ -17,12 +17,13 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
-from benchmarks.whole_search.figures import Curve, Point, figures, table
-from benchmarks.whole_search.searches import run
+from benchmarks.whole_search.figures import Curve, figures, table
+from benchmarks.whole_search.searches import OURS, run
 from tkd_search.config.experiment_file import load_config
 from tkd_search.files import write_json
+from tkd_search.results.json_values import finite, from_plain
 
-SEARCHES = ("ours", "loop", "nested", "ours-whole-trials", "ours-without-bank")
+SEARCHES = (*OURS, "loop", "nested")
 
 
 def main() -> None:
@@ -35,11 +36,11 @@ def main() -> None:
         return
     found = json.loads(options.json.read_text())["curves"] if options.json.exists() else []
     for seed in range(options.seeds):
-        for name in options.searches.split(","):
+        for name in options.searches:
             if not any((curve["name"], curve["seed"]) == (name, seed) for curve in found):
                 found.append(_alone(name, seed, options))
-                medians = figures([_curve(curve) for curve in found])
-                write_json(options.json, {"curves": found, **medians, **_ratios(medians)})
+                medians = figures([from_plain(Curve, curve) for curve in found])
+                write_json(options.json, finite({"curves": found, **medians, **_ratios(medians)}))
                 print("\n".join(table(medians)), flush=True)
 
 
@@ -47,10 +48,6 @@ def _ratios(medians: dict[str, dict[str, float]]) -> dict[str, float]:
     return {
         f"{name}_over_ours": of["over_ours"] for name, of in medians.items() if name in ("loop", "nested")
     }
-
-
-def _curve(plain: dict) -> Curve:
-    return Curve(**{**plain, "points": tuple(Point(*point) for point in plain["points"])})
 
 
 def _alone(name: str, seed: int, options: argparse.Namespace) -> dict:
@@ -75,7 +72,7 @@ def _options() -> argparse.Namespace:
         "--set", action="append", default=[], metavar="KEY=VALUE", help="changes to the experiment"
     )
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--searches", default=",".join(SEARCHES[:2]), help=f"of {', '.join(SEARCHES)}")
+    parser.add_argument("--searches", nargs="+", choices=SEARCHES, default=["ours", "loop"])
     parser.add_argument(
         "--json", type=Path, required=True, metavar="FILE", help="figures; read where it exists"
     )

@@ -1,11 +1,12 @@
 """The search that a user would write: Optuna proposes, a plain loop distils from the live big model.
 
 Students, data and files are those of the experiment, so that only the search and the training differ. The
-formats are given to it: a user would have to write the rounding to int4 as well.
+formats are given to it: a user would have to write the rounding to int4 as well. Weight decay is that of
+``configs/digits.yaml``.
 """
 
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ import torch.nn.functional as F
 from optuna.distributions import BaseDistribution
 from torch import Tensor
 
-from benchmarks.formats.training import training_views
+from benchmarks.formats.training import calibration_images, training_views
 from benchmarks.simulator.sizes import Shape
 from tkd_search.config.experiment_file import Config
 from tkd_search.data import AugmentedViews, load_data, plain_batches
@@ -67,17 +68,13 @@ class ByHand:
         loss = partial(_kd_loss, big_model, settings.method.lam, settings.method.tau)
         train = settings.training
         _train(student, self._views, train.epochs, train.batch_size, train.lr, loss)
-        network = calibrated(student.eval().model, settings.student.format, self._plain())
+        images = calibration_images(settings.data, data)
+        network = calibrated(student.eval().model, settings.student.format, images)
         shape = (data.channels, data.size, data.size)
         with tempfile.TemporaryDirectory() as folder:
             onnx = write_files(network, settings.student.format, shape, Path(folder))
             size = (Path(folder) / "model.safetensors").stat().st_size
             return size, evaluate(onnx, plain_batches(data.validation, mean=data.mean, std=data.std))
-
-    def _plain(self) -> Iterator[Tensor]:
-        rows = torch.arange(min(256, len(self._views)))
-        for part in rows.split(64):
-            yield self._views.batch(part, torch.zeros_like(part))
 
 
 def _train(model: Student, views: AugmentedViews, epochs: int, batch: int, lr: float, loss: Loss) -> None:

@@ -65,7 +65,8 @@ def _ours(config: Config) -> list[Point]:
     from tkd_search.api import Experiment
 
     with tempfile.TemporaryDirectory() as folder:
-        result = Experiment(with_overrides(config, {"output": folder})).search()
+        own = {"output": folder, "tracking.uri": f"sqlite:///{folder}/mlflow.db"}
+        result = Experiment(with_overrides(config, own)).search()
         log = result.folder / "events" / "events.jsonl"
         events = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
     ends = [
@@ -113,6 +114,8 @@ def _nested(by_hand: ByHand, big_model: Student) -> Iterator[Trial]:
             tune_config=TuneConfig(search_alg=search, num_samples=trials, max_concurrent_trials=1),
             run_config=RunConfig(name="nested", storage_path=folder, verbose=0),
         ).fit()
+        for error in results.errors:
+            raise error
         found = [result.metrics for result in results if result.metrics]
     for metrics in sorted(found, key=lambda metrics: metrics["time"]):
         yield Trial(metrics["bytes"], metrics["accuracy"], metrics["time"])
@@ -121,19 +124,18 @@ def _nested(by_hand: ByHand, big_model: Student) -> Iterator[Trial]:
 def _nested_trial(config: Config, seed: int, file: Path, folder: str, chosen: dict[str, Any]) -> None:
     """Train one student in a Ray Train run of its own, inside a Tune trial."""
     import ray.train
-    import ray.tune
     from ray.train import ScalingConfig
     from ray.train.torch import TorchTrainer
+    from ray.tune.integration.ray_train import TuneReportCallback
 
     def train(point: dict[str, Any]) -> None:
         by_hand = ByHand(config, seed)
         size, accuracy = by_hand.student(by_hand.load_big_model(file), point)
-        ray.train.report({"bytes": size, "accuracy": accuracy})
+        ray.train.report({"bytes": size, "accuracy": accuracy, "time": time.time()})
 
-    result = TorchTrainer(
+    TorchTrainer(
         train,
         train_loop_config=chosen,
         scaling_config=ScalingConfig(num_workers=1),
-        run_config=ray.train.RunConfig(storage_path=folder),
+        run_config=ray.train.RunConfig(storage_path=folder, callbacks=[TuneReportCallback()]),
     ).fit()
-    ray.tune.report({**result.metrics, "time": time.time()})

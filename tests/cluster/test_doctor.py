@@ -142,7 +142,7 @@ def test_half_a_core_is_said_by_doctor_and_by_a_search(monkeypatch: pytest.Monke
     monkeypatch.setattr(ray_session, "core_share", lambda: 0.5)
     (check,) = doctor._check_limits()
     assert check.state == "warn"
-    assert "one core" in check.fix
+    assert "a whole core" in check.fix
     assert "0.5 of a core" in ray_session._slowness()
 
 

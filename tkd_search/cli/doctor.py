@@ -100,9 +100,7 @@ def _check_limits() -> Iterator[Check]:
         yield Check(short.name, "wrong", f"{short.found}, needed {short.needed}", short.fix)
     if not found:
         slow = core_share() < 1
-        fix = (
-            "start the container with at least one core (docker run --cpus), or expect hours" if slow else ""
-        )
+        fix = "a search is slow here: give the container a whole core (docker run --cpus)" if slow else ""
         yield Check("limits", "warn" if slow else "ok", describe_limits(limits), fix)
 
 

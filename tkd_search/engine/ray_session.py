@@ -133,7 +133,7 @@ def ray_session(address: str | None) -> Iterator[str]:
 def _slowness() -> str:
     """Return a warning where this process has less than one core; '' elsewhere."""
     share = core_share()
-    return "" if share >= 1 else f", which has only {share:g} of a core: a search takes hours"
+    return "" if share >= 1 else f", which has only {share:g} of a core and is slow"
 
 
 def _start_ray() -> None:
