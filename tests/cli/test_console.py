@@ -9,6 +9,7 @@ import rich.console
 
 from tests.tracking.synthetic import synthetic_search, taught_by
 from tkd_search.cli.console import Console, failures
+from tkd_search.engine.search_state import SearchState
 from tkd_search.results.records import Reference
 
 
@@ -50,6 +51,17 @@ def with_long_names(record):
         for member in record.front
     ]
     return dataclasses.replace(record, front=tuple(front))
+
+
+@pytest.mark.parametrize(("trials", "lines"), [(1, 1), (16, 16), (26, 26), (100, 20), (1000, 20)])
+def test_a_log_follows_a_search_of_any_size(trials, lines):
+    out = io.StringIO()
+    console = Console(rich.console.Console(file=out, width=160, soft_wrap=True))
+    console.stage("search", trials)
+    for done in range(trials + 1):
+        for epochs in range(3):  # the state is shown at every epoch
+            console.search_state(SearchState(1, done, 0, 0, 0, epochs, (), 0.0), trials)
+    assert len(out.getvalue().splitlines()) == 1 + lines
 
 
 def test_the_table_shows_the_method_also_if_it_was_not_searched(tmp_path):

@@ -36,10 +36,11 @@ _COLUMNS: Mapping[CostName, tuple[str, ...]] = {
 }
 _OPTIONAL, _NARROW = ("method", "ratio"), 70
 """Columns that the front's table omits on terminals of fewer characters a line."""
+_LINES_OF_A_SEARCH = 20
 
 
 class Console:
-    """Shows progress bars on a terminal; one line a stage and one every ten trials elsewhere."""
+    """Shows progress bars on a terminal; elsewhere one line a stage, and about twenty lines a search."""
 
     def __init__(self, console: rich.console.Console | None = None) -> None:
         self.out = console or rich.console.Console(highlight=False, soft_wrap=True)
@@ -56,7 +57,7 @@ class Console:
         )
         self._task: TaskID | None = None
         self._stage = ""
-        self._last_line = ""
+        self._last_done = 0
 
     @contextmanager
     def live(self) -> Iterator[None]:
@@ -102,10 +103,10 @@ class Console:
             + (f", best {best:.1%}" if state.front else "")
         )
         self.advance(done, text)
-        line = f"  {done}/{trials}: {text}"
-        if not self.out.is_terminal and done and done % 10 == 0 and not line.startswith(self._last_line):
-            self._last_line = f"  {done}/"
-            self.out.print(line, markup=False)
+        if self.out.is_terminal or done == self._last_done or done % max(1, trials // _LINES_OF_A_SEARCH):
+            return
+        self._last_done = done
+        self.out.print(f"  {done}/{trials}: {text}", markup=False)
 
     def front(self, record: SearchRecord, folder: Path, seconds: float | None = None) -> None:
         """Print the front as a table, counts of trials, and the next commands for the run in ``folder``."""
