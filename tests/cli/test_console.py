@@ -60,7 +60,7 @@ def test_a_log_follows_a_search_of_any_size(trials, lines):
     console.stage("search", trials)
     for done in range(trials + 1):
         for epochs in range(3):  # the state is shown at every epoch
-            console.search_state(SearchState(1, done, 0, 0, 0, epochs, (), 0.0), trials)
+            console.search_state(SearchState(1, done, 0, 0, 0, epochs, (), 0.0))
     assert len(out.getvalue().splitlines()) == 1 + lines
 
 

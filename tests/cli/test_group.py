@@ -38,6 +38,7 @@ def test_every_command_has_help(name):
     ("arguments", "words"),
     [
         (["nonsense"], "nonsense"),
+        (["run", "--config", "mine.yaml"], "python -m tkd_search.run"),
         (["pick"], "RUN"),
         (["pick", "runs/nothing", "--knee"], "no search"),
         (["pick", "runs/nothing", "--max-bytes", "many"], "500kB"),

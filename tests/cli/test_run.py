@@ -99,6 +99,8 @@ def test_a_dry_run_shows_plan_space_and_time_and_writes_nothing(tmp_path):
     assert "more than 5 ms for one image" in output
     assert "ms at the small end of the space" in output
     assert "left to the sampler: search.enqueue.0.student.width = 0.38" in output
+    assert "  training.epochs: 12\n" in output  # set by the file
+    assert "memory_budget_mb" not in output  # left at its default
     assert list(tmp_path.iterdir()) == []
 
 

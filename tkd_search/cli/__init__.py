@@ -29,6 +29,14 @@ class LazyGroup(click.Group):
         """Return the names of the commands whose modules exist, in the order of ``SUMMARIES``."""
         return [name for name in SUMMARIES if importlib.util.find_spec(f"{__name__}.{name}")]
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Say where the search is to those who expect a command for it; else as click does."""
+        if args[0] in ("run", "search"):
+            ctx.fail("the search is `python -m tkd_search.run`; see `python -m tkd_search.run --help`")
+        return super().resolve_command(ctx, args)
+
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Import and return a command; None for an unknown name."""
         if cmd_name not in self.list_commands(ctx):

@@ -36,11 +36,11 @@ _COLUMNS: Mapping[CostName, tuple[str, ...]] = {
 }
 _OPTIONAL, _NARROW = ("method", "ratio"), 70
 """Columns that the front's table omits on terminals of fewer characters a line."""
-_LINES_OF_A_SEARCH = 20
+_LINES_OF_A_STAGE = 20
 
 
 class Console:
-    """Shows progress bars on a terminal; elsewhere one line a stage, and about twenty lines a search."""
+    """Shows progress bars on a terminal; in a log one line a stage, and about twenty of its steps."""
 
     def __init__(self, console: rich.console.Console | None = None) -> None:
         self.out = console or rich.console.Console(highlight=False, soft_wrap=True)
@@ -57,7 +57,7 @@ class Console:
         )
         self._task: TaskID | None = None
         self._stage = ""
-        self._last_done = 0
+        self._done = 0
 
     @contextmanager
     def live(self) -> Iterator[None]:
@@ -80,18 +80,24 @@ class Console:
         if self._task is not None:
             task = self._bars.tasks[-1]
             self._bars.update(self._task, completed=task.total or 1, total=task.total or 1)
-        self._stage = name
+        self._stage, self._done = name, 0
         self._task = self._bars.add_task(name, total=total, text="")
         if not self.out.is_terminal:
             self.out.print(f"{name} …", markup=False)
 
     def advance(self, done: int, text: str = "") -> None:
-        """Set the number of steps that the stage has done."""
-        if self._task is not None:
-            self._bars.update(self._task, completed=done, text=text)
+        """Set the number of steps that the stage has done; a log gets a line where there is a text."""
+        if self._task is None:
+            return
+        self._bars.update(self._task, completed=done, text=text)
+        total = int(self._bars.tasks[-1].total or 0)
+        due = total and done != self._done and done % max(1, total // _LINES_OF_A_STAGE) == 0
+        if due and text and not self.out.is_terminal:
+            self._done = done
+            self.out.print(f"  {done}/{total}: {text}", markup=False)
 
-    def search_state(self, state: SearchState, trials: int) -> None:
-        """Show the number of trials in each state, and the front so far."""
+    def search_state(self, state: SearchState) -> None:
+        """Show the number of trials in each state, and the front so far, in the stage of the search."""
         done = state.complete + state.stopped + state.failed
         best = max((trial.val_accuracy for trial in state.front), default=math.nan)
         text = (
@@ -103,10 +109,6 @@ class Console:
             + (f", best {best:.1%}" if state.front else "")
         )
         self.advance(done, text)
-        if self.out.is_terminal or done == self._last_done or done % max(1, trials // _LINES_OF_A_SEARCH):
-            return
-        self._last_done = done
-        self.out.print(f"  {done}/{trials}: {text}", markup=False)
 
     def front(self, record: SearchRecord, folder: Path, seconds: float | None = None) -> None:
         """Print the front as a table, counts of trials, and the next commands for the run in ``folder``."""

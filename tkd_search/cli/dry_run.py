@@ -1,5 +1,6 @@
 """The plan of a search: what will be searched, on which resources, and the estimated time."""
 
+import json
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -8,11 +9,13 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 
 from tkd_search.cli.console import Console
-from tkd_search.config.experiment_file import Config
+from tkd_search.config.experiment_file import Config, parse_config
 from tkd_search.config.resolve import describe_student, left_to_sampler
 from tkd_search.config.sections import Settings
+from tkd_search.config.tree import flatten
 from tkd_search.engine.ray_session import host_workers, local_nodes
 from tkd_search.engine.workers.placement import plan_slots
+from tkd_search.masking import masked_values
 from tkd_search.models.model_settings import StudentSettings
 from tkd_search.models.weights import weights_file
 from tkd_search.optimize.space import Choice
@@ -20,6 +23,8 @@ from tkd_search.units import human_bytes
 
 if TYPE_CHECKING:
     from tkd_search.data import DataBundle
+
+_ENQUEUE = "search.enqueue"
 
 
 def nodes_for(address: str | None, cluster: Path | None) -> Sequence[Mapping[str, float]]:
@@ -90,7 +95,20 @@ def _show_space(config: Config, console: Console) -> None:
         where = ", ".join(f"{c.parent} is {' or '.join(map(str, c.values))}" for c in conditions)
         table.add_row(key, str(distribution), where)
     console.out.print(table)
-    console.note(config.to_yaml())
+    console.note("fixed, other than by default (all settings: python -m tkd_search settings)")
+    for line in changed_settings(config):
+        console.note(f"  {line}")
+
+
+def changed_settings(config: Config) -> list[str]:
+    """Return the fixed settings that differ from their defaults, ``key: value`` each; secrets masked."""
+    defaults = flatten(parse_config({"name": config.name}).tree)
+    first = len(config.tree["search"]["enqueue"])
+    return [
+        f"{key}: {json.dumps(value)}"
+        for key, value in masked_values(flatten(config.tree)).items()
+        if key not in config.space.leaves and defaults.get(key) != value and not key.startswith(_ENQUEUE)
+    ] + ([f"{_ENQUEUE}: {first} configurations, tried first"] if first else [])
 
 
 def _estimate(config: Config, settings: Settings, slots: int, console: Console, cluster: Path | None) -> None:

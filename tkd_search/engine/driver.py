@@ -207,7 +207,7 @@ def _controller(
         scale=scale,
         classes=data.num_classes,
         latency=None if settings.search.latency_limit is None else latency,
-        changed=lambda search_state: progress.search_state(search_state, settings.search.trials),
+        changed=progress.search_state,
     )
 
 

@@ -17,8 +17,8 @@ class Progress(Protocol):
     def advance(self, done: int, text: str = "") -> None:
         """Set the steps of the stage that are done."""
 
-    def search_state(self, search_state: SearchState, trials: int) -> None:
-        """Show the state of the search, which plans ``trials`` trials."""
+    def search_state(self, search_state: SearchState) -> None:
+        """Show the state of the search."""
 
 
 class Silent:
@@ -33,5 +33,5 @@ class Silent:
     def advance(self, done: int, text: str = "") -> None:
         """Ignore the steps."""
 
-    def search_state(self, search_state: SearchState, trials: int) -> None:
+    def search_state(self, search_state: SearchState) -> None:
         """Ignore the state."""

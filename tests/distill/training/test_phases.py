@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from tkd_search.distill import TrainSettings
 from tkd_search.distill.quantization.number_format import Format
 from tkd_search.distill.training.reselection import selection_due
-from tkd_search.distill.training.rounding import first_rounded_epoch
+from tkd_search.distill.training.rounding_schedule import first_rounded_epoch
 
 
 @pytest.mark.parametrize(

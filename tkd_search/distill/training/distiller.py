@@ -41,7 +41,7 @@ from tkd_search.distill.training.learners import Learners, copied
 from tkd_search.distill.training.read_ahead import images_ahead
 from tkd_search.distill.training.reduction import Reduction, SingleProcess
 from tkd_search.distill.training.reselection import reselect, selection_due, selection_state
-from tkd_search.distill.training.rounding import RoundingSchedule
+from tkd_search.distill.training.rounding_schedule import RoundingSchedule
 from tkd_search.distill.training.step_data import StepReader
 from tkd_search.distill.training.sync_batchnorm import ENOUGH_ROWS, StatisticsAverage, synchronised
 from tkd_search.seeds import child_generator, child_seed

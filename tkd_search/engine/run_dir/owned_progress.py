@@ -31,7 +31,7 @@ class OwnedProgress:
         self._check_owner()
         self._progress.advance(done, text)
 
-    def search_state(self, search_state: SearchState, trials: int) -> None:
+    def search_state(self, search_state: SearchState) -> None:
         """Check the owner, then show the state of the search."""
         self._check_owner()
-        self._progress.search_state(search_state, trials)
+        self._progress.search_state(search_state)
