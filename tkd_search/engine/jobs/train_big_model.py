@@ -124,7 +124,7 @@ def _references(
             tensors = pack(calibrated(copy.deepcopy(model).eval(), format, images.split(64)), format)
         except ValueError:
             continue
-        loaded = unpack(tensors, model.cpu(), format).to(context.device)
+        loaded = unpack(tensors, copy.deepcopy(model).cpu(), format).to(context.device)
         size = len(save(tensors))
         figures = {"format": format, "bytes": size, "ratio": size / whole}
         references.append({**figures, **_accuracies(loaded, data, context, metric, render)})

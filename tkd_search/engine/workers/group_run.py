@@ -32,6 +32,7 @@ def group_trainer(
             "slot": slot,
             "runner": runner,
             "threads": max(1, int(resources.cpus_per_worker)),
+            "gpu": resources.gpus_per_worker > 0,
         },
         scaling_config=ScalingConfig(
             num_workers=resources.workers_per_trial,

@@ -38,8 +38,9 @@ def worker_loop(config: dict[str, Any]) -> None:
     """Run jobs until an ``exit`` job comes.
 
     Args:
-        config: ``queue`` (actor handle), ``slot`` (name), ``threads`` (per worker, int), ``runner``
-            (``package.module:function`` that takes a job and a :class:`JobContext`).
+        config: ``queue`` (actor handle), ``slot`` (name), ``threads`` (per worker, int), ``gpu`` (whether Ray
+            reserved one for each worker), ``runner`` (``package.module:function`` that takes a job and a
+            :class:`JobContext`).
 
     Raises:
         RuntimeError: :data:`MAX_FAILURES` jobs failed in a row.
@@ -52,6 +53,8 @@ def worker_loop(config: dict[str, Any]) -> None:
     client = _client(config, ranks)
     if ranks.rank == 0:
         client.attach()
+    # Without a reserved GPU, torch may see one that others use.
+    device = "cuda" if config["gpu"] and torch.cuda.is_available() else "cpu"
     job_id, failures = -1, 0
     while failures < MAX_FAILURES:
         taken = ranks.share(partial(client.take, job_id))
@@ -60,7 +63,8 @@ def worker_loop(config: dict[str, Any]) -> None:
         job_id, job = taken
         if job["kind"] == "exit":
             return
-        failures = 0 if _serve(run_job, job, job_id, client, ranks) else failures + 1
+        run = partial(run_job, job)
+        failures = 0 if _serve(run, job_id, client, ranks, device) else failures + 1
     raise RuntimeError(f"{failures} jobs failed in a row in this process; Ray Train restarts the group")
 
 
@@ -76,7 +80,9 @@ def _client(config: dict[str, Any], ranks: Ranks) -> GroupClient:
     return GroupClient(config["queue"], group)
 
 
-def _serve(run_job: RunJob, job: dict[str, Any], job_id: int, client: GroupClient, ranks: Ranks) -> bool:
+def _serve(
+    run: Callable[[JobContext], None], job_id: int, client: GroupClient, ranks: Ranks, device: str
+) -> bool:
     """Run one job; False where it failed, after its failure was pushed.
 
     Raises:
@@ -85,7 +91,7 @@ def _serve(run_job: RunJob, job: dict[str, Any], job_id: int, client: GroupClien
     """
     with JobMonitor(client, job_id) if ranks.rank == 0 else nullcontext() as monitor:
         try:
-            run_job(job, _job_context(monitor, ranks))
+            run(_job_context(monitor, ranks, device))
         except Exception as error:
             # A rank whose peer died has not failed: the group restarts and continues the job.
             if not (ranks.size > 1 and peer_lost(error)):
@@ -96,7 +102,7 @@ def _serve(run_job: RunJob, job: dict[str, Any], job_id: int, client: GroupClien
     return True
 
 
-def _job_context(monitor: JobMonitor | None, ranks: Ranks) -> JobContext:
+def _job_context(monitor: JobMonitor | None, ranks: Ranks, device: str) -> JobContext:
     def beat() -> None:
         if monitor is not None:
             monitor.beat()
@@ -108,7 +114,7 @@ def _job_context(monitor: JobMonitor | None, ranks: Ranks) -> JobContext:
     return JobContext(
         rank=ranks.rank,
         workers=ranks.size,
-        device="cuda" if torch.cuda.is_available() else "cpu",
+        device=device,
         push=monitor.push if monitor is not None else lambda result: None,
         should_stop=should_stop,
         beat=beat,
