@@ -12,6 +12,7 @@ from tests.cli.calling import call
 from tests.export.conftest import BIG, write, write_cut
 from tests.tracking.synthetic import synthetic_search
 from tkd_search.data import plain_batches
+from tkd_search.errors import UserError
 from tkd_search.export import copy_student, export_student
 from tkd_search.export.onnx_file import OnnxNetwork, verify
 from tkd_search.export.scoring import score
@@ -97,6 +98,18 @@ def test_only_int8_may_differ_on_images_near_a_boundary(format, differing, refus
     context = pytest.raises(RuntimeError, match="do not ship") if refused else contextlib.nullcontext()
     with context:
         assert verify(lambda _: changed, lambda given: given, images, format).same == 100 - differing
+
+
+def test_the_file_as_written_computes_the_same(exported, digits):
+    opened = OnnxNetwork(exported.folder / "model.onnx")
+    images = next(plain_batches(digits.test, mean=digits.mean, std=digits.std, batch_size=128))[0]
+    torch.testing.assert_close(opened.as_written()(images), opened(images), rtol=1e-3, atol=1e-4)
+
+
+def test_weights_in_another_format_are_not_taken_for_the_students_own(exported, digits):
+    made = export_student(exported.folder, digits, format="int8")
+    with pytest.raises(UserError, match=r"model\.int8\.onnx"):
+        tkd_search.load(made.files[0])
 
 
 def test_evaluate_scores_pictures_in_folders(exported, digits, tmp_path):

@@ -104,6 +104,15 @@ def _refuse_code(folder: Path, names: Iterable[str]) -> None:
 
 
 def student_folder(path: str | Path) -> Path:
-    """Return a student's folder from the folder itself or one of its files."""
+    """Return a student's folder from the folder itself or one of its files.
+
+    Raises:
+        UserError: weights that were converted to another format; the description is of the student's own.
+    """
     place = Path(path).expanduser()
+    if place.suffix == ".safetensors" and place.name != WEIGHTS_FILE:
+        onnx = place.with_suffix(".onnx")
+        raise UserError(
+            str(place), "a copy in another number format", f"{WEIGHTS_FILE}, or the ONNX file {onnx.name}"
+        )
     return place.parent if place.is_file() else place

@@ -187,7 +187,7 @@ def export_student(
         files=(weights, onnx.path, folder / DESCRIPTION_FILE, folder / CARD_FILE, *folder.glob(CUT_FILE)),
         bytes=weights.stat().st_size,
         onnx_bytes=onnx.path.stat().st_size,
-        verified=verify(onnx, loaded, sample, made),
+        verified=verify(onnx.as_written(), loaded, sample, made),
         validation=score(onnx, _batches(data.validation, description), description.classes),
         test=score(onnx, _batches(data.test, description), description.classes),
     )
