@@ -1,5 +1,8 @@
 """``retrain``: its page, and what is refused."""
 
+import json
+from dataclasses import asdict, replace
+
 import pytest
 from click.testing import CliRunner
 
@@ -7,7 +10,7 @@ from tests.cli.conftest import make_run
 from tests.tracking.synthetic import synthetic_search
 from tkd_search.cli.retrain import command
 from tkd_search.comparison.paired_statistics import Failure, Training, summarise
-from tkd_search.comparison.retrain_front import retrained_page
+from tkd_search.comparison.retrain_front import all_outcomes, retrained_page
 from tkd_search.errors import UserError
 
 RECORD = synthetic_search()
@@ -56,6 +59,16 @@ def test_failed_trainings_are_named_and_no_figure_includes_them():
     assert "Failed and left out: " in text
     assert "Diverged: NaN" in text
     assert "| 0 | – | – |" in page(failure(1000))
+
+
+def test_trainings_of_earlier_calls_stay_in_the_table(tmp_path):
+    first, last = RECORD.front[0], RECORD.front[-1]
+    for member, seed in ((last, 1001), (first, 1000), (last, 1000)):
+        outcome = replace(training(seed, 0.7), label=member.trial_id)
+        (tmp_path / f"{member.trial_id}-{seed}.json").write_text(json.dumps(asdict(outcome)))
+    (tmp_path / "gone-1000.json").write_text("of a trial that has left the front")
+    found = [(one.label, one.seed) for one in all_outcomes(tmp_path, RECORD)]
+    assert found == [(first.trial_id, 1000), (last.trial_id, 1000), (last.trial_id, 1001)]
 
 
 @pytest.mark.parametrize(("arguments", "words"), [(["t9999"], "t9999"), ([], "images")])

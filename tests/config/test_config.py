@@ -14,6 +14,7 @@ from tkd_search.config.experiment_file import (
     with_overrides,
 )
 from tkd_search.config.resolve import left_to_sampler
+from tkd_search.config.tree import override
 from tkd_search.errors import UserError
 from tkd_search.optimize.space import Choice, Condition, FloatDistribution
 
@@ -145,6 +146,18 @@ def test_the_ratios_of_a_cut_are_searched_only_where_the_student_is_cut():
     assert config.space.conditions == (Condition("student.ratios.layer4", "student.name", ("cut",)),)
     cut = config.settings({"student.name": "cut", "student.ratios.layer4": 0.3}).student
     assert cut.ratios == {"layer3": 0.8, "layer4": 0.3}
+
+
+@pytest.mark.parametrize("written", ["file", "command line"])
+def test_a_layer_of_a_ratio_may_have_dots_in_its_name(written):
+    ratio = {"float": [0.1, 1.0]}
+    if written == "file":
+        config = parse_config(minimal(student={"name": "cut", "ratios": {"features.3": ratio}}))
+    else:
+        tree = minimal(student={"name": "cut"})
+        override(tree, f"student.ratios.features.3={ratio}")
+        config = parse_config(tree)
+    assert config.settings({"student.ratios.features.3": 0.3}).student.ratios == {"features.3": 0.3}
 
 
 def test_ratios_without_cuts_are_dropped_with_their_starting_points():

@@ -1,15 +1,18 @@
 """Stages before the trials: stored data sets, keys of big models, results of a stage."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
-from tests.data.writers import write_images
+from tests.data.writers import write_image_folder, write_images
 from tests.full_disk import limited
 from tkd_search.config.experiment_file import load_config
-from tkd_search.data import load_data
+from tkd_search.data import DataBundle, DataSettings, load_data
+from tkd_search.data.prepared_files import load_prepared
 from tkd_search.engine import pipeline
 from tkd_search.engine.pipeline import big_model_key
 from tkd_search.engine.progress import Silent
@@ -60,6 +63,34 @@ def test_the_key_of_a_big_model_depends_on_the_precision_of_its_training() -> No
     assert len({key("data.sampling=balanced"), key("training.class_weights=balanced"), key()}) == 3
     assert key("search.metric=macro_f1") != key()
     assert len({key("data.randaugment=2"), key("data.erasing=0.25"), key()}) == 3
+
+
+def test_the_key_of_a_network_of_ones_own_depends_on_its_code(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    settings = load_config(None, ["big_model.name=own_network:net", "method.name=ce"]).settings()
+    data = load_data(settings.data)
+    module = tmp_path / "own_network.py"
+    module.write_text("def net(num_classes): ...\n")
+    key = big_model_key(settings, 0, data)
+    assert big_model_key(settings, 0, data) == key
+    module.write_text("def net(num_classes): 'changed'\n")
+    assert big_model_key(settings, 0, data) != key
+
+
+def test_images_that_have_moved_are_read_at_their_new_place(tmp_path: Path) -> None:
+    write_image_folder(tmp_path / "old", {"train": 40, "test": 9})
+
+    def stored_at(folder: Path) -> DataBundle:
+        settings = DataSettings(name="imagefolder", path=str(folder), size=8)
+        object.__setattr__(settings, "memory_budget_mb", 0)  # less than a user may set: read from files
+        object.__setattr__(settings, "disk_budget_gb", 0)
+        return load_prepared(pipeline.store_data(load_data(settings), str(tmp_path / "cache")))
+
+    before = stored_at(tmp_path / "old").test.images[torch.arange(9)]
+    shutil.move(tmp_path / "old", tmp_path / "new")
+    assert torch.equal(stored_at(tmp_path / "new").test.images[torch.arange(9)], before)
 
 
 def test_the_same_weights_under_another_key_have_another_digest(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from tkd_search.errors import UserError
 from tkd_search.models.architectures.timm_networks import pretrained_tags
 from tkd_search.models.build import build_big_model, is_trained, load_big_model
 from tkd_search.models.model_settings import BigModelSettings
-from tkd_search.models.pretrained import named_state
+from tkd_search.models.pretrained import named_state, normalisation_of
 from tkd_search.models.size import shipping_state
 from tkd_search.models.student import Student
 from tkd_search.models.torchvision_compat import torchvision
@@ -42,6 +42,13 @@ class TestTorchvision:
         assert head.classes == 1000
         assert is_trained(settings, head)
         assert few(torch.zeros(2, 3, 96, 96)).logits.shape == (2, 10)
+
+    def test_a_folder_of_that_name_is_not_taken_for_a_file(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        Path("pretrained").mkdir()
+        assert normalisation_of("resnet18", "pretrained") == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
     def test_a_failed_download_is_a_user_error(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(torch.hub, "_hub_dir", str(tmp_path))

@@ -69,6 +69,18 @@ class TestRoundTrip:
         load_weights(second, tmp_path / "model.pth")
         assert stored(first) == stored(second)
 
+    def test_a_single_tensor_beside_the_weights_is_not_taken_for_them(self, tmp_path: Path) -> None:
+        first, second = differing()
+        state = first.state_dict()
+        for content in (
+            {"weights": state, "best": torch.tensor(91.2)},
+            {"model": state, "ema": {"decay": torch.tensor(0.99)}},
+            {"ema": {"decay": torch.tensor(0.99), "shadow": state}},
+        ):
+            torch.save(content, tmp_path / "model.pth")
+            load_weights(second, tmp_path / "model.pth")
+            assert stored(first) == stored(second)
+
     @pytest.mark.parametrize("wrap", [lambda net: net, torch.compile, nn.DataParallel])
     def test_an_averaged_model_of_torch_is_loaded(self, tmp_path: Path, wrap: object) -> None:
         first, second = differing()

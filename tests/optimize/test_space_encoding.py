@@ -59,6 +59,15 @@ def test_conditions_on_numbers():
     assert cube.active(np.array([[0.1, 0.5], [0.5, 0.5], [0.9, 0.5]]))[:, 1].tolist() == [False, True, True]
 
 
+@pytest.mark.parametrize("log", [False, True])
+def test_equal_whole_numbers_have_equal_features(log):
+    distribution = IntDistribution(1, 100, log=log)
+    cube = Cube(Space({"k": distribution}))
+    points = np.random.default_rng(0).random((500, 1))
+    rows = {tuple(row) for row in cube.features(points)}
+    assert len(rows) == len({distribution.at(u) for (u,) in points})
+
+
 @pytest.mark.parametrize(
     "distribution",
     [FloatDistribution(1, 100, log=True), IntDistribution(1, 10), IntDistribution(1, 100, log=True)],

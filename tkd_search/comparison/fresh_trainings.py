@@ -17,7 +17,7 @@ from tkd_search.config.settings_json import to_json
 from tkd_search.data import load_data
 from tkd_search.engine.pipeline import Prepared, prepare_bank, prepare_big_models, run_stage, store_data
 from tkd_search.engine.progress import Progress
-from tkd_search.engine.ray_session import live_nodes, ray_session
+from tkd_search.engine.ray_session import host_workers, live_nodes, ray_session
 from tkd_search.engine.run_dir.run_dir import RunDir
 from tkd_search.engine.student_weights import store_student_weights
 from tkd_search.engine.workers.placement import plan_slots, stage_threads
@@ -80,8 +80,9 @@ def train_missing(
     if not tasks:
         return
     resources = config.settings().resources
+    most = host_workers(address)  # before Ray starts, whose own processes are part of what trainings need
     with ray_session(address):
-        slots = plan_slots(resources, live_nodes(), len(tasks)).count
+        slots = plan_slots(resources, live_nodes(), len(tasks), most).count
         with open_pool(resources, slots, place.folder / "train") as (queue, pool):
             progress.stage("worker groups", None)
             pool.wait(300.0)

@@ -8,7 +8,7 @@ from pathlib import Path
 from tkd_search.api import check_same_data
 from tkd_search.comparison.fresh_trainings import FreshTraining, fresh_seeds, train_missing
 from tkd_search.comparison.outcomes import read_training
-from tkd_search.comparison.paired_statistics import Failure, Row, summarise
+from tkd_search.comparison.paired_statistics import Failure, Row, Training, summarise
 from tkd_search.comparison.tables import training_table
 from tkd_search.config.experiment_file import Config, stored_config, with_overrides
 from tkd_search.data import load_data
@@ -31,7 +31,7 @@ class Retrained:
 
     Attributes:
         config: the search's experiment.
-        rows: one per student, in the order given.
+        rows: one per student of the front that was trained again, cheapest first; also by earlier calls.
         page: the table as Markdown.
         files: the files that were written.
     """
@@ -81,11 +81,11 @@ def retrain_front(
     folder.mkdir(exist_ok=True)
     with run_lock(run), place.replicated(progress) as owned:
         train_missing(tasks, config, place, address, owned, "students on fresh seeds")
-        outcomes = [read_training(task.file) for task in tasks]
+        outcomes = all_outcomes(folder, record)
         rows = summarise(outcomes, base="")
         by_label = {row.label: row for row in rows}
         page = retrained_page(
-            [(member, by_label[member.trial_id]) for member in members],
+            [(member, by_label[member.trial_id]) for member in record.front if member.trial_id in by_label],
             record.big_model,
             title=config.name,
             metric=record.metric,
@@ -96,6 +96,15 @@ def retrain_front(
         for name, text in texts.items():
             write_text(run / name, text)
     return Retrained(config, rows, page, tuple(run / name for name in texts))
+
+
+def all_outcomes(folder: Path, record: SearchRecord) -> list[Training | Failure]:
+    """Return the trainings of this and earlier calls, in the order of the front and of the seeds."""
+    return [
+        read_training(file)
+        for member in record.front
+        for file in sorted(folder.glob(f"{member.trial_id}-*.json"))
+    ]
 
 
 def retrained_page(

@@ -11,6 +11,16 @@ from tkd_search.config.yaml_text import parse_yaml
 from tkd_search.errors import UserError
 from tkd_search.optimize.space import Space
 
+_NAMES_WITH_DOTS = "student.ratios."
+"""Below this key stand names of layers, such as ``features.3``."""
+
+
+def key_parts(key: str) -> list[str]:
+    """Return the sections and the leaf that a dotted key names."""
+    if key.startswith(_NAMES_WITH_DOTS):
+        return [*_NAMES_WITH_DOTS[:-1].split("."), key.removeprefix(_NAMES_WITH_DOTS)]
+    return key.split(".")
+
 
 def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
     """Return dotted key → leaf; a distribution is one leaf, in its YAML form."""
@@ -45,7 +55,7 @@ def put(tree: dict[str, Any], key: str, value: Any) -> None:
     Raises:
         UserError: the key leads through a value, or to a position that a list does not have.
     """
-    *parents, last = key.split(".")
+    *parents, last = key_parts(key)
     node: Any = tree
     for depth, part in enumerate(parents, start=1):
         if isinstance(node, dict) and node.get(part) is None:
@@ -76,7 +86,7 @@ def at_point(tree: Mapping[str, Any], space: Space, point: Mapping[str, Any]) ->
     """
     plain = copy.deepcopy(dict(tree))
     for key in space.leaves:
-        *parents, leaf = key.split(".")
+        *parents, leaf = key_parts(key)
         node = plain
         for parent in parents:
             node = node[parent]

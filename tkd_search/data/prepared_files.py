@@ -86,6 +86,14 @@ def load_prepared(folder: str | Path) -> DataBundle:
         ) from error
 
 
+def image_roots(bundle: DataBundle) -> list[str]:
+    """Return the folders of the images that are read from files, sorted; [] where all are in memory."""
+    stores = [split.images for split in bundle.splits().values()]
+    sources = [store.source if isinstance(store, DecodedStore) else store for store in stores]
+    roots = {os.path.abspath(source.root) for source in sources if isinstance(source, FolderStore)}
+    return sorted(roots)
+
+
 def _save(path: Path, values: Tensor) -> None:
     """Write a ``.npy`` file; ``np.save`` hides the error of a full disk behind another one."""
     array = np.ascontiguousarray(values.numpy())

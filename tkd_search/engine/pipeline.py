@@ -6,6 +6,7 @@ over the same data share one F and one bank. Places are strings: local folders o
 
 import contextlib
 import hashlib
+import importlib.util
 import json
 import tempfile
 import threading
@@ -24,7 +25,7 @@ from tkd_search.config.sections import Settings
 from tkd_search.config.settings_json import to_json
 from tkd_search.data import DataBundle, load_data
 from tkd_search.data.bank_files import bank_key
-from tkd_search.data.prepared_files import save_prepared
+from tkd_search.data.prepared_files import image_roots, save_prepared
 from tkd_search.engine.jobs.make_bank import part_files
 from tkd_search.engine.progress import Progress
 from tkd_search.engine.workers.queue_clients import LeaseClient
@@ -66,7 +67,7 @@ def store_data(bundle: DataBundle, cache: str) -> str:
     Raises:
         DiskFullError: the disk is full.
     """
-    place = storage.below(cache, f"data-{bundle.digest[:16]}")
+    place = storage.below(cache, "-".join(["data", bundle.digest[:16], *_root_digest(bundle)]))
     if not remote_folders.verify_folder(place):
         # Files for object storage are assembled in the local temporary folder first.
         with (
@@ -75,6 +76,12 @@ def store_data(bundle: DataBundle, cache: str) -> str:
         ):
             save_prepared(bundle, folder)
     return place
+
+
+def _root_digest(bundle: DataBundle) -> list[str]:
+    """Return a hash of where images are that are read from their files: they may have moved; else []."""
+    roots = image_roots(bundle)
+    return [hashlib.sha256(json.dumps(roots).encode()).hexdigest()[:8]] if roots else []
 
 
 def prepare_big_models(
@@ -285,9 +292,18 @@ def big_model_key(settings: Settings, index: int, data: DataBundle) -> str:
     ):
         if value != default:
             parts[name] = value
+    if ":" in model.name:
+        parts["code"] = _source_digest(model.name)
     if model.weights and (file := weights_file(model.weights)):
         parts["file"] = hashlib.sha256(file.read_bytes()).hexdigest()
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _source_digest(name: str) -> str:
+    """Return a hash of the file of the module in ``package.module:function``; '' if it has none."""
+    found = importlib.util.find_spec(name.partition(":")[0])
+    file = Path(found.origin) if found is not None and found.origin else None
+    return hashlib.sha256(file.read_bytes()).hexdigest() if file is not None and file.is_file() else ""
 
 
 def _big_model_digest(place: str) -> str:

@@ -155,14 +155,14 @@ def _load_torch(path: Path) -> Any:
 def _state_in(loaded: Any, depth: int = _DEPTH) -> dict[str, Tensor] | None:
     """Return the state dict in a loaded object, at the top or in a mapping below; None if there is none.
 
-    It is looked for under the keys of ``_WRAPPERS``, then at this level, then in other mappings: that with
-    most tensors is taken.
+    It is looked for under the keys of ``_WRAPPERS``, then at this level, then in other mappings. The first of
+    at least half as many tensors as the largest is taken: a single tensor may be a counter or a score.
     """
     if not isinstance(loaded, Mapping) or not depth:
         return None
-    for key in _WRAPPERS:
-        if (state := _state_in(loaded.get(key), depth - 1)) is not None:
-            return state
     here = {name: one for name, one in loaded.items() if isinstance(name, str) and isinstance(one, Tensor)}
-    below = [state for one in loaded.values() if (state := _state_in(one, depth - 1)) is not None]
-    return here or max(below, key=len, default=None)
+    wrapped = [_state_in(loaded.get(key), depth - 1) for key in _WRAPPERS]
+    below = sorted((_state_in(one, depth - 1) or {} for one in loaded.values()), key=len, reverse=True)
+    states = [state for state in (*wrapped, here, *below) if state]
+    most = max(map(len, states), default=0)
+    return next((state for state in states if 2 * len(state) >= most), None)

@@ -79,7 +79,7 @@ def normalisation_of(name: str, weights: str | None) -> tuple[tuple[float, ...],
 
 def _is_file(weights: str) -> bool:
     path = Path(weights).expanduser()
-    return path.suffix in SUFFIXES or path.exists()
+    return path.suffix in SUFFIXES or path.is_file()
 
 
 def _entry(name: str, weights: str) -> Any:

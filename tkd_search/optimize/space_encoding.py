@@ -96,8 +96,10 @@ def coordinate(distribution: Distribution, value: Any) -> float:
 
 def _snapped(distribution: Distribution, coordinates: Array) -> Array:
     """Return the coordinates with equal ones for the same whole number."""
-    if not isinstance(distribution, IntDistribution) or distribution.log:
+    if not isinstance(distribution, IntDistribution):
         return coordinates
+    if distribution.log:
+        return np.array([coordinate(distribution, distribution.at(u)) for u in coordinates])
     count = distribution.high - distribution.low + 1
     return np.asarray((np.minimum(np.floor(coordinates * count), count - 1) + 0.5) / count)
 

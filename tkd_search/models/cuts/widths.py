@@ -1,6 +1,7 @@
 """How many channels of each group stay: a pure function of the groups and the widths asked for."""
 
 from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -30,6 +31,8 @@ def group_widths(
         UserError: a share outside (0, 1], a list of another length, or a name that no layer has.
     """
     _check_share("student.width", width)
+    for share in ratios.values() if isinstance(ratios, Mapping) else ratios or ():
+        _check_share(_WHERE, share)
     shares = {group.name: width for group in groups}
     if isinstance(ratios, Mapping):
         for group in groups:
@@ -47,8 +50,6 @@ def group_widths(
                 "or a mapping from names of F's layers to numbers",
             )
         shares = {group.name: ratios[sides.index(group.side)] for group in groups}
-    for share in ratios.values() if isinstance(ratios, Mapping) else ratios or ():
-        _check_share(_WHERE, share)
     _check_names(groups, keep, "keep")
     return {
         group.name: 1.0 if any(_fits(group, name) for name in keep) else shares[group.name]
@@ -92,9 +93,9 @@ def _fits(group: ChannelGroup, name: str) -> bool:
     return any(layer == name or layer.startswith(f"{name}.") for layer in group.layers)
 
 
-def _check_share(where: str, share: float) -> None:
-    if not 0 < share <= 1:
-        raise UserError(where, f"{share:g}", "a number in (0, 1]: the share of F's channels that stays")
+def _check_share(where: str, share: Any) -> None:
+    if isinstance(share, bool) or not isinstance(share, int | float) or not 0 < share <= 1:
+        raise UserError(where, repr(share), "a number in (0, 1]: the share of F's channels that stays")
 
 
 def _check_names(groups: Sequence[ChannelGroup], names: Collection[str], where: str) -> None:
