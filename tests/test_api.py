@@ -15,8 +15,7 @@ from tkd_search.api import Result, finished_record
 from tkd_search.config.experiment_file import load_config
 from tkd_search.errors import UserError
 from tkd_search.report import write_report
-from tkd_search.results.summary import read_record, reopen
-from tkd_search.tracking import write_summary
+from tkd_search.results.summary import read_record, reopen, write_summary
 
 
 def test_overrides_are_dotted_keys_with_plain_values(tmp_path):

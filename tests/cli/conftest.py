@@ -6,7 +6,8 @@ from hypothesis import settings
 from tests.tracking.conftest import empty_database  # noqa: F401
 from tests.tracking.synthetic import synthetic_search, tell_all
 from tkd_search.engine.run_dir.run_lock import run_lock
-from tkd_search.tracking import MlflowTracker, Tracker, write_summary
+from tkd_search.results.summary import write_summary
+from tkd_search.tracking import MlflowTracker, Tracker
 
 settings.register_profile("untimed", deadline=None)  # a loaded machine is no failure
 settings.load_profile("untimed")

@@ -8,7 +8,7 @@ from tests.cli.conftest import Quiet, make_run
 from tests.full_disk import limited
 from tests.tracking.stores import drain_here, stored
 from tests.tracking.synthetic import synthetic_search, tell_all
-from tkd_search.tracking import write_summary
+from tkd_search.results.summary import write_summary
 
 
 @pytest.fixture

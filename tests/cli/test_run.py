@@ -15,7 +15,7 @@ import pytest
 
 from tests.tracking.synthetic import synthetic_search
 from tkd_search.config.experiment_file import load_config
-from tkd_search.tracking import write_summary
+from tkd_search.results.summary import write_summary
 from tkd_search.tracking.search_log import read_search_log
 
 SMALL = [

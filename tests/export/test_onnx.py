@@ -135,7 +135,7 @@ def test_evaluate_scores_pictures_in_folders(exported, digits, tmp_path):
 def test_export_of_a_run(tmp_path, digits, trained, monkeypatch):
     from dataclasses import replace
 
-    from tkd_search.tracking import write_summary
+    from tkd_search.results.summary import write_summary
 
     record = synthetic_search(6)
     member = replace(record.front[0], trial_id="0012", path="students/0012")

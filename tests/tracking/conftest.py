@@ -6,7 +6,8 @@ from hypothesis import settings
 from tests.tracking.synthetic import synthetic_search
 from tkd_search.export.student_description import Preprocessing, StudentDescription, write_description
 from tkd_search.models.model_settings import StudentSettings
-from tkd_search.tracking import MlflowTracker, write_summary
+from tkd_search.results.summary import write_summary
+from tkd_search.tracking import MlflowTracker
 
 settings.register_profile("untimed", deadline=None)  # a loaded machine is no failure
 settings.load_profile("untimed")

@@ -27,7 +27,12 @@ _DELIVERY_SECONDS = 120.0
 
 @click.command(epilog=EPILOG)
 @click.argument("runs", nargs=-1, required=True)
-@click.option("--output", type=PATH, metavar="PATH", help="Folder to write to  [default: the run's folder]")
+@click.option(
+    "--output",
+    type=PATH,
+    metavar="PATH",
+    help="Folder to write to  [default: the run's folder; of several runs report-A-B beside them]",
+)
 @click.option("--tracking-uri", help="Read RUNS by name from this MLflow store.")
 @click.option("--files", is_flag=True, help="Read the run's own files instead of the tracking store.")
 def command(runs: tuple[str, ...], output: Path | None, tracking_uri: str | None, files: bool) -> None:

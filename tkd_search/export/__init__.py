@@ -1,4 +1,4 @@
-"""Files that ship: writing students, ONNX, int8, model cards, loading them back and scoring them."""
+"""A student's folder: its files and model card are written, checked, scored and loaded back."""
 
 from tkd_search.export.copy_student import copy_student
 from tkd_search.export.load_student import load

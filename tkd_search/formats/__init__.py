@@ -1,4 +1,4 @@
-"""Files that ship: batch norm folded, weights in the number format, nothing that inference does not need.
+"""Number formats as bytes: the tensors of ``model.safetensors`` and the graph of ``model.onnx``.
 
 What is here
     ``folding`` removes batch norms from a copy of a network. ``packing`` turns a network into the tensors of
