@@ -77,6 +77,11 @@ def milliseconds(time: float) -> str:
     return f"{time:.3g} ms"
 
 
+def ratio_text(ratio: float) -> str:
+    """Return a student's bytes ÷ the big model's with three decimals, below a hundredth with four."""
+    return f"{ratio:.3f}" if ratio >= 0.01 else f"{ratio:.4f}"
+
+
 def percent(share: float | None, digits: int = 2) -> str:
     """Return a share of 1 as a percentage, a dash for None and NaN."""
     return "–" if share is None or share != share else f"{share:.{digits}%}"

@@ -11,6 +11,7 @@ from tests.tracking.synthetic import synthetic_search, taught_by
 from tkd_search.cli.console import Console, failures
 from tkd_search.engine.search_state import SearchState
 from tkd_search.results.records import Reference
+from tkd_search.units import ratio_text
 
 
 def shown(record, folder):
@@ -79,7 +80,7 @@ def test_80_columns_show_every_cell_whole_and_each_row_on_one_line(tmp_path, cos
     assert rows(on_a_terminal(record, tmp_path, columns)) == [
         [
             *(m.trial_id, m.student, "tkd"),
-            *([size, f"{m.ratio:.3f}"] if cost == "bytes" else [f"{m.latency:.3g}", size]),
+            *([size, ratio_text(m.ratio)] if cost == "bytes" else [f"{m.latency:.3g}", size]),
             *figures,
         ]
         for m in record.front

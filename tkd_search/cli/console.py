@@ -28,7 +28,7 @@ from tkd_search.results.failure_reasons import reason_lines
 from tkd_search.results.records import FrontMember, SearchRecord
 from tkd_search.results.summary import RECORD_FILE
 from tkd_search.tracking.uri import run_url
-from tkd_search.units import human_bytes, metric_text, milliseconds, percent
+from tkd_search.units import human_bytes, metric_text, milliseconds, percent, ratio_text
 
 _COLUMNS: Mapping[CostName, tuple[str, ...]] = {
     "bytes": ("trial", "student", "method", "size", "ratio", "val", "test", "kept"),
@@ -143,7 +143,7 @@ def references(record: SearchRecord) -> list[str]:
         ]
         lines.append(
             f"the big model in {one.format}, without training: {human_bytes(one.bytes)} "
-            + f"(ratio {one.ratio:.3f}), "
+            + f"(ratio {ratio_text(one.ratio)}), "
             + ("" if one.latency is None else f"{milliseconds(one.latency)}, ")
             + f"validation {percent(one.val_accuracy)}, test {percent(one.test_accuracy)}"
             + (f"; it is better than {', '.join(beaten)}" if beaten else "")
@@ -182,7 +182,7 @@ def _cells(member: FrontMember, method: str) -> dict[str, str]:
         "method": method,
         "ms": f"{member.cost:.3g}",
         "size": human_bytes(member.bytes),
-        "ratio": f"{member.ratio:.3f}",
+        "ratio": ratio_text(member.ratio),
         "val": percent(member.val_accuracy),
         "test": percent(member.test_accuracy),
         "kept": percent(member.retention, 1),

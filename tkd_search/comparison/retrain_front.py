@@ -19,7 +19,7 @@ from tkd_search.engine.run_dir.run_lock import run_lock
 from tkd_search.errors import UserError
 from tkd_search.files import write_text
 from tkd_search.results.records import BigModelRecord, FrontMember, SearchRecord
-from tkd_search.units import human_bytes, metric_text
+from tkd_search.units import human_bytes, metric_text, ratio_text
 
 FOLDER = "retrained"
 """In a run's folder: the students that were trained again."""
@@ -139,8 +139,9 @@ def _line(member: FrontMember, row: Row, big_model: BigModelRecord) -> str:
     mean = f"{100 * row.test_mean:.2f}{sd}" if row.seeds else "–"
     retention = f"{big_model.retention(row.test_mean):.3f}" if row.seeds else "–"
     return (
-        f"| {member.trial_id} | {member.student} | {human_bytes(member.bytes)} | {member.ratio:.3f} | "
-        f"{100 * member.test_accuracy:.2f} | {row.seeds} | {mean} | {retention} |"
+        f"| {member.trial_id} | {member.student} | {human_bytes(member.bytes)} | "
+        f"{ratio_text(member.ratio)} | {100 * member.test_accuracy:.2f} | "
+        f"{row.seeds} | {mean} | {retention} |"
     )
 
 

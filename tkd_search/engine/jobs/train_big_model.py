@@ -119,12 +119,13 @@ def _references(
     images_of = data.train.evenly(_CALIBRATION_IMAGES)
     sample = caches.batches_of(data, images_of, context.device, _CALIBRATION_IMAGES)
     images, _ = next(rendered(sample, render))
+    model, images = copy.deepcopy(model).cpu().eval(), images.cpu()  # files are packed on the CPU
     for format in REFERENCE_FORMATS:
         try:
-            tensors = pack(calibrated(copy.deepcopy(model).eval(), format, images.split(64)), format)
+            tensors = pack(calibrated(copy.deepcopy(model), format, images.split(64)), format)
         except ValueError:
             continue
-        loaded = unpack(tensors, copy.deepcopy(model).cpu(), format).to(context.device)
+        loaded = unpack(tensors, model, format).to(context.device)
         size = len(save(tensors))
         figures = {"format": format, "bytes": size, "ratio": size / whole}
         references.append({**figures, **_accuracies(loaded, data, context, metric, render)})
