@@ -110,7 +110,7 @@ def test_failed_trials_show_their_reasons_by_kind_and_where_all_reasons_are(tmp_
     """Reasons that differ in figures are one kind; only first lines and the most frequent kinds are shown."""
     diverged = "Diverged: the loss is not finite in epoch {} (ce {}, kd 1.5e-3); lower training.lr"
     reasons = [
-        *("student.width: found 7\n  allowed: less", "its worker group failed repeatedly", "", "Odd: one"),
+        *("student.width: found 7\n  allowed: less", "its process was lost", "", "Odd: one"),
         *(diverged.format(2, "nan"), diverged.format(3, "7.1e+08"), "Odd: " + "x" * 500),
     ]
     record = synthetic_search(14, tracking_uri="sqlite:///mlflow.db")
@@ -124,7 +124,7 @@ def test_failed_trials_show_their_reasons_by_kind_and_where_all_reasons_are(tmp_
     assert lines[at + 1 : at + 6] == [
         f"  2 × {diverged.format(2, 'nan')} (0004)",
         "  1 × student.width: found 7 (0000)",
-        "  1 × its worker group failed repeatedly (0001)",
+        "  1 × its process was lost (0001)",
         "  3 × other reasons",
         f"  all reasons: {tmp_path / 'record.json'}, and each trial's tag `reason` in MLflow",
     ]

@@ -12,7 +12,7 @@ from tkd_search.config.experiment_file import load_config
 from tkd_search.config.resolve import describe_student
 from tkd_search.config.search_settings import SearchSettings
 from tkd_search.engine.budget import Budget
-from tkd_search.engine.controller import Controller, Size, file_difference
+from tkd_search.engine.controller import MOST_RESTARTS, Controller, Size, file_difference
 from tkd_search.engine.search_state import SearchState, Trials, front_of
 from tkd_search.engine.tune.scheduler import ControllerScheduler
 from tkd_search.engine.tune.searcher import ControllerSearcher
@@ -305,6 +305,31 @@ def test_what_breaks_a_search_ends_it_and_leaves_its_trials_to_the_next(tmp_path
     study, controller = open_controller(tmp_path, Power(10_000))
     search(controller)
     check(tmp_path, study, controller)
+
+
+def test_a_trial_whose_process_is_lost_goes_on_as_another_trial_of_tune(tmp_path):
+    study, controller = open_controller(tmp_path, Power(10_000))
+    searcher = ControllerSearcher(controller, str(tmp_path / "trials"))
+    first, *_ = (searcher.suggest(str(number)) for number in range(TRIALS))
+    controller.epoch(first["trial_id"], 1, 0.5, {})
+    assert searcher.suggest("again") is None  # the budget is spent, but a trial may be lost
+    searcher.on_trial_complete("0", error=True)
+    assert searcher.suggest("again") == {**first, "after_epoch": 1}
+    for name in ("again", *map(str, range(1, TRIALS))):
+        searcher.on_trial_complete(name, Result(EPOCHS, 0.7))
+    assert searcher.suggest("more") == "FINISHED"
+    check(tmp_path, study, controller, {"complete"})
+
+
+def test_a_trial_that_is_lost_again_and_again_fails(tmp_path):
+    study, controller = open_controller(tmp_path, Power(10_000), "search.trials=1")
+    searcher = ControllerSearcher(controller, str(tmp_path / "trials"))
+    for number in range(MOST_RESTARTS + 1):
+        assert searcher.suggest(str(number))["after_epoch"] == 0
+        searcher.on_trial_complete(str(number), error=True)
+    assert searcher.suggest("last") == "FINISHED"
+    (trial,) = study.trials()
+    assert (trial.state, "lost 11 times" in trial.reason) == ("failed", True)
 
 
 def test_checkpoints_are_removed_at_the_end_of_their_trial_alone(tmp_path):

@@ -7,6 +7,7 @@ resumes the search of a killed one.
 
 import math
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
@@ -27,6 +28,9 @@ from tkd_search.tracking.tracker import Tracker
 
 MAX_FILE_DIFFERENCE = 0.005
 """Difference of validation accuracy between file and simulated network above which it is recorded."""
+
+MOST_RESTARTS = 10
+"""Times that a trial whose process is lost starts again; a lost worker group or machine does not count."""
 
 
 @dataclass(frozen=True)
@@ -96,11 +100,13 @@ class Controller:
         self._replay()
         self._complete_log()
         self._waiting = list(study.unfinished())
+        self._restarts: Counter[str] = Counter()
+        self._spent = False
 
     # called by the searcher -------------------------------------------------------------------------
 
     def next_trial(self) -> Assignment | None:
-        """Return the next trial to start: unfinished ones of an earlier driver first, then new ones.
+        """Return the next trial to start: unfinished and lost ones first, then new ones.
 
         None where the budget is spent. A student above the limit on latency ends here, untrained.
         """
@@ -125,9 +131,10 @@ class Controller:
     def _next_suggestion(self) -> Suggestion | None:
         if self._waiting:
             return self._waiting.pop(0)
-        if self._budget.exhausted(self.search_state(), len(self._trials), self._plateau):
-            return None
-        return self._study.ask()
+        # A spent budget stays spent, whatever trials gain that still run.
+        spent = self._budget.exhausted(self.search_state(), len(self._trials), self._plateau)
+        self._spent = self._spent or bool(spent)
+        return None if self._spent else self._study.ask()
 
     def _refusal(self, suggestion: Suggestion, settings: Settings) -> str:
         """Return why a started trial is not trained: the pruner's earlier decision, or the latency limit."""
@@ -159,6 +166,7 @@ class Controller:
             parameters=size.parameters,
             state="running",
             epochs=known.epochs if known else (),
+            seconds=known.seconds if known else 0.0,
         )
         self._tracker.trial_started(self._trials[trial_id])
         if problem:
@@ -203,6 +211,21 @@ class Controller:
         return trial_id not in self._stops
 
     # a trial's end ----------------------------------------------------------------------------------
+
+    def lost(self, trial_id: str) -> bool:
+        """Start a trial next whose process is lost, after its last epoch; return whether it goes on.
+
+        After :data:`MOST_RESTARTS` times it ends as failed.
+        """
+        if self._restarts[trial_id] == MOST_RESTARTS:
+            self.ended(trial_id, f"the process that ran it was lost {MOST_RESTARTS + 1} times")
+            return False
+        self._restarts[trial_id] += 1
+        record, now = self._trials[trial_id], time.monotonic()
+        seconds = record.seconds + now - self._started.get(trial_id, now)
+        self._unfinished[trial_id] = replace(record, seconds=seconds)
+        self._waiting += [one for one in self._study.unfinished() if one.trial_id == trial_id]
+        return True
 
     def ended(self, trial_id: str, failed: str = "") -> None:
         """Record a trial's end: stopped at a rung, complete, or failed for the reason given."""

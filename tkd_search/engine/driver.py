@@ -54,10 +54,6 @@ from tkd_search.results.costs import COSTS
 from tkd_search.results.records import SearchRecord, SearchStart
 from tkd_search.tracking.tracker import Tracker
 
-TRIAL_RETRIES = 10
-"""Restarts of a trial whose Trainable is lost. A failing trial is not restarted; a trial whose worker group
-or machine is lost goes on in another group without Tune's help."""
-
 START_SECONDS = 1800.0
 """Seconds until the first worker group must run: a cluster that scales from zero installs a machine first."""
 
@@ -262,7 +258,9 @@ def _tune(
             name="tune",
             storage_path=str(place.folder),
             verbose=0,
-            failure_config=FailureConfig(max_failures=TRIAL_RETRIES),
+            # Tune counts one lost process twice where it was between two trials, and its second failure ends
+            # the trial. So the controller restarts lost trials; one whose group is lost goes on in another.
+            failure_config=FailureConfig(max_failures=0),
             checkpoint_config=CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False),
         ),
     )

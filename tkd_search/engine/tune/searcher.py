@@ -32,7 +32,10 @@ class ControllerSearcher(Searcher):
         self._names: dict[str, str] = {}
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
-        """Return the next configuration, None to be called later, FINISHED where the budget is spent."""
+        """Return the next configuration, None to be called later, FINISHED where nothing is left to run.
+
+        While trials run, None: one of them may be lost and start again.
+        """
         if self._controller.broken is not None:
             return Searcher.FINISHED
         if len(self._names) >= self._room():
@@ -43,7 +46,7 @@ class ControllerSearcher(Searcher):
             self._controller.broken = error
             return Searcher.FINISHED
         if assignment is None:
-            return Searcher.FINISHED
+            return None if self._names else Searcher.FINISHED
         self._names[trial_id] = assignment.trial_id
         return {
             "trial_id": assignment.trial_id,
@@ -58,7 +61,7 @@ class ControllerSearcher(Searcher):
         """Record the end of a trial: by itself, by the scheduler or by an error.
 
         A trial that its machine or the storage ended stays unfinished: the search ends, and the next run of
-        the same command continues it.
+        the same command continues it. A trial whose Trainable is lost starts again as another trial of Tune.
         """
         name = self._names.pop(trial_id, None)
         if name is None or self._controller.broken is not None:
@@ -76,11 +79,14 @@ class ControllerSearcher(Searcher):
                 "a disk with free space and reachable storage",
                 "fix the cause and run the same command again: it continues this search's trials",
             )
+        if error and self._controller.lost(name):
+            return
         reason = (result or {}).get("failed", "")
         if result and not reason:
             # Tune does not pass a trial's last result to the scheduler.
             self._controller.epoch(name, result["epoch"], result["val_accuracy"], metrics_of(result))
-        self._controller.ended(name, reason or ("its worker group failed repeatedly" if error else ""))
+        if not error:
+            self._controller.ended(name, reason)
         remove_checkpoints(storage.below(self._trials, name))
 
     def __getstate__(self) -> dict[str, Any]:
