@@ -181,3 +181,5 @@ def quiet_environment() -> None:
     warnings.filterwarnings("ignore", module="ray")
     for name in ("ray", "ray.tune", "ray.train", "ray.data"):
         logging.getLogger(name).setLevel(logging.ERROR)
+    # At the end it lists trials "that did not complete" although they were started again.
+    logging.getLogger("ray.tune.tune").setLevel(logging.CRITICAL)

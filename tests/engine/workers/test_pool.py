@@ -4,6 +4,7 @@ import os
 import signal
 import time
 
+import psutil
 import pytest
 
 from tkd_search.config.search_settings import ResourceSettings
@@ -189,6 +190,38 @@ def test_a_killed_queue_actor_ends_the_leases_and_nothing_else(pool):
     after.post(toy_job())
     assert results(after)[-1]["kind"] == "done"
     after.release()
+
+
+def controllers() -> set[psutil.Process]:
+    """The processes of all Ray Train controllers on this machine."""
+    running = psutil.process_iter(["cmdline"])
+    return {one for one in running if "ray::TrainController" in " ".join(one.info["cmdline"] or ())}
+
+
+@pytest.mark.faults
+def test_a_killed_train_controller_is_replaced_and_its_resources_are_free(local_ray, tmp_path):
+    import ray
+
+    from tkd_search.engine.workers.pool import WarmPool
+    from tkd_search.engine.workers.queue_actor import QueueActor
+
+    queue, others = QueueActor.remote(5.0), controllers()
+    pool = WarmPool(queue, ResourceSettings(), 1, tmp_path, runner=TOY)
+    try:
+        pool.wait(120)
+        time.sleep(2)  # Ray counts what is free once a second
+        free = ray.available_resources().get("CPU", 0)
+        for process in controllers() - others:
+            process.kill()
+        end = time.monotonic() + 120
+        while not (
+            ray.get(queue.overview.remote()).keys() == {"slot1"}
+            and ray.available_resources().get("CPU", 0) == free
+        ):
+            assert time.monotonic() < end, (pool.failures, ray.available_resources())
+            time.sleep(0.5)
+    finally:
+        pool.close()
 
 
 def test_a_group_that_never_fits_does_not_outlive_its_pool(pool, tmp_path):

@@ -246,6 +246,7 @@ class JobQueue:
                 holder=slot.holder,
                 busy=slot.job is not None,
                 silence=self._clock() - slot.heartbeat,
+                placement_group=slot.group.placement_group,
             )
             for name, slot in self._slots.items()
         }

@@ -13,7 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import ray
+from ray._raylet import PlacementGroupID
 from ray.actor import ActorHandle
+from ray.util.placement_group import PlacementGroup, remove_placement_group
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from tkd_search.config.search_settings import ResourceSettings
@@ -142,10 +144,12 @@ class WarmPool:
 
     def _replace_ended(self) -> None:
         """Start a new run for each that ended, except for those yielded to another search."""
+        slots = self._slots()
         for slot, run in list(self._runs.items()):
             if run.thread.is_alive() or (not run.yielded and time.monotonic() < self._restart_after):
                 continue
-            ray.get(self._queue.remove.remote(slot))  # first: where this fails, the next check repeats all
+            _free_resources(slots[slot].placement_group)
+            ray.get(self._queue.remove.remote(slot))  # where this fails, the next check repeats all
             del self._runs[slot]
             if not run.yielded:
                 self._start()
@@ -188,6 +192,16 @@ class WarmPool:
     def _count(self, slots: dict[str, SlotState]) -> int:
         self._room = sum(slot.up and not slot.retiring for slot in slots.values())
         return self._room
+
+
+def _free_resources(placement_group: str) -> None:
+    """Remove what is left of a run whose controller was killed.
+
+    Ray Train's own cleaner needs the dashboard, which a local Ray does not have, and Ray ends a placement
+    group with its job only. Its resources would be missing for good.
+    """
+    if placement_group:
+        remove_placement_group(PlacementGroup(PlacementGroupID(bytes.fromhex(placement_group))))
 
 
 def _join(runs: list[_Run], timeout: float) -> None:
