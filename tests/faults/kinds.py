@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import psutil
 
-from tests.faults.searched import FaultySearch
+from tests.faults.searched import PATIENCE, FaultySearch
 
 STOPPED_SECONDS = 20.0
 """How long a worker is stopped: four heartbeats, and twice what a lease lasts without one."""
@@ -95,7 +95,7 @@ KINDS: dict[str, Callable[[FaultySearch, random.Random], bool]] = {
 
 def strike(search: FaultySearch, kind: str, draw: random.Random) -> float | None:
     """Do a fault at a random moment; return the seconds until the search's next event, None at its end."""
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + PATIENCE  # a driver waits a minute for a dead Ray, then another starts
     time.sleep(draw.uniform(0, 3))
     while not search.ended():
         with contextlib.suppress(psutil.NoSuchProcess):  # the driver ended meanwhile
