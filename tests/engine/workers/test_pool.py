@@ -201,25 +201,25 @@ def controllers() -> set[psutil.Process]:
 @pytest.mark.faults
 def test_a_killed_train_controller_is_replaced_and_its_resources_are_free(local_ray, tmp_path):
     import ray
+    from ray.util import placement_group_table
 
     from tkd_search.engine.workers.pool import WarmPool
     from tkd_search.engine.workers.queue_actor import QueueActor
+
+    def held():
+        return [one["state"] for one in placement_group_table().values()].count("CREATED")
 
     queue, others = QueueActor.remote(5.0), controllers()
     pool = WarmPool(queue, ResourceSettings(), 1, tmp_path, runner=TOY)
     try:
         pool.wait(120)
-        time.sleep(2)  # Ray counts what is free once a second
-        free = ray.available_resources().get("CPU", 0)
+        groups = held()
         for process in controllers() - others:
             process.kill()
         end = time.monotonic() + 120
-        while not (
-            ray.get(queue.overview.remote()).keys() == {"slot1"}
-            and ray.available_resources().get("CPU", 0) == free
-        ):
-            assert time.monotonic() < end, (pool.failures, ray.available_resources())
-            time.sleep(0.5)
+        while ray.get(queue.overview.remote()).keys() != {"slot1"} or held() != groups:
+            assert time.monotonic() < end, (pool.failures, held(), groups)
+            time.sleep(0.1)
     finally:
         pool.close()
 

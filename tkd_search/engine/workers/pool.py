@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import ray
-from ray._raylet import PlacementGroupID
 from ray.actor import ActorHandle
 from ray.util.placement_group import PlacementGroup, remove_placement_group
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -194,14 +193,14 @@ class WarmPool:
         return self._room
 
 
-def _free_resources(placement_group: str) -> None:
+def _free_resources(placement_group: PlacementGroup | None) -> None:
     """Remove what is left of a run whose controller was killed.
 
     Ray Train's own cleaner needs the dashboard, which a local Ray does not have, and Ray ends a placement
     group with its job only. Its resources would be missing for good.
     """
-    if placement_group:
-        remove_placement_group(PlacementGroup(PlacementGroupID(bytes.fromhex(placement_group))))
+    if placement_group is not None:
+        remove_placement_group(placement_group)
 
 
 def _join(runs: list[_Run], timeout: float) -> None:

@@ -27,14 +27,14 @@ class WorkerGroup:
         pid: process id of rank 0.
         nodes: ids of the nodes of its workers.
         actor: Ray handle of rank 0, to kill it.
-        placement_group: id of the placement group that holds its resources, in hexadecimal.
+        placement_group: Ray's placement group that holds its resources.
     """
 
     id: GroupId
     pid: int = 0
     nodes: tuple[str, ...] = ()
     actor: Any = None
-    placement_group: str = ""
+    placement_group: Any = None
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class SlotState:
         holder: name of the lease's holder; None while the slot is free.
         busy: whether it has an unfinished job.
         silence: seconds since the last heartbeat of its job.
-        placement_group: that of its group; empty before the group is up.
+        placement_group: that of its group; None before the group is up.
     """
 
     nodes: tuple[str, ...] = ()
@@ -67,7 +67,7 @@ class SlotState:
     holder: str | None = None
     busy: bool = False
     silence: float = 0.0
-    placement_group: str = ""
+    placement_group: Any = None
 
 
 class LeaseLostError(Exception):

@@ -70,13 +70,13 @@ def worker_loop(config: dict[str, Any]) -> None:
 
 def _client(config: dict[str, Any], ranks: Ranks) -> GroupClient:
     """Return the group's client; any rank may report a failure of a job."""
-    ray_context, held = ray.get_runtime_context(), ray.util.get_current_placement_group()
+    ray_context = ray.get_runtime_context()
     group = WorkerGroup(
         GroupId(config["slot"], ranks.share(lambda: uuid.uuid4().hex)),
         pid=os.getpid(),
         nodes=tuple(sorted(set(ranks.gather(ray_context.get_node_id())))),
         actor=ray_context.current_actor,
-        placement_group="" if held is None else held.id.hex(),
+        placement_group=ray.util.get_current_placement_group(),
     )
     return GroupClient(config["queue"], group)
 
