@@ -40,7 +40,7 @@ _LINES_OF_A_STAGE = 20
 
 
 class Console:
-    """Shows progress bars on a terminal; in a log one line a stage, and about twenty of its steps."""
+    """Shows progress bars on a terminal; in a log a line for each stage and for at most 40 of its steps."""
 
     def __init__(self, console: rich.console.Console | None = None) -> None:
         self.out = console or rich.console.Console(highlight=False, soft_wrap=True)

@@ -95,17 +95,22 @@ def _show_space(config: Config, console: Console) -> None:
         where = ", ".join(f"{c.parent} is {' or '.join(map(str, c.values))}" for c in conditions)
         table.add_row(key, str(distribution), where)
     console.out.print(table)
-    console.note("fixed, other than by default (all settings: python -m tkd_search settings)")
-    for line in changed_settings(config):
+    console.note(
+        "fixed settings that differ from their defaults (all settings: python -m tkd_search settings)"
+    )
+    for line in _changed_settings(config):
         console.note(f"  {line}")
 
 
-def changed_settings(config: Config) -> list[str]:
-    """Return the fixed settings that differ from their defaults, ``key: value`` each; secrets masked."""
+def _changed_settings(config: Config) -> list[str]:
+    """Return the fixed settings that differ from their defaults, ``key: value`` each; secrets masked.
+
+    Of a list of big models all settings are returned.
+    """
     defaults = flatten(parse_config({"name": config.name}).tree)
     first = len(config.tree["search"]["enqueue"])
     return [
-        f"{key}: {json.dumps(value)}"
+        f"{key}: {json.dumps(value, default=str)}"
         for key, value in masked_values(flatten(config.tree)).items()
         if key not in config.space.leaves and defaults.get(key) != value and not key.startswith(_ENQUEUE)
     ] + ([f"{_ENQUEUE}: {first} configurations, tried first"] if first else [])

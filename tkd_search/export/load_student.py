@@ -107,12 +107,14 @@ def student_folder(path: str | Path) -> Path:
     """Return a student's folder from the folder itself or one of its files.
 
     Raises:
-        UserError: weights that were converted to another format; the description is of the student's own.
+        UserError: other weights than ``student.json`` describes, such as a conversion to another format.
     """
     place = Path(path).expanduser()
     if place.suffix == ".safetensors" and place.name != WEIGHTS_FILE:
         onnx = place.with_suffix(".onnx")
         raise UserError(
-            str(place), "a copy in another number format", f"{WEIGHTS_FILE}, or the ONNX file {onnx.name}"
+            str(place),
+            "weights that student.json does not describe",
+            f"{WEIGHTS_FILE}, or the ONNX file {onnx.name}",
         )
     return place.parent if place.is_file() else place

@@ -68,7 +68,7 @@ def verify(onnx: nn.Module, network: nn.Module, images: Tensor, format: Format) 
 
     int8 rounds activations: sums of another order may fall on the neighbouring level, and images near a
     decision boundary then change their class. Pass the file ``as_written``: in weak int8 students the graph
-    that onnxruntime rewrites differs on more images. The accuracy that is reported is that of the latter.
+    that onnxruntime rewrites differs on more images. The reported accuracy is that of the rewritten graph.
 
     Raises:
         RuntimeError: more predictions differ than rounding explains: over a tenth with int8, else a

@@ -161,8 +161,8 @@ def _state_in(loaded: Any, depth: int = _DEPTH) -> dict[str, Tensor] | None:
     if not isinstance(loaded, Mapping) or not depth:
         return None
     here = {name: one for name, one in loaded.items() if isinstance(name, str) and isinstance(one, Tensor)}
-    wrapped = [_state_in(loaded.get(key), depth - 1) for key in _WRAPPERS]
-    below = sorted((_state_in(one, depth - 1) or {} for one in loaded.values()), key=len, reverse=True)
-    states = [state for state in (*wrapped, here, *below) if state]
+    below = {key: state for key, one in loaded.items() if (state := _state_in(one, depth - 1))}
+    wrapped = [below[key] for key in _WRAPPERS if key in below]
+    states = [*wrapped, *([here] if here else []), *sorted(below.values(), key=len, reverse=True)]
     most = max(map(len, states), default=0)
     return next((state for state in states if 2 * len(state) >= most), None)
