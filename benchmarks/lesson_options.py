@@ -27,11 +27,17 @@ def lesson_parser(
     parser.add_argument("--images", type=int, default=images, help="training images, class-balanced")
     parser.add_argument("--epochs", type=int, default=epochs, help="of a student")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--big-model", help="safetensors of a ResNet-18 of --big-width")
-    parser.add_argument("--big-width", type=float, default=big_width)
-    parser.add_argument("--big-epochs", type=int, default=30, help="where it is trained here")
     parser.add_argument("--threads", type=int, default=1, help="of training")
+    add_big_model(parser, big_width)
     return parser
+
+
+def add_big_model(parser: argparse.ArgumentParser, width: float) -> None:
+    """Add the options that say what F is."""
+    parser.add_argument("--big-model", help="safetensors of F, a --big-name of --big-width")
+    parser.add_argument("--big-name", default="resnet18", help="of torchvision")
+    parser.add_argument("--big-width", type=float, default=width)
+    parser.add_argument("--big-epochs", type=int, default=30, help="where it is trained here")
 
 
 def lesson_settings(options: argparse.Namespace) -> tuple[DataSettings, BigModelSettings, Path]:
@@ -39,7 +45,7 @@ def lesson_settings(options: argparse.Namespace) -> tuple[DataSettings, BigModel
 
     Args:
         options: ``data`` (folder of CIFAR-10, or None for the digits), ``images``, ``json``, ``big_model``
-            (a weights file or None), ``big_width`` and ``big_epochs``.
+            (a weights file or None), ``big_name``, ``big_width`` and ``big_epochs``.
     """
     store = options.json.with_suffix(".big_model.safetensors")
     data = DataSettings(
@@ -49,7 +55,7 @@ def lesson_settings(options: argparse.Namespace) -> tuple[DataSettings, BigModel
         train_limit=options.images,
     )
     big = BigModelSettings(
-        name="resnet18",
+        name=options.big_name,
         width=options.big_width,
         epochs=options.big_epochs,
         weights=options.big_model or (str(store) if store.exists() else None),

@@ -3,12 +3,12 @@
     python -m benchmarks.recipe --json FILE --data FOLDER --big-model F.safetensors
         [--images 1000 5000] [--epochs 240 60] [--recipes "4 views" fresh] [--methods kd tkd]
 
-FOLDER holds CIFAR-10 as train/<class>/* and test/<class>/*; without --data the images are the digits. F is a
-ResNet-18 of --big-width, trained on the same images unless --big-model gives its weights. For every number of
-images, seed, method and recipe one student learns for as many epochs as stand at the same place. KD reads
-logits alone, so its bank has nothing else. Figures are validation and test accuracy, seconds per epoch, and
-seconds and bytes of the bank; each is written to FILE as soon as it is known, and the same command goes on
-after a stop.
+FOLDER holds CIFAR-10 as train/<class>/* and test/<class>/*; without --data the images are the digits. F, a
+ResNet-18 or a --big-name of --big-width, is trained on the same images unless --big-model gives its
+weights. For every number of images, seed, method and recipe one student learns for as many epochs as stand
+at the same place. KD reads logits alone, so its bank has nothing else. Figures are validation and test
+accuracy, seconds per epoch, and seconds and bytes of the bank; each is written to FILE as soon as it is
+known, and the same command goes on after a stop.
 """
 
 import argparse
@@ -23,7 +23,7 @@ from typing import Any
 import torch
 
 from benchmarks.formats.training import big_model, run, training_views
-from benchmarks.lesson_options import lesson_settings, open_figures
+from benchmarks.lesson_options import add_big_model, lesson_settings, open_figures
 from tkd_search.data import DataBundle, load_data, plain_batches
 from tkd_search.data.data_settings import DataSettings
 from tkd_search.distill import BankSettings, Distiller, MethodSettings, TrainSettings, compute_bank
@@ -75,7 +75,11 @@ def main(arguments: list[str] | None = None) -> None:
     torch.set_num_threads(options.threads)
     found = open_figures(
         options.json,
-        {"data": options.data, "big_model": [options.big_model, options.big_width], "width": options.width},
+        {
+            "data": options.data,
+            "big_model": [options.big_name, options.big_model, options.big_width],
+            "width": options.width,
+        },
         {"figures": []},
     )
     for case in _missing(found["figures"], options):
@@ -99,9 +103,7 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--methods", nargs="+", default=["kd", "tkd"], choices=list(METHODS))
     parser.add_argument("--width", type=float, default=0.25, help="of a MobileNetV2")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--big-model", help="safetensors of a ResNet-18 of --big-width")
-    parser.add_argument("--big-width", type=float, default=0.25)
-    parser.add_argument("--big-epochs", type=int, default=30, help="where it is trained here")
+    add_big_model(parser, 0.25)
     parser.add_argument("--threads", type=int, default=1, help="of training")
     return parser.parse_args(arguments)
 

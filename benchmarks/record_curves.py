@@ -1,6 +1,6 @@
 """Record the learning curves that the search simulator replays.
 
-    python -m benchmarks.record_curves --configs 600 --out benchmarks/curves/digits --workers 2
+    python -m benchmarks.record_curves --configs 600 --out FOLDER --workers 2
 
 Quasi-random points of the experiment's space, each trained to the full budget by the trainer of a
 real search, one thread a process. Rows are appended as configurations finish; with ``--resume`` the same
@@ -22,13 +22,14 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
+from benchmarks.formats.training import untrained
 from benchmarks.simulator.curves import space_to_json
-from benchmarks.simulator.sizes import Shape
+from benchmarks.simulator.sizes import Shape, student_bytes
 from tkd_search.config.experiment_file import Config, load_config, parse_config
 from tkd_search.config.resolve import clip_k
 from tkd_search.data import AugmentedViews, Split, load_data, plain_batches, resolved_augmentation
 from tkd_search.distill import Distiller, Diverged, MethodSettings, TrainSettings, compute_bank, evaluate
-from tkd_search.models import Student, build_big_model, build_student, model_bytes
+from tkd_search.models import Student, build_big_model, model_bytes
 from tkd_search.optimize.samplers.create_sampler import design_point
 from tkd_search.optimize.space import FloatDistribution, Space
 from tkd_search.seeds import child_seed
@@ -93,8 +94,8 @@ class Bench:
         point = clip_k(self.config, point, len(self.bank.taps))
         settings = self.config.settings(point)
         seed = child_seed(self.settings.seed, "recording", number)
-        torch.manual_seed(seed)
-        student = build_student(settings.student, **self._shape())
+        student = untrained(settings, self.big_model, self.data, seed)
+        size = student_bytes(student, settings.student, self.config)
         accuracy: list[float] = []
         failure = ""
         try:
@@ -106,13 +107,13 @@ class Bench:
                 seed=seed,
                 bank=self.bank,
                 class_count=self.data.num_classes,
+                format=settings.student.format,
             )
             for _ in range(settings.training.epochs):
                 distiller.run_epoch()
                 accuracy.append(self._accuracy(distiller.eval_student(), self.data.validation))
         except Diverged as error:
             failure = str(error)
-        size = model_bytes(student.model)
         return Curve(number, point, size, tuple(accuracy), time.monotonic() - began, failure)
 
     def _shape(self) -> Shape:

@@ -2,12 +2,13 @@
 
     python -m benchmarks.unlabelled --json FILE --data FOLDER [--big-model F.safetensors] [--labels 1000]
 
-FOLDER holds CIFAR-10 as train/<class>/* and test/<class>/*; without --data the images are the digits. F is a
-ResNet-18 of --big-width, trained on the same images with all labels unless --big-model gives its weights.
-Each student is taught three times by each method: by the --labels labelled images alone, by them and all
-others without their labels, and by all images with all labels. The three have the same initial weights and
-number of steps, that of --epochs of all images. One bank, of all images, serves all. Figures are test
-accuracies; each is written to FILE as soon as it is known, and the same command goes on after a stop.
+FOLDER holds CIFAR-10 as train/<class>/* and test/<class>/*; without --data the images are the digits. F, a
+ResNet-18 or a --big-name of --big-width, is trained on the same images with all labels unless --big-model
+gives its weights. Each student is taught three times by each method: by the --labels labelled images alone,
+by them and all others without their labels, and by all images with all labels. The three have the same
+initial weights and number of steps, that of --epochs of all images. One bank, of all images, serves all.
+Figures are test accuracies; each is written to FILE as soon as it is known, and the same command goes on
+after a stop.
 
 Goal: at least 90 % of the way from 'alone' to 'all labels'.
 """
@@ -56,7 +57,7 @@ def main(arguments: list[str] | None = None) -> None:
         options.json,
         {
             "data": asdict(settings),
-            "big_model": [options.big_model, options.big_width, options.big_epochs],
+            "big_model": [options.big_name, options.big_model, options.big_width, options.big_epochs],
             "student": options.student,
             "labels": options.labels,
             "ratio": options.ratio,

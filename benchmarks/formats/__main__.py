@@ -3,13 +3,13 @@
     python -m benchmarks.formats --json FILE [--data FOLDER] [--images 5000] [--epochs 30] [--seeds 3]
 
 Three students are distilled by KD: MobileNetV2 ×.25, ResNet-18 ×.25, MobileNetV3-small ×.35. Without --data
-the images are the digits; FOLDER holds CIFAR-10 as train/<class>/* and test/<class>/*. F is a ResNet-18 of
---big-width, trained on the same images unless --big-model gives its weights. Each student and seed is trained
-three times, with the same initial weights and batches: in fp32 (its files in fp32, fp16, and int8 and int4
-rounded after training), and for int8 and int4 with simulated rounding. Figures are those of the files:
-accuracy on the test images under onnxruntime, bytes of model.safetensors and model.onnx, median milliseconds
-for 1 and 32 images on one thread. A figure is written to FILE as soon as it is known; the same command goes
-on after a stop.
+the images are the digits; FOLDER holds CIFAR-10 as train/<class>/* and test/<class>/*. F, a ResNet-18 or a
+--big-name of --big-width, is trained on the same images unless --big-model gives its weights. Each student
+and seed is trained three times, with the same initial weights and batches: in fp32 (its files in fp32,
+fp16, and int8 and int4 rounded after training), and for int8 and int4 with simulated rounding. Figures are
+those of the files: accuracy on the test images under onnxruntime, bytes of model.safetensors and
+model.onnx, median milliseconds for 1 and 32 images on one thread. A figure is written to FILE as soon as it
+is known; the same command goes on after a stop.
 
 Goals: int8 within .3 points of fp32, int4 within 1.5, a step with rounding ≤ 1.35 plain steps.
 """
@@ -53,7 +53,7 @@ def main(arguments: list[str] | None = None) -> None:
         {
             "data": asdict(data),
             "training": asdict(train),
-            "big_model": [options.big_model, options.big_width, options.big_epochs],
+            "big_model": [options.big_name, options.big_model, options.big_width, options.big_epochs],
         },
         {"big_model": {}, "figures": [], "steps": []},
     )

@@ -8,13 +8,15 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from tkd_search.data import AugmentedViews, DataBundle, fixed_views, resolved_augmentation
+from tkd_search.config.sections import TrialSettings
+from tkd_search.data import AugmentedViews, DataBundle, fixed_views, plain_batches, resolved_augmentation
 from tkd_search.data.data_settings import DataSettings
+from tkd_search.data.networks import student_for
 from tkd_search.distill import BankSettings, Distiller, MethodSettings, TrainSettings, compute_bank
 from tkd_search.distill.features.bank import Bank
 from tkd_search.formats import Format
-from tkd_search.models import Student, build_big_model, build_student
-from tkd_search.models.model_settings import BigModelSettings, StudentSettings
+from tkd_search.models import Student, build_big_model, build_student, cut_student
+from tkd_search.models.model_settings import CUT, BigModelSettings, StudentSettings
 from tkd_search.models.weights import save_weights
 
 CALIBRATION_IMAGES = 256
@@ -111,6 +113,32 @@ def _trained(model: Student, settings: DataSettings, data: DataBundle, big: BigM
     return run(
         Distiller(model, views, MethodSettings(name="ce"), train, seed=0, class_count=data.num_classes)
     )
+
+
+def untrained(settings: TrialSettings, big_model: nn.Module, data: DataBundle, seed: int) -> Student:
+    """Return a student before its first step: cut from F, or with random weights.
+
+    Args:
+        settings: of the student and of F.
+        big_model: F, trained.
+        data: the data set.
+        seed: of its random weights and channels.
+    """
+    torch.manual_seed(seed)
+    if settings.student.name != CUT:
+        return student_for(settings.student, settings.big_models[0], data)
+    student, _ = cut_student(
+        settings.student,
+        cast(Student, big_model),
+        settings.big_models[0],
+        classes=data.num_classes,
+        channels=data.channels,
+        size=data.size,
+        batches=plain_batches(data.train.evenly(2048), mean=data.mean, std=data.std, batch_size=128),
+        seed=seed,
+        given=data.input,
+    )
+    return student
 
 
 def run(distiller: Distiller) -> Student:

@@ -6,7 +6,9 @@ from typing import Any, TypedDict
 
 from benchmarks.simulator.curves import Curves
 from tkd_search.config.experiment_file import Config, parse_config
-from tkd_search.models import build_student, model_bytes
+from tkd_search.formats import shipped_bytes
+from tkd_search.models import Student, build_student, model_bytes
+from tkd_search.models.model_settings import StudentSettings
 from tkd_search.optimize.space import Distribution, FloatDistribution
 
 _STEPS = 256
@@ -45,8 +47,15 @@ class ExactSizes:
         if key not in self._known:
             settings = self._config.settings(student).student
             built = build_student(settings, **self._shape, big_model=self._big_model)
-            self._known[key] = model_bytes(built.model)
+            self._known[key] = student_bytes(built, settings, self._config)
         return self._known[key]
+
+
+def student_bytes(student: Student, settings: StudentSettings, config: Config) -> int:
+    """Return the bytes that ship; of the fp32 state dict where an experiment does not search the format."""
+    if "student.format" in config.space.leaves:
+        return shipped_bytes(student.model, settings.format)
+    return model_bytes(student.model)
 
 
 def exact_sizes(curves: Curves) -> ExactSizes | None:

@@ -74,7 +74,7 @@ def wait_for_epochs(log: Path, process: "subprocess.Popen[str]", count: int, dea
         (["--set", "method.k=99", "--set", "method.masks=2", "--dry-run"], ["method.k", "taps × 2 masks"]),
         (
             ["--set", "student.width={float: [0.1, 0.3]}", "--set", "search.pruner=nonsense"],
-            ["search.enqueue.0.student.width = 0.38 (searched: a number in [0.1, 0.3])", "search.pruner"],
+            ["search.enqueue.1.student.width = 0.5 (searched: a number in [0.1, 0.3])", "search.pruner"],
         ),
         (["--address", "127.0.0.1:1"], ["--address 127.0.0.1:1: found no listener", "ray start"]),
         (["--nonsense"], ["--nonsense"]),
@@ -93,12 +93,12 @@ def test_a_dry_run_shows_plan_space_and_time_and_writes_nothing(tmp_path):
     given = ["method.k=3", "search.max_latency=5ms", "student.width={float: [0.1, 0.3]}"]
     code, output = run(tmp_path, "--dry-run", *(f"--set={text}" for text in given))
     assert code == 0, output
-    for word in ("student.width", "estimated time", "26 trials", "at once", "method.name is tkd"):
+    for word in ("student.width", "estimated time", "22 trials", "at once", "method.name is tkd"):
         assert word in output
     assert "space: decoded images 115 kB, kept in memory; bank " in output
     assert "more than 5 ms for one image" in output
     assert "ms at the small end of the space" in output
-    assert "left to the sampler: search.enqueue.0.student.width = 0.38" in output
+    assert "left to the sampler: search.enqueue.1.student.width = 0.5" in output
     assert "  training.epochs: 12\n" in output  # set by the file
     assert "memory_budget_mb" not in output  # left at its default
     assert list(tmp_path.iterdir()) == []

@@ -11,6 +11,7 @@ import pytest
 SMALL = [
     "--set=training.epochs=2",
     "--set=training.batch_size=256",
+    "--set=student.name=mobilenet_v2",
     "--set=student.width=0.1",
     "--set=student.format=int8",
     "--set=student.depth=0.34",
@@ -27,7 +28,7 @@ def compare(folder: Path, *arguments: str) -> tuple[int, str, str]:
     return done.returncode, done.stdout, done.stderr
 
 
-SIZE = ["--set=student.width=0.2", "--set=student.format=int8"]
+SIZE = ["--set=student.name=mobilenet_v2", "--set=student.width=0.2", "--set=student.format=int8"]
 
 
 @pytest.mark.parametrize(
@@ -35,7 +36,7 @@ SIZE = ["--set=student.width=0.2", "--set=student.format=int8"]
     [
         (["--methods", "kd,tdk"], ["tdk", "tkd"]),
         ([*SIZE, "--base", "ce", "--methods", "kd"], ["--base", "ce"]),
-        ([], ["student.width", "--set student.width=0.24"]),
+        ([], ["student.name", "--set student.name="]),
         ([*SIZE, "--ablate", "x:method.nope=1"], ["method.nope"]),
         (
             [*SIZE, "--variant", "x:student.width=0.1"],

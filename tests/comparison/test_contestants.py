@@ -12,7 +12,8 @@ from tkd_search.comparison.fresh_trainings import fresh_seeds
 from tkd_search.config.experiment_file import load_config
 from tkd_search.errors import UserError
 
-FIXED = ["student.width=0.2", "student.format=int8", "data.train_limit=500"]
+NAMED = "student.name=mobilenet_v2"
+FIXED = [NAMED, "student.width=0.2", "student.format=int8", "data.train_limit=500"]
 
 
 def test_methods_variants_and_ablations_in_order():
@@ -53,7 +54,7 @@ def test_a_search_has_its_method_the_budget_and_only_the_leaves_of_that_method()
 def test_a_searched_size_is_refused():
     (kd,) = parse_contestants(["kd"])
     with pytest.raises(UserError, match=r"student\.width"):
-        search_config(load_config(None, name="c"), kd, 7)
+        search_config(load_config(None, [NAMED], name="c"), kd, 7)
 
 
 @pytest.mark.parametrize(
@@ -88,7 +89,7 @@ def test_a_variant_may_repeat_the_common_size():
 
 
 def test_variants_must_fix_a_searched_size_equally():
-    config = load_config(None, ["student.format=int8"], name="c")
+    config = load_config(None, [NAMED, "student.format=int8"], name="c")
     variants = parse_contestants([], [f"{label}:student.width={label}" for label in ("0.3", "0.30", "0.4")])
     first, equal, other = (search_config(config, variant, 7) for variant in variants)
     check_equal_students({"first": first, "equal": equal})

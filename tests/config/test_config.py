@@ -167,9 +167,11 @@ def test_ratios_without_cuts_are_dropped_with_their_starting_points():
     assert config.enqueued() == ()
 
 
-def test_a_starting_point_for_a_layer_without_a_ratio_is_refused():
-    with pytest.raises(UserError, match=r"search\.enqueue\.0\.student\.ratios\.layer4"):
-        parse_config(minimal(student={"name": "cut", "ratios": {"layer3": 0.5}}, search=ENQUEUED))
+@pytest.mark.parametrize("ratios", [None, [0.5], {"layer3": 0.5}])
+def test_a_starting_point_for_a_layer_without_a_ratio_is_left_to_the_sampler(ratios):
+    config = parse_config(minimal(student={"name": "cut", "ratios": ratios}, search=ENQUEUED))
+    assert config.enqueued() == ()
+    assert "search.enqueue.0.student.ratios.layer4 = 0.3 (no student" in left_to_sampler(config)
 
 
 def test_a_distribution_inside_a_list_of_arguments_is_refused():

@@ -27,7 +27,13 @@ from tkd_search.tracking.search_log import fold_events
 from tkd_search.tracking.tracker import Tracker
 
 TRIALS, EPOCHS = 4, 3
-SETTINGS = [f"search.trials={TRIALS}", f"training.epochs={EPOCHS}", "search.sampler=random"]
+TOO_WIDE = 0.4
+SETTINGS = [
+    f"search.trials={TRIALS}",
+    f"training.epochs={EPOCHS}",
+    "search.sampler=random",
+    "student.width={float: [0.1, 0.6], log: true}",
+]
 
 
 class Killed(BaseException):
@@ -133,7 +139,7 @@ def writes_of_a_search(folder, measure, states):
 
 
 def some_cannot_be_built(settings):
-    if settings.student.width > 0.5:
+    if settings.student.width > TOO_WIDE:
         raise UserError("student.width", "too wide", "less")
     return size_of(settings)
 
@@ -250,7 +256,8 @@ def test_a_student_that_cannot_be_built_fails_alone(tmp_path):
     study, controller = open_controller(tmp_path, Power(10_000), "search.trials=12", measure=measure)
     search(controller)
     failed = {trial.trial_id for trial in controller.trials() if trial.state == "failed"}
-    assert failed == {t.trial_id for t in controller.trials() if t.config["student.width"] > 0.5} != set()
+    too_wide = {t.trial_id for t in controller.trials() if t.config["student.width"] > TOO_WIDE}
+    assert failed == too_wide != set()
     assert len(controller.trials()) == 12
     assert all("student.width" in study.trial(name).reason for name in failed)
     _, again = open_controller(tmp_path, Power(10_000), "search.trials=12", measure=measure)

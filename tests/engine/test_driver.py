@@ -49,7 +49,7 @@ def test_job_record_and_study_have_the_k_that_is_run(tmp_path: Any, masks: int) 
 
 
 def test_a_student_is_measured_once_before_it_is_handed_out(tmp_path: Any) -> None:
-    point = "{student.width: 0.2, student.format: fp16, method.name: %s}"
+    point = "{student.name: mobilenet_v2, student.width: 0.2, student.format: fp16, method.name: %s}"
     config = load_config(
         None,
         [

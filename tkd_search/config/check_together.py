@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from tkd_search.config.conditions import fields_of
+from tkd_search.config.conditions import is_entry
 from tkd_search.config.tree import flatten
 from tkd_search.errors import UserError, did_you_mean
 from tkd_search.storage.object_store import storage_uri
@@ -31,16 +31,9 @@ def check_together(config: "Config") -> None:
     known = flatten(config.tree)
     for i, point in enumerate(settings.search.enqueue):
         for key in point:
-            if key not in known and not _is_dropped(key, config):
+            if key not in known and not is_entry(key):
                 where, hint = f"search.enqueue.{i}.{key}", did_you_mean(key, known)
                 raise UserError(where, "an unknown key", "dotted keys of leaves", hint)
-
-
-def _is_dropped(key: str, config: "Config") -> bool:
-    """Return whether a leaf lies in a mapping that has no effect here, such as ratios without cuts."""
-    section, name, *rest = key.split(".") if "." in key else (key, "")
-    field = fields_of(section).get(name)
-    return bool(rest and field and field.metadata["leaves"]) and config.tree[section][name] is None
 
 
 def _check_mixing(config: "Config") -> None:

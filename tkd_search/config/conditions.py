@@ -37,6 +37,14 @@ def _declared_parents(key: str) -> list[tuple[str, tuple[Any, ...]]]:
     return [(f"{section}.{parent}", tuple(values)) for parent, values in when.items()]
 
 
+def is_entry(key: str) -> bool:
+    """Return whether a dotted key is an entry of a mapping of free keys: ``student.ratios.layer4``."""
+    section, _, rest = key.partition(".")
+    name, _, entry = rest.partition(".")
+    field = fields_of(section).get(name)
+    return bool(entry) and field is not None and bool(field.metadata.get("leaves"))
+
+
 def fields_of(section: str) -> dict[str, dataclasses.Field[Any]]:
     """Return the settings of a section by name; empty for an unknown section."""
     return {f.name: f for f in dataclasses.fields(SECTIONS[section])} if section in SECTIONS else {}

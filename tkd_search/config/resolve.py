@@ -4,8 +4,10 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from tkd_search.config.conditions import is_entry
 from tkd_search.config.experiment_file import Config
 from tkd_search.config.sections import Settings
+from tkd_search.config.tree import flatten
 from tkd_search.distill.method_needs import TERM_WEIGHTS, needs_of
 from tkd_search.distill.method_settings import BankSettings, CellsName, MethodSettings
 from tkd_search.models.architectures.families import family_of
@@ -69,13 +71,16 @@ def clip_k(config: Config, point: Mapping[str, Any], taps: int) -> dict[str, Any
 
 
 def left_to_sampler(config: Config) -> str:
-    """Return a line with the values in ``search.enqueue`` that are outside the space; '' without any."""
-    leaves = config.space.leaves
+    """Return a line with the values in ``search.enqueue`` that are outside the space; '' without any.
+
+    An entry of ``student.args`` or ``student.ratios`` that this experiment lacks is outside too.
+    """
+    leaves, known = config.space.leaves, flatten(config.tree)
     outside = [
-        f"search.enqueue.{number}.{key} = {value!r} (searched: {leaves[key]})"
+        f"search.enqueue.{number}.{key} = {value!r} ({f'searched: {leaf}' if leaf else f'no {key} here'})"
         for number, entry in enumerate(config.settings().search.enqueue)
         for key, value in entry.items()
-        if key in leaves and not leaves[key].contains(value)
+        if ((leaf := leaves.get(key)) and not leaf.contains(value)) or (is_entry(key) and key not in known)
     ]
     return f"outside the searched space, left to the sampler: {'; '.join(outside)}" if outside else ""
 
