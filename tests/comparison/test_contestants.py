@@ -51,6 +51,16 @@ def test_a_search_has_its_method_the_budget_and_only_the_leaves_of_that_method()
     assert set(config.space.leaves) == {"method.lam", "method.tau", "training.lr"}
 
 
+def test_no_other_limit_makes_the_budgets_unequal():
+    limits = ["search.max_hours=1", "search.max_epochs=50", "search.plateau=3"]
+    search = (
+        search_config(load_config(None, [*FIXED, *limits], name="c"), *parse_contestants(["kd"]), 7)
+        .settings()
+        .search
+    )
+    assert (search.trials, search.max_hours, search.max_epochs, search.plateau) == (7, None, None, None)
+
+
 def test_a_searched_size_is_refused():
     (kd,) = parse_contestants(["kd"])
     with pytest.raises(UserError, match=r"student\.width"):

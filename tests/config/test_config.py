@@ -167,6 +167,17 @@ def test_ratios_without_cuts_are_dropped_with_their_starting_points():
     assert config.enqueued() == ()
 
 
+def test_a_layer_may_be_called_by_a_number():
+    config = parse_config(minimal(student={"name": "cut", "ratios": {0: {"float": [0.1, 1.0]}, 3: 0.5}}))
+    assert config.settings({"student.ratios.0": 0.3}).student.ratios == {"0": 0.3, "3": 0.5}
+
+
+def test_every_searched_batch_has_two_rows_for_each_worker():
+    given = ["training.batch_size={choice: [2, 128]}", "resources.workers_per_trial=2"]
+    with pytest.raises(UserError, match=r"training\.batch_size: found 2 over 2 workers"):
+        load_config(None, given)
+
+
 @pytest.mark.parametrize("ratios", [None, [0.5], {"layer3": 0.5}])
 def test_a_starting_point_for_a_layer_without_a_ratio_is_left_to_the_sampler(ratios):
     config = parse_config(minimal(student={"name": "cut", "ratios": ratios}, search=ENQUEUED))

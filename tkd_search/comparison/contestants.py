@@ -101,7 +101,8 @@ def search_config(config: Config, contestant: Contestant, trials: int) -> Config
         _check_same_student(contestant.label, changed, config)
     tree = copy.deepcopy(dict(changed.tree))
     tree["name"] = f"{config.name}-{contestant.label}"
-    tree["search"] = {**tree["search"], "trials": trials}
+    # Hours would also count F's training, which the first contestant alone pays for.
+    tree["search"] |= {"trials": trials, "max_hours": None, "max_epochs": None, "plateau": None}
     return parse_config(tree)
 
 

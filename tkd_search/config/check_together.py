@@ -20,7 +20,7 @@ def check_together(config: "Config") -> None:
     settings = config.settings()
     if config.tree["storage"] is not None:
         storage_uri(config.tree["storage"])
-    workers, batch = settings.resources.workers_per_trial, settings.training.batch_size
+    workers, batch = settings.resources.workers_per_trial, min(config.possible("training.batch_size"))
     if batch // workers < 2:
         raise UserError(
             "training.batch_size",

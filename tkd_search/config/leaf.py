@@ -44,7 +44,7 @@ def read_leaf(
         return list(default) if isinstance(default, tuple) else default
     value = _with_home(written[field.name])
     if field.metadata.get("leaves") and isinstance(value, Mapping) and is_section(value):
-        return {key: _free_leaf(sub, f"{path}.{key}", field, leaves) for key, sub in value.items()}
+        return {str(key): _free_leaf(sub, f"{path}.{key}", field, leaves) for key, sub in value.items()}
     distribution = _distribution(value, path, field)
     if distribution is None:
         checked = _validate(cls, field, path, value)

@@ -83,6 +83,8 @@ def _multiply_where_floats_follow(graph: Any) -> None:
 
 
 def _reads_rounded(node: Any) -> bool:
+    if node.op_type == "Transpose":  # of a weight, before the MatMul that reads it
+        return all(_reads_rounded(user) for user, _ in node.outputs[0].uses())
     source = node.inputs[0].producer()
     return source is not None and source.op_type == "DequantizeLinear"
 

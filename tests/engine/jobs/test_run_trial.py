@@ -239,6 +239,24 @@ def test_a_cut_starts_from_the_big_model_and_resumes(
     assert size == shipped_bytes(expected.model, "int8")
 
 
+def test_a_cut_is_made_from_any_number_of_images(big_model: Path, tmp_path: Path) -> None:
+    """One image alone has no batch statistics: 129 images are 65 and 64."""
+    settings = [*CUT, "training.batch_size=64", "training.epochs=1", "data.train_limit=129"]
+    settings += [
+        "big_model.name=resnet18",
+        "big_model.width=0.1",
+        "big_model.stem=original",
+        "student.ratios=null",
+    ]
+    config = load_config(None, settings).settings()
+    save_prepared(load_data(config.data), tmp_path / "data")
+    torch.manual_seed(0)
+    network = build_big_model(config.big_models[0], **SHAPE).model
+    save_weights(network, tmp_path / "big_model" / "model.safetensors")
+    places = [str(tmp_path / "big_model")]
+    assert train(tmp_path / "data", tmp_path / "cut", Group(), *settings, big_models=places) == [1]
+
+
 @pytest.mark.parametrize("metric", ["accuracy", "balanced_accuracy", "macro_f1"])
 def test_results_and_test_figures_are_the_metric_of_the_search(
     data: Path, tmp_path: Path, metric: MetricName

@@ -1,6 +1,7 @@
 """The job that trains one student."""
 
 import json
+import math
 import tempfile
 from functools import partial
 from pathlib import Path
@@ -33,6 +34,8 @@ from tkd_search.seeds import child_seed
 
 _CUT_IMAGES = 2048
 """Training images by which a cut's channels are chosen and its batch statistics computed."""
+
+_CUT_BATCH = 128
 
 
 def run_trial(job: dict[str, Any], context: JobContext) -> None:
@@ -121,6 +124,9 @@ def _student(
         return student_for(settings.student, big_model, data, record)
     big_models = caches.big_models_at(settings.big_models, job["data"], job["big_models"], context.device)
     here, _ = caches.stored_big_model(big_model, job["big_models"][0], data)
+    images = data.train.evenly(_CUT_IMAGES)
+    # Equal batches, because batch statistics weigh them alike, and one image alone has none.
+    batch = math.ceil(len(images.labels) / math.ceil(len(images.labels) / _CUT_BATCH))
     student, record = cut_student(
         settings.student,
         big_models[0],
@@ -128,7 +134,7 @@ def _student(
         classes=data.num_classes,
         channels=data.channels,
         size=data.size,
-        batches=caches.batches_of(data, data.train.evenly(_CUT_IMAGES), context.device, 128),
+        batches=caches.batches_of(data, images, context.device, batch),
         seed=child_seed(settings.seed, "cut", job["trial_id"]),
         given=data.input,
     )
