@@ -1,7 +1,9 @@
 """Experiment files: what is refused with which error, and the settings at a point of the space."""
 
 import math
+from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 
@@ -15,6 +17,7 @@ from tkd_search.config.experiment_file import (
 )
 from tkd_search.config.resolve import left_to_sampler
 from tkd_search.config.tree import override
+from tkd_search.config.yaml_text import yaml_text
 from tkd_search.errors import UserError
 from tkd_search.optimize.space import Choice, Condition, FloatDistribution
 
@@ -165,6 +168,11 @@ def test_ratios_without_cuts_are_dropped_with_their_starting_points():
     assert config.tree["student"]["ratios"] is None
     assert not config.space.leaves
     assert config.enqueued() == ()
+
+
+def test_values_of_python_programs_are_written_as_plain_ones():
+    given = {"path": Path("a/b"), "width": np.float64(0.25), "k": np.int64(3)}
+    assert yaml.safe_load(yaml_text(given)) == {"path": "a/b", "width": 0.25, "k": 3}
 
 
 def test_a_layer_may_be_called_by_a_number():

@@ -2,7 +2,8 @@
 
 import pytest
 
-from tkd_search.optimize.history import check_enqueued, renumber, rungs_of
+from tests.optimize.studies import open_study
+from tkd_search.optimize.history import check_enqueued, renumber, rungs_of, study_name
 from tkd_search.optimize.space import FloatDistribution, Space
 from tkd_search.optimize.study_trial import StudyTrial
 
@@ -47,3 +48,11 @@ def test_enqueued_values_must_be_in_the_space():
         check_enqueued([{}, {"student.width": 1.1}], SPACE)
     with pytest.raises(ValueError, match=r"enqueue\.0\.width = 1; allowed: one of student\.width"):
         check_enqueued([{"width": 1}], SPACE)
+
+
+def test_a_renamed_run_goes_on_with_its_study(tmp_path):
+    journal = tmp_path / "study.journal"
+    assert study_name(journal, "old") == "old"
+    open_study(journal, name="old").ask()
+    again = open_study(journal, name=study_name(journal, "new"))
+    assert [trial.trial_id for trial in again.trials()] == ["t0000"]

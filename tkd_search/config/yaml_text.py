@@ -8,6 +8,7 @@ from collections.abc import Hashable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
 
 from tkd_search.errors import UserError
@@ -48,9 +49,15 @@ class _Loader(yaml.SafeLoader):
 
 
 class _Dumper(yaml.SafeDumper):
-    """Safe dumper that quotes every text that either loader would read as a number."""
+    """Safe dumper that quotes every text that either loader would read as a number.
+
+    Paths are written as texts, NumPy's numbers as numbers.
+    """
 
 
+_Dumper.add_multi_representer(Path, lambda dumper, path: dumper.represent_str(str(path)))
+for _kind in (np.integer, np.floating, np.bool_):
+    _Dumper.add_multi_representer(_kind, lambda dumper, number: dumper.represent_data(number.item()))
 _Loader.add_implicit_resolver("tag:yaml.org,2002:int", _INT, list("-+0123456789"))
 _Loader.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+0123456789."))
 _Dumper.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+0123456789."))

@@ -48,6 +48,7 @@ from tkd_search.formats import FORMATS, Format, shipped_bytes
 from tkd_search.models import model_parameters
 from tkd_search.models.model_settings import BigModelSettings, StudentSettings
 from tkd_search.models.threads import torch_threads
+from tkd_search.optimize.history import study_name
 from tkd_search.optimize.pareto import CostScale
 from tkd_search.optimize.study import SearchStudy
 from tkd_search.results.costs import COSTS
@@ -179,9 +180,10 @@ def _controller(
         found = size(config.settings(point))  # a sampler's candidates are too many to measure
         return math.nan if by_latency else found.bytes
 
+    journal = place.folder / "study.journal"
     study = SearchStudy.open(
-        config.name,
-        place.folder / "study.journal",
+        study_name(journal, config.name),
+        journal,
         space=config.space,
         full_budget=settings.training.epochs,
         pruner=checked.pruner,

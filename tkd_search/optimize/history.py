@@ -106,6 +106,15 @@ def create_or_load(storage: BaseStorage, name: str, unit: str) -> int:
     return storage.get_study_id_from_name(name)
 
 
+def study_name(journal: Path, name: str) -> str:
+    """Return the name of the one study in a run's journal, or ``name`` where there is none yet.
+
+    They differ where the run was renamed; a study of the new name would start at its first trial again.
+    """
+    held = open_storage(journal).get_all_studies() if journal.exists() else []
+    return held[0].study_name if len(held) == 1 else name
+
+
 def check_enqueued(enqueue: Sequence[Mapping[str, Any]], space: Space) -> None:
     """Raise ValueError where an enqueued value does not belong to the space."""
     for i, config in enumerate(enqueue):
