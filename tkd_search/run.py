@@ -66,7 +66,7 @@ def cli(
     """
     from tkd_search.config.experiment_file import load_config
 
-    given = [*overrides, *([f"output={json.dumps(output)}"] if output else [])]
+    given = [*overrides, *([f"output={json.dumps(output, ensure_ascii=False)}"] if output else [])]
     config = load_config(config_path, given, name=name)
     if cluster is not None and not dry_run:
         from tkd_search.cluster.launch import run_on_cluster

@@ -72,7 +72,7 @@ def command(
     from tkd_search.comparison.mlflow_page import track_comparison
     from tkd_search.config.experiment_file import load_config
 
-    given = [*overrides, *([f"output={json.dumps(output)}"] if output else [])]
+    given = [*overrides, *([f"output={json.dumps(output, ensure_ascii=False)}"] if output else [])]
     config = load_config(config_path, given, name=name)
     if name is None:
         config = load_config(config_path, given, name=f"compare-{config.name}")

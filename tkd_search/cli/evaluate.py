@@ -27,7 +27,9 @@ my/images holds one folder per class, with the names of the student's classes.
 @click.command(epilog=EPILOG)
 @click.argument("path", type=PATH)
 @click.option("--data", required=True, type=PATH, help="Folder of <class>/<image> files.")
-@click.option("--batch-size", default=64, show_default=True, help="Images per forward pass.")
+@click.option(
+    "--batch-size", type=click.IntRange(1), default=64, show_default=True, help="Images per forward pass."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the scores as JSON.")
 @TRUST
 def command(path: Path, data: Path, batch_size: int, as_json: bool, trust: bool) -> None:
