@@ -120,7 +120,10 @@ def _architecture(taught: Lesson, settings: Settings, seed: int = 0) -> Student:
 
 def _widest(taught: Lesson, settings: Settings, limit: int) -> Settings:
     """Return the settings with the greatest width whose student has at most ``limit`` bytes."""
-    at = lambda width: replace(settings, student=replace(settings.student, width=width))  # noqa: E731
+
+    def at(width: float) -> Settings:
+        return replace(settings, student=replace(settings.student, width=width))
+
     low, high = 0.01, 1.0
     for _ in range(12):
         width = (low * high) ** 0.5

@@ -2,11 +2,12 @@
 
     python -m benchmarks.whole_search [--seeds 3] [--searches ours loop] [--set KEY=VALUE]... --json FILE
 
-*loop* is Optuna's TPE in one process with a plain KD loop that runs the big model in every step; *nested* is
-Ray Tune whose trials call ``TorchTrainer(...).fit()``. Both train whole trials of the experiment's students,
-with rounding after training. Every search is a process of its own, alone on the machine; its seconds include
-the start of Python and the training of the big model. The target is 98 % of the hypervolume that the loop of
-the same seed ends with. The same command continues; finished searches are read from FILE.
+*loop* is Optuna's TPE in one process with a plain KD loop that runs the big model in every step; *nested*
+is Ray Tune whose trials call ``TorchTrainer(...).fit()``. Both train whole trials of the experiment's
+students, with rounding after training; neither knows cuts. Every search is a process of its own, alone on
+the machine; its seconds include the start of Python and the training of the big model. The target is 98 %
+of the hypervolume that the loop of the same seed ends with. The same command continues; finished searches
+are read from FILE.
 """
 
 import argparse

@@ -141,5 +141,5 @@ def record_so_far(log: SearchLog) -> SearchRecord | None:
         history=tuple(log.history),
         method=method if isinstance(method := search.config.get("method.name"), str) else "",
         cost=log.cost,
-        metric=metric if isinstance(metric := search.config.get("search.metric"), str) else "accuracy",
+        metric=str(search.config.get("search.metric", "accuracy")),
     )

@@ -103,8 +103,9 @@ def _labels(
 
 def _whole_number(value: Any, where: str) -> int:
     """Return a label as an integer; columns with empty fields may hold whole numbers as floats."""
-    if isinstance(value, Real) and not isinstance(value, bool) and float(value).is_integer():
-        return int(value)  # type: ignore[call-overload]  # exact, also above 2⁵³
+    is_number = isinstance(value, Real) and not isinstance(value, bool)
+    if is_number and float(value).is_integer():
+        return int(value)  # not of the float, which is inexact above 2⁵³
     raise UserError(where, str(value), "whole numbers alone, or texts alone")
 
 
