@@ -234,6 +234,11 @@ class TestTables:
         settings = written(tmp_path, [10, 9, 2] * 5)
         assert load_data(settings).classes == ("2", "9", "10")
 
+    def test_numbers_beyond_the_exact_floats_stay_apart(self, tmp_path: Path) -> None:
+        large = 10**17
+        settings = written(tmp_path, [large + 1, large + 2] * 5)
+        assert load_data(settings).classes == (str(large + 1), str(large + 2))
+
     def test_classes_may_be_named_like_missing_values(self, tmp_path: Path) -> None:
         assert load_data(written(tmp_path, ["NA", "null", "nan"] * 5)).classes == ("NA", "nan", "null")
 
