@@ -213,7 +213,7 @@ def run_search(config: Config, address: str | None, progress: "Progress", comman
     writer changes files there until then.
     """
     from tkd_search.cluster.cluster_limits import launchable_nodes
-    from tkd_search.engine.ray_session import host_workers, live_nodes, ray_session
+    from tkd_search.engine.ray_session import host_workers, live_nodes, ray_session, resolve_address
     from tkd_search.engine.run_dir.run_dir import RunDir
     from tkd_search.engine.run_dir.run_lock import run_lock
     from tkd_search.engine.workers.placement import plan_slots
@@ -228,7 +228,7 @@ def run_search(config: Config, address: str | None, progress: "Progress", comman
     ):
         from tkd_search.engine import driver
 
-        nodes = launchable_nodes() or live_nodes()
+        nodes = (launchable_nodes() if resolve_address(address) else None) or live_nodes()
         slots = plan_slots(settings.resources, nodes, settings.search.trials, most)
         progress.note(f"{where}; {slots.arithmetic}")
         _write_start(config, data.digest)
@@ -261,7 +261,7 @@ def _check(config: Config, address: str | None, progress: "Progress") -> tuple["
     from tkd_search.config.resolve import left_to_sampler
     from tkd_search.data import load_data
     from tkd_search.engine.host_limits import check_host_limits
-    from tkd_search.engine.ray_session import check_address, local_nodes
+    from tkd_search.engine.ray_session import check_address, local_nodes, resolve_address
     from tkd_search.engine.run_dir.run_dir import RunDir
     from tkd_search.engine.search_checks import check_search
     from tkd_search.engine.workers.placement import plan_slots
@@ -274,7 +274,7 @@ def _check(config: Config, address: str | None, progress: "Progress") -> tuple["
     check_uri(settings.tracking.uri or "")
     RunDir.of(config).refuse_stale()
     check_address(address)
-    if address in (None, "local"):
+    if resolve_address(address) is None:
         check_host_limits()
         plan_slots(settings.resources, local_nodes(), settings.search.trials)
     if ignored := left_to_sampler(config):

@@ -42,7 +42,11 @@ The same command resumes the search after a crash or Ctrl-C.
 )
 @click.option("--name", metavar="NAME", help="Name of the run; an existing run is resumed.")
 @click.option("--output", metavar="FOLDER", help="Folder that holds the runs  [default: runs]")
-@click.option("--address", metavar="local|auto|ADDRESS", help="Ray to connect to  [default: local]")
+@click.option(
+    "--address",
+    metavar="local|auto|ADDRESS",
+    help="Ray to connect to  [default: local; on a cluster's head auto]",
+)
 @click.option("--cluster", metavar="FILE", type=PATH, help="Run on the cluster of this `ray up` file.")
 @click.option(
     "--dry-run",
@@ -71,7 +75,7 @@ def cli(
     if cluster is not None and not dry_run:
         from tkd_search.cluster.launch import run_on_cluster
 
-        sys.exit(run_on_cluster(cluster, _without_cluster(sys.argv[1:]), config.name))
+        sys.exit(run_on_cluster(cluster, config))
     sys.exit(start(config, address=address, cluster=cluster, dry_run=dry_run))
 
 
@@ -81,17 +85,17 @@ def start(
     """Plan, check and run one search; return the exit code of the process."""
     from tkd_search.api import finished_record, run_search
     from tkd_search.cli.console import Console
-    from tkd_search.cli.dry_run import nodes_for, show_plan
+    from tkd_search.cli.dry_run import show_plan, show_summary
 
     console = Console()
     if dry_run:
-        show_plan(config, nodes_for(address, cluster), console, cluster=cluster)
+        show_plan(config, console, address=address, cluster=cluster)
         return 0
     finished = finished_record(config)
     if finished is not None:
         console.front(finished, config.folder)
         return int(finished.found_nothing)
-    show_plan(config, nodes_for(address, None), console, brief=True)
+    show_summary(config, console)
     began = time.monotonic()
     try:
         with console.live():
@@ -114,18 +118,6 @@ def resume_command(config: "Config") -> str:
     if "--name" not in " ".join(arguments):
         arguments = [*arguments, "--name", config.name]
     return masked(shlex.join(["python", "-m", "tkd_search.run", *arguments]))
-
-
-def _without_cluster(arguments: list[str]) -> list[str]:
-    kept, skip = [], False
-    for argument in arguments:
-        if skip:
-            skip = False
-        elif argument == "--cluster":
-            skip = True
-        elif not argument.startswith("--cluster="):
-            kept.append(argument)
-    return kept
 
 
 def main() -> None:

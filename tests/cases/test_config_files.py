@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 from tests.cli.calling import call
 from tkd_search import Experiment
 from tkd_search.api import finished_record
-from tkd_search.cluster.job_package import setting_text
 from tkd_search.config.experiment_file import load_config, stored_config
 from tkd_search.config.yaml_text import parse_yaml, yaml_text
 from tkd_search.errors import UserError
@@ -183,9 +182,3 @@ def test_a_damaged_configuration_of_a_run_is_one_line_that_says_what_to_do(tmp_p
     assert "choose another --name" in str(caught.value)
     with pytest.raises(UserError):
         stored_config(config.folder)
-
-
-def test_a_cluster_job_reads_the_same_yaml(tmp_path):
-    (tmp_path / "mine.yaml").write_text("data: {path: x}\ndata: {path: y}\n", encoding="utf-8")
-    with pytest.raises(UserError, match="twice"):
-        setting_text(["--config", str(tmp_path / "mine.yaml")], "data", "path")

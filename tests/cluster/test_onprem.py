@@ -9,6 +9,8 @@ import time
 from pathlib import Path
 
 import pytest
+from PIL import Image
+from sklearn.datasets import load_digits
 
 from tests.cluster.conftest import TOP, Cluster, tail
 
@@ -151,14 +153,29 @@ def test_doctor_checks_every_node(cluster: Cluster) -> None:
 
 SMALL = {
     "search.trials": 8, "search.startup_trials": 4, "training.epochs": 9, "big_model.epochs": 4,
-    "student.width": 0.25, "resources.max_concurrent": 2,
+    "student.width": 0.25, "resources.max_concurrent": 2, "data.name": "table",
 }  # fmt: skip
 NAME = "on-hosts"
 
 
+def table_of_digits(folder: Path) -> Path:
+    """Write the digits as pictures and a table of them; return the table."""
+    table = folder / "my photos.csv"
+    if not table.exists():
+        digits = load_digits()
+        (folder / "digits").mkdir()
+        rows = []
+        for number, (image, label) in enumerate(zip(digits.images, digits.target, strict=True)):
+            rows.append(f"digits/{number}.png,{label}")
+            Image.fromarray((image * 15).astype("uint8")).save(folder / f"digits/{number}.png")
+        table.write_text("\n".join(["image,label", *rows]))
+    return table
+
+
 def command(cluster: Cluster) -> list[str]:
-    settings = [word for key, value in SMALL.items() for word in ("--set", f"{key}={value}")]
-    config = ["--config", "configs/digits.yaml", "--name", NAME]
+    changes = {**SMALL, "data.path": table_of_digits(cluster.laptop)}
+    settings = [word for key, value in changes.items() for word in ("--set", f"{key}={value}")]
+    config = ["--config", "digits", "--name", NAME]
     output = ["--output", str(cluster.file.parent / "fetched")]
     return [
         sys.executable, "-m", "tkd_search.run", "--cluster", str(cluster.file), *config, *settings, *output

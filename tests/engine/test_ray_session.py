@@ -5,7 +5,7 @@ import socket
 import pytest
 import ray
 
-from tkd_search.engine.ray_session import check_address, ray_session
+from tkd_search.engine.ray_session import check_address, ray_session, resolve_address
 from tkd_search.errors import UserError
 
 
@@ -50,6 +50,17 @@ def test_auto_checks_the_address_in_ray_address(monkeypatch):
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
     with pytest.raises(UserError, match=r"--address auto: found no listener at 127\.0\.0\.1:1"):
         check_address("auto")
+
+
+def test_on_the_head_of_a_cluster_a_run_joins_it(monkeypatch, tmp_path):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    assert resolve_address(None) is None
+    monkeypatch.setenv("TKD_CLUSTER_FILE", str(tmp_path / "absent.yaml"))
+    assert resolve_address(None) is None
+    (tmp_path / "cluster.yaml").write_text("cluster_name: c\n")
+    monkeypatch.setenv("TKD_CLUSTER_FILE", str(tmp_path / "cluster.yaml"))
+    assert resolve_address(None) == "auto"
+    assert resolve_address("local") is None
 
 
 def test_other_forms_and_an_existing_connection_are_not_checked(monkeypatch):

@@ -44,7 +44,11 @@ with its seed. To run it again, delete its file in <output>/NAME/comparison/.
     "--trials", type=click.IntRange(1), default=12, show_default=True, help="Trials per contestant."
 )
 @click.option("--seeds", type=click.IntRange(1), default=5, show_default=True, help="Fresh seeds per winner.")
-@click.option("--address", metavar="local|auto|ADDRESS", help="Ray to connect to  [default: local]")
+@click.option(
+    "--address",
+    metavar="local|auto|ADDRESS",
+    help="Ray to connect to  [default: local; on a cluster's head auto]",
+)
 def command(
     config_path: str | None,
     overrides: tuple[str, ...],

@@ -13,7 +13,13 @@ from tkd_search.config.experiment_file import Config, parse_config
 from tkd_search.config.resolve import describe_student, left_to_sampler
 from tkd_search.config.sections import Settings
 from tkd_search.config.tree import flatten
-from tkd_search.engine.ray_session import host_workers, local_nodes
+from tkd_search.engine.ray_session import (
+    host_workers,
+    live_nodes,
+    local_nodes,
+    ray_session,
+    resolve_address,
+)
 from tkd_search.engine.workers.placement import plan_slots
 from tkd_search.masking import masked_values
 from tkd_search.models.model_settings import StudentSettings
@@ -28,27 +34,48 @@ _ENQUEUE = "search.enqueue"
 
 
 def nodes_for(address: str | None, cluster: Path | None) -> Sequence[Mapping[str, float]]:
-    """Return the resources of the nodes to plan for: those of a cluster file, else this machine."""
-    if cluster is not None:
-        from tkd_search.cluster.cluster_limits import max_cluster_nodes
+    """Return the resources of the nodes to plan for: of the cluster file, the cluster, or this machine.
 
+    Raises:
+        UserError: the file cannot be read, or no Ray answers at the address.
+    """
+    from tkd_search.cluster.cluster_limits import launchable_nodes, max_cluster_nodes
+
+    if cluster is not None:
         return max_cluster_nodes(cluster)
-    return local_nodes()
+    if resolve_address(address) is None:
+        return local_nodes()
+    with ray_session(address):
+        return launchable_nodes() or live_nodes()
 
 
 def show_plan(
-    config: Config,
-    nodes: Sequence[Mapping[str, float]],
-    console: Console,
-    *,
-    brief: bool = False,
-    cluster: Path | None = None,
+    config: Config, console: Console, *, address: str | None = None, cluster: Path | None = None
 ) -> None:
-    """Print data, big model and budget; unless ``brief``, also the space and an estimated time.
+    """Print data, big model and budget, the space, and an estimated time.
+
+    Args:
+        config: the experiment.
+        console: prints.
+        address: of the Ray to plan for, as ``--address``.
+        cluster: file of the cluster to plan for, in place of the address.
 
     Raises:
         UserError: the search cannot run: data missing, no room for one trial, K above the candidates.
     """
+    show_summary(config, console)
+    if ignored := left_to_sampler(config):  # a search prints it itself
+        console.note(f"  {ignored}")
+    _show_space(config, console)
+    settings = config.settings()
+    most = host_workers(address) if cluster is None else (None, "")
+    slots = plan_slots(settings.resources, nodes_for(address, cluster), settings.search.trials, most)
+    console.note(f"resources: {slots.arithmetic}")
+    _estimate(config, settings, slots.count, console, cluster)
+
+
+def show_summary(config: Config, console: Console) -> None:
+    """Print data, big model and budget."""
     settings = config.settings()
     big = ", ".join(f"{m.name} ×{m.width:g}" for m in settings.big_models)
     names = config.space.leaves.get("student.name")
@@ -75,15 +102,6 @@ def show_plan(
         console.note(
             f"  a student that needs more than {limit:g} ms for one image on one CPU thread is not trained"
         )
-    if brief:
-        return
-    if ignored := left_to_sampler(config):  # a search prints it itself
-        console.note(f"  {ignored}")
-    _show_space(config, console)
-    most = host_workers(None) if cluster is None else (None, "")
-    slots = plan_slots(settings.resources, nodes, settings.search.trials, most)
-    console.note(f"resources: {slots.arithmetic}")
-    _estimate(config, settings, slots.count, console, cluster)
 
 
 def _show_space(config: Config, console: Console) -> None:

@@ -21,7 +21,11 @@ The same command resumes; more --seeds or trials are added to the results.
 @click.option(
     "--seeds", type=click.IntRange(1), default=3, show_default=True, help="Fresh seeds per student."
 )
-@click.option("--address", metavar="local|auto|ADDRESS", help="Ray to connect to  [default: local]")
+@click.option(
+    "--address",
+    metavar="local|auto|ADDRESS",
+    help="Ray to connect to  [default: local; on a cluster's head auto]",
+)
 def command(run: str, trials: tuple[str, ...], seeds: int, address: str | None) -> int:
     """Train the students TRIAL of the front of RUN again on fresh seeds, and test each once.
 

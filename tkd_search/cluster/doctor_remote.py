@@ -8,7 +8,7 @@ from typing import Any
 from tkd_search.cluster import ray_jobs
 from tkd_search.cluster.cluster_file import read_cluster_file
 from tkd_search.cluster.head import find_head
-from tkd_search.cluster.job_package import fill_job_folder
+from tkd_search.cluster.job_package import copy_code
 from tkd_search.cluster.launch import DASHBOARD_PORT, open_client, runs_folder, use_token
 from tkd_search.cluster.node_checks import LINE_STARTS, Check
 from tkd_search.cluster.tunnels import Forward, Tunnel, free_port
@@ -52,7 +52,7 @@ def examine_cluster(cluster_file: Path, print_line: Callable[[str], None]) -> in
 def _run_on_head(client: Any, command: str, print_line: Callable[[str], None]) -> int:
     job_id = ray_jobs.next_job_id("doctor", ray_jobs.list_jobs(client))
     with tempfile.TemporaryDirectory(prefix="tkd-job-") as folder:
-        fill_job_folder(Path(folder), [])
+        copy_code(Path(folder))
         client.submit_job(
             entrypoint=ray_jobs.with_head_environment(f"python -m tkd_search {command}"),
             submission_id=job_id,

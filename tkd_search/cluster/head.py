@@ -62,8 +62,13 @@ class SshHead:
         """Copy the results in a folder through a tar stream, which needs no tool beyond ssh and tar."""
         return _fetch_tar(self.shell_command(_tar_script(remote)), local)
 
-    def send(self, local: Path, remote: str) -> None:
+    def send(self, local: Path, remote: str, names: Sequence[str] = ()) -> None:
         """Copy a file or folder to the head with rsync.
+
+        Args:
+            local: the file or folder.
+            remote: its path on the head, relative to the home.
+            names: of a folder the files to copy; all where empty.
 
         Raises:
             UserError: rsync fails; shows the last line of its output.
@@ -71,8 +76,10 @@ class SshHead:
         _run(self.shell_command(f'mkdir -p "{Path(remote).parent}"'), "cannot write to the head")
         shell = " ".join(["ssh", *(_quoted(word) for word in ssh_options(self.file))])
         source = f"{local}/" if local.is_dir() else str(local)
-        command = ["rsync", "-a", "-e", shell, source, f"{ssh_target(self.file, self.host)}:{remote}"]
-        _run(command, "cannot copy the data to the head")
+        chosen = ["--from0", "--files-from=-"] if names else []
+        target = f"{ssh_target(self.file, self.host)}:{remote}"
+        command = ["rsync", "-a", *chosen, "-e", shell, source, target]
+        _run(command, "cannot copy the data to the head", text="\0".join(names))
 
 
 class KubernetesHead:
@@ -152,10 +159,10 @@ def _quoted(word: str) -> str:
     return f"'{word}'" if " " in word else word
 
 
-def _run(command: list[str], problem: str, hint: str = "") -> str:
+def _run(command: list[str], problem: str, hint: str = "", text: str = "") -> str:
     if shutil.which(command[0]) is None:
         raise UserError("--cluster", f"{problem}: {command[0]} is not installed", f"{command[0]} on the PATH")
-    done = subprocess.run(command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, input=text)
     if done.returncode:
         lines = (done.stderr.strip() or done.stdout.strip()).splitlines()
         raise UserError("--cluster", f"{problem}: {lines[-1] if lines else ''}", "a running cluster", hint)

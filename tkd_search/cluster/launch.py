@@ -4,12 +4,14 @@ Finds the head, opens the tunnels, submits the job with code and token, and prin
 detaches and leaves the search running; the same command attaches again.
 """
 
+import json
 import logging
 import os
+import shlex
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -17,11 +19,14 @@ from typing import Any
 from tkd_search.cluster import ray_jobs
 from tkd_search.cluster.cluster_file import ClusterFile, read_cluster_file
 from tkd_search.cluster.head import KubernetesHead, SshHead, find_head
-from tkd_search.cluster.job_package import fill_job_folder, option, overrides, setting_text, without_option
+from tkd_search.cluster.job_package import EXPERIMENT_FILE, copy_code, copy_experiment
 from tkd_search.cluster.tunnels import Forward, Tunnel, free_port
 from tkd_search.cluster.upload import local_data, send_data
+from tkd_search.config.experiment_file import Config
+from tkd_search.config.tree import flatten
 from tkd_search.errors import UserError
-from tkd_search.masking import masked
+from tkd_search.masking import masked_values
+from tkd_search.tracking.uri import sqlite_file
 
 DASHBOARD_PORT, MLFLOW_PORT = 8265, 5000
 _DEFAULT_RUNS_FOLDER = "${TKD_STATE:-$HOME/.tkd}/runs"
@@ -29,28 +34,29 @@ _MAX_RECONNECTS = 20
 DETACHED_EXIT_CODE = 130
 
 
-def run_on_cluster(cluster_file: Path, argv: Sequence[str], name: str) -> int:
+def run_on_cluster(cluster_file: Path, config: Config) -> int:
     """Run a search on a cluster and print its output until it ends.
 
     Args:
         cluster_file: the file that was given to ``ray up`` or ``kubectl apply``.
-        argv: arguments of ``python -m tkd_search.run``, with or without ``--cluster``.
-        name: name of the run; if a job of this name runs, the command attaches to it.
+        config: the experiment; if a job of its name runs, the command attaches to it. Its ``output`` is the
+            folder on this machine that results are copied to.
 
     Returns:
         The exit code of the search; 130 after Ctrl-C.
 
     Raises:
-        UserError: the cluster cannot be reached, or an argument is wrong.
+        UserError: the cluster cannot be reached, or a setting is wrong.
     """
-    folder = Path(option(argv, "--output") or "runs") / name
+    folder = config.folder
     if (folder / "study.journal").exists():
         raise UserError(
-            "--name", f"{name}, a search that ran on this machine in {folder}", "an unused name",
+            "--name", f"{config.name}, a search that ran on this machine in {folder}", "an unused name",
             "the cluster's results would overwrite it: choose another --name or another --output",
         )  # fmt: skip
     file = read_cluster_file(cluster_file)
     file.require_filled()
+    refuse_secrets(config)
     head = find_head(file)
     use_token(head)
     forwards = (
@@ -59,13 +65,13 @@ def run_on_cluster(cluster_file: Path, argv: Sequence[str], name: str) -> int:
     )
     with Tunnel(head.tunnel_command(forwards), [forwards[0].local]) as tunnel:
         client = open_client(forwards[0].local)
-        job_id = _attach_or_submit(client, head, file, argv, name)
+        job_id = _attach_or_submit(client, head, file, config)
         _print_line(f"dashboard  http://127.0.0.1:{forwards[0].local}   (open while this command runs)")
         _print_line(f"MLflow     http://127.0.0.1:{forwards[1].local}   {_mlflow_login(head)}")
         try:
             _follow(client, tunnel, job_id)
         except KeyboardInterrupt:
-            _print_detached(file, head, name, job_id, forwards)
+            _print_detached(file, head, config, job_id, forwards)
             return DETACHED_EXIT_CODE
         return _finish(client, head, job_id, runs_folder(file), folder)
 
@@ -115,50 +121,59 @@ def open_client(port: int) -> Any:
         ) from error  # fmt: skip
 
 
-def _attach_or_submit(
-    client: Any, head: SshHead | KubernetesHead, file: ClusterFile, argv: Sequence[str], name: str
-) -> str:
+def _attach_or_submit(client: Any, head: SshHead | KubernetesHead, file: ClusterFile, config: Config) -> str:
     known = ray_jobs.list_jobs(client)
-    running = ray_jobs.active_job(name, known)
+    running = ray_jobs.active_job(config.name, known)
     if running is not None:
-        _print_line(f"attached to job {running.id}, which runs {name}")
+        _print_line(f"attached to job {running.id}, which runs {config.name}")
         return running.id
-    arguments = without_option(without_option(without_option(argv, "--cluster"), "--address"), "--output")
-    settings = {"output": runs_folder(file)}
-    given = overrides(argv)
-    for key in ("path", "unlabelled"):
-        data = local_data(arguments, key)
-        if data is not None and isinstance(head, SshHead):
-            settings[f"data.{key}"] = send_data(head, data, _print_line, key)
-    if file.storage and "storage" not in given:
-        settings["storage"] = file.storage
-    _refuse_secret(setting_text(arguments, "tracking", "uri") or "")
-    if "tracking.uri" not in given:
-        settings["tracking.uri"] = f"http://127.0.0.1:{MLFLOW_PORT}"
-    if option(arguments, "--name") is None:
-        arguments += ["--name", name]
-    job_id = ray_jobs.next_job_id(name, known)
+    expanded = {"output": runs_folder(file)}
+    for key in ("data.path", "data.unlabelled"):
+        if isinstance(head, SshHead) and (data := local_data(config, key)):
+            expanded[key] = send_data(head, data, _print_line)
+    job_id = ray_jobs.next_job_id(config.name, known)
     with tempfile.TemporaryDirectory(prefix="tkd-job-") as folder:
-        arguments = fill_job_folder(Path(folder), arguments)
+        copy_code(Path(folder))
+        copy_experiment(Path(folder), config, cluster_stores(config, file))
         client.submit_job(
-            entrypoint=ray_jobs.entrypoint(arguments, settings),
+            entrypoint=ray_jobs.entrypoint(EXPERIMENT_FILE, expanded),
             submission_id=job_id,
             runtime_env={"working_dir": folder},
-            metadata={"tkd_search": name},
+            metadata={"tkd_search": config.name},
         )
-    _print_line(f"{name} submitted as job {job_id}")
+    _print_line(f"{config.name} submitted as job {job_id}")
     return job_id
 
 
-def _refuse_secret(uri: str) -> None:
-    """Refuse a tracking URI with a login: Ray shows a job's command to everyone with the cluster's token."""
-    if masked(uri) != uri:
-        raise UserError(
-            "tracking.uri",
-            "a login in the URI of a cluster's job",
-            "a URI without login",
-            "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD on the cluster's nodes",
-        )
+def cluster_stores(config: Config, file: ClusterFile) -> Mapping[str, str]:
+    """Return the cluster's storage and tracking store, where the experiment names none that serves there."""
+    found = {}
+    if file.storage and config.tree["storage"] is None:
+        found["storage"] = file.storage
+    uri = config.settings().tracking.uri or ""
+    if not uri or sqlite_file(uri):
+        found["tracking.uri"] = f"http://127.0.0.1:{MLFLOW_PORT}"
+    if sqlite_file(uri):
+        _print_line(f"tracking   the cluster's MLflow, in place of {uri} on this machine")
+    return found
+
+
+def refuse_secrets(config: Config) -> None:
+    """Refuse settings with a login: everyone with the cluster's token can read a job's files.
+
+    Raises:
+        UserError: a value has a login; names its key.
+    """
+    leaves = flatten(config.tree)
+    for key, shown in masked_values(leaves).items():
+        if json.dumps(shown, default=str) != json.dumps(leaves[key], default=str):
+            raise UserError(
+                key,
+                f"a login in a setting of a cluster's job ({shown})",
+                "a value without login",
+                "set the login in the environment of the cluster's nodes; MLflow's is "
+                "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD",
+            )
 
 
 def _follow(client: Any, tunnel: Tunnel, job_id: str) -> None:
@@ -204,12 +219,13 @@ def _mlflow_login(head: SshHead | KubernetesHead) -> str:
 def _print_detached(
     file: ClusterFile,
     head: SshHead | KubernetesHead,
-    name: str,
+    config: Config,
     job_id: str,
     forwards: Sequence[Forward],
 ) -> None:
-    _print_line(f"\ndetached: {name} continues on the cluster.")
-    _print_line(f"  attach again:  python -m tkd_search.run --cluster {file.path} --name {name}")
+    again = ["--cluster", str(file.path), "--name", config.name, "--output", str(config.tree["output"])]
+    _print_line(f"\ndetached: {config.name} continues on the cluster.")
+    _print_line(f"  attach again:  python -m tkd_search.run {shlex.join(again)}")
     if file.provider == "kuberay":
         _print_line(f"  stop it:       kubectl exec {getattr(head, 'pod', '')} -- ray job stop {job_id}")
     else:

@@ -2,7 +2,7 @@
 
 import asyncio
 import shlex
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,18 +40,16 @@ def next_job_id(name: str, jobs: Iterable[Job]) -> str:
     return f"{_PREFIX}{name}-{max(numbers, default=0) + 1}"
 
 
-def entrypoint(argv: Sequence[str], settings: Mapping[str, str]) -> str:
+def entrypoint(config: str, settings: Mapping[str, str]) -> str:
     """Return the shell command that runs a search on the head.
 
     Args:
-        argv: arguments of ``python -m tkd_search.run``, passed on literally.
-        settings: dotted key → value in shell syntax (the head expands ``$HOME``), for keys the user did not
-            set.
+        config: experiment file in the job's folder.
+        settings: dotted key → value in shell syntax, which the head expands (``$HOME``).
     """
-    words = ["python", "-m", "tkd_search.run", "--address", "auto", *argv]
-    quoted = [shlex.quote(word) for word in words]
-    quoted += [f'--set "{key}={value}"' for key, value in settings.items()]
-    return with_head_environment(" ".join(quoted))
+    words = ["python", "-m", "tkd_search.run", "--address", "auto", "--config", shlex.quote(config)]
+    words += [f'--set "{key}={value}"' for key, value in settings.items()]
+    return with_head_environment(" ".join(words))
 
 
 def with_head_environment(command: str) -> str:

@@ -7,6 +7,7 @@ import socket
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 
 from tkd_search.engine.host_folders import provide_folders
 from tkd_search.engine.host_limits import (
@@ -45,9 +46,12 @@ def live_nodes() -> list[Mapping[str, float]]:
 def resolve_address(address: str | None) -> str | None:
     """Return the address that ``--address`` stands for; None where Ray is to be started on this machine.
 
-    ``auto`` is the value of RAY_ADDRESS, or else the cluster of this node. Without ``--address`` a new Ray is
-    started, even where RAY_ADDRESS or an old address file names a cluster.
+    ``auto`` is the value of RAY_ADDRESS, or else the cluster of this node. Without ``--address`` it is
+    ``auto`` on the head of a cluster that a file of ``clusters/`` started (TKD_CLUSTER_FILE names the file);
+    elsewhere a new Ray is started, even where RAY_ADDRESS or an old address file names a cluster.
     """
+    if address is None and Path(os.environ.get("TKD_CLUSTER_FILE", "")).is_file():
+        address = "auto"
     if address in (None, "local"):
         return None
     if address == "auto":
