@@ -11,6 +11,7 @@ from tests.cli.conftest import make_run
 from tests.tracking.synthetic import synthetic_search
 from tkd_search.engine.run_dir.find_runs import disk_bytes
 from tkd_search.engine.run_dir.run_lock import DRIVER_FILE
+from tkd_search.results.summary import write_summary
 from tkd_search.tracking.search_log import SearchLog, read_search_log
 
 
@@ -65,6 +66,16 @@ def test_a_killed_search_without_a_store_shows_its_state_and_its_report(output):
     assert f"best validation {max(e.val_accuracy for t in record.trials for e in t.epochs):.2%}" in status
     assert "tracking" not in status
     assert call("report", folder).code == 0
+    assert len((folder / "pareto.csv").read_text().splitlines()) == 1 + len(record.front)
+
+
+def test_a_resumed_search_is_shown_as_far_as_its_log_goes(output):
+    folder, record = output / "digits", synthetic_search()
+    earlier = dataclasses.replace(record, status="interrupted", trials=record.trials[:5], front=())
+    write_summary(earlier, folder)
+    (line,) = [line for line in call("runs", "list").out.splitlines() if line.startswith("digits")]
+    assert line.split()[1:3] == ["interrupted", str(len(record.trials))]
+    assert call("report", "--files", folder).code == 0
     assert len((folder / "pareto.csv").read_text().splitlines()) == 1 + len(record.front)
 
 

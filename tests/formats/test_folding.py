@@ -64,6 +64,34 @@ def test_the_activation_inside_a_batch_norm_of_timm_stays(foldable):
     assert not batch_norms(folded)
 
 
+class Standardised(nn.Conv2d):
+    """A convolution whose weight has mean 0 and deviation 1 per channel, as timm's StdConv2d."""
+
+    def forward(self, inputs):
+        weight = self.weight - self.weight.mean((1, 2, 3), keepdim=True)
+        weight = weight / weight.std((1, 2, 3), keepdim=True)
+        return nn.functional.conv2d(inputs, weight, self.bias, padding=1)
+
+
+class Padded(nn.Conv2d):
+    """A convolution that pads its input itself, as timm's Conv2dSame."""
+
+    def forward(self, inputs):
+        return super().forward(nn.functional.pad(inputs, (0, 1, 0, 1)))
+
+
+@pytest.mark.parametrize(("kind", "folded"), [(Standardised, 0), (Padded, 1)])
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_a_layer_that_changes_its_weight_keeps_its_batch_norm(kind, folded, bias, device):
+    network = disturbed(nn.Sequential(kind(3, 8, 3, bias=bias), nn.BatchNorm2d(8))).eval()
+    assert len(find_folds(network.to(device))) == folded
+    if device == "cpu":
+        inputs = torch.randn(2, 3, 9, 9)
+        with torch.no_grad():
+            torch.testing.assert_close(fold_batchnorm(network)(inputs), network(inputs))
+
+
 def test_batch_norm_without_statistics_stays():
     network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4, track_running_stats=False))
     folded = fold_batchnorm(network.eval())

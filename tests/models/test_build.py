@@ -66,6 +66,8 @@ def test_stem_auto_is_refused_for_weights_that_fit_both_stems(tmp_path: Path) ->
 
 def test_an_unknown_argument_is_refused() -> None:
     assert "surprise" in refused("student.args", args={"surprise": 1}).found
+    # timm does not name the class of this one: its constructor refuses.
+    assert "surprise" in refused("student.args", name="timm/repvit_m0_9", args={"surprise": 1}).found
 
 
 @pytest.mark.parametrize("key", ["surprise", "weights", "num_classes", "progress"])
@@ -82,6 +84,7 @@ def test_every_family_refuses_arguments_that_it_would_ignore(name: str, key: str
 @pytest.mark.parametrize(
     ("name", "args"),
     [
+        ("timm/repvit_m0_9", {"drop_rate": 0.1}),
         ("mobilenet_v2", {"last_channels": 64}),
         ("mobilenet_v3_small", {"dropout": 0.1, "stride_order": [0, 1, 2, 3, 4]}),
         ("vit_b_16", {"patch_size": 4, "num_layers": 1}),

@@ -9,7 +9,7 @@ import click
 from tkd_search.cli.option_types import PATH
 from tkd_search.engine.run_dir.find_runs import record_of, run_folder
 from tkd_search.engine.run_dir.run_lock import live_driver
-from tkd_search.engine.search_state import record_so_far
+from tkd_search.engine.search_state import latest_record
 from tkd_search.errors import UserError
 from tkd_search.results.records import SearchRecord
 from tkd_search.tracking.mlflow.republish import publish_report
@@ -90,7 +90,7 @@ def _record(folder: Path, *, from_files: bool) -> tuple[SearchRecord, bool]:
             return read_search(known_uri(ids.tracking_uri), ids.parent_run_id), True
         except UserError as error:
             click.echo(f"{error}\nThe report is made from {folder} instead.", err=True)
-    record = record_of(folder) or record_so_far(read_search_log(folder))
+    record = latest_record(record_of(folder), read_search_log(folder))
     if record is None:
         hint = "start its command again, or wait"
         raise UserError(str(folder), "a search without results", "one that has trained its big model", hint)

@@ -60,7 +60,8 @@ def _row(folder: Path) -> tuple[str, ...]:
         record, log = record_of(folder), read_search_log(folder)
     except UserError:  # one damaged run must not hide the others
         return (folder.name, "damaged", "–", "–", "–", size)
-    if record is not None and state_of(folder) != "running":
+    known = 0 if record is None else len(record.trials)
+    if record is not None and state_of(folder) != "running" and known >= len(log.trials):
         figures = (str(len(record.trials)), str(len(record.front)), f"{record.hypervolume:.4f}")
     elif log.started:
         front, volume = log.figures.get("front_size", 0), log.figures.get("hypervolume", 0.0)

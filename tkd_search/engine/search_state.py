@@ -116,6 +116,20 @@ def front_member(
     )
 
 
+def latest_record(written: SearchRecord | None, log: SearchLog) -> SearchRecord | None:
+    """Return the record that knows more trials: the written one, or that of the event log.
+
+    An interrupted search has written a record; after it has been resumed the log knows more.
+
+    Args:
+        written: the record in the run's folder, or None.
+        log: the run's event log.
+    """
+    if written is not None and len(written.trials) >= len(log.trials):
+        return written
+    return record_so_far(log) or written
+
+
 def record_so_far(log: SearchLog) -> SearchRecord | None:
     """Return the record of a search that runs or was killed, from its event log.
 

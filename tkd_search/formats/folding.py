@@ -2,7 +2,7 @@
 
 import copy
 from collections import Counter
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.fx as fx
@@ -13,6 +13,11 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights, fuse_linear_bn_weights
 
 from tkd_search.distill.quantization.simulation import original_classes
 from tkd_search.models.module_roles import eval_mode
+
+_LIBRARY_LAYERS = (
+    *(nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear),
+    *(nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d),
+)
 
 
 class ScaleShift(nn.Module):
@@ -135,7 +140,7 @@ def _pairs_of(module: nn.Module, graph: fx.Graph) -> dict[str, str]:
 
 
 def _can_fold(layer: nn.Module, norm: nn.Module) -> bool:
-    if not is_tracked(norm) or layer._parameters.get("weight") is None:
+    if not is_tracked(norm) or layer._parameters.get("weight") is None or not _uses_weight_itself(layer):
         return False
     if isinstance(layer, _ConvTransposeNd):
         return layer.groups == 1 and layer.out_channels == norm.num_features
@@ -143,6 +148,32 @@ def _can_fold(layer: nn.Module, norm: nn.Module) -> bool:
         return layer.out_channels == norm.num_features
     # A batch norm of [B, L, C] normalises L: it is told apart from one of [B, C] by its size alone.
     return isinstance(layer, nn.Linear) and layer.out_features == norm.num_features
+
+
+def _uses_weight_itself(layer: nn.Module) -> bool:
+    """Return whether a layer's output is proportional to its weight.
+
+    A subclass with a forward pass of its own may standardise the weight first, as timm's ``StdConv2d`` does;
+    scaling the weight then changes nothing. Tried on one image with random weights on the CPU, because the
+    layer itself may be on the meta device.
+    """
+    if type(layer).forward in (base.forward for base in _LIBRARY_LAYERS):
+        return True
+    tried: Any = copy.deepcopy(layer).to("meta").to_empty(device="cpu").float()
+    weight = torch.linspace(-1, 1, tried.weight.numel()).reshape(tried.weight.shape)
+    bias = None if tried.bias is None else torch.zeros_like(tried.bias)
+    side = [4 * size for size in getattr(tried, "kernel_size", ())]
+    inputs = torch.ones(1, tried.in_channels if side else tried.in_features, *side)
+
+    def output(scale: float) -> Tensor:
+        tried._parameters["weight"], tried._parameters["bias"] = scale * weight, bias
+        return cast(Tensor, tried(inputs))
+
+    try:
+        with torch.no_grad():
+            return torch.allclose(output(3.0), 3 * output(1.0), rtol=1e-4, atol=1e-4)
+    except Exception:  # a user's forward pass may fail in any way on these inputs
+        return False
 
 
 def _fold(layer: nn.Module, norm: Any) -> None:

@@ -33,7 +33,7 @@ def check_arguments(spec: ModelSpec, where: str) -> None:
         return
     allowed = _of_timm(spec) if is_timm(spec.name) else _of_torchvision(spec)
     for key in spec.args:
-        if key not in allowed:
+        if allowed is not None and key not in allowed:
             near = difflib.get_close_matches(key, allowed, n=1)
             raise UserError(
                 f"{where}.args",
@@ -56,12 +56,16 @@ def _of_torchvision(spec: ModelSpec) -> set[str]:
     return {*own, *_of_class(torchvision.models.get_model_builder(spec.name))} - set(_RESERVED)
 
 
-def _of_timm(spec: ModelSpec) -> set[str]:
+def _of_timm(spec: ModelSpec) -> set[str] | None:
     """Return the parameters of the network's class and of its configuration, where it has one.
 
-    Some of them are decided by the name; timm's builder then raises an error.
+    Some of them are decided by the name; timm's builder then raises an error. None where timm does not name
+    the class (one network in twenty): the constructor itself refuses what it does not know.
     """
-    return set(_of_class(timm().model_entrypoint(spec.name.removeprefix(PREFIX)))) - {"self", *RESERVED}
+    builder = timm().model_entrypoint(spec.name.removeprefix(PREFIX))
+    if inspect.signature(builder).return_annotation is inspect.Signature.empty:
+        return None
+    return set(_of_class(builder)) - {"self", *RESERVED}
 
 
 def _of_class(builder: Callable[..., Any]) -> Iterable[str]:
