@@ -145,9 +145,20 @@ def test_arrays_and_tensors_must_fit():
     transform = Transform(Preprocessing(channels=3, size=4, mean=(0, 0, 0), std=(1, 1, 1)))
     pixels = np.arange(48, dtype=np.uint8).reshape(4, 4, 3)
     torch.testing.assert_close(transform(pixels), transform(torch.from_numpy(pixels).permute(2, 0, 1)))
-    for wrong in (pixels[:3], pixels.astype(np.float32), pixels[:, :, 0]):
+    for wrong in (
+        *(pixels[:3], pixels.astype(np.float32), pixels[:, :, 0], pixels[0, 0], pixels[None]),
+        *(None, {"a": 1}, [[1], [1, 2]], np.array(["text"])),
+    ):
         with pytest.raises(UserError, match="uint8 of shape"):
             transform(wrong)
+
+
+def test_a_batch_needs_pictures_of_one_kind():
+    transform = Transform(Preprocessing(channels=1, size=8, stored_size=4, mean=(0.5,), std=(0.25,)))
+    with pytest.raises(UserError, match="images: found none"):
+        transform.batch([])
+    with pytest.raises(UserError, match="beside arrays"):
+        transform.batch([Image.new("L", (9, 9)), np.zeros((8, 8), dtype=np.uint8)])
 
 
 def test_floating_point_pictures_are_refused():

@@ -34,9 +34,12 @@ def test_below_joins_names_and_keeps_the_query(base: str, query: str, one: str, 
 
 def test_uris_and_absolute_paths_are_storages_and_others_are_refused() -> None:
     assert storage.storage_uri("/nfs/tkd/") == "file:///nfs/tkd"
-    for fine in ("s3://bucket/x", "gs://bucket", "s3://b/p?endpoint_override=h:1&scheme=http"):
+    for fine in ("s3://bucket/x", "gs://bucket", "s3://b/p?endpoint_override=h:1&scheme=http", "file:///a#b"):
         assert storage.storage_uri(fine) == fine
-    for wrong in ("ftp://a/b", "relative/folder", "s3://", "s3://key:secret@bucket/x"):
+    for wrong in (
+        *("ftp://a/b", "relative/folder", "s3://", "s3://key:secret@bucket/x"),
+        *("s3://bucket/x#1", "file://relative", "file://relative/x"),
+    ):
         with pytest.raises(UserError, match="storage") as caught:
             storage.storage_uri(wrong)
         assert "secret" not in str(caught.value)

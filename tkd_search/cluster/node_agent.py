@@ -107,7 +107,8 @@ def _watch(role: str, folder: Path, mlflow: bool, idle_minutes: float, spot: str
                 # `ray down` stops Ray on the head only; a worker's raylet then ends, but not its log monitor.
                 subprocess.run(["ray", "stop", "--force"], capture_output=True, check=False)
                 return
-            clock = clock.observe(now, alive and (role == "worker" or _head_busy()))
+            busy = alive if role == "worker" else _logged_in() or (alive and _has_jobs())
+            clock = clock.observe(now, busy)
             if clock.due(now, idle_minutes):
                 print(f"idle for {idle_minutes:g} minutes: shutting down", flush=True)
                 sudo = [] if os.geteuid() == 0 else ["sudo", "-n"]
@@ -186,12 +187,15 @@ def command_lines(name: str) -> list[list[str]]:
     return found
 
 
-def _head_busy() -> bool:
-    """Return whether a job runs or a user is logged in; also True if the dashboard does not answer."""
-    if shutil.which("who"):
-        logged_in = subprocess.run(["who"], capture_output=True, text=True, check=False).stdout.strip()
-        if logged_in:
-            return True
+def _logged_in() -> bool:
+    """Return whether a user is logged in; False where this cannot be told."""
+    if not shutil.which("who"):
+        return False
+    return bool(subprocess.run(["who"], capture_output=True, text=True, check=False).stdout.strip())
+
+
+def _has_jobs() -> bool:
+    """Return whether a job runs; also True if the dashboard does not answer."""
     token_file = Path.home() / ".ray" / "auth_token"
     token = token_file.read_text(encoding="utf-8").strip() if token_file.exists() else ""
     request = urllib.request.Request(

@@ -41,8 +41,16 @@ class Transform:
         return self.batch([picture])[0]
 
     def batch(self, pictures: Iterable[Any]) -> Tensor:
-        """Return pictures as float32 [B, C, H, W]; either all files and PIL images, or all arrays."""
-        images = self._normalise(torch.stack([self.pixels(picture) for picture in pictures]))
+        """Return pictures as float32 [B, C, H, W]; either all files and PIL images, or all arrays.
+
+        Raises:
+            UserError: no picture, both kinds; and the errors of a single picture.
+        """
+        pixels = [self.pixels(picture) for picture in pictures]
+        if len({tensor.shape for tensor in pixels}) != 1:
+            found = "files or PIL images beside arrays" if pixels else "none"
+            raise UserError("images", found, "one or more, all files and PIL images or all arrays")
+        images = self._normalise(torch.stack(pixels))
         if self._render is None or images.shape[-1] == self.preprocessing.size:
             return images
         return self._render(images)
@@ -60,12 +68,13 @@ class Transform:
                 return _tensor(from_image(picture, self._stored, channels))
             except ValueError as error:
                 raise UserError("image", str(error), "a PIL image of 8 or 16 bits") from error
-        tensor = picture if isinstance(picture, Tensor) else _planes(torch.from_numpy(np.array(picture)))
+        allowed = f"uint8 of shape ({channels}, {size}, {size}), a path or a PIL image"
+        try:
+            tensor = picture if isinstance(picture, Tensor) else _planes(torch.from_numpy(np.array(picture)))
+        except (TypeError, ValueError) as error:  # of objects, or lists of unequal lengths
+            raise UserError("image", f"{type(picture).__name__} ({error})", allowed) from error
         if tensor.dtype != torch.uint8 or tuple(tensor.shape) != (channels, size, size):
-            found = f"{tensor.dtype} of shape {tuple(tensor.shape)}"
-            raise UserError(
-                "image", found, f"uint8 of shape ({channels}, {size}, {size}), a path or a PIL image"
-            )
+            raise UserError("image", f"{tensor.dtype} of shape {tuple(tensor.shape)}", allowed)
         return tensor
 
     def __repr__(self) -> str:
@@ -78,5 +87,7 @@ def _tensor(planes: np.ndarray) -> Tensor:
 
 
 def _planes(array: Tensor) -> Tensor:
-    """Return [H, W] or [H, W, C] as [C, H, W]."""
-    return array[None] if array.dim() == 2 else array.permute(2, 0, 1).contiguous()
+    """Return [H, W] or [H, W, C] as [C, H, W], any other array as it is."""
+    if array.dim() == 2:
+        return array[None]
+    return array.permute(2, 0, 1).contiguous() if array.dim() == 3 else array

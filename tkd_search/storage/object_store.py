@@ -35,7 +35,7 @@ def storage_uri(written: str) -> str:
     """Return the ``storage`` of a configuration as a URI.
 
     Raises:
-        UserError: an unknown scheme, no bucket, credentials in the URI, or a relative path.
+        UserError: an unknown scheme, no bucket, credentials or a ``#`` in the URI, or a relative path.
     """
     if not is_remote(written):
         path = os.path.expanduser(written)
@@ -43,7 +43,8 @@ def storage_uri(written: str) -> str:
             raise UserError("storage", repr(written), _ALLOWED)
         return f"file://{os.path.normpath(path)}"
     parts = urlsplit(written)
-    if parts.scheme not in SCHEMES or (parts.scheme != "file" and not parts.netloc):
+    remote = parts.scheme in SCHEMES and parts.scheme != "file" and parts.netloc and "#" not in written
+    if not remote and not written.startswith(f"{_FILE}/"):
         raise UserError("storage", repr(written), _ALLOWED)
     if "@" in parts.netloc:
         raise UserError(

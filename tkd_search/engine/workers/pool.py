@@ -25,6 +25,7 @@ from tkd_search.engine.workers.periodic_checks import PeriodicChecks
 from tkd_search.engine.workers.placement import workers_on
 from tkd_search.engine.workers.queue_actor import QueueActor
 from tkd_search.engine.workers.slot import SlotState
+from tkd_search.errors import UserError
 
 RUN_JOB = "tkd_search.engine.jobs.dispatch:run_job"
 
@@ -100,13 +101,16 @@ class WarmPool:
         """Wait until as many groups are up.
 
         Raises:
-            RuntimeError: they did not come up in time; with the reason of the run that ended last.
+            UserError: they did not come up in time; with the reason of the run that ended last.
         """
         end = time.monotonic() + timeout
         while self.attached() < groups:
             if len(self._failures) > MAX_START_FAILURES or time.monotonic() > end:
                 reason = self._failures[-1] if self._failures else f"nothing came up in {timeout:g} s"
-                raise RuntimeError(f"no worker group could be started: {reason}")
+                raise UserError(
+                    "Ray", f"no worker group that starts ({reason})", "a machine on which one starts",
+                    "python -m tkd_search doctor checks folders, memory and versions",
+                )  # fmt: skip
             time.sleep(0.1)
 
     def close(self, timeout: float = 20.0) -> None:
