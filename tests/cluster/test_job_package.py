@@ -1,6 +1,6 @@
 """Folder of a job, upload of data, and checks before a run on a cluster."""
 
-import subprocess
+import shutil
 import sys
 from pathlib import Path
 
@@ -158,6 +158,7 @@ class HeadHere(SshHead):
         return ["sh", "-c", f"cd '{self.home}' && {script}"]
 
 
+@pytest.mark.skipif(shutil.which("rsync") is None, reason="rsync is not installed")
 def test_sent_files_arrive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     home, source = tmp_path / "home", tmp_path / "source"
     for name in ("in a/x.png", "not/listed.png"):
@@ -173,8 +174,6 @@ def test_sent_files_arrive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         "os.execvp('rsync', sys.argv[sys.argv.index('rsync'):])\n"
     )
     ssh.chmod(0o755)
-    if subprocess.run(["sh", "-c", "command -v rsync"], capture_output=True, check=False).returncode:
-        pytest.skip("rsync is not installed")
     monkeypatch.setenv("PATH", f"{ssh.parent}:/usr/bin:/bin")
     value = send_data(HeadHere(home), LocalData("data.path", source / "t.csv", ("in a/x.png",)), print)
     table = home / value.removeprefix("$HOME/")

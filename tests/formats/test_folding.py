@@ -65,11 +65,15 @@ def test_the_activation_inside_a_batch_norm_of_timm_stays(foldable):
 
 
 class Standardised(nn.Conv2d):
-    """A convolution whose weight has mean 0 and deviation 1 per channel, as timm's StdConv2d."""
+    """A convolution whose weight has mean 0 and a learned deviation, as timm's ScaledStdConv2d."""
+
+    def __init__(self, *sizes, **options):
+        super().__init__(*sizes, **options)
+        self.gain = nn.Parameter(torch.zeros(self.out_channels, 1, 1, 1))
 
     def forward(self, inputs):
         weight = self.weight - self.weight.mean((1, 2, 3), keepdim=True)
-        weight = weight / weight.std((1, 2, 3), keepdim=True)
+        weight = self.gain * weight / weight.std((1, 2, 3), keepdim=True)
         return nn.functional.conv2d(inputs, weight, self.bias, padding=1)
 
 

@@ -38,7 +38,7 @@ def test_uris_and_absolute_paths_are_storages_and_others_are_refused() -> None:
         assert storage.storage_uri(fine) == fine
     for wrong in (
         *("ftp://a/b", "relative/folder", "s3://", "s3://key:secret@bucket/x"),
-        *("s3://bucket/x#1", "file://relative", "file://relative/x"),
+        *("s3://bucket/x#1", "s3://key:secret@bucket/x#1", "file://relative", "file://relative/x"),
     ):
         with pytest.raises(UserError, match="storage") as caught:
             storage.storage_uri(wrong)

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 _ENQUEUE = "search.enqueue"
 
 
-def nodes_for(address: str | None, cluster: Path | None) -> Sequence[Mapping[str, float]]:
+def _nodes(address: str | None, cluster: Path | None) -> Sequence[Mapping[str, float]]:
     """Return the resources of the nodes to plan for: of the cluster file, the cluster, or this machine.
 
     Raises:
@@ -69,7 +69,7 @@ def show_plan(
     _show_space(config, console)
     settings = config.settings()
     most = host_workers(address) if cluster is None else (None, "")
-    slots = plan_slots(settings.resources, nodes_for(address, cluster), settings.search.trials, most)
+    slots = plan_slots(settings.resources, _nodes(address, cluster), settings.search.trials, most)
     console.note(f"resources: {slots.arithmetic}")
     _estimate(config, settings, slots.count, console, cluster)
 

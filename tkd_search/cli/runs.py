@@ -11,6 +11,7 @@ from tkd_search.cli.option_types import PATH
 from tkd_search.engine.run_dir.find_runs import CACHE_FOLDER, all_runs, disk_bytes, record_of, run_folder
 from tkd_search.engine.run_dir.run_lock import live_driver
 from tkd_search.engine.run_dir.unused_files import Unused, find_unused, remove
+from tkd_search.engine.search_state import latest_record
 from tkd_search.errors import UserError
 from tkd_search.results.costs import COSTS
 from tkd_search.results.summary import epochs_spent
@@ -60,8 +61,7 @@ def _row(folder: Path) -> tuple[str, ...]:
         record, log = record_of(folder), read_search_log(folder)
     except UserError:  # one damaged run must not hide the others
         return (folder.name, "damaged", "–", "–", "–", size)
-    known = 0 if record is None else len(record.trials)
-    if record is not None and state_of(folder) != "running" and known >= len(log.trials):
+    if record is not None and latest_record(record, log) is record and state_of(folder) != "running":
         figures = (str(len(record.trials)), str(len(record.front)), f"{record.hypervolume:.4f}")
     elif log.started:
         front, volume = log.figures.get("front_size", 0), log.figures.get("hypervolume", 0.0)

@@ -154,12 +154,14 @@ def _uses_weight_itself(layer: nn.Module) -> bool:
     """Return whether a layer's output is proportional to its weight.
 
     A subclass with a forward pass of its own may standardise the weight first, as timm's ``StdConv2d`` does;
-    scaling the weight then changes nothing. Tried on one image with random weights on the CPU, because the
+    scaling the weight then changes nothing. Tried on one image with made-up weights on the CPU, because the
     layer itself may be on the meta device.
     """
     if type(layer).forward in (base.forward for base in _LIBRARY_LAYERS):
         return True
     tried: Any = copy.deepcopy(layer).to("meta").to_empty(device="cpu").float()
+    for tensor in (*tried.parameters(), *tried.buffers()):  # not zeros, which hide what is done to the weight
+        tensor.data.fill_(1)
     weight = torch.linspace(-1, 1, tried.weight.numel()).reshape(tried.weight.shape)
     bias = None if tried.bias is None else torch.zeros_like(tried.bias)
     side = [4 * size for size in getattr(tried, "kernel_size", ())]

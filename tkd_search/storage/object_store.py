@@ -43,9 +43,6 @@ def storage_uri(written: str) -> str:
             raise UserError("storage", repr(written), _ALLOWED)
         return f"file://{os.path.normpath(path)}"
     parts = urlsplit(written)
-    remote = parts.scheme in SCHEMES and parts.scheme != "file" and parts.netloc and "#" not in written
-    if not remote and not written.startswith(f"{_FILE}/"):
-        raise UserError("storage", repr(written), _ALLOWED)
     if "@" in parts.netloc:
         raise UserError(
             "storage",
@@ -53,6 +50,9 @@ def storage_uri(written: str) -> str:
             _ALLOWED,
             "set them in the environment (AWS_ACCESS_KEY_ID, …) or use the node's role",
         )
+    remote = parts.scheme in SCHEMES and parts.scheme != "file" and parts.netloc and "#" not in written
+    if not remote and not written.startswith(f"{_FILE}/"):
+        raise UserError("storage", repr(written), _ALLOWED)
     return written
 
 

@@ -32,8 +32,10 @@ def check_arguments(spec: ModelSpec, where: str) -> None:
     if not spec.args:
         return
     allowed = _of_timm(spec) if is_timm(spec.name) else _of_torchvision(spec)
+    if allowed is None:
+        return
     for key in spec.args:
-        if allowed is not None and key not in allowed:
+        if key not in allowed:
             near = difflib.get_close_matches(key, allowed, n=1)
             raise UserError(
                 f"{where}.args",
