@@ -15,12 +15,12 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import spearmanr  # type: ignore[import-untyped]
 
 from benchmarks.search_efficiency import DEFAULT_CURVES
 from benchmarks.simulator.curves import Curves, load_curves
 from benchmarks.simulator.surrogate import Outcome, Surrogate
 from tkd_search.errors import UserError
-from tkd_search.optimize.learning_curves import rank_correlation
 from tkd_search.optimize.pareto import COST_AND_ACCURACY, nondominated_mask
 from tkd_search.optimize.pruners.base import Pruner, RungRecord, Stop
 from tkd_search.optimize.pruners.create_pruner import create_pruner
@@ -41,18 +41,17 @@ def correlations(curves: Curves) -> list[tuple[int, float, float]]:
     """Return (epoch, rank correlation with the end, the same among students of a size)."""
     inputs = np.column_stack([np.ones(len(curves)), np.log(curves.bytes)])
 
-    def apart_from_size(values: NDArray[np.float64]) -> list[float]:
-        fitted = inputs @ np.linalg.lstsq(inputs, values, rcond=None)[0]
-        return [float(v) for v in values - fitted]
+    def apart_from_size(values: NDArray[np.float64]) -> NDArray[np.float64]:
+        return np.asarray(values - inputs @ np.linalg.lstsq(inputs, values, rcond=None)[0])
 
     end = curves.accuracy[:, -1]
     return [
         (
             epoch,
-            rank_correlation(curves.accuracy[:, epoch - 1].tolist(), end.tolist()),
-            rank_correlation(apart_from_size(curves.accuracy[:, epoch - 1]), apart_from_size(end)),
+            float(spearmanr(now, end).statistic),
+            float(spearmanr(apart_from_size(now), apart_from_size(end)).statistic),
         )
-        for epoch in range(1, curves.epochs)
+        for epoch, now in enumerate(curves.accuracy[:, :-1].T, start=1)
     ]
 
 

@@ -15,11 +15,11 @@ from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import spearmanr  # type: ignore[import-untyped]
 from sklearn.ensemble import ExtraTreesRegressor
 from sklearn.model_selection import KFold, cross_val_predict
 
 from benchmarks.simulator.curves import Curves
-from tkd_search.optimize.learning_curves import rank_correlation
 from tkd_search.optimize.space import Choice, Distribution, IntDistribution, Space
 
 Array = NDArray[np.float64]
@@ -141,7 +141,7 @@ class Surrogate:
         spread = ((truth - truth.mean(axis=0)) ** 2).sum(axis=0)
         return Fidelity(
             {e: float(1 - errors[e - 1] / max(spread[e - 1], 1e-12)) for e in shown},
-            {e: rank_correlation(truth[:, e - 1].tolist(), self._held_out[:, e - 1].tolist()) for e in shown},
+            {e: float(spearmanr(truth[:, e - 1], self._held_out[:, e - 1]).statistic) for e in shown},
         )
 
     def _predict_held_out(self) -> Array:

@@ -9,12 +9,14 @@ import pytest
 import torch
 
 from tests.data.writers import write_images
+from tests.optimize.studies import open_study, run_trial
 from tkd_search.config.experiment_file import load_config
 from tkd_search.data import load_data
 from tkd_search.engine.search_checks import check_search
 from tkd_search.errors import UserError
 from tkd_search.export import format_support
 from tkd_search.formats import onnx_writer
+from tkd_search.optimize.pruners.base import RungRecord
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +61,18 @@ def test_the_error_names_the_setting_and_what_is_allowed(data, setting, words):
         check_search(load_config(None, [setting]), data)
     for word in words:
         assert word in str(refused.value)
+
+
+def test_trials_of_earlier_searches_that_do_not_fit_are_said(data, tmp_path):
+    config = load_config(None, [f"search.warm_start=[{tmp_path}/same, {tmp_path}/other]"])
+    study = open_study(tmp_path / "same", space=config.space, full_budget=9)
+    first = study.ask().trial_id
+    study.report(first, RungRecord(trial_id=first, epoch=9, cost=1000, accuracy=0.5))
+    study.complete(first)
+    run_trial(open_study(tmp_path / "other"))
+    same, other = check_search(config, data).notes[-2:]
+    assert same.endswith("same: 1 of 1 trials are learnt from")
+    assert "other: 0 of 1 trials are learnt from; a trial counts where" in other
 
 
 @pytest.fixture(scope="module")

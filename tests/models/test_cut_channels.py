@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from tests.models.cut_networks import images, labelled, made, shapes
+from tests.models.cut_networks import images, labelled, made
 from tests.models.nets import StackedAttention
 from tkd_search.errors import UserError
-from tkd_search.models.cuts import apply_cut, check_cut, cut, cut_shapes, find_groups
+from tkd_search.models.cuts import apply_cut, check_cut, cut, find_groups
 from tkd_search.models.cuts.attention import kept_head_width
 from tkd_search.models.cuts.channel_groups import ChannelGroup
 from tkd_search.models.cuts.channel_importance import scores
@@ -43,7 +43,8 @@ class TestImportance:
         reader = network.layer1[0].conv2
         with torch.no_grad():
             reader.weight[:, ::2] = 0
-        one = cut(network, images(), width=0.5, importance="taylor", batches=labelled(), keep=["conv1"])
+        ratios = {"layer1.0.conv1": 0.5}
+        one = cut(network, images(), width=1.0, importance="taylor", batches=labelled(), ratios=ratios)
         assert one.record["removed"]["layer1.0.conv1"] == list(range(0, reader.in_channels, 2))
 
     def test_taylor_is_the_squared_derivative_of_the_loss_for_a_gate_on_the_channel(self) -> None:
@@ -96,12 +97,6 @@ class TestWidths:
         assert student.layer4[1].conv1.out_channels == network.layer4[1].conv1.out_channels / 4
         assert student.layer3[1].conv2.out_channels == network.layer3[1].conv2.out_channels
 
-    def test_layers_to_keep_stay_whole(self) -> None:
-        network, groups = made("resnet18")
-        student = cut(network, images(), width=0.5, keep=["layer2.0.conv2"], groups=groups).network
-        assert student.layer2[1].conv2.out_channels == network.layer2[1].conv2.out_channels
-        assert student.layer2[1].conv1.out_channels < network.layer2[1].conv1.out_channels
-
     @pytest.mark.parametrize(
         ("settings_", "found"),
         [
@@ -110,35 +105,27 @@ class TestWidths:
             ({"width": 0.5, "ratios": [0.5]}, "found 1 numbers"),
             ({"width": 0.5, "ratios": {"layer5": 0.5}}, "found 'layer5'"),
             ({"width": 0.5, "ratios": {"layer4": 2.0}}, "found 2"),
-            ({"width": 0.5, "keep": ["head"]}, "found 'head'"),
         ],
     )
     def test_wrong_widths_are_refused(self, settings_: dict[str, object], found: str) -> None:
         network, groups = made("resnet18")
         with pytest.raises(UserError, match=found.replace(".", r"\.")):
-            cut_shapes(network, images(), groups=groups, **settings_)
-
-    def test_widths_are_rounded_to_multiples(self) -> None:
-        network, groups = made("mobilenet_v2")
-        sizes = shapes(cut_shapes(network, images(), width=0.6, round_to=8, groups=groups).network)
-        writers = [group.name for group in groups if group.channels >= 8]
-        assert all(sizes[f"{name}.weight"][0] % 8 == 0 for name in writers)
+            cut(network, images(), groups=groups, **settings_)
 
     @given(
         channels=st.integers(1, 40),
         blocks=st.integers(1, 4),
-        round_to=st.sampled_from([1, 4, 8]),
         share=st.floats(0.01, 1),
         data=st.data(),
     )
     @settings(max_examples=60, deadline=None)
     def test_the_largest_scores_stay_and_every_block_keeps_the_same_positions(
-        self, channels: int, blocks: int, round_to: int, share: float, data: st.DataObject
+        self, channels: int, blocks: int, share: float, data: st.DataObject
     ) -> None:
         group = ChannelGroup("layer", channels * blocks, (), ("layer",), blocks=blocks)
         values = torch.tensor(data.draw(st.permutations(range(channels))), dtype=torch.float32).repeat(blocks)
-        kept = kept_channels(group, values, share, round_to)
-        assert kept.sum() == kept_count(group, share, round_to) >= blocks
+        kept = kept_channels(group, values, share)
+        assert kept.sum() == kept_count(group, share) >= blocks
         assert (kept.view(blocks, -1) == kept[:channels]).all()
         assert kept.all() or values[kept].min() > values[~kept].max()
 

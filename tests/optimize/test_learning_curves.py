@@ -13,7 +13,6 @@ from tkd_search.optimize.learning_curves import (
     fit_line,
     full_budget_accuracies,
     highest_rung_accuracies,
-    rank_correlation,
 )
 from tkd_search.optimize.study_trial import StudyTrial
 
@@ -105,15 +104,6 @@ def test_full_uses_whole_trials_only():
 @pytest.mark.parametrize("estimate", ACCURACY_ESTIMATORS.values())
 def test_without_trials_there_are_no_accuracies(estimate):
     assert estimate([], LEVELS, BUDGET) == {}
-
-
-def test_rank_correlation():
-    assert rank_correlation([1, 2, 3, 4], [10, 20, 30, 40]) == pytest.approx(1)
-    assert rank_correlation([1, 2, 3, 4], [4, 3, 2, 1]) == pytest.approx(-1)
-    assert rank_correlation([1, 1, 2, 2], [1, 1, 2, 2]) == pytest.approx(1)
-    assert rank_correlation([1, 2, 3], [1, 3, 2]) == pytest.approx(0.5)
-    assert math.isnan(rank_correlation([1, 2], [1, 2]))
-    assert math.isnan(rank_correlation([1, 1, 1], [1, 2, 3]))
 
 
 def line_through(low, high):

@@ -18,10 +18,12 @@ from tkd_search.engine.latencies import measure_latency
 from tkd_search.engine.student_checks import check_students
 from tkd_search.engine.student_weights import check_student_weights
 from tkd_search.errors import UserError
+from tkd_search.masking import masked
 from tkd_search.models.build import is_trained
 from tkd_search.models.model_settings import BigModelSettings, StudentSettings
 from tkd_search.models.weights import Head
 from tkd_search.optimize.check_sampler import check_sampler
+from tkd_search.optimize.history import renumber
 from tkd_search.optimize.learning_curves import ACCURACY_ESTIMATORS
 from tkd_search.optimize.proposer import ProposerSettings
 from tkd_search.optimize.pruners.base import Pruner
@@ -63,13 +65,13 @@ def check_search(config: Config, data: DataBundle) -> CheckedSearch:
     """
     pruner = configured_pruner(config, data.num_classes)
     _check_sampler(config)
-    earlier = _warm_start(config)
+    earlier, earlier_notes = _warm_start(config)
     students, student_notes = check_students(config, data)
     started = check_student_weights(config, data)
     _check_latencies(config, students, data)
     taps, tuned = _check_candidates(config, data)
     notes = (*data.notes, *_unlabelled_notes(config, data), *tuned, *started, *_notes(config, len(taps)))
-    notes += tuple(student_notes)
+    notes += (*student_notes, *earlier_notes)
     row_bytes = bank_row_bytes(taps, resolve(config).bank, data.num_classes)
     return CheckedSearch(len(taps), pruner, earlier, students, notes, row_bytes)
 
@@ -108,25 +110,36 @@ def _check_sampler(config: Config) -> None:
         ) from error
 
 
-def _warm_start(config: Config) -> tuple[StudyTrial, ...]:
-    """Return the trials of the searches in ``search.warm_start``.
+def _warm_start(config: Config) -> tuple[tuple[StudyTrial, ...], tuple[str, ...]]:
+    """Return the trials of the searches in ``search.warm_start``, and how many of each lie in this space.
 
     Raises:
         UserError: one of them does not exist, or minimises another cost.
     """
     trials: list[StudyTrial] = []
+    notes: list[str] = []
     unit = COSTS[config.settings().search.cost].unit
     for name in config.settings().search.warm_start:
         journal = config.folder.absolute().parent / name / "study.journal"
         try:
-            trials.extend(earlier_trials(journal if journal.exists() else name, unit=unit))
+            found = earlier_trials(journal if journal.exists() else name, unit=unit)
         except (ValueError, OSError) as error:
             raise UserError(
                 "search.warm_start",
                 f"{name!r} ({error})",
                 "names of earlier runs with the same search.cost, or their study storages",
             ) from error
-    return tuple(trials)
+        trials.extend(found)
+        used = len(renumber(found, config.space))
+        hint = (
+            ""
+            if used
+            else "; a trial counts where it searched the same leaves, with values that this search allows"
+        )
+        notes.append(
+            f"search.warm_start: {masked(name)}: {used} of {len(found)} trials are learnt from{hint}"
+        )
+    return tuple(trials), tuple(notes)
 
 
 def _check_latencies(config: Config, students: Sequence[StudentSettings], data: DataBundle) -> None:

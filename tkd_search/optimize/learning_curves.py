@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 import numpy as np
-from numpy.typing import NDArray
 
 from tkd_search.optimize.study_trial import StudyTrial
 
@@ -178,18 +177,6 @@ def fit_line(pairs: Sequence[tuple[float, float]]) -> Line:
     squares = float(((y - slope * x) ** 2).sum())
     freedom = len(pairs) + 2
     return Line(centre, height, slope, (squares + 4 * 0.08) / freedom, float(min(freedom, 5)))
-
-
-def rank_correlation(low: Sequence[float], high: Sequence[float]) -> float:
-    """Return Spearman's rank correlation; NaN below three values or without spread."""
-    if len(low) < 3 or len(set(low)) < 2 or len(set(high)) < 2:
-        return float("nan")
-    return float(np.corrcoef(_ranks(low), _ranks(high))[0, 1])
-
-
-def _ranks(values: Sequence[float]) -> NDArray[np.float64]:
-    array = np.asarray(values, dtype=np.float64)
-    return np.array([(array < v).sum() + ((array == v).sum() - 1) / 2 for v in array])
 
 
 def log_error(accuracy: float) -> float:

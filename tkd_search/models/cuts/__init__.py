@@ -1,13 +1,12 @@
 """Students cut from the big model F: its least important channels removed (structured pruning).
 
-``cut`` makes one with F's weights, ``cut_shapes`` gives its size before anything is trained, ``apply_cut``
-rebuilds its architecture from the record of what was removed, and ``check_cut`` refuses a network that
-cannot be cut.
+``cut`` makes one with F's weights, ``apply_cut`` rebuilds its architecture from the record of what was
+removed, and ``check_cut`` refuses a network that cannot be cut.
 """
 
 from tkd_search.models.cuts.channel_groups import ChannelGroup
 from tkd_search.models.cuts.channel_importance import IMPORTANCES
-from tkd_search.models.cuts.cut_network import Cut, CutShapes, check_cut, cut, cut_shapes
+from tkd_search.models.cuts.cut_network import Cut, check_cut, cut
 from tkd_search.models.cuts.cut_record import apply_cut
 from tkd_search.models.cuts.dependency_walk import find_groups
 
@@ -15,10 +14,8 @@ __all__ = [
     "IMPORTANCES",
     "ChannelGroup",
     "Cut",
-    "CutShapes",
     "apply_cut",
     "check_cut",
     "cut",
-    "cut_shapes",
     "find_groups",
 ]

@@ -1,4 +1,4 @@
-"""Cut a network to a width, give the sizes of a cut, and refuse networks that cannot be cut."""
+"""Cut a network to a width, and refuse networks that cannot be cut."""
 
 import copy
 from collections.abc import Collection, Mapping, Sequence
@@ -15,7 +15,6 @@ from tkd_search.models.cuts.channel_importance import Batches, has_batch_norm, s
 from tkd_search.models.cuts.dependency_walk import find_groups, refused
 from tkd_search.models.cuts.equivalence import check_equivalence
 from tkd_search.models.cuts.widths import Ratios, group_widths, kept_channels
-from tkd_search.models.size import model_bytes, model_parameters
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,19 +30,6 @@ class Cut:
     record: dict[str, Any]
 
 
-@dataclass(frozen=True, kw_only=True)
-class CutShapes:
-    """The size of a cut before it is made: ``network`` lies on the meta device and has no values.
-
-    ``bytes`` is the length of its safetensors file in the types of F's tensors.
-    """
-
-    network: nn.Module
-    shapes: dict[str, tuple[int, ...]]
-    parameters: int
-    bytes: int
-
-
 def cut(
     network: nn.Module,
     example: Tensor,
@@ -53,8 +39,6 @@ def cut(
     ratios: Ratios | None = None,
     batches: Batches | None = None,
     seed: int = 0,
-    keep: Collection[str] = (),
-    round_to: int = 1,
     groups: Sequence[ChannelGroup] | None = None,
 ) -> Cut:
     """Return a copy of a network without its least important channels; what stays keeps its weights.
@@ -72,8 +56,6 @@ def cut(
             :func:`tkd_search.models.cuts.widths.group_widths`.
         batches: normalised training images and labels for ``taylor``, on the network's device.
         seed: seed of ``random``.
-        keep: names of layers that keep all their channels.
-        round_to: widths become multiples of this where a layer has as many channels.
         groups: what :func:`find_groups` returned for this architecture; found anew without.
 
     Statistics of batch normalisation are those of F, which no longer fit: call
@@ -84,44 +66,10 @@ def cut(
         UserError: wrong settings, or a network that cannot be cut.
     """
     groups = find_groups(network, example) if groups is None else groups
-    shares = group_widths(groups, width, ratios, keep)
+    shares = group_widths(groups, width, ratios)
     values = scores(network, groups, importance, batches=batches, seed=seed)
-    kept = {
-        group.name: kept_channels(group, values[group.name], shares[group.name], round_to) for group in groups
-    }
+    kept = {group.name: kept_channels(group, values[group.name], shares[group.name]) for group in groups}
     return _cut(copy.deepcopy(network), groups, kept)
-
-
-def cut_shapes(
-    network: nn.Module,
-    example: Tensor,
-    *,
-    width: float,
-    ratios: Ratios | None = None,
-    keep: Collection[str] = (),
-    round_to: int = 1,
-    groups: Sequence[ChannelGroup] | None = None,
-) -> CutShapes:
-    """Return the shapes of what :func:`cut` makes with the same arguments, for any importance.
-
-    The network may lie on the meta device; with ``groups`` this takes milliseconds.
-
-    Raises:
-        UserError: as :func:`cut`.
-    """
-    groups = find_groups(network, example) if groups is None else groups
-    shares = group_widths(groups, width, ratios, keep)
-    kept = {
-        group.name: kept_channels(group, torch.zeros(group.channels), shares[group.name], round_to)
-        for group in groups
-    }
-    made = _cut(on_meta(network), groups, kept).network
-    return CutShapes(
-        network=made,
-        shapes={name: tuple(tensor.shape) for name, tensor in made.state_dict().items()},
-        parameters=model_parameters(made),
-        bytes=model_bytes(made),
-    )
 
 
 def check_cut(
@@ -154,17 +102,6 @@ def check_cut(
     except UncuttableError as error:
         raise refused(error, where) from error
     return groups
-
-
-def on_meta(network: nn.Module) -> nn.Module:
-    """Return a copy of a network on the meta device, without copying its values."""
-    memo: dict[int, Any] = {}
-    for module in network.modules():
-        for parameter in module.parameters(recurse=False):
-            memo[id(parameter)] = nn.Parameter(parameter.detach().to("meta"), parameter.requires_grad)
-        for buffer in module.buffers(recurse=False):
-            memo[id(buffer)] = buffer.to("meta")
-    return copy.deepcopy(network, memo)
 
 
 def _cut(made: nn.Module, groups: Sequence[ChannelGroup], kept: Mapping[str, Tensor]) -> Cut:

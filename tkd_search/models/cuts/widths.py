@@ -15,7 +15,7 @@ _WHERE = "student.ratios"
 
 
 def group_widths(
-    groups: Sequence[ChannelGroup], width: float, ratios: Ratios | None = None, keep: Collection[str] = ()
+    groups: Sequence[ChannelGroup], width: float, ratios: Ratios | None = None
 ) -> dict[str, float]:
     """Return the share of channels that stays, in (0, 1], by the name of the group.
 
@@ -25,7 +25,6 @@ def group_widths(
         ratios: a list has one share for every stage, from the largest maps to the smallest; a stage is the
             layers that work on maps of one side. A mapping has shares by the dotted name of a layer or of a
             module around it; of several that fit the longest name counts.
-        keep: names of layers, or of modules around them, that keep all their channels.
 
     Raises:
         UserError: a share outside (0, 1], a list of another length, or a name that no layer has.
@@ -39,7 +38,7 @@ def group_widths(
             fitting = [name for name in ratios if _fits(group, name)]
             if fitting:
                 shares[group.name] = ratios[max(fitting, key=len)]
-        _check_names(groups, ratios, _WHERE)
+        _check_names(groups, ratios)
     elif ratios is not None:
         sides = stage_sides(groups)
         if len(ratios) != len(sides):
@@ -50,11 +49,7 @@ def group_widths(
                 "or a mapping from names of F's layers to numbers",
             )
         shares = {group.name: ratios[sides.index(group.side)] for group in groups}
-    _check_names(groups, keep, "keep")
-    return {
-        group.name: 1.0 if any(_fits(group, name) for name in keep) else shares[group.name]
-        for group in groups
-    }
+    return shares
 
 
 def stage_sides(groups: Sequence[ChannelGroup]) -> tuple[int, ...]:
@@ -62,11 +57,10 @@ def stage_sides(groups: Sequence[ChannelGroup]) -> tuple[int, ...]:
     return tuple(sorted({group.side for group in groups}, reverse=True))
 
 
-def kept_count(group: ChannelGroup, share: float, round_to: int = 1) -> int:
+def kept_count(group: ChannelGroup, share: float) -> int:
     """Return how many channels of a group stay: the share, rounded, at least one in each block.
 
-    With ``round_to`` the nearest multiple of it in each block, where the block has as many. Groups that
-    attentions read keep heads × width of a head instead.
+    Groups that attentions read keep heads × width of a head instead.
     """
     if share >= 1:
         return group.channels
@@ -74,16 +68,15 @@ def kept_count(group: ChannelGroup, share: float, round_to: int = 1) -> int:
         heads, width = kept_head_width(group.channels, group.heads, share)
         return heads * width
     whole = group.channels // group.blocks
-    step = round_to if whole >= round_to else 1
-    return min(whole, max(step, round(share * whole / step) * step)) * group.blocks
+    return max(1, round(share * whole)) * group.blocks
 
 
-def kept_channels(group: ChannelGroup, scores: Tensor, share: float, round_to: int = 1) -> Tensor:
+def kept_channels(group: ChannelGroup, scores: Tensor, share: float) -> Tensor:
     """Return which channels stay, bool [channels]: those of the largest scores [channels]."""
     if group.inner:
         return head_mask(scores, group.heads, share)
     by_block = scores.view(group.blocks, -1).mean(0)
-    count = kept_count(group, share, round_to) // group.blocks
+    count = kept_count(group, share) // group.blocks
     kept = torch.zeros(len(by_block), dtype=torch.bool)
     kept[by_block.argsort(descending=True, stable=True)[:count]] = True
     return kept.repeat(group.blocks)
@@ -98,10 +91,10 @@ def _check_share(where: str, share: Any) -> None:
         raise UserError(where, repr(share), "a number in (0, 1]: the share of F's channels that stays")
 
 
-def _check_names(groups: Sequence[ChannelGroup], names: Collection[str], where: str) -> None:
+def _check_names(groups: Sequence[ChannelGroup], names: Collection[str]) -> None:
     for name in names:
         if not any(_fits(group, name) for group in groups):
             known = [layer for group in groups for layer in group.layers]
             raise UserError(
-                where, repr(name), "names of F's layers that can be cut", did_you_mean(name, known)
+                _WHERE, repr(name), "names of F's layers that can be cut", did_you_mean(name, known)
             )
