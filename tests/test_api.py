@@ -11,7 +11,7 @@ import pytest
 
 from tests.tracking.synthetic import synthetic_search
 from tkd_search import Experiment
-from tkd_search.api import Result, finished_record
+from tkd_search.api import Result, _one, finished_record
 from tkd_search.config.experiment_file import load_config
 from tkd_search.errors import UserError
 from tkd_search.report import write_report
@@ -70,6 +70,16 @@ def test_a_result_without_a_front_is_an_empty_table(tmp_path):
     assert "<table" in result._repr_html_()
     with pytest.raises(UserError, match="t0001"):
         result.load("t0001")
+
+
+def test_one_training_starts_from_the_first_starting_point():
+    first = "{method.name: kd, student.name: cut, student.width: 0.4, training.lr: 0.011}"
+    config = load_config(None, [f"search.enqueue=[{first}]"], name="n")
+    one = _one(config, {"student.width": 0.7})
+    settings = one.settings()
+    assert one.name.startswith("n-one-")
+    assert not one.space.leaves
+    assert (settings.student.name, settings.student.width, settings.training.lr) == ("cut", 0.7, 0.011)
 
 
 def test_a_finished_search_is_read_and_not_run(tmp_path):

@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,10 +14,12 @@ from tkd_search.config.experiment_file import (
     load_config,
     parse_config,
     stored_config,
+    with_overrides,
 )
 from tkd_search.config.yaml_text import yaml_text
 from tkd_search.errors import UserError
 from tkd_search.files import read_json
+from tkd_search.models.model_settings import CUT, StudentSettings
 from tkd_search.results.records import SearchRecord
 
 if TYPE_CHECKING:
@@ -137,17 +140,26 @@ class Experiment:
         return run_search(self.config, address, progress or Silent(), command)
 
     def distil(self, point: dict[str, Any] | None = None, **options: Any) -> Result:
-        """Train one student, at a point of the space or at the defaults.
+        """Train one student, at a point of the space.
 
         The run is named ``<name>-one-<digest>``, different from the search and from other points.
 
         Args:
-            point: dotted key → value for searched leaves.
+            point: dotted key → value for searched leaves. A leaf that it leaves out has its value in the
+                first of ``search.enqueue``, or else its default.
             options: those of :meth:`search`.
         """
-        fixed = self.config.fixed(point or {})
-        name = f"{fixed.name[:60]}-one-{fixed.digest()[:6]}"
-        return Experiment(parse_config({**fixed.tree, "name": name})).search(**options)
+        return Experiment(_one(self.config, point or {})).search(**options)
+
+
+def _one(config: Config, point: Mapping[str, Any]) -> Config:
+    """Return the experiment that trains the student at a point, and no other."""
+    first = next(iter(config.enqueued()), {})
+    fixed = config.fixed({**first, **point})
+    if "student.name" in config.space.leaves and fixed.settings().student.name == CUT:
+        # The experiment's values are those of its other students; a cut takes none.
+        fixed = with_overrides(fixed, {"student.args": {}, "student.depth": StudentSettings().depth})
+    return parse_config({**fixed.tree, "name": f"{fixed.name[:60]}-one-{fixed.digest()[:6]}"})
 
 
 def finished_record(config: Config) -> SearchRecord | None:

@@ -5,8 +5,9 @@ Every package keeps its settings as plain frozen dataclasses, so the method need
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin
 
 _MISSING = dataclasses.MISSING
 
@@ -72,6 +73,7 @@ def setting(
     return dataclasses.field(default=default, metadata=metadata)
 
 
+_WORDS = {str: "text", int: "whole number", float: "number", bool: "true or false"}
 _BOUNDS: dict[str, tuple[str, Callable[[float, float], bool]]] = {
     "ge": ("≥", lambda value, bound: value >= bound),
     "gt": (">", lambda value, bound: value > bound),
@@ -83,6 +85,28 @@ _BOUNDS: dict[str, tuple[str, Callable[[float, float], bool]]] = {
 def bounds_text(metadata: Any) -> str:
     """Return the allowed range as text, such as ``≥ 0, ≤ 1``; empty where there is none."""
     return ", ".join(f"{sign} {metadata[name]:g}" for name, (sign, _) in _BOUNDS.items() if name in metadata)
+
+
+def type_words(hint: Any, quote: str = "") -> Iterator[str]:
+    """Yield the types that a setting may have, in words, or its options; null is left out.
+
+    Args:
+        hint: the field's annotation, resolved.
+        quote: stands around an option.
+    """
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin is Literal:
+        yield from (f"{quote}{option}{quote}" for option in arguments)
+    elif origin in (Union, UnionType):
+        for part in arguments:
+            if part is not type(None):
+                yield from type_words(part, quote)
+    elif origin in (tuple, list):
+        yield f"list of {', '.join(type_words(arguments[0], quote))}"
+    elif origin is dict:
+        yield "mapping"
+    else:
+        yield _WORDS.get(hint, hint.__name__)
 
 
 def check_bounds(settings: Any) -> None:

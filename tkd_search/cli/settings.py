@@ -1,15 +1,13 @@
 """``settings``: print every leaf of an experiment's file, from the declarations of the settings."""
 
 import dataclasses
-import types
 import typing
-from collections.abc import Iterator
 from typing import Any
 
 import click
 
 from tkd_search.config.sections import SECTIONS, RunSettings
-from tkd_search.fields import bounds_text
+from tkd_search.fields import bounds_text, type_words
 
 HEADER = """# Settings
 
@@ -60,27 +58,8 @@ def _default(field: "dataclasses.Field[Any]") -> str:
 
 def _allowed(field: "dataclasses.Field[Any]", kind: Any) -> str:
     bounds = bounds_text(field.metadata)
-    names = ", ".join(_names(kind))
+    names = ", ".join(type_words(kind, quote="`"))
     return f"{names}, {bounds}" if bounds else names
-
-
-def _names(kind: Any) -> Iterator[str]:
-    """Yield the types of a leaf in words, or its options."""
-    origin = typing.get_origin(kind)
-    if origin is typing.Literal:
-        yield from (f"`{option}`" for option in typing.get_args(kind))
-    elif origin in (typing.Union, types.UnionType):
-        for part in typing.get_args(kind):
-            if part is not type(None):
-                yield from _names(part)
-    elif origin in (tuple, list):
-        yield f"list of {', '.join(_names(typing.get_args(kind)[0]))}"
-    elif origin is dict:
-        yield "mapping"
-    else:
-        yield {str: "text", int: "whole number", float: "number", bool: "true or false"}.get(
-            kind, kind.__name__
-        )
 
 
 def _meaning(field: "dataclasses.Field[Any]") -> str:

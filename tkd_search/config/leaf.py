@@ -4,12 +4,12 @@ import dataclasses
 import os
 from collections.abc import Mapping
 from functools import cache
-from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, get_args, get_type_hints
 
 from pydantic import Field, TypeAdapter, ValidationError
 
 from tkd_search.errors import UserError
-from tkd_search.fields import bounds_text
+from tkd_search.fields import bounds_text, type_words
 from tkd_search.optimize.space import (
     Choice,
     Distribution,
@@ -19,7 +19,6 @@ from tkd_search.optimize.space import (
 )
 
 _KINDS = ("float", "int", "choice")
-_WORDS = {"float": "a number", "int": "a whole number", "bool": "true or false", "str": "a text"}
 
 
 def is_section(value: Mapping[str, Any]) -> bool:
@@ -158,15 +157,7 @@ def _adapter(cls: type, name: str) -> TypeAdapter[Any]:
 def _allowed(cls: type, field: "dataclasses.Field[Any]") -> str:
     """Return the legal values in words, with the setting's documentation."""
     hint = get_type_hints(cls)[field.name]
-    arms = [arm for arm in get_args(hint) if arm is not type(None)] or [hint]
-    if get_origin(hint) is Literal:
-        words = " | ".join(str(option) for option in get_args(hint))
-    elif get_origin(hint) in (tuple, list):
-        words = "a list"
-    elif get_origin(hint) is dict:
-        words = "a mapping"
-    else:
-        words = _WORDS.get(getattr(arms[0], "__name__", ""), str(arms[0]))
+    words = " | ".join(type_words(hint))
     bounds = bounds_text(field.metadata)
     optional = " or null" if type(None) in get_args(hint) else ""
     return f"{words}{' ' + bounds if bounds else ''}{optional} ({field.metadata.get('doc', '')})"

@@ -98,7 +98,10 @@ def _check_sizes(config: Config) -> None:
     if config.possible("student.name") == (CUT,) and student.args:
         key, value = next(iter(student.args.items()))
         raise UserError(
-            f"student.args.{key}", repr(value), "no arguments: a cut has the big model's architecture"
+            f"student.args.{key}",
+            repr(value),
+            "no arguments: a cut has the big model's architecture",
+            "--set student.args={}",
         )
     family = family_of(name)  # of a function at an import path: one without width and depth
     for field, varies in (("width", family.width), ("depth", family.depth)):
