@@ -10,8 +10,9 @@ import pytest
 from tests.cli.calling import call
 from tkd_search.cli import doctor
 from tkd_search.cluster import node_checks
-from tkd_search.cluster.node_probe import NodeReport, disk_free
+from tkd_search.cluster.node_probe import NodeReport, disk_free, probe_all_nodes
 from tkd_search.engine import ray_session
+from tkd_search.errors import UserError
 from tkd_search.storage.object_store import write_error
 
 
@@ -173,3 +174,13 @@ def test_command_refuses_a_cluster_file_with_placeholders() -> None:
     called = call("doctor", "--cluster", Path(__file__).parents[2] / "clusters" / "aws.yaml")
     assert called.code == 1
     assert "placeholder CHANGE-ME" in called.out
+
+
+def test_a_node_that_does_not_answer_is_named(local_ray: None, tmp_path: Path) -> None:
+    import ray
+
+    (node,) = ray.nodes()
+    with pytest.raises(UserError, match=f"{node['NodeManagerAddress']} does not answer"):
+        probe_all_nodes("", str(tmp_path), timeout=0.0)
+    (report,) = probe_all_nodes("", str(tmp_path))
+    assert report.python

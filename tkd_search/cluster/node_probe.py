@@ -6,6 +6,8 @@ import socket
 from dataclasses import dataclass
 from pathlib import Path
 
+from tkd_search.errors import UserError
+
 
 @dataclass(frozen=True, kw_only=True)
 class NodeReport:
@@ -63,18 +65,29 @@ def disk_free(folder: Path) -> int:
     return shutil.disk_usage(existing).free
 
 
-def probe_all_nodes(storage: str, folder: str) -> list[NodeReport]:
+def probe_all_nodes(storage: str, folder: str, timeout: float = 120.0) -> list[NodeReport]:
     """Measure every live node of the cluster to which Ray is connected.
 
     Raises:
-        ray.exceptions.GetTimeoutError: a node does not answer within two minutes.
+        UserError: a node does not answer within ``timeout`` seconds, or cannot run the probe.
     """
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     task = ray.remote(num_cpus=0)(probe_node)
-    nodes = [node["NodeID"] for node in ray.nodes() if node["Alive"]]
+    nodes = {node["NodeID"]: node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]}
     strategies = [NodeAffinitySchedulingStrategy(node, soft=False) for node in nodes]
     tasks = [task.options(scheduling_strategy=strategy).remote(storage, folder) for strategy in strategies]
-    reports: list[NodeReport] = ray.get(tasks, timeout=120)
+    ray.wait(tasks, num_returns=len(tasks), timeout=timeout)
+    reports: list[NodeReport] = []
+    for host, reference in zip(nodes.values(), tasks, strict=True):
+        try:
+            reports.append(ray.get(reference, timeout=0))
+        except ray.exceptions.RayError as error:
+            raise UserError(
+                "Ray",
+                f"node {host} does not answer ({type(error).__name__})",
+                "nodes that run tasks with this Python and these packages",
+                "ray status lists the nodes; their logs are in /tmp/ray/session_latest/logs",
+            ) from error
     return sorted(reports, key=lambda report: report.host)
