@@ -73,23 +73,48 @@ def test_files_hold_weights_in_the_format_and_little_else(format):
     assert expected in types
 
 
+def rewritten(file: bytes, where):
+    """Return the graph that onnxruntime runs."""
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level, options.optimized_model_filepath = 3, str(where / "run.onnx")
+    onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+    return onnx.load(where / "run.onnx").graph
+
+
 def test_int8_convolutions_run_in_integers(tmp_path):
     _, shipped = loaded(family(PLAIN), "int8")
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level, options.optimized_model_filepath = 3, str(tmp_path / "run.onnx")
+    graph = rewritten(onnx_bytes(shipped, "int8", (3, 32, 32)), tmp_path)
+    assert "QLinearConv" in {node.op_type for node in graph.node}
+
+
+def int8_weights(graph):
+    return [
+        one.name for one in graph.initializer if one.data_type == onnx.TensorProto.INT8 and len(one.dims) > 1
+    ]
+
+
+@pytest.mark.parametrize("name", [*FAMILIES, *OWN_NAMES])
+def test_onnxruntime_rounds_no_int8_weight_anew(tmp_path, name):
+    _, shipped = loaded(family(name) if name in FAMILIES else own(name), "int8")
     file = onnx_bytes(shipped, "int8", (3, 32, 32))
-    onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
-    assert "QLinearConv" in {node.op_type for node in onnx.load(tmp_path / "run.onnx").graph.node}
+    given = onnx.load_from_string(file).graph
+    integers = {read for node in given.node if node.op_type != "Cast" for read in node.input}
+    assert len(int8_weights(rewritten(file, tmp_path))) == len(integers & {*int8_weights(given)})
+
+
+def test_int8_weights_of_layers_that_run_in_floats_are_expanded_once(tmp_path):
+    _, shipped = loaded(family("mobilenet_v3_small"), "int8")
+    graph = rewritten(onnx_bytes(shipped, "int8", (3, 32, 32)), tmp_path)
+    weights = {*int8_weights(graph)}
+    in_runs = [n for n in graph.node if n.op_type == "DequantizeLinear" and n.input[0] in weights]
+    assert len(in_runs) <= 3  # of convolutions that read a rounded image, and write one that others add to
 
 
 @pytest.mark.parametrize("name", [PLAIN, "vit_b_16"])
 def test_int4_weights_are_expanded_once(tmp_path, name):
     _, shipped = loaded(family(name), "int4")
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level, options.optimized_model_filepath = 3, str(tmp_path / "run.onnx")
-    file = onnx_bytes(shipped, "int4", (3, 32, 32))
-    onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
-    kinds = {node.op_type for node in onnx.load(tmp_path / "run.onnx").graph.node}
+    graph = rewritten(onnx_bytes(shipped, "int4", (3, 32, 32)), tmp_path)
+    kinds = {node.op_type for node in graph.node}
     assert "DequantizeLinear" not in kinds
     assert name != PLAIN or not kinds & {"Cast", "Mul"}  # attention multiplies and casts by itself
 

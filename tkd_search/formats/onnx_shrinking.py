@@ -8,6 +8,11 @@ import numpy as np
 _LEAST_HALVES = 24
 """Floats are stored as fp16 from this many on: a Cast takes about as many bytes as it saves below."""
 
+_LET_ROUNDING_PASS = {
+    *("Relu", "LeakyRelu", "Clip", "MaxPool"),
+    *("Identity", "Flatten", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Slice"),
+}
+
 
 def shrink(model: Any, *, four_bit: set[str], facts: Mapping[str, str]) -> bytes:
     """Return the serialised ``onnx_ir`` model, made small; the model is changed.
@@ -57,14 +62,14 @@ def _share_equal(graph: Any, small: set[Any]) -> None:
 
 
 def _multiply_where_floats_follow(graph: Any) -> None:
-    """Replace DequantizeLinear of weights by Cast and Mul where the layer's input is not rounded."""
+    """Replace DequantizeLinear of weights by Cast and Mul where the layer computes in floats anyway."""
     import onnx_ir as ir
 
     for node in list(graph):
         if node.op_type != "DequantizeLinear" or not node.inputs[0].is_initializer():
             continue
         (made,) = node.outputs
-        if all(_reads_rounded(user) for user, _ in made.uses()):
+        if all(_computes_integers(user) for user, _ in made.uses()):
             continue
         axis = node.attributes["axis"].value if "axis" in node.attributes else 1
         scales = node.inputs[1].const_value.numpy()
@@ -82,11 +87,28 @@ def _multiply_where_floats_follow(graph: Any) -> None:
             del graph.initializers[name]
 
 
-def _reads_rounded(node: Any) -> bool:
-    if node.op_type == "Transpose":  # of a weight, before the MatMul that reads it
-        return all(_reads_rounded(user) for user, _ in node.outputs[0].uses())
-    source = node.inputs[0].producer()
-    return source is not None and source.op_type == "DequantizeLinear"
+def _computes_integers(node: Any) -> bool:
+    """Return whether onnxruntime may compute a layer in integers; it finds none behind a Transpose."""
+    source = node.inputs[0].producer() if node.op_type != "Transpose" else None
+    if source is None or source.op_type != "DequantizeLinear":
+        return False
+    return node.op_type == "MatMul" or _is_rounded(node.outputs[0])
+
+
+def _is_rounded(value: Any) -> bool:
+    """Return whether a layer's output is rounded, at once or after operators that let rounding pass.
+
+    onnxruntime moves the rounding to the layer, and rounds weights anew, by one scale, that are floats there.
+    """
+    return any(
+        user.op_type == "QuantizeLinear" or (_lets_pass(user) and _is_rounded(user.outputs[0]))
+        for user, _ in value.uses()
+    )
+
+
+def _lets_pass(node: Any) -> bool:
+    by_constant = node.op_type in ("Add", "Mul") and any(value.is_initializer() for value in node.inputs)
+    return node.op_type in _LET_ROUNDING_PASS or by_constant  # a constant becomes part of the layer
 
 
 def _retype(value: Any, tensor: Any) -> None:
