@@ -216,10 +216,17 @@ def _budget_raised(old: Config, new: Config) -> bool:
     return any(after > before for after, before in zip(limits(new), limits(old), strict=True))
 
 
-def run_search(config: Config, address: str | None, progress: "Progress", command: str) -> Result:
+def run_search(
+    config: Config,
+    address: str | None,
+    progress: "Progress",
+    command: str,
+    most: tuple[int | None, str] | None = None,
+) -> Result:
     """Run or resume a search that :func:`finished_record` has found unfinished.
 
-    Arguments and errors are those of :meth:`Experiment.search`.
+    Arguments and errors are those of :meth:`Experiment.search`; ``most`` is what ``host_workers`` returned
+    before Ray was started, by a caller that has started it.
 
     The run's folder is copied to the storage for the last time after the tracker has closed, because its
     writer changes files there until then.
@@ -232,7 +239,8 @@ def run_search(config: Config, address: str | None, progress: "Progress", comman
 
     settings = config.settings()
     data, checked = _check(config, address, progress)
-    most = host_workers(address)  # before Ray starts, whose own processes are part of what a search needs
+    # Before Ray starts, whose own processes are part of what a search needs.
+    most = most or host_workers(address)
     with (
         run_lock(config.folder),
         ray_session(address) as where,

@@ -69,9 +69,12 @@ def test_a_killed_search_without_a_store_shows_its_state_and_its_report(output):
     assert len((folder / "pareto.csv").read_text().splitlines()) == 1 + len(record.front)
 
 
-def test_a_resumed_search_is_shown_as_far_as_its_log_goes(output):
+@pytest.mark.parametrize("begun", [5, None])
+def test_a_resumed_search_is_shown_as_far_as_its_log_goes(output, begun):
     folder, record = output / "digits", synthetic_search()
-    earlier = dataclasses.replace(record, status="interrupted", trials=record.trials[:5], front=())
+    *trials, last = record.trials[:begun]
+    trials.append(dataclasses.replace(last, state="running"))
+    earlier = dataclasses.replace(record, status="interrupted", trials=tuple(trials), front=())
     write_summary(earlier, folder)
     (line,) = [line for line in call("runs", "list").out.splitlines() if line.startswith("digits")]
     assert line.split()[1:3] == ["interrupted", str(len(record.trials))]

@@ -239,6 +239,19 @@ class TestTables:
         settings = written(tmp_path, [large + 1, large + 2] * 5)
         assert load_data(settings).classes == (str(large + 1), str(large + 2))
 
+    @pytest.mark.parametrize(
+        ("labels", "classes"),
+        [
+            (["007", "7", "08", "1e1", "10"], ("007", "08", "10", "1e1", "7")),
+            (["01", "02"], ("01", "02")),
+            (["2.0", "10"], ("2", "10")),
+        ],
+    )
+    def test_codes_stay_as_they_are_written(
+        self, tmp_path: Path, labels: list[Any], classes: tuple[str, ...]
+    ) -> None:
+        assert load_data(written(tmp_path, labels * 12)).classes == classes
+
     def test_classes_may_be_named_like_missing_values(self, tmp_path: Path) -> None:
         assert load_data(written(tmp_path, ["NA", "null", "nan"] * 5)).classes == ("NA", "nan", "null")
 

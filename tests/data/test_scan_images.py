@@ -42,6 +42,17 @@ class TestDecodingByProcesses:
             assert scanned.images is not None
             assert torch.equal(scanned.images[readable], wanted)
 
+    def test_a_temporary_folder_that_cannot_be_used_makes_one_process_do_the_work(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        writers.write_images(tmp_path, 8)
+        paths = [str(tmp_path / f"{i:03d}.png") for i in range(8)]
+        one = scan_images.scan_images(paths, 12, 3, keep=True)
+        monkeypatch.setattr(scan_images, "IMAGES_PER_PROCESS", 4)
+        monkeypatch.setattr("os.sched_getaffinity", lambda pid: {0, 1})
+        monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "gone"))
+        assert torch.equal(scan_images.scan_images(paths, 12, 3, keep=True).images, one.images)
+
 
 class TestScanOnce:
     def test_without_a_cache_every_call_scans(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -75,6 +75,20 @@ def test_trials_of_earlier_searches_that_do_not_fit_are_said(data, tmp_path):
     assert "other: 0 of 1 trials are learnt from; a trial counts where" in other
 
 
+def test_students_without_a_pooled_map_are_named_where_the_method_reads_one(data):
+    given = [
+        "student.name={choice: [cut, mobilenet_v2]}",
+        "method.name={choice: [at, tkd]}",
+        "method.local=1.0",
+        "bank.grid=4",
+    ]
+    notes = check_search(load_config(None, given), data).notes
+    (note,) = [note for note in notes if "pool one feature map" in note]
+    assert note.startswith("cut does not")  # AlexNet has hidden layers behind its maps
+    assert note.endswith("method at (it trains as kd), method.local")
+    assert "pool one" not in "".join(check_search(load_config(None, ["method.name=kd"]), data).notes)
+
+
 @pytest.fixture(scope="module")
 def partly_labelled(tmp_path_factory):
     folder = tmp_path_factory.mktemp("others")

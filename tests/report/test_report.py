@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tests.tracking.synthetic import TAPS, synthetic_search, taught_by
 from tkd_search.errors import UserError
 from tkd_search.report import write_report
-from tkd_search.report.figures import accuracy_window, tap_shares
+from tkd_search.report.figures import accuracy_window, by_end, tap_shares
 from tkd_search.report.front_csv import front_frame
 from tkd_search.report.importance import importances, merit
 from tkd_search.report.label_placement import Box, place_labels
@@ -121,6 +121,18 @@ def with_weakest(record, count):
     ]
     members = [trial for trial in record.trials if trial.trial_id in front]
     return dataclasses.replace(record, trials=(*weak, *members))
+
+
+def test_only_complete_trials_were_trained_fully():
+    (trial, *_) = synthetic_search().trials
+    states = ("complete", "stopped", "failed", "running")
+    groups = by_end([dataclasses.replace(trial, state=state) for state in states])
+    found = {words: [one.state for one in trials] for words, trials in groups.items()}
+    assert found == {
+        "trained fully": ["complete"],
+        "stopped early": ["stopped"],
+        "failed or running": ["failed", "running"],
+    }
 
 
 def test_several_searches_side_by_side(tmp_path):

@@ -9,15 +9,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tkd_search import storage
+from tkd_search.cluster.cluster_limits import launchable_nodes
 from tkd_search.comparison.outcomes import failure_of, training_of
 from tkd_search.comparison.paired_statistics import Failure, Training
 from tkd_search.config.experiment_file import Config
 from tkd_search.config.resolve import bank_settings, resolve
 from tkd_search.config.settings_json import to_json
 from tkd_search.data import load_data
+from tkd_search.engine.driver import START_SECONDS
 from tkd_search.engine.pipeline import Prepared, prepare_bank, prepare_big_models, run_stage, store_data
 from tkd_search.engine.progress import Progress
-from tkd_search.engine.ray_session import host_workers, live_nodes, ray_session
+from tkd_search.engine.ray_session import host_workers, live_nodes, ray_session, resolve_address
 from tkd_search.engine.run_dir.run_dir import RunDir
 from tkd_search.engine.student_weights import store_student_weights
 from tkd_search.engine.workers.placement import plan_slots, stage_threads
@@ -82,10 +84,12 @@ def train_missing(
     resources = config.settings().resources
     most = host_workers(address)  # before Ray starts, whose own processes are part of what trainings need
     with ray_session(address):
-        slots = plan_slots(resources, live_nodes(), len(tasks), most).count
+        # Workers of a cluster may have been ended for idleness: Ray starts them again.
+        nodes = (launchable_nodes() if resolve_address(address) else None) or live_nodes()
+        slots = plan_slots(resources, nodes, len(tasks), most).count
         with open_pool(resources, slots, place.folder / "train") as (queue, pool):
             progress.stage("worker groups", None)
-            pool.wait(300.0)
+            pool.wait(START_SECONDS)
             threads = stage_threads(resources, live_nodes(), slots)
             prepared = _prepared(tasks, place, queue, progress, threads)
             progress.stage(stage, len(tasks))

@@ -18,7 +18,7 @@ from tkd_search.comparison.paired_statistics import Failure, Row, Training, summ
 from tkd_search.comparison.tables import markdown, write_tables
 from tkd_search.config.experiment_file import Config
 from tkd_search.engine.progress import Progress
-from tkd_search.engine.ray_session import ray_session
+from tkd_search.engine.ray_session import host_workers, ray_session
 from tkd_search.engine.run_dir.run_dir import RunDir
 from tkd_search.engine.run_dir.run_lock import run_lock
 from tkd_search.errors import UserError
@@ -78,9 +78,10 @@ def run_comparison(
     for contestant in contestants:
         retrained_config(config, contestant, configs[contestant.winner_of or contestant.label], {}, 0)
     finished = {label: finished_record(searched) for label, searched in configs.items()}
+    most = host_workers(address)
     with ray_session(address) if None in finished.values() else nullcontext():
         records = {
-            label: finished[label] or _search(searched, address, progress, command)
+            label: finished[label] or _search(searched, address, progress, command, most)
             for label, searched in configs.items()
         }
     winners = {label: _winner(label, record) for label, record in records.items()}
@@ -114,9 +115,11 @@ def run_comparison(
     return Comparison(rows, trainings, page, files)
 
 
-def _search(config: Config, address: str | None, progress: Progress, command: str) -> SearchRecord:
+def _search(
+    config: Config, address: str | None, progress: Progress, command: str, most: tuple[int | None, str]
+) -> SearchRecord:
     progress.note(f"search of {config.name}")
-    result = run_search(config, address, progress, command)
+    result = run_search(config, address, progress, command, most)
     if result.record.status != "complete":
         raise KeyboardInterrupt
     return result.record

@@ -71,14 +71,15 @@ def scan_images(paths: Sequence[str], size: int, channels: int, *, keep: bool) -
     Raises:
         RuntimeError: a decoding process failed.
     """
-    if _processes(paths) < 2:
-        rows = np.empty((len(paths), channels, size, size), np.uint8) if keep else None
-        images = None if rows is None else torch.from_numpy(rows)
-        return replace(_merged(_scan_here(paths, size, channels, rows)), images=images)
-    with tempfile.TemporaryDirectory(prefix="tkd-decode-") as name:
-        scanned = _scan_into(Path(name), paths, size, channels, keep=keep)
-        images = torch.from_numpy(np.load(scanned.file)) if scanned.file is not None else None
-        return replace(scanned, images=images, file=None)
+    if _processes(paths) >= 2:
+        # Processes pass their images on in a file; a full temporary folder makes one process do the work.
+        with contextlib.suppress(OSError), tempfile.TemporaryDirectory(prefix="tkd-decode-") as name:
+            scanned = _scan_into(Path(name), paths, size, channels, keep=keep)
+            images = torch.from_numpy(np.load(scanned.file)) if scanned.file is not None else None
+            return replace(scanned, images=images, file=None)
+    rows = np.empty((len(paths), channels, size, size), np.uint8) if keep else None
+    images = None if rows is None else torch.from_numpy(rows)
+    return replace(_merged(_scan_here(paths, size, channels, rows)), images=images)
 
 
 def scan_once(

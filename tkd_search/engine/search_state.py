@@ -2,6 +2,7 @@
 
 import math
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from tkd_search.optimize.pareto import COST_AND_ACCURACY, CostScale, nondominated_mask, normalised_hypervolume
@@ -117,7 +118,7 @@ def front_member(
 
 
 def latest_record(written: SearchRecord | None, log: SearchLog) -> SearchRecord | None:
-    """Return the record that knows more trials: the written one, or that of the event log.
+    """Return the record that knows more ended trials: the written one, or that of the event log.
 
     An interrupted search has written a record; after it has been resumed the log knows more.
 
@@ -125,9 +126,13 @@ def latest_record(written: SearchRecord | None, log: SearchLog) -> SearchRecord 
         written: the record in the run's folder, or None.
         log: the run's event log.
     """
-    if written is not None and len(written.trials) >= len(log.trials):
+    if written is not None and _ended(written.trials) >= _ended(log.trials.values()):
         return written
     return record_so_far(log) or written
+
+
+def _ended(trials: Iterable[TrialRecord]) -> int:
+    return sum(trial.state in ("complete", "stopped", "failed") for trial in trials)
 
 
 def record_so_far(log: SearchLog) -> SearchRecord | None:

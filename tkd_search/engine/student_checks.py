@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 
 from tkd_search.config.experiment_file import Config
+from tkd_search.config.resolve import LOCAL
 from tkd_search.data import DataBundle
 from tkd_search.data.networks import student_for
 from tkd_search.distill.quantization.number_format import Format, rounds_weights
@@ -28,11 +29,12 @@ def check_students(config: Config, data: DataBundle) -> tuple[tuple[StudentSetti
     rounding = [format for format in config.possible("student.format") if rounds_weights(format)]
     # One network at a time: a choice of names may hold several that are large.
     found = [
-        (settings, _unrounded_note(settings.name, student, rounding))
+        (settings, (_unrounded_note(settings.name, student, rounding), _maps_note(config, student, settings)))
         for settings, student in _sample_students(config, data)
     ]
     _check_sizes(config)
-    return tuple(settings for settings, _ in found), tuple(dict.fromkeys(note for _, note in found if note))
+    notes = dict.fromkeys(note for _, both in found for note in both if note)
+    return tuple(settings for settings, _ in found), tuple(notes)
 
 
 def _check_cut(config: Config, data: DataBundle) -> None:
@@ -115,6 +117,18 @@ def _check_sizes(config: Config) -> None:
                 f"the default, {default}: {name} has no {field}",
                 f"--set student.{field}={default}; vary the size by student.args, or by several student.name",
             )
+
+
+def _maps_note(config: Config, student: Student, settings: StudentSettings) -> str:
+    """Return a note where the method compares feature maps and a student has none that it pools; else ''."""
+    methods = config.possible("method.name")
+    terms = ["method at (it trains as kd)"] if "at" in methods else []
+    if "tkd" in methods:
+        terms += [key for key in LOCAL if max(config.possible(key)) > 0]
+    if student.roles.maps is not None or not terms:
+        return ""
+    missing = ", ".join(terms)
+    return f"{settings.name} does not pool one feature map into its features: no effect there of {missing}"
 
 
 def _unrounded_note(name: str, student: Student, formats: Sequence[Format]) -> str:

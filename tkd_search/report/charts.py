@@ -9,6 +9,7 @@ import plotly.graph_objects as go
 
 from tkd_search.report.figures import (
     accuracy_window,
+    by_end,
     common_cost,
     config_lines,
     cost_window,
@@ -92,9 +93,9 @@ def _trials(
     rest = [trial for trial in shown_trials(record) if trial.trial_id not in front]
     colour = SERIES[place % len(SERIES)] if several else MUTED
     suffix = f", {record.name}" if several else ""
-    groups = (("stopped early", True, 0.35, "x-thin"), ("trained fully", False, 0.75, SYMBOLS[place % 6]))
-    for name, stopped, opacity, symbol in groups:
-        trials = [trial for trial in rest if (trial.state == "stopped") == stopped]
+    drawn = {"trained fully": (0.75, SYMBOLS[place % 6])}
+    for name, trials in by_end(rest).items():
+        opacity, symbol = drawn.get(name, (0.35, "x-thin"))
         if trials:
             line = {"width": 1.2, "color": colour}
             marker = {

@@ -33,6 +33,15 @@ def shown_trials(record: SearchRecord) -> tuple[TrialRecord, ...]:
     return tuple(trial for trial in record.trials if math.isfinite(trial.val_accuracy))
 
 
+def by_end(trials: Sequence[TrialRecord]) -> dict[str, list[TrialRecord]]:
+    """Return trials by how they ended, in words; failed ones and those that run are not trained fully."""
+    words = {"stopped": "stopped early", "complete": "trained fully"}
+    groups: dict[str, list[TrialRecord]] = {"stopped early": [], "failed or running": [], "trained fully": []}
+    for trial in trials:
+        groups[words.get(trial.state, "failed or running")].append(trial)
+    return groups
+
+
 def front_by_cost(record: SearchRecord) -> tuple[FrontMember, ...]:
     """Return the front, cheapest student first."""
     return tuple(sorted(record.front, key=lambda member: (member.cost, member.trial_id)))

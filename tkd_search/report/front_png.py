@@ -11,6 +11,7 @@ from typing import Any
 from tkd_search.files import write_bytes
 from tkd_search.report.figures import (
     accuracy_window,
+    by_end,
     common_cost,
     cost_window,
     front_by_cost,
@@ -104,17 +105,9 @@ def _frame(axes: Any, records: Sequence[SearchRecord]) -> None:
 def _trials(axes: Any, record: SearchRecord, place: int, *, alone: bool) -> None:
     front = {member.trial_id for member in record.front}
     rest = [trial for trial in shown_trials(record) if trial.trial_id not in front]
-    groups = (
-        ("stopped early", [trial for trial in rest if trial.state == "stopped"], "x", FAINT, 14),
-        (
-            "trained fully",
-            [trial for trial in rest if trial.state != "stopped"],
-            MARKERS[place % 6],
-            MUTED,
-            16,
-        ),
-    )
-    for name, trials, marker, colour, area in groups:
+    drawn = {"trained fully": (MARKERS[place % 6], MUTED, 16)}
+    for name, trials in by_end(rest).items():
+        marker, colour, area = drawn.get(name, ("x", FAINT, 14))
         axes.scatter(
             [trial.cost for trial in trials],
             [trial.val_accuracy for trial in trials],

@@ -29,6 +29,8 @@ def is_table(path: Path) -> bool:
 def read_frame(path: Path, image_column: str) -> "pd.DataFrame":
     """Return a table, without the images of a parquet file, which may be larger than the memory.
 
+    All values of a CSV file are texts: a class may be called 007.
+
     Raises:
         UserError: it cannot be read.
     """
@@ -46,7 +48,7 @@ def read_frame(path: Path, image_column: str) -> "pd.DataFrame":
             skipinitialspace=True,
             keep_default_na=False,
             na_values=[""],
-            dtype_backend="numpy_nullable",
+            dtype="string",
         )
 
 

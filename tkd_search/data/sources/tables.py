@@ -1,6 +1,7 @@
 """Tables of images: a CSV or parquet file with a column of images and a column of labels."""
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from numbers import Real
 from pathlib import Path
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
 
 SPLIT_COLUMN = "split"
 
+_NUMBER = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?")
+_FRACTION = re.compile(r"\.0*[1-9]")
+
 
 def read_table(path: Path, settings: DataSettings) -> RawData:
     """Read a table's images, in the order of its rows.
@@ -36,6 +40,7 @@ def read_table(path: Path, settings: DataSettings) -> RawData:
     frame = read_frame(path, settings.image_column)
     root, files = frame_images(path, frame, settings.image_column)
     values = column_values(path, frame, "label_column", settings.label_column)
+    values = values if path.suffix.lower() == ".parquet" else _numbers(values)
     rows = [
         Row(f"{path}, row {row}", *cells)
         for row, cells in enumerate(zip(files, values, _parts(path, frame), strict=True), start=1)
@@ -99,6 +104,14 @@ def _labels(
     classes = sorted({key for key in keys if key is not None})
     label_of = {key: label for label, key in enumerate(classes)}
     return tuple(map(str, classes)), [None if key is None else label_of[key] for key in keys]
+
+
+def _numbers(texts: Sequence[str | None]) -> list[Any]:
+    """Return a CSV file's labels as numbers where all are written as such: 7 or 7.0, but not 007 or 1e1."""
+    written = [text and text.strip() for text in texts]
+    if not all(_NUMBER.fullmatch(text) for text in written if text is not None):
+        return list(texts)
+    return [text and (float(text) if _FRACTION.search(text) else int(text.split(".")[0])) for text in written]
 
 
 def _whole_number(value: Any, where: str) -> int:

@@ -146,6 +146,9 @@ class Distiller:
             seed=seed,
             unlabelled=self._unlabelled > 0,
         )
+        if train.compile:
+            # Students of a worker process share the code, of which torch compiles eight forms at most.
+            torch.compiler.reset()
         self._forward = torch.compile(self.student) if train.compile else self.student
         self._learners = self._build_learners()
 
