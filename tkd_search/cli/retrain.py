@@ -38,6 +38,8 @@ def command(run: str, trials: tuple[str, ...], seeds: int, address: str | None) 
     from tkd_search.comparison.mlflow_page import track_comparison
     from tkd_search.comparison.retrain_front import retrain_front
     from tkd_search.engine.run_dir.find_runs import run_folder
+    from tkd_search.tracking.mlflow.writer_status import STATE_FOLDER, read_identity
+    from tkd_search.tracking.uri import known_uri
 
     folder = run_folder(run)
     line = masked(shlex.join(["python", "-m", "tkd_search", *sys.argv[1:]]))
@@ -52,6 +54,9 @@ def command(run: str, trials: tuple[str, ...], seeds: int, address: str | None) 
     click.echo(made.page)
     for file in made.files:
         click.echo(str(file))
-    if problem := track_comparison(made.config, f"{made.config.name}-retrained", made.rows, made.files):
+    # The search's own store, wherever this command is started.
+    store = known_uri(read_identity(folder / STATE_FOLDER).target)
+    name = f"{made.config.name}-retrained"
+    if problem := track_comparison(made.config, name, made.rows, made.files, store):
         console.note(f"not in MLflow: {problem}")
     return 0

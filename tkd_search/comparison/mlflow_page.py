@@ -12,8 +12,17 @@ from tkd_search.errors import UserError
 TAG_COMPARISON = "tkd.comparison"
 
 
-def track_comparison(config: Config, name: str, rows: Sequence[Row], files: Sequence[Path]) -> str:
-    """Write a comparison's run to the experiment's tracking store, unless tracking is off.
+def track_comparison(
+    config: Config, name: str, rows: Sequence[Row], files: Sequence[Path], store: str = ""
+) -> str:
+    """Write a comparison's run to a tracking store, unless tracking is off.
+
+    Args:
+        config: the experiment.
+        name: of the run.
+        rows: see :func:`log_comparison`.
+        files: likewise.
+        store: MLflow tracking URI; the experiment's where it is ''.
 
     Returns:
         Why it is not there, '' otherwise: the files are written already.
@@ -26,7 +35,7 @@ def track_comparison(config: Config, name: str, rows: Sequence[Row], files: Sequ
         return ""
     experiment = tracking.experiment or f"tkd_search/{config.settings().data.name}"
     try:
-        log_comparison(absolute_uri(uri), experiment, name, rows, files)
+        log_comparison(store or absolute_uri(uri), experiment, name, rows, files)
     except UserError as error:
         return str(error)
     return ""
