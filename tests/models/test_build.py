@@ -5,8 +5,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from tkd_search.errors import UserError
+from tkd_search.export.onnx_file import verify
+from tkd_search.export.shipping import write_files
+from tkd_search.formats import unpack
 from tkd_search.models import build_big_model, build_student, save_weights
 from tkd_search.models.architectures.arguments import check_arguments
 from tkd_search.models.architectures.families import ModelSpec
@@ -153,3 +157,27 @@ def test_an_imported_function_gets_its_arguments_and_the_number_of_classes() -> 
 def test_a_class_can_be_imported() -> None:
     made = build_big_model(BigModelSettings(name="tests.models.nets:FunctionalPool"), **DATA)
     assert made.roles.maps is not None
+
+
+class Pair(torch.nn.Module):
+    """A network that returns its features too."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.stem = torch.nn.Conv2d(3, 6, 3)
+        self.head = torch.nn.Linear(6, num_classes)
+
+    def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        features = self.stem(images).relu().mean((2, 3))
+        return self.head(features), features
+
+
+def test_a_network_that_returns_more_than_logits_is_exported_with_its_logits(tmp_path: Path) -> None:
+    import onnx
+
+    student = build_student(StudentSettings(name="tests.models.test_build:Pair"), **DATA).eval()
+    exported = write_files(student.model, "fp16", student.input_shape, tmp_path)
+    loaded = unpack(load_file(tmp_path / "model.safetensors"), student.model, "fp16")
+    images = torch.randn(8, 3, 16, 16)
+    assert verify(exported, loaded, images, "fp16").same == 8
+    assert len(onnx.load(tmp_path / "model.onnx").graph.output) == 1

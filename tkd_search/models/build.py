@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 
+from tkd_search.distill.interfaces import logits_of
 from tkd_search.errors import UserError
 from tkd_search.models.architectures.arguments import check_arguments
 from tkd_search.models.architectures.families import ModelSpec, build_named, family_of, known_names
@@ -165,6 +166,7 @@ def as_student(net: nn.Module, spec: ModelSpec, where: str) -> Student:
     shape = f"{spec.channels} × {spec.size} × {spec.size}"
     speed_up_depthwise(net)
     slice_pointwise(net)
+    net.register_forward_hook(_logits_alone)
     try:
         student = Student(net, (spec.channels, spec.size, spec.size))
     except Exception as error:
@@ -181,6 +183,11 @@ def as_student(net: nn.Module, spec: ModelSpec, where: str) -> Student:
             f"{spec.classes} logits, one per class; it is called with num_classes={spec.classes}",
         )
     return student
+
+
+def _logits_alone(net: nn.Module, given: Any, output: Any) -> Any:
+    """Make a network that returns more, such as (logits, features), return what is exported: logits."""
+    return logits_of(output)
 
 
 def _first_line(error: Exception) -> str:
