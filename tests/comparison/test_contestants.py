@@ -51,6 +51,12 @@ def test_a_search_has_its_method_the_budget_and_only_the_leaves_of_that_method()
     assert set(config.space.leaves) == {"method.lam", "method.tau", "training.lr"}
 
 
+def test_a_search_has_the_leaves_of_its_method_where_the_experiment_has_another():
+    (dkd,) = parse_contestants(["dkd"])
+    given = [*FIXED, "method={name: tkd, dkd_beta: {float: [0.5, 8.0]}}", "training.lr=0.01"]
+    assert set(search_config(load_config(None, given, name="c"), dkd, 7).space.leaves) == {"method.dkd_beta"}
+
+
 def test_no_other_limit_makes_the_budgets_unequal():
     limits = ["search.max_hours=1", "search.max_epochs=50", "search.plateau=3"]
     search = (

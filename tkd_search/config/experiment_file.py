@@ -60,10 +60,12 @@ class Config:
     Attributes:
         tree: the resolved tree as plain YAML values, defaults filled in, distributions as written.
         space: the searched leaves by dotted key, with their conditions.
+        written: the tree with distributions that no trial uses, such as those of another method.
     """
 
     tree: Mapping[str, Any]
     space: Space
+    written: Mapping[str, Any] = dataclasses.field(repr=False, compare=False)
 
     @property
     def name(self) -> str:
@@ -193,10 +195,11 @@ def parse_config(tree: Mapping[str, Any]) -> Config:
         else:
             resolved[section] = dict(_checked(cls, written, f"{section}.", leaves))
     resolved["search"]["enqueue"] = _enqueued(resolved["search"]["enqueue"])
+    written = copy.deepcopy(resolved)
     drop_unused(leaves, resolved)
     if not leaves and "trials" not in (tree.get("search") or {}):
         resolved["search"]["trials"] = 1  # more trials would only select the luckiest seed
-    config = Config(resolved, Space(leaves, conditions(leaves)))
+    config = Config(resolved, Space(leaves, conditions(leaves)), written)
     config.settings()
     check_together(config)
     return config
@@ -208,7 +211,7 @@ def with_overrides(config: Config, changes: Mapping[str, Any]) -> Config:
     Raises:
         UserError: as :func:`parse_config`.
     """
-    tree = copy.deepcopy(dict(config.tree))
+    tree = copy.deepcopy(dict(config.written))
     for key, value in changes.items():
         put(tree, key, value)
     return parse_config(tree)
