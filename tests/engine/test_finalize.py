@@ -78,7 +78,7 @@ def end(tmp_path, monkeypatch):
     prepared = SimpleNamespace(data=data, data_folder="data", big_model=BIG)
     config.folder.mkdir()
 
-    def ended(results, progress=None):
+    def ended(results, progress=None, status="complete"):
         def on_one_group(queue, job):
             yield from results([member["trial_id"] for member in job["members"]])
 
@@ -92,7 +92,7 @@ def end(tmp_path, monkeypatch):
             None,
             Tracker(config.folder),
             progress=progress or Silent(),
-            status="complete",
+            status=status,
             seconds=lambda: 1.0,
         )
 
@@ -152,6 +152,15 @@ def test_each_member_is_tested_once_although_the_test_of_another_fails(end):
     assert jobs == [[TRIALS[1]]]
     assert shown.steps == [1, 2]
     assert [member.test_accuracy for member in record.front] == [0.5, 0.5]
+
+
+def test_an_extension_that_is_interrupted_keeps_the_figures_that_were_measured(end):
+    folder, ended = end
+    untested = ended(None, status="interrupted")
+    assert all(math.isnan(member.test_accuracy) for member in untested.front)
+    complete = ended(results_of)
+    assert ended(None, status="interrupted").front == complete.front
+    assert read_summary(folder)["status"] == "interrupted"
 
 
 def test_a_big_model_with_test_accuracy_zero_leaves_retention_nan() -> None:

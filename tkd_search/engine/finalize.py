@@ -47,8 +47,9 @@ def finalize(
     """Write students, record, summary and report, record the end in the tracker; return the record.
 
     Test data are read here only, and only for the front of a complete search. The test figures of an
-    interrupted search are NaN, because its front may still change. Record and summary are written before the
-    report, so that an error while drawing cannot keep them from being written: it becomes a warning.
+    interrupted search are NaN, because its front may still change, but those that it had before it was
+    extended stay. Record and summary are written before the report, so that an error while drawing cannot
+    keep them from being written: it becomes a warning.
 
     Args:
         config: the experiment.
@@ -67,7 +68,10 @@ def finalize(
     """
     front = controller.search_state().front
     resolved = {trial.trial_id: resolve(config, trial.config) for trial in front}
-    tested = _test(resolved, folder, trials, prepared, front, queue, progress) if status == "complete" else {}
+    if status == "complete":
+        tested = _test(resolved, folder, trials, prepared, front, queue, progress)
+    else:
+        tested = _tested(folder)
     record = _record(
         config, resolved, prepared, controller, tracker, tested, status=status, seconds=seconds()
     )
@@ -134,6 +138,12 @@ def _report(record: SearchRecord, folder: Path, progress: Progress) -> None:
         )
 
 
+def _tested(folder: Path) -> dict[str, dict[str, Any]]:
+    """Return the test figures that are saved, by trial."""
+    file = folder / TESTED_FILE
+    return read_json(file) if file.exists() else {}
+
+
 def _test(
     settings: Mapping[str, Settings],
     folder: Path,
@@ -150,8 +160,7 @@ def _test(
     Raises:
         UserError: of the first job that failed.
     """
-    file, lock = folder / TESTED_FILE, threading.Lock()
-    tested: dict[str, dict[str, Any]] = read_json(file) if file.exists() else {}
+    file, lock, tested = folder / TESTED_FILE, threading.Lock(), _tested(folder)
     jobs = [
         {
             "kind": "test",
