@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import shutil
 
@@ -8,7 +9,7 @@ from tests.cli.conftest import Quiet, make_run
 from tests.full_disk import limited
 from tests.tracking.stores import drain_here, stored
 from tests.tracking.synthetic import synthetic_search, tell_all
-from tkd_search.results.summary import write_summary
+from tkd_search.results.summary import read_record, write_summary
 
 
 @pytest.fixture
@@ -34,6 +35,18 @@ def test_the_report_is_drawn_from_the_store_and_added_to_it(tracked, tmp_path):
     assert "from files" not in text
     files = stored(f"sqlite:///{tmp_path}/mlflow.db")["digits", ""][2]
     assert {"pareto.html", "pareto.png", "pareto.csv"} <= set(files)
+
+
+def test_a_search_that_goes_on_after_an_end_is_drawn_from_its_log(tracked, tmp_path):
+    """The store still has the front of that end."""
+    record = read_record(tracked)
+    *ended, last = record.trials
+    running = (*ended, dataclasses.replace(last, state="running"))
+    write_summary(dataclasses.replace(record, status="interrupted", trials=running, front=()), tracked)
+    before = stored(f"sqlite:///{tmp_path}/mlflow.db")
+    assert call("report", "runs/digits").code == 0
+    assert len((tracked / "pareto.csv").read_text().splitlines()) == 1 + len(record.front)
+    assert stored(f"sqlite:///{tmp_path}/mlflow.db") == before
 
 
 def test_a_report_written_to_another_folder_is_not_added_to_the_store(tracked, tmp_path):

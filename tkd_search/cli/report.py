@@ -79,22 +79,25 @@ def _from_store(uri: str, name: str) -> SearchRecord:
 def _record(folder: Path, *, from_files: bool) -> tuple[SearchRecord, bool]:
     """Deliver a run's events and read its record from the store; from its files where that fails.
 
+    The store's front and hypervolume are those of the last end, so a search that goes on is read from files.
+
     Returns:
         The record, and whether it was read from the store.
     """
     ids = StoreIds() if from_files else deliver(folder)
-    if ids.parent_run_id:
+    written = record_of(folder)
+    latest = latest_record(written, read_search_log(folder))
+    if ids.parent_run_id and latest is written:
         from tkd_search.tracking.mlflow.reader import read_search
 
         try:
             return read_search(known_uri(ids.tracking_uri), ids.parent_run_id), True
         except UserError as error:
             click.echo(f"{error}\nThe report is made from {folder} instead.", err=True)
-    record = latest_record(record_of(folder), read_search_log(folder))
-    if record is None:
+    if latest is None:
         hint = "start its command again, or wait"
         raise UserError(str(folder), "a search without results", "one that has trained its big model", hint)
-    return record, False
+    return latest, False
 
 
 def deliver(folder: Path) -> StoreIds:
