@@ -184,6 +184,21 @@ class TestSuggestions:
         assert all(SPACE.contains(t.config) for t in study.trials())
         assert len({tuple(t.config.values()) for t in study.trials()}) == 15
 
+    @pytest.mark.parametrize(
+        ("sampler", "options"), [("ehvi", {}), ("tpe", {}), ("nsga2", {"population_size": 6})]
+    )
+    def test_a_resumed_search_is_suggested_the_same(self, tmp_path, sampler, options):
+        settings = ProposerSettings(sampler=sampler, startup=4, options=options, learning="extrapolated")
+
+        def suggested(name, reopened):
+            for number in range(60):
+                if number in reopened:
+                    study = open_study(tmp_path / name, proposer=settings)
+                run_trial(study)
+            return [trial.config for trial in study.trials()]
+
+        assert suggested("whole", {0}) == suggested("resumed", {0, *range(9, 60, 4)})
+
     @pytest.mark.slow
     def test_gp_stays_in_the_space(self):
         study = open_study(proposer=ProposerSettings(sampler="gp", startup=4))

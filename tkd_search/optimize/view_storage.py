@@ -22,7 +22,8 @@ _NAME = "view"
 class ViewStorage(BaseStorage):
     """Holds one study, whose finished trials :meth:`show` replaces as a whole.
 
-    Study attributes are kept: evolutionary samplers store their parents there. Not thread-safe.
+    Study attributes last for one suggestion: evolutionary samplers store their parents there, and a resumed
+    search, which has lost them, must suggest the same. Not thread-safe.
     """
 
     def __init__(self, directions: Sequence[StudyDirection]) -> None:
@@ -36,6 +37,7 @@ class ViewStorage(BaseStorage):
 
     def show(self, trials: Sequence[FrozenTrial], next_number: int) -> None:
         """Set the finished trials, and the number of the next one."""
+        self._user_attrs, self._system_attrs = {}, {}
         self._shown = list(trials)
         self._by_id = {trial._trial_id: trial for trial in trials}
         self._new = None
