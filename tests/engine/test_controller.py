@@ -376,7 +376,7 @@ def test_hours_are_counted_over_all_drivers_of_a_search():
     search_state = SearchState(
         running=0, complete=1, stopped=0, not_trained=0, failed=0, epochs=3, front=(), hypervolume=0.0
     )
-    assert at.exhausted(search_state, 1, []) == "1 hours"
+    assert at.exhausted(search_state, 1, []) == "1 hours (search.max_hours)"
     assert before.exhausted(search_state, 1, []) == ""
 
 
@@ -388,9 +388,12 @@ def test_whichever_limit_is_reached_first_ends_a_search():
     early, late = (Budget(limits, 60.0, 100.0, clock=lambda now=now: now) for now in (100, 100 + 8940))
     assert early.exhausted(search_state, 8, [0.1, 0.2]) == ""
     assert early.exhausted(search_state, 9, []) == "9 trials"
-    assert early.exhausted(replace(search_state, epochs=30), 8, []) == "30 epochs"
-    assert late.exhausted(search_state, 8, []) == "2.5 hours"
-    assert early.exhausted(search_state, 8, [0.2, 0.1, 0.2]) == "no gain in hypervolume over 2 trials"
+    assert early.exhausted(replace(search_state, epochs=30), 8, []) == "30 epochs (search.max_epochs)"
+    assert late.exhausted(search_state, 8, []) == "2.5 hours (search.max_hours)"
+    assert (
+        early.exhausted(search_state, 8, [0.2, 0.1, 0.2])
+        == "no gain in hypervolume over 2 trials (search.plateau)"
+    )
     assert early.exhausted(search_state, 8, [0.2, 0.1, 0.3]) == ""
     unlimited = Budget(SearchSettings(trials=9), clock=lambda: 1e9)
     assert unlimited.exhausted(replace(search_state, epochs=10**6), 8, [0.2] * 8) == ""

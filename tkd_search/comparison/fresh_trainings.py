@@ -20,6 +20,7 @@ from tkd_search.engine.driver import START_SECONDS
 from tkd_search.engine.pipeline import Prepared, prepare_bank, prepare_big_models, run_stage, store_data
 from tkd_search.engine.progress import Progress
 from tkd_search.engine.ray_session import host_workers, live_nodes, ray_session, resolve_address
+from tkd_search.engine.run_dir.checkpoint_files import remove_checkpoints
 from tkd_search.engine.run_dir.run_dir import RunDir
 from tkd_search.engine.student_weights import store_student_weights
 from tkd_search.engine.workers.placement import plan_slots, stage_threads
@@ -150,10 +151,11 @@ def _shared(config: Config, *, subset: bool = True) -> str:
 def _train(queue: "ActorHandle", trials: str, task: FreshTraining, prepared: Prepared) -> Training | Failure:
     """Train and test once, or keep why the training failed; write its file.
 
-    The weights are written below ``trials``.
+    The weights are written below ``trials``; checkpoints are deleted once the file is written.
     """
     outcome = _outcome(queue, trials, task, prepared)
     write_json(task.file, asdict(outcome))
+    remove_checkpoints(storage.below(trials, task.file.stem))
     return outcome
 
 

@@ -39,14 +39,14 @@ class Budget:
         if trials >= limits.trials:
             return f"{limits.trials} trials"
         if limits.max_epochs is not None and search_state.epochs >= limits.max_epochs:
-            return f"{limits.max_epochs} epochs"
+            return f"{limits.max_epochs} epochs (search.max_epochs)"
         if (
             limits.max_hours is not None
             and self.spent + self.clock() - self.started >= limits.max_hours * 3600
         ):
-            return f"{limits.max_hours:g} hours"
+            return f"{limits.max_hours:g} hours (search.max_hours)"
         if limits.plateau is not None and _flat(reached, limits.plateau):
-            return f"no gain in hypervolume over {limits.plateau} trials"
+            return f"no gain in hypervolume over {limits.plateau} trials (search.plateau)"
         return ""
 
 

@@ -70,6 +70,7 @@ class Controller:
         broken: the error that keeps the search from going on (a full disk, Ctrl-C), set by the adapter that
             caught it. The search then ends, its trials stay unfinished, and the same command resumes it.
         history: (epochs spent, hypervolume) after each trial that ended.
+        spent: the limit that a driver's search has reached, '' before.
     """
 
     def __init__(
@@ -101,7 +102,7 @@ class Controller:
         self._complete_log()
         self._waiting = list(study.unfinished())
         self._restarts: Counter[str] = Counter()
-        self._spent = False
+        self.spent = ""
 
     # called by the searcher -------------------------------------------------------------------------
 
@@ -132,9 +133,10 @@ class Controller:
         if self._waiting:
             return self._waiting.pop(0)
         # A spent budget stays spent, whatever trials gain that still run.
-        spent = self._budget.exhausted(self.search_state(), len(self._trials), self._plateau)
-        self._spent = self._spent or bool(spent)
-        return None if self._spent else self._study.ask()
+        self.spent = self.spent or self._budget.exhausted(
+            self.search_state(), len(self._trials), self._plateau
+        )
+        return None if self.spent else self._study.ask()
 
     def _refusal(self, suggestion: Suggestion, settings: Settings) -> str:
         """Return why a started trial is not trained: the pruner's earlier decision, or the latency limit."""

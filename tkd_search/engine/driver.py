@@ -128,6 +128,8 @@ def run_search(
             _tune(controller, queue, pool, prepared.trial_job(checked.pruner.levels), slots.limit, place)
         except KeyboardInterrupt:
             status = "interrupted"
+        if 0 < len(controller.trials()) < settings.search.trials and controller.spent:
+            progress.note(f"no further trial starts: {controller.spent}")
         progress.stage("front", None)
         record = finalize(
             config,
