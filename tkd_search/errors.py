@@ -37,6 +37,11 @@ def printable(text: str) -> str:
     return text.encode(errors="surrogateescape").decode(errors="replace")
 
 
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message, or its class where there is none."""
+    return next(iter(str(error).strip().splitlines()), "") or type(error).__name__
+
+
 def did_you_mean(word: str, known: Iterable[str], prefix: str = "") -> str:
     """Return a hint with the known word nearest to a wrong one, '' where none is near."""
     nearest = difflib.get_close_matches(word, list(known), 1, cutoff=0.5)

@@ -12,7 +12,7 @@ import torch
 from tkd_search.data import DataBundle
 from tkd_search.data.networks import big_model_for, student_for
 from tkd_search.distill.quantization.number_format import Format
-from tkd_search.errors import UserError
+from tkd_search.errors import UserError, first_line
 from tkd_search.export.onnx_file import MEASURE_SECONDS, latency_ms
 from tkd_search.export.shipping import calibrated, write_files
 from tkd_search.files import read_json, write_json
@@ -92,11 +92,9 @@ def measure_latency(
     try:
         return _measured(built, format, seconds)
     except Exception as error:  # the exporter's and onnxruntime's own errors are of many types
-        lines = str(error).strip().splitlines()
         raise UserError(
             where,
-            f"{settings.name}, whose latency cannot be measured: {type(error).__name__}: "
-            f"{lines[0] if lines else ''}",
+            f"{settings.name}, whose latency cannot be measured: {type(error).__name__}: {first_line(error)}",
             "a network that torch exports to ONNX and onnxruntime runs",
             "a search by bytes measures no latency: --set search.cost=bytes --set search.max_latency=null",
         ) from error

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from tkd_search.distill.quantization.number_format import FORMATS
-from tkd_search.errors import UserError
+from tkd_search.errors import UserError, first_line
 from tkd_search.export.shipping import write_files
 
 _WEIGHTS = 64
@@ -49,7 +49,7 @@ def int4_problem() -> str:
         with tempfile.TemporaryDirectory() as folder:
             found = write_files(layer, "int4", (_WEIGHTS,), Path(folder))(images)
     except Exception as error:  # onnxruntime's own errors are of many types
-        return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+        return f"{type(error).__name__}: {first_line(error)}"
     if not torch.allclose(found, layer(images), atol=1e-3):
         return "it computes other logits than the weights"
     return ""

@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from tkd_search.distill.interfaces import logits_of
-from tkd_search.errors import UserError
+from tkd_search.errors import UserError, first_line
 from tkd_search.models.architectures.arguments import check_arguments
 from tkd_search.models.architectures.families import ModelSpec, build_named, family_of, known_names
 from tkd_search.models.architectures.timm_networks import converted, is_timm
@@ -149,7 +149,7 @@ def build_network(spec: ModelSpec, where: str) -> nn.Module:
     except Exception as error:  # the constructor of a user may raise any error
         raise UserError(
             f"{where}.args",
-            f"{dict(spec.args)!r}: {_first_line(error)}",
+            f"{dict(spec.args)!r}: {first_line(error)}",
             f"arguments that {spec.name} accepts, for images of {spec.size} × {spec.size} pixels",
         ) from error
     if not isinstance(net, nn.Module):
@@ -172,7 +172,7 @@ def as_student(net: nn.Module, spec: ModelSpec, where: str) -> Student:
     except Exception as error:
         raise UserError(
             f"{where}.name",
-            f"{spec.name}, which fails on {shape} images: {_first_line(error)}",
+            f"{spec.name}, which fails on {shape} images: {first_line(error)}",
             "a network that takes such images [B, C, H, W] and returns logits [B, c]",
             "set data.size to the size it was built for, or choose another network",
         ) from error
@@ -188,10 +188,6 @@ def as_student(net: nn.Module, spec: ModelSpec, where: str) -> Student:
 def _logits_alone(net: nn.Module, given: Any, output: Any) -> Any:
     """Make a network that returns more, such as (logits, features), return what is exported: logits."""
     return logits_of(output)
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), "") or type(error).__name__
 
 
 def model_spec(

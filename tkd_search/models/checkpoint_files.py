@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from tkd_search.errors import UserError
+from tkd_search.errors import UserError, first_line
 
 SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".tar")
 """Suffixes of weights files."""
@@ -119,7 +119,7 @@ def _why_unreadable(error: BaseException) -> str:
         if code := _PICKLED_CODE.search(text):
             return f"a pickled module or another object with code ({code[1]}), not a state dict"
         return "a pickle that is damaged or contains more than tensors, not a state dict"
-    return text.splitlines()[0] if text else type(error).__name__
+    return first_line(error)
 
 
 def _load_torch(path: Path) -> Any:

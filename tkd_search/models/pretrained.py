@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tkd_search.errors import UserError
+from tkd_search.errors import UserError, first_line
 from tkd_search.models.architectures.timm_networks import (
     PREFIX,
     is_timm,
@@ -132,7 +132,7 @@ def _from_timm(name: str, weights: str, where: str) -> dict[str, Tensor]:
     except Exception as error:  # of the hub's client, of its HTTP library, or of torch
         raise UserError(
             where,
-            f"{name} {tag}: {str(error).strip().splitlines()[0] if str(error).strip() else type(error)}",
+            f"{name} {tag}: {first_line(error)}",
             "a download that succeeds",
             f"without internet access, download model.safetensors of timm/{own}.{tag} elsewhere and set "
             f"{where} to that file",

@@ -15,11 +15,11 @@ import torch
 from torch import Tensor, nn
 
 from tkd_search.distill.interfaces import logits_of
-from tkd_search.errors import UserError
+from tkd_search.errors import UserError, first_line
 from tkd_search.models.cuts.attention import AttentionTensors, replace_attention
 from tkd_search.models.cuts.channel_groups import ChannelGroup, Slice, UncuttableError
 from tkd_search.models.cuts.channel_tensors import tensor_axes
-from tkd_search.models.cuts.forward_pass import WRITERS, first_line, observe
+from tkd_search.models.cuts.forward_pass import WRITERS, observe
 from tkd_search.models.module_roles import eval_mode
 
 Places = dict[int, int]

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from tkd_search.distill.interfaces import logits_of
+from tkd_search.errors import first_line
 from tkd_search.models.cuts.channel_groups import ChannelGroup, UncuttableError
-from tkd_search.models.cuts.forward_pass import first_line, module_running
+from tkd_search.models.cuts.forward_pass import module_running
 from tkd_search.models.module_roles import eval_mode
 
 _TOLERANCE = 1e-6

@@ -97,8 +97,3 @@ def _sides_noted(network: nn.Module, seen: SeenPass) -> Iterator[None]:
     finally:
         for handle in handles:
             handle.remove()
-
-
-def first_line(error: Exception) -> str:
-    """Return the first line of an error's message, or its class where there is none."""
-    return next(iter(str(error).splitlines()), "") or type(error).__name__
