@@ -146,6 +146,7 @@ def test_arguments_and_ratios_stand_beside_each_other(data):
     ("settings", "words"),
     [
         (["student.args={dropout: 0.1}"], ["student.args.dropout", "no arguments"]),
+        (["student.args={a: 1}", "student.depth=0.5"], ["student.args={} --set student.depth=1.0"]),
         (["student.ratios=[0.5]"], ["student.ratios", "one for each stage"]),
         (["student.depth=2"], ["student.depth", "cut has no depth"]),
         (["student.width=2"], ["student.width", "2"]),

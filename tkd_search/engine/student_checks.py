@@ -99,11 +99,13 @@ def _check_sizes(config: Config) -> None:
     name = student.name
     if config.possible("student.name") == (CUT,) and student.args:
         key, value = next(iter(student.args.items()))
+        depth = StudentSettings().depth
+        also = f" --set student.depth={depth}" if student.depth != depth else ""
         raise UserError(
             f"student.args.{key}",
             repr(value),
             "no arguments: a cut has the big model's architecture",
-            "--set student.args={}",
+            f"--set student.args={{}}{also}",
         )
     family = family_of(name)  # of a function at an import path: one without width and depth
     for field, varies in (("width", family.width), ("depth", family.depth)):
