@@ -34,6 +34,11 @@ def test_a_repeated_key_is_refused_with_its_line(tmp_path, text):
         read(tmp_path, text)
 
 
+def test_a_merged_section_may_itself_replace_keys_that_it_merges():
+    text = "x: {y: {base: &b {a: 1, c: 2}, mid: &m {<<: *b, a: 3}}}\ntop: {<<: *m, d: 4}\n"
+    assert parse_yaml(text)["top"] == {"a": 3, "c": 2, "d": 4}
+
+
 def test_a_repeated_key_is_refused_in_an_override_too():
     with pytest.raises(UserError, match="--set search"):
         load_config(None, ["search={trials: 3, trials: 4}"])

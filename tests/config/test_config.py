@@ -163,6 +163,11 @@ def test_a_layer_of_a_ratio_may_have_dots_in_its_name(written):
     assert config.settings({"student.ratios.features.3": 0.3}).student.ratios == {"features.3": 0.3}
 
 
+def test_settings_of_no_method_in_the_choice_are_not_searched():
+    method = {"name": {"choice": ["ce", "kd"]}, "tau": {"float": [1, 4]}, "gamma": {"float": [0, 1]}}
+    assert set(parse_config(minimal(method=method)).space.leaves) == {"method.name", "method.tau"}
+
+
 def test_ratios_without_cuts_are_dropped_with_their_starting_points():
     config = parse_config(minimal(student={"name": "mobilenet_v2", **CUT_BY_LAYER}, search=ENQUEUED))
     assert config.tree["student"]["ratios"] is None

@@ -20,13 +20,22 @@ def conditions(leaves: Mapping[str, Distribution]) -> tuple[Condition, ...]:
 
 def drop_unused(leaves: dict[str, Distribution], tree: dict[str, Any]) -> None:
     """Replace distributions that no trial uses by their default, for instance of γ where the method is KD."""
-    for key in list(leaves):
-        section, _, name = key.partition(".")
-        parents = [(p.partition(".")[2], values) for p, values in _declared_parents(key) if p not in leaves]
-        if any(tree[section][parent] not in values for parent, values in parents):
+    while unused := [key for key in leaves if not _has_effect(key, leaves, tree)]:
+        for key in unused:
             del leaves[key]
-            field = name.partition(".")[0]  # all of a mapping goes with its first leaf
+            section, field = key.split(".")[:2]  # all of a mapping goes with its first leaf
             tree[section][field] = fields_of(section)[field].default
+
+
+def _has_effect(key: str, leaves: Mapping[str, Distribution], tree: Mapping[str, Any]) -> bool:
+    """Return whether each parent of a leaf has, or can draw, a value under which the leaf has an effect."""
+    section = tree[key.partition(".")[0]]
+    return all(
+        any(leaves[parent].contains(value) for value in values)
+        if parent in leaves
+        else section[parent.partition(".")[2]] in values
+        for parent, values in _declared_parents(key)
+    )
 
 
 def _declared_parents(key: str) -> list[tuple[str, tuple[Any, ...]]]:

@@ -45,6 +45,7 @@ FREE_KEYS = frozenset(
             "data.unlabelled",
             "data.download",
             "data.memory_budget_mb",
+            "data.disk_budget_gb",
             "resources.max_concurrent",
         ),
         *("tracking.uri", "tracking.system_metrics"),

@@ -4,7 +4,6 @@ PyYAML keeps the last of two equal keys, reads ``1:30`` as 90 and ``1e-4`` as a 
 """
 
 import re
-from collections.abc import Hashable
 from pathlib import Path
 from typing import Any
 
@@ -25,27 +24,12 @@ _OWN = {"tag:yaml.org,2002:int", "tag:yaml.org,2002:float", "tag:yaml.org,2002:t
 
 
 class _Loader(yaml.SafeLoader):
-    """Safe loader without PyYAML's numbers and dates, and with unique keys."""
+    """Safe loader without PyYAML's numbers and dates."""
 
     yaml_implicit_resolvers = {  # noqa: RUF012  PyYAML's own declaration
         first: [(tag, pattern) for tag, pattern in resolvers if tag not in _OWN]
         for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        """Return a mapping.
-
-        Raises:
-            ConstructorError: a key occurs twice.
-        """
-        seen = set()
-        for key_node, _ in node.value:
-            key = (key_node.tag, key_node.value if isinstance(key_node, yaml.ScalarNode) else id(key_node))
-            if key in seen:
-                problem = f"found {key_node.value!r} twice in one section"
-                raise yaml.constructor.ConstructorError(None, None, problem, key_node.start_mark)
-            seen.add(key)
-        return super().construct_mapping(node, deep)
 
 
 class _Dumper(yaml.SafeDumper):
@@ -97,7 +81,7 @@ def _parts_of(node: yaml.Node, counts: dict[int, int]) -> int:
         counts: results so far by the node's id; 0 for a node that is being counted.
 
     Raises:
-        ComposerError: see :func:`parse_yaml`.
+        MarkedYAMLError: see :func:`parse_yaml`.
     """
     if id(node) in counts:
         if not counts[id(node)]:
@@ -108,12 +92,24 @@ def _parts_of(node: yaml.Node, counts: dict[int, int]) -> int:
     counts[id(node)] = 0
     children = () if isinstance(node, yaml.ScalarNode) else node.value
     if isinstance(node, yaml.MappingNode):
+        _check_keys(node)
         children = [part for pair in children for part in pair]
     count = 1 + sum(_parts_of(child, counts) for child in children)
     if count > _MOST_PARTS:
         raise yaml.composer.ComposerError(None, None, "found aliases that repeat too much", node.start_mark)
     counts[id(node)] = count
     return count
+
+
+def _check_keys(node: yaml.MappingNode) -> None:
+    """Raise ConstructorError where a key occurs twice; before construction, which copies merged keys in."""
+    seen = set()
+    for key_node, _ in node.value:
+        key = (key_node.tag, key_node.value if isinstance(key_node, yaml.ScalarNode) else id(key_node))
+        if key in seen:
+            problem = f"found {key_node.value!r} twice in one section"
+            raise yaml.constructor.ConstructorError(None, None, problem, key_node.start_mark)
+        seen.add(key)
 
 
 def yaml_text(value: Any) -> str:
