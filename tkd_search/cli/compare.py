@@ -27,7 +27,7 @@ with its seed. To run it again, delete its file in <output>/NAME/comparison/.
     "--config", "config_path", metavar="FILE", help="Experiment file  [default: configs/digits.yaml]"
 )
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a leaf; repeatable.")
-@click.option("--name", metavar="NAME", help="Name of the comparison  [default: compare-<name of the experiment>]")
+@click.option("--name", metavar="NAME", help="Name of the comparison  [default: compare-<name in the file>]")
 @click.option("--output", metavar="FOLDER", help="Folder that holds the runs  [default: runs]")
 @click.option("--methods", default="ce,kd,dkd,tkd", show_default=True, help="Methods, separated by commas.")
 @click.option(

@@ -74,10 +74,10 @@ def fold_batchnorm(network: nn.Module) -> nn.Module:
     folded = copy.deepcopy(network).eval()
     for layer, norm in folds.items():
         _fold(folded.get_submodule(layer), folded.get_submodule(norm))
-        _replace(folded, norm, _rest(folded.get_submodule(norm)))
+        folded.set_submodule(norm, _rest(folded.get_submodule(norm)))
     for name, module in list(folded.named_modules(remove_duplicate=False)):
         if is_tracked(module):
-            _replace(folded, name, _rest(module, _scale_shift(module)))
+            folded.set_submodule(name, _rest(module, _scale_shift(module)))
     return folded
 
 
@@ -199,8 +199,3 @@ def _scale_shift(norm: Any) -> ScaleShift:
         scale = scale * norm.weight
     shift = -norm.running_mean * scale
     return ScaleShift(scale, shift if norm.bias is None else shift + norm.bias)
-
-
-def _replace(network: nn.Module, name: str, module: nn.Module) -> None:
-    parent, _, last = name.rpartition(".")
-    setattr(network.get_submodule(parent), last, module)

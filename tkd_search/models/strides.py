@@ -68,7 +68,7 @@ def set_strides(model: nn.Module, levels: Sequence[Sequence[str]], strides: Sequ
         for name in names:
             module = model.get_submodule(name)
             if stride < _stride(module):
-                _replace(model, name, _with_stride(module, stride))
+                model.set_submodule(name, _with_stride(module, stride))
 
 
 def fit_strides(
@@ -104,14 +104,14 @@ def small_first_kernel(model: nn.Module) -> None:
     """Replace a first convolution larger than 3 × 3 by a 3 × 3 one, in place."""
     name, conv = first_conv(model)
     if conv.kernel_size[0] > 3 and conv.kernel_size[0] > conv.stride[0]:
-        _replace(model, name, _like(conv, kernel=3, stride=conv.stride[0], padding=1))
+        model.set_submodule(name, _like(conv, kernel=3, stride=conv.stride[0], padding=1))
 
 
 def set_input_channels(model: nn.Module, channels: int) -> None:
     """Replace the first convolution by one with ``channels`` input channels (1 for grey images), in place."""
     name, conv = first_conv(model)
     if conv.in_channels != channels:
-        _replace(model, name, _like(conv, channels=channels))
+        model.set_submodule(name, _like(conv, channels=channels))
 
 
 def first_conv(model: nn.Module) -> tuple[str, nn.Conv2d]:
@@ -166,8 +166,3 @@ def _like(
     if new.bias is not None:
         nn.init.zeros_(new.bias)
     return new
-
-
-def _replace(model: nn.Module, name: str, module: nn.Module) -> None:
-    parent, _, last = name.rpartition(".")
-    setattr(model.get_submodule(parent), last, module)

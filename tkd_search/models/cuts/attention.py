@@ -141,9 +141,8 @@ def replace_attention(network: nn.Module) -> dict[str, AttentionTensors]:
     for name, tensors in found.items():
         old = network.get_submodule(name)
         new = AttentionStandIn(tensors.width, isinstance(old, nn.MultiheadAttention))
-        parent, _, last = name.rpartition(".")
         anchor = next(old.parameters())
-        setattr(network.get_submodule(parent), last, new.to(device=anchor.device, dtype=anchor.dtype))
+        network.set_submodule(name, new.to(device=anchor.device, dtype=anchor.dtype))
     return found
 
 
