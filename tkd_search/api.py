@@ -177,13 +177,13 @@ def finished_record(config: Config) -> SearchRecord | None:
     if not file.exists():
         return None
     old = stored_config(config.folder)
-    changed = differences(old, config)
+    changed, copy = differences(old, config), RunDir.of(config).copied_to
     if changed:
         raise UserError(
             f"--name {config.name}",
             f"a run with another configuration in {config.folder}:\n    " + "\n    ".join(changed),
             "the same configuration; budgets (search.trials, max_hours, max_epochs, plateau) may be raised",
-            "choose another --name, or remove the folder",
+            "choose another --name, or remove the folder" + (f" and {copy}" if copy else ""),
         )
     if not (config.folder / RECORD_FILE).exists():
         return None
@@ -251,6 +251,11 @@ def run_search(
         nodes = (launchable_nodes() if resolve_address(address) else None) or live_nodes()
         slots = plan_slots(settings.resources, nodes, settings.search.trials, most)
         progress.note(f"{where}; {slots.arithmetic}")
+        if config.storage is None and len(nodes) > 1:
+            progress.note(
+                f"warning: no storage is set: {config.folder.absolute().parent} must be a folder that all "
+                f"{len(nodes)} machines share, or give --set storage=s3://…, gs://… or such a folder"
+            )
         _write_start(config, data.digest)
         tracker = _open_tracker(config)
         try:
@@ -263,6 +268,9 @@ def run_search(
                 progress=owned,
                 command=command,
             )
+        except BaseException:
+            tracker.search_stopped()
+            raise
         finally:
             progress.stage("tracking", None)
             leftover = tracker.close()
@@ -289,8 +297,8 @@ def _check(config: Config, address: str | None, progress: "Progress") -> tuple["
     from tkd_search.tracking.uri import check_uri
 
     settings = config.settings()
-    if config.tree["storage"] is not None:
-        check_storage(storage_uri(config.tree["storage"]))
+    if config.storage is not None:
+        check_storage(storage_uri(config.storage))
     check_uri(settings.tracking.uri or "")
     RunDir.of(config).refuse_stale()
     check_address(address)

@@ -3,6 +3,7 @@ import json
 import shutil
 
 import pytest
+from mlflow import MlflowClient
 
 from tests.cli.calling import call
 from tests.cli.conftest import Quiet, make_run
@@ -47,6 +48,17 @@ def test_a_search_that_goes_on_after_an_end_is_drawn_from_its_log(tracked, tmp_p
     assert call("report", "runs/digits").code == 0
     assert len((tracked / "pareto.csv").read_text().splitlines()) == 1 + len(record.front)
     assert stored(f"sqlite:///{tmp_path}/mlflow.db") == before
+
+
+def test_a_search_of_which_the_store_lacks_a_part_is_drawn_from_files(tracked, tmp_path):
+    client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+    parent = json.loads((tracked / "summary.json").read_text())["mlflow"]
+    children = client.search_runs([parent["experiment_id"]], "tags.pareto = 'true'")
+    client.delete_run(children[0].info.run_id)
+    done = call("report", "runs/digits")
+    assert done.code == 0
+    assert "does not have the whole search" in done.err
+    assert children[0].data.tags["tkd.trial_id"] in (tracked / "pareto.csv").read_text()
 
 
 def test_a_report_written_to_another_folder_is_not_added_to_the_store(tracked, tmp_path):

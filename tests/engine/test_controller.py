@@ -65,7 +65,7 @@ def size_of(settings):
     return Size(bytes=int(1e6 * settings.student.width), parameters=1)
 
 
-def open_controller(folder, power, *overrides, measure=size_of):
+def open_controller(folder, power, *overrides, measure=size_of, latency=None):
     """A driver's controller, each of whose durable writes may be its last."""
     config = load_config(None, [*SETTINGS, *overrides])
     folder.mkdir(exist_ok=True)
@@ -87,6 +87,7 @@ def open_controller(folder, power, *overrides, measure=size_of):
         tracker=tracker,
         scale=CostScale(2_000_000),
         classes=10,
+        latency=latency,
     )
 
 
@@ -263,6 +264,31 @@ def test_a_student_that_cannot_be_built_fails_alone(tmp_path):
     _, again = open_controller(tmp_path, Power(10_000), "search.trials=12", measure=measure)
     assert again.next_trial() is None
     assert again.trials() == controller.trials()
+
+
+def test_a_student_whose_latency_cannot_be_measured_fails_alone(tmp_path):
+    def latency(student):
+        if student.width > TOO_WIDE:
+            raise UserError("student", "a network", "one that onnxruntime runs")
+        return 1.0
+
+    limit = ["search.trials=12", "search.max_latency=2ms"]
+    _, controller = open_controller(tmp_path, Power(10_000), *limit, latency=latency)
+    search(controller)
+    failed = {trial.trial_id for trial in controller.trials() if trial.state == "failed"}
+    assert (
+        failed == {t.trial_id for t in controller.trials() if t.config["student.width"] > TOO_WIDE} != set()
+    )
+    assert len(controller.trials()) == 12
+
+
+def test_unfinished_trials_count_before_they_start_again(tmp_path):
+    _, controller = open_controller(tmp_path, Power(10_000))
+    for name in (controller.next_trial().trial_id, controller.next_trial().trial_id):
+        controller.epoch(name, 1, 0.5, {})
+    _, again = open_controller(tmp_path, Power(10_000))
+    assert again.trials() == tuple(replace(trial, seconds=0.0) for trial in controller.trials())
+    assert again.search_state().epochs == 2
 
 
 def test_a_trial_that_never_began_took_no_time(tmp_path):

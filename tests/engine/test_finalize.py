@@ -146,6 +146,9 @@ def test_each_member_is_tested_once_although_the_test_of_another_fails(end):
 
     with pytest.raises(UserError, match="OutOfMemoryError"):
         ended(one_fails)
+    kept = read_record(folder)
+    assert (kept.status, kept.front[0].test_accuracy) == ("interrupted", 0.5)
+    assert math.isnan(kept.front[1].test_accuracy)
     assert list(json.loads((folder / TESTED_FILE).read_text())) == [TRIALS[0]]
     shown = Shown()
     record = ended(lambda trial_ids: jobs.append(trial_ids) or results_of(trial_ids), progress=shown)

@@ -61,6 +61,11 @@ def test_a_search_without_a_front_has_a_summary(tmp_path):
     assert read_summary(tmp_path)["trials"]["total"] == 0
 
 
+def test_a_search_may_be_named_like_a_file(tmp_path):
+    write_summary(synthetic_search(3), tmp_path / "mine.json")
+    assert read_summary(tmp_path / "mine.json") == read_summary(tmp_path / "mine.json" / "summary.json")
+
+
 def test_a_missing_summary_is_refused_with_its_path(tmp_path):
     with pytest.raises(UserError, match=r"summary\.json.*no such file"):
         read_summary(tmp_path)

@@ -132,6 +132,25 @@ def test_a_resumed_search_goes_on_in_the_same_runs(folder, record, database, sti
     assert again.trials[0].epochs == trial.epochs
 
 
+def test_a_driver_that_is_stopped_leaves_nothing_running(folder, record, database, still):
+    tracker = open_tracker(database, folder)
+    tracker.search_started(synthetic_start())
+    tracker.big_model(record.big_model)
+    for trial in record.trials[:2]:
+        tracker.trial_started(trial)
+    tracker.search_stopped()
+    drain_here(tracker)
+    runs = MlflowClient(database).search_runs([tracker.ids().experiment_id])
+    assert {run.info.status for run in runs} == {"KILLED"}
+    assert len(runs) == 3
+    tracker.search_stopped()  # in one batch with what follows
+    tracker.search_started(synthetic_start())
+    tracker.trial_started(record.trials[0])
+    drain_here(tracker)
+    runs = MlflowClient(database).search_runs([tracker.ids().experiment_id])
+    assert sorted(run.info.status for run in runs) == ["KILLED", "RUNNING", "RUNNING"]
+
+
 def test_a_search_of_the_same_name_in_a_new_folder_is_another_search(tmp_path, record, database, still):
     parents = set()
     for place in ("a", "b"):

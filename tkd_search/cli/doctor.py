@@ -132,4 +132,4 @@ def _of_config(path: str) -> tuple[str, str, int]:
     bank = bank_settings(config)
     features = (16 + 15 * bank.grid**2) * bank.width if bank.taps else 0
     need = rows * (features + data.num_classes) * 2
-    return str(config.tree.get("storage") or ""), settings.tracking.uri or "", need
+    return config.storage or "", settings.tracking.uri or "", need

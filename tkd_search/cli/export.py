@@ -89,7 +89,7 @@ def _write_again(folder: Path, member: FrontMember, data: "DataBundle") -> None:
     from tkd_search.engine.run_dir.run_dir import RunDir
 
     config, record = stored_config(folder), record_of(folder)
-    trials = str(folder / "trials") if config.tree["storage"] is None else RunDir.of(config).trials
+    trials = str(folder / "trials") if config.storage is None else RunDir.of(config).trials
     try:
         assert record is not None
         ship_student(config, resolve(config, member.config), folder, trials, member, data, record.big_model)

@@ -79,7 +79,8 @@ def _from_store(uri: str, name: str) -> SearchRecord:
 def _record(folder: Path, *, from_files: bool) -> tuple[SearchRecord, bool]:
     """Deliver a run's events and read its record from the store; from its files where that fails.
 
-    The store's front and hypervolume are those of the last end, so a search that goes on is read from files.
+    The store's front and hypervolume are those of the last end, so a search that goes on is read from files,
+    and so is one of which the store lacks a part.
 
     Returns:
         The record, and whether it was read from the store.
@@ -87,17 +88,27 @@ def _record(folder: Path, *, from_files: bool) -> tuple[SearchRecord, bool]:
     ids = StoreIds() if from_files else deliver(folder)
     written = record_of(folder)
     latest = latest_record(written, read_search_log(folder))
-    if ids.parent_run_id and latest is written:
+    if ids.parent_run_id and written is not None and latest is written:
         from tkd_search.tracking.mlflow.reader import read_search
 
         try:
-            return read_search(known_uri(ids.tracking_uri), ids.parent_run_id), True
+            stored = read_search(known_uri(ids.tracking_uri), ids.parent_run_id)
+            if _outcome(stored) == _outcome(written):
+                return stored, True
+            problem = "The tracking store does not have the whole search."
         except UserError as error:
-            click.echo(f"{error}\nThe report is made from {folder} instead.", err=True)
+            problem = str(error)
+        click.echo(f"{problem}\nThe report is made from {folder} instead.", err=True)
     if latest is None:
         hint = "start its command again, or wait"
         raise UserError(str(folder), "a search without results", "one that has trained its big model", hint)
     return latest, False
+
+
+def _outcome(record: SearchRecord) -> tuple[dict[str, str], set[str]]:
+    """Return every trial's state, and the trials of the front."""
+    states: dict[str, str] = {trial.trial_id: trial.state for trial in record.trials}
+    return states, {member.trial_id for member in record.front}
 
 
 def deliver(folder: Path) -> StoreIds:

@@ -137,10 +137,11 @@ def retrained_page(
 def _line(member: FrontMember, row: Row, big_model: BigModelRecord) -> str:
     sd = f" ± {100 * row.test_sd:.2f}" if math.isfinite(row.test_sd) else ""
     mean = f"{100 * row.test_mean:.2f}{sd}" if row.seeds else "–"
+    searched = f"{100 * member.test_accuracy:.2f}" if math.isfinite(member.test_accuracy) else "–"
     retention = f"{big_model.retention(row.test_mean):.3f}" if row.seeds else "–"
     return (
         f"| {member.trial_id} | {member.student} | {human_bytes(member.bytes)} | "
-        f"{ratio_text(member.ratio)} | {100 * member.test_accuracy:.2f} | "
+        f"{ratio_text(member.ratio)} | {searched} | "
         f"{row.seeds} | {mean} | {retention} |"
     )
 

@@ -69,6 +69,11 @@ class Config:
     written: Mapping[str, Any] = dataclasses.field(repr=False, compare=False)
 
     @property
+    def storage(self) -> str | None:
+        """Place that all nodes reach: ``storage``, or else ``TKD_STORAGE``, which the head of a cluster has."""
+        return self.tree["storage"] or os.environ.get("TKD_STORAGE") or None
+
+    @property
     def name(self) -> str:
         """Name of the run and of its folder."""
         return str(self.tree["name"])

@@ -21,7 +21,8 @@ class RunSettings:
     output: str = setting("runs", doc="folder that holds the runs", searchable=False)
     storage: str | None = setting(
         None,
-        doc="s3://…, gs://… or a folder all nodes share: data, bank, checkpoints, and a copy of the run",
+        doc="s3://…, gs://… or a folder all nodes share: data, bank, checkpoints, and a copy of the run; "
+        "default: TKD_STORAGE, which the head of a cluster has",
         searchable=False,
     )
 

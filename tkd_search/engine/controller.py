@@ -35,9 +35,10 @@ MOST_RESTARTS = 10
 
 @dataclass(frozen=True)
 class Assignment:
-    """A trial to run: its settings, and the epoch after which it goes on (0: from the start)."""
+    """A trial to run: its searched values, its settings, and the epoch after which it goes on (0: the start)."""
 
     trial_id: str
+    point: Mapping[str, object]
     settings: Settings
     after_epoch: int
 
@@ -116,11 +117,16 @@ class Controller:
             if settings is None:
                 continue
             record = self._trials[suggestion.trial_id]
-            reason = self._refusal(suggestion, settings)
+            try:
+                reason = self._refusal(suggestion, settings)
+            except UserError as error:
+                self.ended(record.trial_id, str(error))
+                continue
             if not reason:
                 self._changed(self.search_state())
                 # A worker group needs at least one epoch to train, whose result ends the trial.
-                return Assignment(record.trial_id, settings, min(record.epochs_trained, self._full - 1))
+                after = min(record.epochs_trained, self._full - 1)
+                return Assignment(record.trial_id, suggestion.config, settings, after)
             self._stops[record.trial_id] = reason
             self.ended(record.trial_id)
         return None
@@ -139,7 +145,11 @@ class Controller:
         return None if self.spent else self._study.ask()
 
     def _refusal(self, suggestion: Suggestion, settings: Settings) -> str:
-        """Return why a started trial is not trained: the pruner's earlier decision, or the latency limit."""
+        """Return why a started trial is not trained: the pruner's earlier decision, or the latency limit.
+
+        Raises:
+            UserError: the student's latency cannot be measured.
+        """
         if suggestion.stop is not None:
             return suggestion.stop.reason
         latency = self.latency_of(settings.student)
@@ -289,10 +299,9 @@ class Controller:
         """Restore trials and history from the event log."""
         log = self._tracker.logged()
         for trial in log.trials.values():
+            self._trials[trial.trial_id] = trial
             if trial.state == "running":
                 self._unfinished[trial.trial_id] = trial
-            else:
-                self._trials[trial.trial_id] = trial
         self.history = list(log.history)
         ended = (log.trials[trial_id] for trial_id in log.ended)
         self._plateau = [
@@ -303,7 +312,8 @@ class Controller:
         """Log the ends that only the study has: a driver died, or lost power, between the two writes."""
         for told in self._study.trials("complete", "stopped", "failed"):
             suggestion = Suggestion(told.trial_id, told.number, dict(told.config))
-            if told.trial_id not in self._trials and self._start(suggestion):
+            known = self._trials.get(told.trial_id)
+            if (known is None or known.state == "running") and self._start(suggestion):
                 self.ended(told.trial_id)
 
 

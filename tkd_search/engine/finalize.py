@@ -19,6 +19,7 @@ from tkd_search.engine.controller import Controller
 from tkd_search.engine.pipeline import Prepared, run_concurrently
 from tkd_search.engine.progress import Progress
 from tkd_search.engine.search_state import front_member
+from tkd_search.errors import UserError
 from tkd_search.export import write_student
 from tkd_search.export.shipping import student_files
 from tkd_search.files import disk_full_errors, read_json, write_json
@@ -64,14 +65,17 @@ def finalize(
         seconds: wall time of this driver and of earlier ones, called after the front is tested.
 
     Raises:
-        UserError: the test of the front failed.
+        UserError: the test of the front failed; everything else is written, with status ``interrupted``.
     """
     front = controller.search_state().front
     resolved = {trial.trial_id: resolve(config, trial.config) for trial in front}
+    problem = None
     if status == "complete":
-        tested = _test(resolved, folder, trials, prepared, front, queue, progress)
-    else:
-        tested = _tested(folder)
+        try:
+            _test(resolved, folder, trials, prepared, front, queue, progress)
+        except UserError as error:
+            problem, status = error, "interrupted"
+    tested = _tested(folder)
     record = _record(
         config, resolved, prepared, controller, tracker, tested, status=status, seconds=seconds()
     )
@@ -81,6 +85,8 @@ def finalize(
     write_summary(record, folder)
     _report(record, folder, progress)
     tracker.search_ended(record)
+    if problem is not None:
+        raise problem
     return record
 
 
@@ -152,8 +158,8 @@ def _test(
     front: tuple[TrialRecord, ...],
     queue: ActorHandle,
     progress: Progress,
-) -> dict[str, dict[str, Any]]:
-    """Return test figures by trial, measured in one job per member on all free groups.
+) -> None:
+    """Measure the members on the test images and save their figures, in one job each on all free groups.
 
     Each is saved at once, and a saved one is not measured again.
 
@@ -177,7 +183,7 @@ def _test(
         if trial.trial_id not in tested
     ]
     if not jobs:
-        return tested
+        return
     progress.stage("front", len(front))
     progress.advance(len(front) - len(jobs))
 
@@ -194,7 +200,6 @@ def _test(
             progress.advance(done, f"{result['trial_id']}: test {result['test_accuracy']:.2%}")
 
     run_concurrently(queue, jobs, received)
-    return tested
 
 
 def _member(

@@ -143,15 +143,16 @@ def _warm_start(config: Config) -> tuple[tuple[StudyTrial, ...], tuple[str, ...]
 
 
 def _check_latencies(config: Config, students: Sequence[StudentSettings], data: DataBundle) -> None:
-    """Measure briefly what a search by latency must measure.
+    """Measure briefly what a search by latency, or with a limit on it, must measure.
 
     Raises:
         UserError: the first big model or a student cannot be exported or run.
     """
-    if config.settings().search.cost != "latency":
+    search, big_model = config.settings().search, config.settings().big_models[0]
+    if search.cost != "latency" and search.latency_limit is None:
         return
-    big_model = config.settings().big_models[0]
-    measure_latency(big_model, "fp32", data, big_model, seconds=0.0)
+    if search.cost == "latency":
+        measure_latency(big_model, "fp32", data, big_model, seconds=0.0)
     for student in students:
         measure_latency(student, student.format, data, big_model, seconds=0.0)
 

@@ -184,7 +184,7 @@ def read_summary(folder: Path) -> dict[str, Any]:
     Raises:
         UserError: it is missing, no JSON, of another schema, or a key is missing or of the wrong type.
     """
-    path = folder if folder.suffix == ".json" else folder / SUMMARY_FILE
+    path = folder if folder.is_file() else folder / SUMMARY_FILE
     plain = _load(path)
     if not isinstance(plain, dict) or plain.get("schema") != SCHEMA:
         found = plain.get("schema") if isinstance(plain, dict) else type(plain).__name__

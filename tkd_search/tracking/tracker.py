@@ -1,10 +1,12 @@
 """Records a search in its event log, and opens the tracker that also sends it to MLflow."""
 
+import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tkd_search.files import DiskFullError
 from tkd_search.results.json_values import to_plain
 from tkd_search.results.records import BigModelRecord, EpochRecord, SearchRecord, SearchStart, TrialRecord
 from tkd_search.tracking.event_log import EventLog
@@ -119,6 +121,11 @@ class Tracker:
         """Record that the search is over or interrupted; the run's folder holds its summary and students."""
         plain = {key: value for key, value in to_plain(record).items() if key not in ("trials", "history")}
         self._append("search_ended", {"record": plain})
+
+    def search_stopped(self) -> None:
+        """Record that an error or an interrupt ended the driver before the search's end; never raises."""
+        with contextlib.suppress(DiskFullError):
+            self._append("search_stopped", {})
 
     def ids(self) -> StoreIds:
         """Return where a tracking store keeps the search; empty strings while that is unknown."""

@@ -44,11 +44,12 @@ def train(
     levels: tuple[int, ...] = (),
     big_models: Sequence[str] = (),
     bank: str = "",
+    point: str = "",
 ) -> list[int]:
     """Run a trial and return the validated epochs that the group got."""
     job = {
         "kind": "trial", "settings": settings_of([*QUICK, *settings]), "data": str(data), "trial_id": "t0000",
-        "folder": str(folder), "after_epoch": after_epoch, "bank": bank,
+        "folder": str(folder), "after_epoch": after_epoch, "bank": bank, "point": point,
         "big_models": list(big_models), "levels": levels,
     }  # fmt: skip
     run_job(job, group.context())
@@ -74,6 +75,13 @@ def test_a_superseded_training_resumes_after_its_last_validation(data: Path, tmp
     assert train(data, tmp_path / "whole", whole, *settings) == [2, 4, 5]
     last = [next(r for r in reversed(g.results) if r["kind"] == "epoch") for g in (resumed, whole)]
     assert last[0]["val_accuracy"] == last[1]["val_accuracy"]
+
+
+def test_a_checkpoint_of_another_configuration_is_left_alone(data: Path, tmp_path: Path) -> None:
+    """A driver that moved to another machine may give a trial's number to another configuration."""
+    settings = ["training.validate_every=1", "training.epochs=2"]
+    assert train(data, tmp_path, Group(), *settings, point='{"method.tau": 1}') == [1, 2]
+    assert train(data, tmp_path, Group(), *settings, point='{"method.tau": 2}', after_epoch=1) == [1, 2]
 
 
 def cut_short(file: Path) -> None:

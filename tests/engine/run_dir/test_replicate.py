@@ -12,7 +12,7 @@ from tkd_search.config.experiment_file import load_config
 from tkd_search.engine.progress import Silent
 from tkd_search.engine.run_dir import replicate
 from tkd_search.engine.run_dir.owned_progress import OwnedProgress
-from tkd_search.engine.run_dir.replicate import Replicator
+from tkd_search.engine.run_dir.replicate import Replicator, _names
 from tkd_search.engine.run_dir.run_dir import RunDir
 from tkd_search.errors import UserError
 
@@ -179,6 +179,28 @@ def report_steps(run, folder):
 def test_the_progress_of_a_search_raises_once_another_driver_owns_the_run(run, tmp_path):
     with pytest.raises(UserError, match="another driver"):
         report_steps(run, tmp_path / "second")
+
+
+def test_a_storage_that_is_the_output_by_another_name_is_not_copied_to(tmp_path):
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real")
+    places = [f"output={tmp_path / 'real' / 'runs'}", f"storage={tmp_path / 'link'}"]
+    assert RunDir.of(load_config(None, places, name="run")).copied_to is None
+
+
+def test_the_head_of_a_cluster_uses_its_storage(tmp_path, monkeypatch):
+    monkeypatch.setenv("TKD_STORAGE", str(tmp_path / "shared"))
+    assert RunDir.of(load_config(None, [], name="run")).copied_to == f"file://{tmp_path}/shared/runs/run"
+
+
+def test_what_mlflow_has_is_copied_before_the_log_and_the_study_after_it(run):
+    folder, _ = run
+    for name in ("mlflow/acknowledged.json", "events/events.jsonl", "study.journal"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text("{}")
+    names = _names(folder)
+    assert names[0] == "mlflow/acknowledged.json"
+    assert names[-1] == "study.journal"
 
 
 @pytest.mark.parametrize("storage_set", [False, True])

@@ -27,12 +27,15 @@ class TrialCheckpoint:
 
     Args:
         place: folder, here or on object storage, that holds ``checkpoint.pt`` and ``checkpoint-before.pt``.
+        point: what is trained, as text. A checkpoint of another point is not read: after a search has moved
+            to another machine, a trial's number may stand for another configuration than there.
 
     Attributes:
         damaged: names of the files that the last call of :meth:`exists` or :meth:`load` found damaged.
     """
 
-    def __init__(self, place: str) -> None:
+    def __init__(self, place: str, point: str = "") -> None:
+        self._point = point
         self._file, self._before = checkpoint_files(place)
         self.damaged: list[str] = []
         self._saved = time.monotonic()
@@ -42,7 +45,7 @@ class TrialCheckpoint:
         return time.monotonic() - self._saved >= SECONDS_BETWEEN
 
     def exists(self) -> bool:
-        """Return whether an undamaged checkpoint is stored."""
+        """Return whether an undamaged checkpoint of this point is stored."""
         return self._read() is not None
 
     def load(self, distiller: Distiller) -> list[dict[str, Any]]:
@@ -50,10 +53,9 @@ class TrialCheckpoint:
 
         A damaged file is left out: the checkpoint before it is loaded, where there is one.
         """
-        content = self._read()
-        if content is None:
+        saved = self._read()
+        if saved is None:
             return []
-        saved = torch.load(io.BytesIO(content), weights_only=True, map_location="cpu")
         distiller.load_state_dict(saved["distiller"])
         return list(saved["history"])
 
@@ -63,21 +65,28 @@ class TrialCheckpoint:
         The training may be further than ``history``, which has only the validated epochs.
         """
         content = io.BytesIO()
-        torch.save({"distiller": distiller.state_dict(), "history": history}, content)
+        saved = {"point": self._point, "distiller": distiller.state_dict(), "history": history}
+        torch.save(saved, content)
         content.write(hashlib.sha256(content.getbuffer()).digest())
         if storage.last_name(self._file) not in self.damaged:
             storage.move(self._file, self._before)
         storage.write_bytes(self._file, content.getvalue())
         self.damaged, self._saved = [], time.monotonic()
 
-    def _read(self) -> bytes | None:
-        """Return the newest content that is as it was written; a zip file ends before its SHA-256."""
+    def _read(self) -> dict[str, Any] | None:
+        """Return the newest checkpoint of this point that is as it was written.
+
+        A zip file ends before its SHA-256.
+        """
         self.damaged = []
         for file in (self._file, self._before):
             content = storage.read_bytes(file)
             if content is None:
                 continue
-            if hashlib.sha256(memoryview(content)[:-_DIGEST]).digest() == content[-_DIGEST:]:
-                return content
-            self.damaged.append(storage.last_name(file))
+            if hashlib.sha256(memoryview(content)[:-_DIGEST]).digest() != content[-_DIGEST:]:
+                self.damaged.append(storage.last_name(file))
+                continue
+            saved: dict[str, Any] = torch.load(io.BytesIO(content), weights_only=True, map_location="cpu")
+            if saved["point"] == self._point:
+                return saved
         return None

@@ -44,7 +44,8 @@ def run_trial(job: dict[str, Any], context: JobContext) -> None:
     Pushes a result per epoch (see :func:`train_loop.train`) and ``{"kind": "done"}``.
 
     Args:
-        job: ``settings``, ``trial_id`` and ``after_epoch`` of the trial; the rungs' ``levels``; places
+        job: ``settings``, ``trial_id``, ``point`` (its searched values as text) and ``after_epoch`` of the
+            trial; the rungs' ``levels``; places
             ``data``, ``bank``, ``big_models`` and ``folder``; and ``student_weights``, places by
             :func:`~tkd_search.models.weight_selection.weights_key`.
         context: the worker group.
@@ -52,7 +53,7 @@ def run_trial(job: dict[str, Any], context: JobContext) -> None:
     settings, data = from_json(job["settings"]), caches.data_at(job["data"])
     seed = child_seed(settings.seed, "trial", job["trial_id"])
     torch.manual_seed(seed)
-    checkpoint = TrialCheckpoint(job["folder"])
+    checkpoint = TrialCheckpoint(job["folder"], job.get("point", ""))
     student = _student(settings, data, job, context, checkpoint)
     live = settings.data.views == 0 or settings.method.distil_back == "big_model"
     distilled = settings.method.name != "ce"

@@ -46,13 +46,16 @@ def front_of(folder: Path) -> tuple[FrontMember, ...]:
         UserError: neither can be read, or the front is empty.
     """
     record = record_of(folder)
+    if record is None and not (folder / SUMMARY_FILE).exists():
+        hint = "wait, or start its command again: it goes on"
+        raise UserError(str(folder), "a search that has not ended", "one that has ended", hint)
     front = (
         tuple(from_plain(FrontMember, _with_nan(one)) for one in read_summary(folder)["front"])
         if record is None
         else record.front
     )
     if not front:
-        hint = "resume the search: start its command again"
+        hint = "raise search.trials, or loosen search.max_latency, and start its command again"
         raise UserError(str(folder), "a search with an empty front", "a search with results", hint)
     return tuple(sorted(front, key=lambda one: (one.cost, one.trial_id)))
 

@@ -202,8 +202,9 @@ def _add_owner(folder: Path, owner: str) -> None:
 def _names(folder: Path) -> list[str]:
     """Return the names of the files to copy.
 
-    Hidden files are left out, which are locks or parts of files that are being written. The study comes last:
-    its copy must not be older than that of the log.
+    Hidden files are left out, which are locks or parts of files that are being written. What MLflow has
+    acknowledged comes first and the study last: the copy of the log must not be older than the one, nor newer
+    than the other.
     """
     names = []
     for place, folders, files in os.walk(folder):  # which passes over folders that are removed meanwhile
@@ -215,4 +216,4 @@ def _names(folder: Path) -> list[str]:
             for name in files
             if not name.startswith(".") and not name.endswith(".lock")
         ]
-    return sorted(names, key=lambda name: (name == "study.journal", name))
+    return sorted(names, key=lambda name: (name == "study.journal", not name.startswith("mlflow/"), name))

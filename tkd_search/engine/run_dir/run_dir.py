@@ -33,16 +33,19 @@ class RunDir:
         """Return the paths that a configuration names."""
         output = Path(config.tree["output"]).absolute()
         folder = output / config.name
-        if config.tree["storage"] is None:
+        if config.storage is None:
             return cls(folder, str(output / ".cache"), str(folder / "trials"))
-        root = storage.storage_uri(config.tree["storage"])
+        root = storage.storage_uri(config.storage)
         home = storage.below(root, "runs", config.name)
         return cls(folder, storage.below(root, "cache"), storage.below(home, "trials"), home)
 
     @property
     def copied_to(self) -> str | None:
         """``home``, unless that is ``folder`` itself."""
-        return None if self.home is None or storage.local_path(self.home) == self.folder else self.home
+        if self.home is None:
+            return None
+        here = storage.local_path(self.home)
+        return None if here is not None and here.resolve() == self.folder.resolve() else self.home
 
     def recover(self) -> None:
         """Fetch a run of this name that another machine has begun from the storage.

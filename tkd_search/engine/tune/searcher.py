@@ -1,5 +1,6 @@
 """Ray Tune's Searcher in front of the search controller: translation only."""
 
+import json
 import math
 from collections.abc import Callable
 from typing import Any
@@ -50,6 +51,7 @@ class ControllerSearcher(Searcher):
         self._names[trial_id] = assignment.trial_id
         return {
             "trial_id": assignment.trial_id,
+            "point": json.dumps(assignment.point, sort_keys=True),
             "settings": to_json(assignment.settings),
             "after_epoch": assignment.after_epoch,
             "folder": storage.below(self._trials, assignment.trial_id),

@@ -131,6 +131,9 @@ def _changes(context: Context, event: Event) -> tuple[RunChange, ...]:
             return (RunChange(trial_id=event.data["trial_id"], points=_epoch_points(event)),)
         case "trial_ended":
             return _trial_ended(event)
+        case "search_stopped":
+            tags = {TAG_STATE: "interrupted"}
+            return (RunChange(trial_id=PARENT, ended=event.time, status="KILLED", tags=tags),)
     return ()
 
 

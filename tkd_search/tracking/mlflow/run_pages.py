@@ -46,6 +46,13 @@ def write_ending(store: MlflowStore, event: Event) -> None:
     _close(store, store.run(PARENT), event)
 
 
+def end_trials(store: MlflowStore, time: int) -> None:
+    """End the runs of trials that no driver runs any more; they are RUNNING again once they go on."""
+    for run in store.children().values():
+        if run.info.status == "RUNNING":
+            store.client.set_terminated(run.info.run_id, "KILLED", time)
+
+
 def write_opening_files(store: MlflowStore, search: SearchStart) -> None:
     """Write the files that make the search repeatable: configuration and versions."""
     parent = store.run(PARENT)

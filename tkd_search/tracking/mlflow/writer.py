@@ -48,6 +48,7 @@ from tkd_search.tracking.uri import StoreIds, login_to_environment
 _log = logging.getLogger(__name__)
 BATCH_EVENTS = 500
 POLL_SECONDS = 0.5
+_ENDS = ("search_ended", "search_stopped")
 ORPHAN_SECONDS = 60.0
 _ENVIRONMENT = {
     # A retry inside MLflow would repeat a create whose answer got lost, without looking for its run first.
@@ -106,6 +107,9 @@ class Drain:
         events, offset = read_events(self.path, self.acknowledged.offset, BATCH_EVENTS)
         if not events:
             return 0
+        ends = [number for number, event in enumerate(events, 1) if event.kind in _ENDS]
+        if ends and ends[0] < len(events):  # what follows is of a later driver, and another batch
+            events, offset = read_events(self.path, self.acknowledged.offset, ends[0])
         sync(self.path)
         context = self._context
         for event in events:
@@ -121,7 +125,7 @@ class Drain:
         return len(events)
 
     def _write(self, context: Context, events: list[Event]) -> None:
-        from tkd_search.tracking.mlflow.run_pages import write_ending, write_opening
+        from tkd_search.tracking.mlflow.run_pages import end_trials, write_ending, write_opening
 
         if context.search is None:
             return  # the first event is the driver's own
@@ -135,6 +139,8 @@ class Drain:
                 write_opening(store)
             if event.kind == "search_ended":
                 write_ending(store, event)
+            if event.kind in _ENDS:
+                end_trials(store, event.time)
 
     def deliver(self) -> int:
         """Write the files of the next batch whose figures are written; return its number of events.
