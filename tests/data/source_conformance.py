@@ -100,6 +100,7 @@ class SourceConformance(ABC):
         assert not isinstance(streamed.test.images, torch.Tensor)
         assert torch.equal(streamed.test.images[torch.arange(len(streamed.test))], held.test.images)
         assert torch.equal(streamed.test.labels, held.test.labels)
+        assert (streamed.digest, streamed.mean) == (held.digest, held.mean)
 
     @pytest.mark.parametrize("budget", [4096, 16])
     def test_unlabelled_images_follow_the_training_images(self, tmp_path: Path, budget: int) -> None:

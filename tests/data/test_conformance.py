@@ -190,6 +190,15 @@ class TestHuggingFaceSets:
         assert found(data, "test") == expected(pictures(5, ["x", "y"], 1))
         assert data.notes == (f"data: splits of {settings.path} that are not used: test",)
 
+    def test_images_may_be_texts_that_name_files(self, tmp_path: Path) -> None:
+        given = pictures(5, ["x", "y"])
+        for number, (_, image) in enumerate(given):
+            (tmp_path / f"{number}.png").write_bytes(encoded(image))
+        paths = [str(tmp_path / f"{number}.png") for number in range(len(given))]
+        rows = {"image": paths, "label": [word for word, _ in given]}
+        datasets.Dataset.from_dict(rows).save_to_disk(tmp_path / "set")
+        assert len(load_data(DataSettings(name="hf", path=str(tmp_path / "set"))).train) > 0
+
     def test_a_data_set_without_splits_is_split(self, tmp_path: Path) -> None:
         settings = hf_set(tmp_path, "train")
         assert (
@@ -260,6 +269,12 @@ class TestTables:
             load_data(written(tmp_path, [1, None, 2] * 5))
         assert "5 of 15 images cannot be read" in caught.value.found
         assert "t.csv, row 2: no label" in caught.value.found
+
+    def test_empty_texts_in_parquet_are_no_labels(self, tmp_path: Path) -> None:
+        frame = pd.read_csv(written(tmp_path, ["a", "b", "c"] * 5).path or "")
+        frame.replace({"label": {"c": ""}}).set_index("label").to_parquet(tmp_path / "t.parquet")
+        with pytest.raises(UserError, match="5 of 15 images cannot be read"):
+            load_data(table_of(tmp_path / "t.parquet"))
 
     def test_other_columns_may_be_named(self, tmp_path: Path) -> None:
         settings = written(tmp_path, ["a", "b"] * 5)

@@ -90,12 +90,14 @@ def test_images_that_are_also_measured_are_said(folder: DataSettings, tmp_path: 
         ("file.txt", ["not a folder or a table"]),
         ("empty", ["without images"]),
         ("labelled/train/extra", ["labelled/train", "move it"]),
+        ("labelled/train/extra/pool", ["labelled/train", "move it"]),
     ],
 )
 def test_wrong_places_are_refused(folder: DataSettings, tmp_path: Path, place: str, words: list[str]) -> None:
     (tmp_path / "file.txt").write_text("x")
     (tmp_path / "empty").mkdir()
     writers.write_images(tmp_path / "labelled" / "train" / "extra", 2)
+    writers.write_images(tmp_path / "labelled" / "train" / "extra" / "pool", 2)
     with pytest.raises(UserError) as caught:
         load_data(dataclasses.replace(folder, unlabelled=str(tmp_path / place)))
     assert caught.value.where == "data.unlabelled"

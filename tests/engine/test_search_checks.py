@@ -32,7 +32,7 @@ def test_a_search_by_latency_needs_networks_that_can_be_measured(data):
     by_latency = ["search.cost=latency", "student.args={}", "bank.taps=[features.*]"]
     check_search(load_config(None, [*by_latency, "student.format=fp16"]), data)
     own = "tests.engine.test_latencies:Unexportable"
-    with pytest.raises(UserError, match="Unexportable, whose latency cannot be measured"):
+    with pytest.raises(UserError, match="Unexportable, whose ONNX file fails"):
         check_search(load_config(None, [*by_latency, f"student.name={own}", "student.width=1.0"]), data)
 
 
@@ -152,6 +152,7 @@ def test_arguments_and_ratios_stand_beside_each_other(data):
         (["student.width=2"], ["student.width", "2"]),
         (["big_model.name=shufflenet_v2_x0_5", "big_model.width=1"], ["cut", "big model does not allow"]),
         (["student.importance=size"], ["student.importance", "magnitude"]),
+        (["big_model.stem=original", "big_model.width=1"], ["big_model.name", "alexnet"]),
     ],
 )
 def test_cuts_that_cannot_be_made_are_refused(data, settings, words):
@@ -262,6 +263,31 @@ def test_an_option_without_a_buildable_student_is_refused(data, given, words):
         check_search(load_config(None, [*given, "student.width=0.25", "student.depth=1"]), data)
     for word in words:
         assert word in str(refused.value)
+
+
+def test_taps_may_be_those_of_one_of_several_big_models(data):
+    models = "[{name: alexnet, width: 0.1}, {name: resnet18, width: 0.1}]"
+    given = [f"big_model={models}", "bank.taps=[layer3*, features.5]"]
+    assert check_search(load_config(None, given), data).taps > 2
+
+
+def test_an_own_student_whose_file_knows_one_number_of_images_alone_is_refused(data):
+    name = [f"student.name={__name__}:fixed", "student.args={}", "student.width=0.25", "student.depth=1"]
+    with pytest.raises(UserError, match=r"(?s)fixed, whose ONNX file fails.*x\.shape\[0\]"):
+        check_search(load_config(None, name), data)
+
+
+class Fixed(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = torch.nn.Linear(64, 10)
+
+    def forward(self, images):
+        return self.layer(images.reshape(len(images), 64))
+
+
+def fixed(num_classes):
+    return Fixed()
 
 
 def test_options_and_sizes_that_fail_only_for_some_students_pass(data):

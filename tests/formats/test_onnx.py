@@ -119,11 +119,13 @@ def test_int4_weights_are_expanded_once(tmp_path, name):
     assert name != PLAIN or not kinds & {"Cast", "Mul"}  # attention multiplies and casts by itself
 
 
-def test_facts_are_written_where_they_are_given():
-    shipped = unpack(pack(family(PLAIN), "fp16"), family(PLAIN), "fp16")
-    file = onnx_bytes(shipped, "fp16", (3, 32, 32), {"classes": "a\nb"})
-    assert {p.key: p.value for p in onnx.load_from_string(file).metadata_props} == {"classes": "a\nb"}
-    assert not onnx.load_from_string(onnx_bytes(shipped, "fp16", (3, 32, 32))).metadata_props
+def test_attention_is_exported_by_the_fast_exporter_and_in_silence(monkeypatch, capfd):
+    from tkd_search.formats import onnx_writer
+
+    _, shipped = loaded(family("vit_b_16"), "fp32")
+    monkeypatch.setattr(onnx_writer, "_by_program", None)
+    assert onnx_bytes(shipped, "fp32", (3, 32, 32))
+    assert capfd.readouterr() == ("", "")
 
 
 @pytest.mark.parametrize("format", ["int8", "int4"])

@@ -55,6 +55,18 @@ def test_equal_shapes_take_all_values_and_kernels_their_middle() -> None:
     assert "large" not in chosen
 
 
+@pytest.mark.parametrize("name", ["self_attention.in_proj_weight", "blocks.0.attn.qkv.weight"])
+def test_queries_keys_and_values_take_the_same_positions(name: str) -> None:
+    wide = torch.arange(12.0)[:, None].repeat(1, 3)
+    rows = select_weights({name: wide}, {name: torch.zeros(6, 3)})[name][:, 0]
+    assert rows.tolist() == [0, 3, 4, 7, 8, 11]
+
+
+def test_a_narrow_position_embedding_reads_the_channels_of_the_patches() -> None:
+    wide = torch.arange(9.0).view(1, 1, 9)
+    assert select_weights({"p": wide}, {"p": torch.zeros(1, 1, 3)})["p"].flatten().tolist() == [0, 4, 8]
+
+
 @pytest.mark.parametrize("name", ["mobilenet_v2", "timm/lcnet_050"])
 def test_an_equal_network_computes_the_same(name: str) -> None:
     source, target = student(name, width=1.0), student(name, width=1.0)

@@ -1,6 +1,7 @@
 """Weights are saved and loaded; files that do not fit are refused; no code is unpickled."""
 
 import pickle
+import re
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,34 @@ def differing(build: type[nn.Module] | None = None) -> tuple[nn.Module, nn.Modul
     torch.manual_seed(0)
     first, second = (build() if build else nets.DropoutHead() for _ in range(2))
     return first, second
+
+
+def older(name: str) -> str:
+    """Return a tensor's name in torchvision's older files."""
+    name = re.sub(r"(denselayer\d+\.(?:norm|conv))([12])\.", r"\1.\2.", name)
+    return re.sub(r"\.mlp\.([03])\.", lambda found: f".mlp.linear_{int(found[1]) // 3 + 1}.", name)
+
+
+class TestTorchvisionFiles:
+    @pytest.mark.parametrize("name", ["densenet121", "vit_b_32"])
+    def test_older_names_of_tensors_are_known(self, name: str) -> None:
+        network = torchvision.models.get_model(name, num_classes=10)
+        state = {older(key): torch.full_like(value, 2) for key, value in network.state_dict().items()}
+        assert state.keys() != network.state_dict().keys()
+        fit_state(network, state, where="big_model.weights", source="the file")
+        assert all(bool((value == 2).all()) for value in network.state_dict().values())
+
+    def test_auxiliary_classifiers_are_left_out(self) -> None:
+        trained = torchvision.models.googlenet(num_classes=10, init_weights=False)
+        network = torchvision.models.googlenet(num_classes=10, aux_logits=False, init_weights=False)
+        fit_state(network, trained.state_dict(), where="big_model.weights", source="the file")
+        assert torch.equal(network.fc.weight, trained.fc.weight)
+
+    def test_a_network_whose_state_dict_has_a_version_is_loaded(self, tmp_path: Path) -> None:
+        first, second = (torchvision.models.mnasnet0_5(num_classes=10) for _ in range(2))
+        save_weights(first, tmp_path / "model.safetensors")
+        load_weights(second, tmp_path / "model.safetensors")
+        assert stored(first) == stored(second)
 
 
 class TestRoundTrip:

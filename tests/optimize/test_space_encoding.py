@@ -68,6 +68,11 @@ def test_equal_whole_numbers_have_equal_features(log):
     assert len(rows) == len({distribution.at(u) for (u,) in points})
 
 
+def test_a_range_of_one_value_has_one_feature():
+    cube = Cube(Space({"k": FloatDistribution(0.25, 0.25)}))
+    assert len(np.unique(cube.features(np.random.default_rng(0).random((50, 1))))) == 1
+
+
 @pytest.mark.parametrize(
     "distribution",
     [FloatDistribution(1, 100, log=True), IntDistribution(1, 10), IntDistribution(1, 100, log=True)],

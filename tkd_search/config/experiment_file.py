@@ -70,7 +70,7 @@ class Config:
 
     @property
     def storage(self) -> str | None:
-        """Place that all nodes reach: ``storage``, or else ``TKD_STORAGE``, which the head of a cluster has."""
+        """Place that all nodes reach: ``storage``, or else ``TKD_STORAGE``, which a cluster's head has."""
         return self.tree["storage"] or os.environ.get("TKD_STORAGE") or None
 
     @property

@@ -4,13 +4,14 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
 from tkd_search.data.bundle import DataBundle, ImageStore, Split
 from tkd_search.data.data_settings import DataSettings
-from tkd_search.data.duplicates import duplicates_note
+from tkd_search.data.duplicates import content_hashes, duplicates_note
 from tkd_search.data.sources.class_names import alike_note
 from tkd_search.data.sources.raw_data import RawData
 from tkd_search.data.splits import held_out, limited
@@ -61,14 +62,13 @@ def assemble(raw: RawData, settings: DataSettings) -> DataBundle:
 def statistics(images: ImageStore) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Return mean and standard deviation per plane, of pixel values in [0, 1].
 
-    From all images of a tensor, from 8,192 evenly spaced images of any other store. A plane of one value has
-    standard deviation 1.
+    From all images, of more than 8,192 from so many evenly spaced ones, whether they are in memory or not. A
+    plane of one value has standard deviation 1.
     """
     count = len(images)
-    if not isinstance(images, Tensor) and count > _STATISTICS_SAMPLE:
+    positions = torch.arange(count)
+    if count > _STATISTICS_SAMPLE:
         positions = torch.linspace(0, count - 1, _STATISTICS_SAMPLE).long()
-    else:
-        positions = torch.arange(count)
     counts = torch.zeros(int(images[positions[:1]].shape[1]), 256, dtype=torch.int64)
     for chunk in positions.split(_CHUNK):
         for plane, pixels in enumerate(images[chunk].unbind(1)):
@@ -83,22 +83,13 @@ def statistics(images: ImageStore) -> tuple[tuple[float, ...], tuple[float, ...]
 
 
 def digest(bundle: DataBundle) -> str:
-    """Return a hash of images, labels, class names, mean and std.
-
-    Of images that are not in memory it is the hash of their hashes.
-    """
+    """Return a hash of images, labels, class names, mean and std, wherever the images are kept."""
     state = hashlib.blake2b(digest_size=16)
-    state.update(repr((bundle.classes, bundle.mean, bundle.std)).encode())
+    shape = (bundle.channels, bundle.size)
+    state.update(repr((bundle.classes, bundle.mean, bundle.std, shape)).encode())
     for name, split in bundle.splits().items():
-        images = split.images
         state.update(f"{name}:{len(split)}".encode())
-        if isinstance(images, Tensor):
-            state.update(str(tuple(images.shape)).encode())
-            state.update(images.contiguous().numpy().data)
-        else:
-            assert split.content is not None
-            state.update(f"{bundle.channels}x{bundle.size}".encode())
-            state.update(split.content.contiguous().numpy().data)
+        state.update(np.ascontiguousarray(content_hashes(split)).data)
         state.update(split.labels.contiguous().numpy().data)
     return state.hexdigest()
 

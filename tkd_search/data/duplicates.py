@@ -20,7 +20,7 @@ def duplicates_note(taught: Mapping[str, Split], measured: Mapping[str, Split]) 
     each pair of parts and names up to three pairs of images.
     """
     splits = {**taught, **measured}
-    content = {part: _content(split) for part, split in splits.items()}
+    content = {part: content_hashes(split) for part, split in splits.items()}
     counts, named = [], list[tuple[int, str]]()
     for one, other in itertools.combinations(splits, 2):
         if other in taught:
@@ -38,8 +38,8 @@ def duplicates_note(taught: Mapping[str, Split], measured: Mapping[str, Split]) 
     return (f"data: identical images in two parts make accuracies look better: {found_in} ({shown})",)
 
 
-def _content(split: Split) -> np.ndarray:
-    """Return hashes of the images' pixels, int64 [N]."""
+def content_hashes(split: Split) -> np.ndarray:
+    """Return a hash of every image's pixels, int64 [N], whether the images are in memory or not."""
     if split.content is not None:
         return split.content.numpy()
     if not isinstance(split.images, Tensor):

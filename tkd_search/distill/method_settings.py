@@ -172,7 +172,7 @@ class TrainSettings:
     )
     class_weights: Literal["none", "balanced"] = setting(
         "none",
-        doc="weights of classes in the cross-entropy, of F too; balanced: n / (classes · its images)",
+        doc="weights of classes in the cross-entropy, F's training too; balanced: n / (classes · its images)",
         searchable=False,
     )
     schedule: ScheduleName = setting("schedule_free", doc="learning-rate schedule")

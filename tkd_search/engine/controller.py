@@ -35,7 +35,7 @@ MOST_RESTARTS = 10
 
 @dataclass(frozen=True)
 class Assignment:
-    """A trial to run: its searched values, its settings, and the epoch after which it goes on (0: the start)."""
+    """A trial to run: searched values, settings, and the epoch after which it goes on (0: from the start)."""
 
     trial_id: str
     point: Mapping[str, object]

@@ -1,7 +1,7 @@
 """Checks of a search that concern several settings, or settings and data, before anything is written."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 
@@ -12,7 +12,7 @@ from tkd_search.config.search_settings import SearchSettings
 from tkd_search.data import DataBundle
 from tkd_search.data.networks import big_model_for
 from tkd_search.distill.features.bank import bank_row_bytes
-from tkd_search.distill.features.taps import Tap, find_taps
+from tkd_search.distill.features.taps import Tap, find_taps_of_all
 from tkd_search.distill.training.batch_order import unlabelled_per_epoch
 from tkd_search.engine.latencies import measure_latency
 from tkd_search.engine.student_checks import check_students
@@ -165,12 +165,11 @@ def _check_candidates(config: Config, data: DataBundle) -> tuple[list[Tap], tupl
             term needs cells that the bank does not hold.
     """
     settings = config.settings()
-    taps, notes = list[Tap](), list[str]()
-    for number, model_settings in enumerate(settings.big_models):
-        model, head = big_model_for(model_settings, data)
-        notes += _fine_tuning(model_settings, head, data)
-        found = find_taps(model.model, settings.bank.taps, torch.zeros(2, *model.input_shape))
-        taps += [replace(tap, model=number) for tap in found]
+    built = [(one, *big_model_for(one, data)) for one in settings.big_models]
+    notes = [note for one, _, head in built for note in _fine_tuning(one, head, data)]
+    models = [model for _, model, _ in built]
+    examples = [torch.zeros(2, *model.input_shape) for model in models]
+    taps = list(find_taps_of_all([model.model for model in models], settings.bank.taps, examples))
     _check_taps(config)
     _check_cells(config, sum(tap.spatial for tap in taps))
     count = len(taps)

@@ -1,6 +1,11 @@
 """Checks of the students that a search may propose, before anything is written."""
 
+import copy
+import tempfile
 from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import torch
 
 from tkd_search.config.experiment_file import Config
 from tkd_search.config.resolve import LOCAL
@@ -8,8 +13,9 @@ from tkd_search.data import DataBundle
 from tkd_search.data.networks import student_for
 from tkd_search.distill.quantization.number_format import Format, rounds_weights
 from tkd_search.distill.quantization.targets import unrounded
-from tkd_search.errors import UserError
+from tkd_search.errors import UserError, first_line
 from tkd_search.export.format_support import check_formats
+from tkd_search.export.shipping import calibrated, write_files
 from tkd_search.models import Student, model_parameters
 from tkd_search.models.architectures.families import family_of
 from tkd_search.models.model_settings import CUT, BigModelSettings, StudentSettings
@@ -22,14 +28,18 @@ def check_students(config: Config, data: DataBundle) -> tuple[tuple[StudentSetti
     """Return one student for every option that decides the student, and notes for the user.
 
     Raises:
-        UserError: a format that cannot run, an F that cannot be cut, or a student that cannot be built.
+        UserError: a format that cannot run, an F that cannot be cut, or a student that cannot be built or, if
+            it is the user's own, exported.
     """
     check_formats(config.possible("student.format"))
     _check_cut(config, data)
     rounding = [format for format in config.possible("student.format") if rounds_weights(format)]
     # One network at a time: a choice of names may hold several that are large.
     found = [
-        (settings, (_unrounded_note(settings.name, student, rounding), _maps_note(config, student, settings)))
+        (
+            _with_file(settings, student),
+            (_unrounded_note(settings.name, student, rounding), _maps_note(config, student, settings)),
+        )
         for settings, student in _sample_students(config, data)
     ]
     _check_sizes(config)
@@ -79,6 +89,31 @@ def _sample_students(config: Config, data: DataBundle) -> Iterator[tuple[Student
             data,
             config.settings().big_models[0],
         )
+
+
+def _with_file(settings: StudentSettings, student: Student) -> StudentSettings:
+    """Return the settings of a student; of a user's own, after its untrained ONNX file has run.
+
+    Raises:
+        UserError: the file cannot be written, or fails for another number of images than it was traced with.
+    """
+    if ":" not in settings.name:
+        return settings
+    try:
+        example = torch.zeros(2, *student.input_shape)
+        model = calibrated(copy.deepcopy(student.model).eval(), settings.format, [example])
+        with tempfile.TemporaryDirectory() as folder:
+            onnx = write_files(model, settings.format, student.input_shape, Path(folder))
+            for images in (1, 3):
+                onnx(torch.zeros(images, *student.input_shape))
+    except Exception as error:  # the exporter's and onnxruntime's own errors are of many types
+        raise UserError(
+            "student.name",
+            f"{settings.name}, whose ONNX file fails: {type(error).__name__}: {first_line(error)}",
+            "a network that torch exports to ONNX for any number of images",
+            "in its forward, write x.shape[0] where it has len(x), and keep out Python's int()",
+        ) from error
+    return settings
 
 
 def _first_that_builds(

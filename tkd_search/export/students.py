@@ -10,6 +10,7 @@ from torch import Tensor
 
 from tkd_search.data import DataBundle, Split, plain_batches
 from tkd_search.distill.method_settings import MetricName
+from tkd_search.errors import UserError, first_line
 from tkd_search.export.format_support import check_formats
 from tkd_search.export.load_student import load, network, student_folder
 from tkd_search.export.model_card import CARD_FILE, write_card
@@ -160,9 +161,18 @@ def export_student(
         trust: as for :func:`tkd_search.load`.
 
     Raises:
-        UserError: files are missing or damaged, or onnxruntime here does not run the format.
-        RuntimeError: the ONNX file predicts other classes than the weights.
+        UserError: files are missing or damaged, onnxruntime here does not run the format, the format cannot
+            hold a weight, or the ONNX file predicts other classes than the weights.
     """
+    try:
+        return _exported(path, data, format=format, trust=trust)
+    except (ValueError, RuntimeError) as error:  # a weight beyond the format's range; other predictions
+        raise UserError(
+            str(path), f"{first_line(error)} (format: {format or 'its own'})", "another format"
+        ) from error
+
+
+def _exported(path: str | Path, data: DataBundle, *, format: Format | None, trust: bool) -> Exported:
     folder = student_folder(path)
     description = read_description(folder)
     own = description.architecture.format

@@ -1,6 +1,6 @@
 """An exported ONNX graph in few bytes: no notes, short names, no defaults, small types."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -14,13 +14,12 @@ _LET_ROUNDING_PASS = {
 }
 
 
-def shrink(model: Any, *, four_bit: set[str], facts: Mapping[str, str]) -> bytes:
+def shrink(model: Any, *, four_bit: set[str]) -> bytes:
     """Return the serialised ``onnx_ir`` model, made small; the model is changed.
 
     Args:
         model: as an exporter made it.
         four_bit: names of int8 initialisers whose values lie in [−8, 7]: they become INT4.
-        facts: metadata to write.
 
     Raises:
         onnx.checker.ValidationError: the graph is wrong.
@@ -43,7 +42,6 @@ def shrink(model: Any, *, four_bit: set[str], facts: Mapping[str, str]) -> bytes
     for value in list(graph.initializers.values()):
         _as_half(graph, value)
     _shorten(graph)
-    model.metadata_props.update(facts)
     proto = ir.to_proto(model)
     del proto.graph.value_info[:]
     proto.graph.name = "g"  # the checker wants one

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from tkd_search.distill.quantization.number_format import Format
 from tkd_search.distill.quantization.rounding import to_integers
-from tkd_search.distill.quantization.simulation import become, input_grids, plain
+from tkd_search.distill.quantization.simulation import become, input_grids, plain, with_input
 from tkd_search.distill.quantization.targets import Target, targets
 from tkd_search.formats.onnx_shrinking import shrink
 
@@ -32,16 +32,13 @@ _SCRIPT_OPSET = 18
 """Opset in which the TorchScript exporter writes; it knows no INT4, which comes in afterwards."""
 
 
-def onnx_bytes(
-    network: nn.Module, format: Format, input_shape: Sequence[int], facts: Mapping[str, str] | None = None
-) -> bytes:
+def onnx_bytes(network: nn.Module, format: Format, input_shape: Sequence[int]) -> bytes:
     """Return the ONNX file of a network, with a dynamic batch.
 
     Args:
         network: what ``unpack`` returned; its weights lie on the format's grid.
         format: number format of its weights.
         input_shape: (C, H, W) of the normalised float32 images it reads.
-        facts: metadata to write; none by default, they cost bytes.
 
     Raises:
         ImportError: the packages ``onnx`` and ``onnxscript`` are missing.
@@ -51,7 +48,7 @@ def onnx_bytes(
         model = _exported(explicit, torch.zeros(2, *input_shape))
     model.graph.opset_imports[""] = OPSET[format]
     four_bit = {f"{t.module}.{t.parameter}_q".lstrip(".") for t in targets(network, format) if t.bits == 4}
-    return shrink(model, four_bit=four_bit, facts=facts or {})
+    return shrink(model, four_bit=four_bit)
 
 
 class _Quantise(torch.autograd.Function):
@@ -88,11 +85,11 @@ class _ExplicitLayer(nn.Module):
     grid_scale: Tensor
     grid_zero: Tensor
 
-    def forward(self, input: Tensor, *args: Any, **kwargs: Any) -> Any:
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Quantise and dequantise the input where it has a grid."""
         if "grid_scale" in self._buffers:
-            input = self._on_grid(input)
-        return super().forward(input, *args, **kwargs)
+            args, kwargs = with_input(self._on_grid, args, kwargs)
+        return super().forward(*args, **kwargs)
 
     def rounded(self, name: str) -> Tensor:
         """Return the weight as DequantizeLinear of its integers."""
@@ -187,11 +184,14 @@ def _by_program(network: nn.Module, example: Tensor) -> Any:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    level = logging.root.manager.disable
+    """Silence the exporters, and keep attention off the kernel that they do not know."""
+    level, fast = logging.root.manager.disable, torch.backends.mha.get_fastpath_enabled()
     logging.disable(logging.WARNING)
+    torch.backends.mha.set_fastpath_enabled(False)
     try:
         with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
             warnings.simplefilter("ignore")
             yield
     finally:
         logging.disable(level)
+        torch.backends.mha.set_fastpath_enabled(fast)

@@ -74,6 +74,8 @@ def normalisation_of(name: str, weights: str | None) -> tuple[tuple[float, ...],
         preset = _entry(name, weights).transforms()
     except (KeyError, ValueError):
         return None
+    if name in ("googlenet", "inception_v3"):  # torchvision gives these a ``transform_input`` to .5 and .5
+        return (0.5,) * 3, (0.5,) * 3
     return tuple(preset.mean), tuple(preset.std)
 
 

@@ -1,5 +1,6 @@
 """Builds students: a named architecture with random weights, or one cut from F."""
 
+import copy
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, replace
@@ -163,6 +164,7 @@ def _known_network(
     whole = _specification(found, **shape)
     with torch.random.fork_rng(devices=[]):
         network = build_network(whole, "big_model").eval()
+        as_student(copy.deepcopy(network), whole, "big_model")  # says so where it cannot take such images
     return whole, network, find_groups(network, _example(whole))
 
 

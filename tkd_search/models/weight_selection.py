@@ -2,20 +2,24 @@
 
 Every axis takes evenly spaced positions of the pretrained tensor (weight selection: Xu et al., Initializing
 models with larger ones, ICLR 2024). Equal axes take equal positions, so the channels that a layer reads are
-those that the layer before it writes. Kernels keep their middle.
+those that the layer before it writes. Kernels keep their middle, and stacked queries, keys and values take
+their positions one by one.
 """
 
+import re
 from collections.abc import Collection, Mapping
 
 import torch
 from torch import Tensor
 
+from tkd_search.distill.training.learners import load_tensors
 from tkd_search.errors import UserError
 from tkd_search.models.architectures.timm_networks import converted, is_timm
 from tkd_search.models.model_settings import StudentSettings
 from tkd_search.models.student import Student
 from tkd_search.models.weights import sum_for_grey, unwrapped
 
+_STACKED = re.compile(r"(^|\.)(in_proj_(weight|bias)|qkv\.(weight|bias))$")
 LEAST_SHARE = 0.5
 """Share of a student's tensors that must be in the file; fewer are those of another architecture."""
 
@@ -38,7 +42,7 @@ def select_weights(
         leave: names that are not returned, such as those of a last layer for other classes.
     """
     return {
-        name: _selected(state[name], tensor.shape).to(tensor.dtype)
+        name: _selected(state[name], tensor.shape, 3 if _STACKED.search(name) else 1).to(tensor.dtype)
         for name, tensor in own.items()
         if name in state and name not in leave and _reaches(state[name], tensor)
     }
@@ -75,7 +79,7 @@ def start_from(student: Student, state: Mapping[str, Tensor], name: str, *, wher
             "weights of the same architecture, of equal or larger width and depth",
             "drop them for this student, or name another student",
         )
-    network.load_state_dict(chosen, strict=False)
+    load_tensors(network, chosen, strict=False)
     return len(chosen)
 
 
@@ -91,13 +95,17 @@ def _reaches(given: Tensor, own: Tensor) -> bool:
     return given.dim() == own.dim() and all(there >= wanted for there, wanted in pairs)
 
 
-def _selected(given: Tensor, shape: torch.Size) -> Tensor:
+def _selected(given: Tensor, shape: torch.Size, stacked: int) -> Tensor:
+    """Return a tensor cut to a shape; its first axis holds so many ``stacked`` tensors."""
+    kernel = given.dim() == 4
     for axis, wanted in enumerate(shape):
-        there = given.shape[axis]
+        there, parts = given.shape[axis], 1 if axis else stacked
         if there == wanted:
             continue
-        if axis >= 2:
+        if kernel and axis >= 2:
             given = given.narrow(axis, (there - wanted) // 2, wanted)
         else:
-            given = given.index_select(axis, torch.linspace(0, there - 1, wanted).round().long())
+            within = torch.linspace(0, there // parts - 1, wanted // parts).round().long()
+            starts = torch.arange(parts) * (there // parts)
+            given = given.index_select(axis, (starts[:, None] + within).flatten())
     return given.detach().clone()

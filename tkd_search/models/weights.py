@@ -5,8 +5,9 @@ The error for tensors that do not fit names those that are missing, unknown or o
 
 import logging
 import os
+import re
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from tkd_search.distill.training.learners import load_tensors
 from tkd_search.errors import UserError
 from tkd_search.models.checkpoint_files import read_state
 from tkd_search.models.size import shipping_state
@@ -21,6 +23,9 @@ from tkd_search.models.size import shipping_state
 _log = logging.getLogger(__name__)
 _FLOATS = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
 _PREFIXES = ("module.", "_orig_mod.", "model.")
+_AUXILIARY = ("aux1.", "aux2.", "AuxLogits.")
+_DENSE = re.compile(r"(denselayer\d+\.(?:norm|conv))\.(?=[12]\.)")
+_LINEAR = re.compile(r"\.mlp\.linear_([12])\.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,7 +120,7 @@ def fit_state(
         raise _mismatch(own, given, missing, unknown, shapes, where, source)
     _refuse_other_numbers(own, given, where, source)
     _refuse_not_finite(given, where, source)
-    module.load_state_dict(given, strict=True)
+    load_tensors(module, given)
     if left_out:
         _log.warning("%s: %d tensor(s) that belong to no part of the network are ignored", source, left_out)
     return head
@@ -155,7 +160,8 @@ def _refuse_not_finite(given: Mapping[str, Tensor], where: str, source: str) -> 
 def unwrapped(module: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return a state dict without the prefixes of wrappers, unless the network's own names begin with them.
 
-    The counter of ``torch.optim.swa_utils.AveragedModel`` is removed too.
+    The counter of ``torch.optim.swa_utils.AveragedModel`` and the auxiliary classifiers of a GoogLeNet or
+    Inception are removed too, and names that torchvision has changed are as it has them now.
     """
     own = module.state_dict(keep_vars=True)
     given = {name: value for name, value in state.items() if name != "n_averaged" or name in own}
@@ -163,7 +169,18 @@ def unwrapped(module: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tenso
     for prefix in _PREFIXES * len(_PREFIXES):
         if not given.keys() & own.keys() and all(name.startswith(prefix) for name in given):
             given = {name.removeprefix(prefix): value for name, value in given.items()}
-    return given if given.keys() & own.keys() else _part(own, given)
+    given = given if given.keys() & own.keys() else _part(own, given)
+    return {_renamed(name, own): value for name, value in given.items() if not _is_auxiliary(name, own)}
+
+
+def _renamed(name: str, own: Collection[str]) -> str:
+    """Return the name by which torchvision's network has a tensor of one of its older files."""
+    now = _LINEAR.sub(lambda found: f".mlp.{3 * int(found[1]) - 3}.", _DENSE.sub(r"\1", name))
+    return now if name not in own and now in own else name
+
+
+def _is_auxiliary(name: str, own: Collection[str]) -> bool:
+    return name.startswith(_AUXILIARY) and not any(one.startswith(_AUXILIARY) for one in own)
 
 
 def _part(own: Mapping[str, Tensor], given: dict[str, Tensor]) -> dict[str, Tensor]:

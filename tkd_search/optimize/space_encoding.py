@@ -11,7 +11,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tkd_search.optimize.space import Choice, Condition, Distribution, IntDistribution, Space
+from tkd_search.optimize.space import (
+    Choice,
+    Condition,
+    Distribution,
+    FloatDistribution,
+    IntDistribution,
+    Space,
+)
 
 Array = NDArray[np.float64]
 
@@ -95,9 +102,10 @@ def coordinate(distribution: Distribution, value: Any) -> float:
 
 
 def _snapped(distribution: Distribution, coordinates: Array) -> Array:
-    """Return the coordinates with equal ones for the same whole number."""
+    """Return the coordinates with equal ones for the same value."""
     if not isinstance(distribution, IntDistribution):
-        return coordinates
+        fixed = isinstance(distribution, FloatDistribution) and distribution.low == distribution.high
+        return np.full_like(coordinates, 0.5) if fixed else coordinates
     if distribution.log:
         return np.array([coordinate(distribution, distribution.at(u)) for u in coordinates])
     count = distribution.high - distribution.low + 1

@@ -132,10 +132,10 @@ def test_channels_last_activations_are_permuted() -> None:
 
 def test_a_pattern_may_match_one_of_several_models() -> None:
     models, example = [TinyBig(), TinyStudent()], torch.zeros(1, 1, 8, 8)
-    taps = find_taps_of_all(models, ("features.5", "body.2"), example)
+    taps = find_taps_of_all(models, ("features.5", "body.2"), [example] * 2)
     assert [tap.label for tap in taps] == ["features.5", "logits", "1:body.2", "1:logits"]
     with pytest.raises(UserError):
-        find_taps_of_all(models, ("features.5", "head.*.nothing"), example)
+        find_taps_of_all(models, ("features.5", "head.*.nothing"), [example] * 2)
 
 
 def test_maps_of_one_row_or_column_have_no_positions() -> None:

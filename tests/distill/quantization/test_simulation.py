@@ -199,6 +199,25 @@ def test_attention_is_rounded_where_its_weights_are_read():
     assert network.self_attn._parameters["in_proj_weight"].grad.isfinite().all()
 
 
+@pytest.mark.parametrize("format", ["int8", "int4"])
+def test_layers_may_be_called_with_named_inputs(format):
+    class Named(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.attention, self.head = nn.MultiheadAttention(16, 2, batch_first=True), nn.Linear(16, 4)
+
+        def forward(self, rows):
+            mixed, _ = self.attention(query=rows, key=rows, value=rows, need_weights=False)
+            return self.head(input=mixed.mean(1))
+
+    network, rows = Named(), torch.randn(2, 5, 16)
+    simulate(network, format)
+    calibrate(network, [rows])
+    before = network(rows)
+    set_rounding(network, True)
+    assert 0 < (network(rows) - before).abs().max() < 1
+
+
 def ranges(group: Reduction) -> list[torch.Tensor]:
     """Ranges after two steps; every rank reads its share of the rows."""
     network = student("int8").eval()

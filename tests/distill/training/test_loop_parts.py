@@ -212,7 +212,8 @@ def test_every_image_occurs_once_an_epoch_over_all_workers(
     ]
     for shares in zip(*parts, strict=True):
         assert len({len(index) for index, _ in shares}) == 1
-        assert sum(len(index) for index, _ in shares) <= batch_size
+        most = 3 if batch_size == 2 and images % 2 else batch_size
+        assert sum(len(index) for index, _ in shares) <= most
     seen = [i for part in parts for index, _ in part for i in index.tolist()]
     assert len(seen) == len(set(seen))
     assert images - len(seen) <= steps * (workers - 1)
@@ -223,6 +224,10 @@ def unbalanced_views() -> DigitViews:
     """Return 1,000 images of which 900 are of class 0, 90 of class 2 and 10 of class 7."""
     labels = torch.tensor([0] * 900 + [2] * 90 + [7] * 10)
     return DigitViews(torch.zeros(1000, 1, 8, 8), labels)
+
+
+def test_no_batch_has_one_image():
+    assert [steps_per_epoch(images, 2) for images in (1, 2, 3, 4, 5)] == [1, 1, 1, 2, 2]
 
 
 def test_balanced_epochs_draw_all_classes_and_their_images_equally() -> None:

@@ -34,10 +34,8 @@ def read_image_folder(root: Path, settings: DataSettings) -> RawData:
     left_out = Counter[str]()
     given = _part_folders(root)
     folder = given.pop("train", ".")
-    if settings.unlabelled and Path(settings.unlabelled).expanduser().resolve().parent == (
-        (root / folder).resolve()
-    ):
-        allowed = f"a folder that is not one of the classes in {root / folder}"
+    if settings.unlabelled and _is_within_a_class(Path(settings.unlabelled), root / folder):
+        allowed = f"a folder outside the classes in {root / folder}"
         raise UserError(
             "data.unlabelled", settings.unlabelled, allowed, "move it, or the classes into train/"
         )
@@ -49,6 +47,14 @@ def read_image_folder(root: Path, settings: DataSettings) -> RawData:
     parts |= {part: _listing(root, name, classes, left_out) for part, name in given.items()}
     raw = _noted(load_listed(root, parts, classes, settings), left_out)
     return replace(raw, notes=(*_unread_note(root, folder, given, settings), *raw.notes))
+
+
+def _is_within_a_class(unlabelled: Path, classes: Path) -> bool:
+    """Return whether a folder is a class folder or lies in one."""
+    place, classes = unlabelled.expanduser().resolve(), classes.resolve()
+    if not place.is_dir() or classes not in place.parents:
+        return False
+    return not is_skipped_folder(place.relative_to(classes).parts[0])
 
 
 def is_image_folder(path: Path) -> bool:

@@ -108,7 +108,8 @@ def _encoded(split: "Dataset", settings: DataSettings) -> "Dataset":
 
 def _content(image: Any) -> bytes:
     """Return an image's encoded bytes; none where there is no image."""
-    image = image if isinstance(image, dict) else {"bytes": image}
+    if not isinstance(image, dict):
+        image = {"path" if isinstance(image, str) else "bytes": image}
     if image.get("bytes"):
         return bytes(image["bytes"])
     file = Path(image.get("path") or "")

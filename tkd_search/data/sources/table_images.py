@@ -40,7 +40,9 @@ def read_frame(path: Path, image_column: str) -> "pd.DataFrame":
     with readable_table(path):
         if path.suffix.lower() == ".parquet":
             others = [name for name in pq.read_schema(path).names if name != image_column]
-            return pd.read_parquet(path, columns=others, dtype_backend="numpy_nullable")
+            frame = pd.read_parquet(path, columns=others, dtype_backend="numpy_nullable")
+            named = [name for name in frame.index.names if name in others]
+            return frame.reset_index(named) if named else frame
         # A class may be called NA or null: only an empty field is missing.
         return pd.read_csv(
             path,

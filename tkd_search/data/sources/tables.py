@@ -95,7 +95,7 @@ def _labels(
     """Return class names, and the label of every row; None where a row has none."""
     values = [str(value) if isinstance(value, bool | np.bool_) else value for value in values]
     if all(isinstance(value, str) for value in values if value is not None):
-        keys: list[Any] = [value and class_name(value) for value in values]
+        keys: list[Any] = [class_name(value) if value and value.strip() else None for value in values]
     else:
         keys = [None if value is None else _whole_number(value, where) for value in values]
         if names:

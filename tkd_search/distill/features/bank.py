@@ -90,6 +90,11 @@ class Bank:
             projections=tuple(projection.to(device) for projection in self.projections),
         )
 
+    def without_rows(self) -> "Bank":
+        """Return the taps and projections alone, for big models that run live."""
+        cells = None if self.cells is None else self.cells[:0]
+        return replace(self, features=self.features[:0], logits=self.logits[:0], cells=cells)
+
     def to_if_it_fits(self, device: torch.device) -> "Bank":
         """Return the bank on a GPU if it takes at most half of the free memory there; else as it is."""
         fits = device.type == "cuda" and self.nbytes <= torch.cuda.mem_get_info(device)[0] // 2

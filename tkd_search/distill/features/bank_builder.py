@@ -142,7 +142,7 @@ class BankBuilder:
         for model in models:
             model.eval().to(device)
         example = views.batch(torch.zeros(1, dtype=torch.long), torch.zeros(1, dtype=torch.long))
-        found = find_taps_of_all(models, settings.taps, example.to(device))
+        found = find_taps_of_all(models, settings.taps, [example.to(device)] * len(models))
         self._taps, self._classes = found if settings.taps else (), found[-1].channels
         self._cell_taps = taps_with_cells(self._taps, settings.cells) if settings.grid else ()
         self._reader = EnsembleReader(models, self._taps, settings.grid, self._cell_taps)

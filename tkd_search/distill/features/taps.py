@@ -191,7 +191,7 @@ def find_taps(model: nn.Module, patterns: Sequence[str], example: Tensor) -> tup
     Raises:
         UserError: a pattern matches no module that returns an activation.
     """
-    return find_taps_of_all([model], patterns, example)
+    return find_taps_of_all([model], patterns, [example])
 
 
 def find_maps(model: nn.Module, example: Tensor) -> tuple[Tap, ...]:
@@ -204,14 +204,14 @@ def find_maps(model: nn.Module, example: Tensor) -> tuple[Tap, ...]:
 
 
 def find_taps_of_all(
-    models: Sequence[nn.Module], patterns: Sequence[str], example: Tensor
+    models: Sequence[nn.Module], patterns: Sequence[str], examples: Sequence[Tensor]
 ) -> tuple[Tap, ...]:
-    """Return the taps of several big models, model by model; see ``find_taps``.
+    """Return the taps of several big models, model by model; see ``find_taps``. Each has its own example.
 
     Raises:
         UserError: a pattern matches no module of any model.
     """
-    shapes = [_shapes(model, example) for model in models]
+    shapes = [_shapes(model, example) for model, example in zip(models, examples, strict=True)]
     names = [name for found in shapes for name in found]
     for pattern in patterns:
         if pattern != "auto" and not any(_matches(name, pattern) for name in names):

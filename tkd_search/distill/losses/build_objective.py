@@ -83,7 +83,7 @@ def signal_source(
     if bank is None and (features or cells):
         grid = 4 if cells else 0
         bank = compute_bank(models, _FreelyDrawnViews(views), BankSettings(grid=grid), device=device)
-    template = None if bank is None else bank.to(device)
+    template = None if bank is None else bank.without_rows().to(device)
     if back:
         return LearningSource(
             models, template, method, features=features, cells=cells, precision=precision

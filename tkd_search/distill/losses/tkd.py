@@ -260,7 +260,7 @@ class GeneratedTeachers(nn.Module):
             return terms
         candidates = chosen.candidates[self._spatial]
         w = chosen.weights[self._spatial]
-        w = w / w.sum()
+        w = w / w.sum().clamp_min(torch.finfo(w.dtype).tiny)  # 0 where all of them are too small for a float
         if weight * s.local > 0:
             z = self._context.student.classify(common.hidden)
             head = gens.feature_head(candidates).detach()

@@ -5,7 +5,7 @@ averages and state dicts do not notice. Three buffers per layer are added where 
 """
 
 import contextlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -37,6 +37,15 @@ class Switch:
     observe: bool = False
 
 
+def with_input(
+    change: Callable[[Tensor], Tensor], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Return the arguments of a layer's call with its input changed, which may be named ``input``."""
+    if args:
+        return (change(args[0]), *args[1:]), kwargs
+    return args, {**kwargs, "input": change(kwargs["input"])}
+
+
 class RoundedLayer(nn.Module):
     """Base of the classes that layers change into.
 
@@ -55,14 +64,18 @@ class RoundedLayer(nn.Module):
     input_zero: Tensor
     observed: Tensor
 
-    def forward(self, input: Tensor, *args: Any, **kwargs: Any) -> Any:
-        """Compute with rounded inputs and weights, as far as the switch says."""
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Compute with rounded inputs and weights where the switch is on."""
         if "observed" in self._buffers:
-            if self.switch.observe:
-                self.observed.copy_(torch.maximum(self.observed, reach_of(input)))
-            if self.switch.inputs:
-                input = round_input(input, self.input_scale, self.input_zero)
-        return super().forward(input, *args, **kwargs)
+            args, kwargs = with_input(self._rounded_input, args, kwargs)
+        return super().forward(*args, **kwargs)
+
+    def _rounded_input(self, inputs: Tensor) -> Tensor:
+        if self.switch.observe:
+            self.observed.copy_(torch.maximum(self.observed, reach_of(inputs)))
+        if self.switch.inputs:
+            return round_input(inputs, self.input_scale, self.input_zero)
+        return inputs
 
     def rounded(self, name: str) -> Tensor | None:
         """Return the parameter ``name``, rounded where the switch says so."""

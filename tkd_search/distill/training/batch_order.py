@@ -14,8 +14,11 @@ _MOST_UNLABELLED = 15.0
 
 
 def steps_per_epoch(images: int, batch_size: int) -> int:
-    """Return the smallest number of equal batches per epoch that are no larger than ``batch_size``."""
-    return max(1, -(-images // batch_size))
+    """Return the smallest number of equal batches per epoch that are no larger than ``batch_size``.
+
+    Batches of 2 of an odd number of images: one has 3, because one image alone has no batch statistics.
+    """
+    return max(1, min(-(-images // batch_size), images // 2))
 
 
 def unlabelled_per_epoch(labels: Tensor, ratio: float | None) -> int:

@@ -37,7 +37,7 @@ from tkd_search.distill.training.epoch_stats import EpochStats, Means
 from tkd_search.distill.training.evaluation import counts_of, figure
 from tkd_search.distill.training.evaluation_copy import evaluation_copy
 from tkd_search.distill.training.layer_rates import layer_rates
-from tkd_search.distill.training.learners import Learners, copied
+from tkd_search.distill.training.learners import Learners, copied, load_tensors
 from tkd_search.distill.training.read_ahead import images_ahead
 from tkd_search.distill.training.reduction import Reduction, SingleProcess
 from tkd_search.distill.training.reselection import reselect, selection_due, selection_state
@@ -112,7 +112,11 @@ class Distiller:
         self._class_count = class_count
         simulate(cast(nn.Module, student), format)
         network = cast(nn.Module, student).to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        joint = self._group.size > 1 and train.batch_size // self._group.size < ENOUGH_ROWS
+        ratio = train.unlabelled_ratio if needs_of(method).anything else 0.0
+        self._unlabelled = unlabelled_per_epoch(views.labels, ratio)
+        self._images_per_epoch = int((views.labels != UNLABELLED).sum()) + self._unlabelled
+        rows = self._images_per_epoch // self.steps_per_epoch // self._group.size
+        joint = self._group.size > 1 and rows < ENOUGH_ROWS
         self.student: nn.Module = synchronised(network) if joint else network
         self._statistics = StatisticsAverage(self.student, self._group)
         self._rounding = RoundingSchedule(self.student, format, train)
@@ -134,9 +138,6 @@ class Distiller:
         )
         self.objective = build_objective(method, context).to(self.device)
         self._group.share([*self.student.state_dict().values(), *self.objective.state_dict().values()])
-        ratio = train.unlabelled_ratio if needs_of(method).anything else 0.0
-        self._unlabelled = unlabelled_per_epoch(views.labels, ratio)
-        self._images_per_epoch = int((views.labels != UNLABELLED).sum()) + self._unlabelled
         self._reader = StepReader(
             views.labels.to(self.device),
             self._source,
@@ -382,7 +383,7 @@ class Distiller:
             RuntimeError: names or shapes differ.
             ValueError: the optimisers differ.
         """
-        self.student.load_state_dict(state["student"])
+        load_tensors(self.student, state["student"])
         self.objective.load_state_dict(state["objective"])
         if self._source is not None:
             self._source.load_state_dict(state["big_models"])

@@ -1,6 +1,7 @@
 """The learning parameters of one training and their optimisers: student, generators, big models."""
 
-from collections.abc import Iterable, Sequence
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -158,6 +159,19 @@ def _grouped(parameters: Named, rates: Sequence[float] = ()) -> dict[tuple[float
         if parameter.requires_grad:
             groups.setdefault((share, decays(name, parameter)), []).append(parameter)
     return groups
+
+
+def load_tensors(module: nn.Module, state: Mapping[str, Tensor], *, strict: bool = True) -> None:
+    """Load tensors by name, in place, as those of the module's own version.
+
+    Files hold no versions, and MNASNet refuses a state dict without one.
+
+    Raises:
+        RuntimeError: names (with ``strict``) or shapes differ.
+    """
+    named = OrderedDict(state)
+    named._metadata = module.state_dict()._metadata  # type: ignore[attr-defined]
+    module.load_state_dict(named, strict=strict)
 
 
 def copied(value: Any) -> Any:
