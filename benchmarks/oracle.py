@@ -24,7 +24,7 @@ from benchmarks.simulator.replay import Replay, simulate
 from benchmarks.simulator.searchers import Searcher
 from benchmarks.simulator.sizes import exact_sizes
 from benchmarks.simulator.surrogate import Surrogate
-from tkd_search.optimize.pareto import COST_AND_ACCURACY, nondominated_mask, unit_square
+from tkd_search.optimize.pareto import nondominated_mask, unit_square
 from tkd_search.optimize.proposer import ProposerSettings
 from tkd_search.optimize.samplers.hypervolume_gain import area_gain
 from tkd_search.optimize.space_encoding import Cube
@@ -75,7 +75,7 @@ class Oracle:
             seen = self._square(
                 np.array([float(t.cost or 1) for t in done]), np.array([t.accuracy for t in done])
             )
-            front = np.unique(seen[nondominated_mask(seen, COST_AND_ACCURACY)], axis=0)
+            front = np.unique(seen[nondominated_mask(seen)], axis=0)
         gain = area_gain(front, self._sizes, self._heights).mean(axis=1)
         chosen = int(np.where(self._untried, gain, -1.0).argmax())
         self._untried[chosen] = False

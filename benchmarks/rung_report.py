@@ -21,7 +21,7 @@ from benchmarks.search_efficiency import DEFAULT_CURVES
 from benchmarks.simulator.curves import Curves, load_curves
 from benchmarks.simulator.surrogate import Outcome, Surrogate
 from tkd_search.errors import UserError
-from tkd_search.optimize.pareto import COST_AND_ACCURACY, nondominated_mask
+from tkd_search.optimize.pareto import nondominated_mask
 from tkd_search.optimize.pruners.base import Pruner, RungRecord, Stop
 from tkd_search.optimize.pruners.create_pruner import create_pruner
 from tkd_search.optimize.samplers.create_sampler import design_point
@@ -84,7 +84,7 @@ def judge(pruner: Pruner, outcomes: Sequence[Outcome], full_budget: int) -> tupl
                 epochs[i] = level
                 break
     points = [[outcome.bytes, outcome.accuracy[-1]] for outcome in outcomes]
-    front = nondominated_mask(points, COST_AND_ACCURACY)
+    front = nondominated_mask(points)
     return float(epochs.mean() / full_budget), float((epochs[front] < full_budget).mean())
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.simulator.surrogate import BlackBox, Outcome
-from tkd_search.optimize.pareto import COST_AND_ACCURACY, CostScale, nondominated_mask, normalised_hypervolume
+from tkd_search.optimize.pareto import CostScale, nondominated_mask, normalised_hypervolume
 from tkd_search.optimize.pruners.base import Decision, RungRecord, Stop
 from tkd_search.optimize.study import Suggestion
 from tkd_search.optimize.study_trial import StudyTrial
@@ -228,7 +228,7 @@ def _regret(outcomes: dict[str, Outcome], stopped: set[str]) -> float:
     """Return the share of stopped trials on the front of all trials, each with its final accuracy."""
     ids = list(outcomes)
     points = [[outcomes[i].bytes, outcomes[i].accuracy[-1]] for i in ids]
-    front = nondominated_mask(points, COST_AND_ACCURACY)
+    front = nondominated_mask(points)
     members = [i for i, on_front in zip(ids, front, strict=True) if on_front]
     return sum(i in stopped for i in members) / max(len(members), 1)
 

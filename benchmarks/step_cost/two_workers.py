@@ -75,9 +75,9 @@ def _plain(views: NoiseViews, settings: StudentSettings, train: TrainSettings) -
 def _ours(views: NoiseViews, settings: StudentSettings, train: TrainSettings) -> Callable[[], None]:
     """Return an epoch of our training."""
     student = build_student(settings, classes=CLASSES, channels=CHANNELS, size=SIZE)
-    method, group = MethodSettings(name="ce"), reduction_for(WORKERS)
-    training = Distiller(student, views, method, train, seed=0, group=group, class_count=CLASSES)
-    ranks = Ranks(group.rank, group.size)
+    method, reduction = MethodSettings(name="ce"), reduction_for(WORKERS)
+    training = Distiller(student, views, method, train, seed=0, reduction=reduction, class_count=CLASSES)
+    ranks = Ranks(reduction.rank, reduction.size)
 
     def epoch() -> None:
         training.run_epoch(lambda: ranks.agree(False))

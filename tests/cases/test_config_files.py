@@ -107,12 +107,13 @@ def test_an_alias_stands_for_what_it_names(tmp_path):
         "search: {trials: 3}".encode("utf-16"),
         "# café".encode("latin-1"),
         b"search:\n\ttrials: 3\n",
+        b"search: [1\n",
         b'data: {path: "C:\\Users\\me"}\n',
     ],
 )
 def test_text_that_is_not_yaml_is_refused_with_a_hint(tmp_path, content):
     (tmp_path / "mine.yaml").write_bytes(content)
-    with pytest.raises(UserError, match="save it as UTF-8, indent with spaces"):
+    with pytest.raises(UserError, match=r"(?s)not YAML.*save it as UTF-8, indent with spaces"):
         load_config(tmp_path / "mine.yaml")
 
 

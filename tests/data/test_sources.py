@@ -258,16 +258,6 @@ class TestImageFolder:
         data = load("imagefolder", tmp_path)
         assert tuple(len(split) for split in data.splits().values()) == counts
 
-    def test_validation_images_without_test_images_are_the_test_part(self, tmp_path: Path) -> None:
-        writers.write_image_folder(tmp_path, {"train": 10, "val": 3})
-        data = load("imagefolder", tmp_path)
-        (tmp_path / "val").rename(tmp_path / "test")
-        renamed = load("imagefolder", tmp_path)
-        assert data.digest == renamed.digest
-        (note,) = data.notes
-        assert "9 images given for validation are the test part" in note
-        assert renamed.notes == ()
-
     def test_class_folders_at_the_top_may_have_subfolders(self, tmp_path: Path) -> None:
         for name in ("cat", "dog"):
             writers.write_images(tmp_path / name, 2)

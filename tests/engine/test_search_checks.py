@@ -41,7 +41,6 @@ def test_a_search_by_latency_needs_networks_that_can_be_measured(data):
     [
         ("search.sampler=tpee", ["search.sampler", "tpee", "nsga2"]),
         ("search.sampler_args={foo: 1}", ["search.sampler", "foo"]),
-        ("search.learning=foo", ["search.learning", "extrapolated"]),
         ("search.pruner_args={foo: 1}", ["search.pruner", "foo"]),
         ("search.pruner_args={keep: 0.5}", ["search.pruner", "keep = 0.5", "pruner_args={}"]),
         ("search.pruner_args={shares: 0.5}", ["search.pruner", "shares = 0.5", "a list"]),

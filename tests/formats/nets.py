@@ -7,7 +7,13 @@ from torch import Tensor, nn
 
 from tests.distill.nets import digit_views
 from tests.distill.nets import held_out as tests_held_out
-from tkd_search.distill.quantization import calibrate, observe, set_rounding, simulate, update_ranges
+from tkd_search.distill.quantization.simulation import (
+    calibrate,
+    observe,
+    set_rounding,
+    simulate,
+    update_ranges,
+)
 from tkd_search.models import build_student
 from tkd_search.models.model_settings import StudentSettings
 

@@ -7,8 +7,7 @@ import torch
 from torch import nn
 
 from tests.formats.nets import FAMILIES, OWN, PLAIN, built, disturbed, family, images, own
-from tkd_search.formats import ScaleShift, fold_batchnorm
-from tkd_search.formats.folding import find_folds
+from tkd_search.formats.folding import ScaleShift, find_folds, fold_batchnorm
 
 
 def batch_norms(network):

@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from tests.formats.nets import FAMILIES, OWN, PLAIN, built, disturbed, family, images, own, simulated
-from tkd_search.distill.quantization import calibrate, set_rounding, simulate
-from tkd_search.formats import FORMATS, fold_batchnorm, pack, save, shipped_bytes, unpack
+from tkd_search.distill.quantization.simulation import calibrate, set_rounding, simulate
+from tkd_search.formats import FORMATS, pack, save, shipped_bytes, unpack
+from tkd_search.formats.folding import fold_batchnorm
 from tkd_search.formats.packing import pack_nibbles, unpack_nibbles
 from tkd_search.models import model_bytes
 

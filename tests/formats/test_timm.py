@@ -8,7 +8,8 @@ from safetensors.torch import load_file
 
 from tests.formats.nets import disturbed, images, simulated
 from tests.formats.test_onnx import runtime
-from tkd_search.formats import fold_batchnorm, save, shipped_bytes, unpack
+from tkd_search.formats import save, shipped_bytes, unpack
+from tkd_search.formats.folding import fold_batchnorm
 from tkd_search.formats.onnx_writer import onnx_bytes
 from tkd_search.models import build_student
 from tkd_search.models.model_settings import StudentSettings

@@ -41,10 +41,6 @@ def test_a_detector_is_refused() -> None:
     refused("student.name", name="fasterrcnn_resnet50_fpn")
 
 
-def test_an_unknown_stem_is_refused() -> None:
-    refused("student.stem", stem="tiny")
-
-
 @pytest.mark.parametrize(("stem", "kernel"), [("original", 7), ("small", 3)])
 def test_stem_auto_is_the_stem_of_the_weights(tmp_path: Path, stem: str, kernel: int) -> None:
     trained = build_big_model(BigModelSettings(name="resnet18", width=0.1, stem=stem), **DATA)

@@ -1,9 +1,7 @@
 """Trials of earlier studies, records at rungs, and enqueued configurations."""
 
-import pytest
-
 from tests.optimize.studies import open_study
-from tkd_search.optimize.history import check_enqueued, renumber, rungs_of, study_name
+from tkd_search.optimize.history import renumber, rungs_of, study_name
 from tkd_search.optimize.space import FloatDistribution, Space
 from tkd_search.optimize.study_trial import StudyTrial
 
@@ -40,14 +38,6 @@ def test_records_at_a_rung_are_in_order_of_arrival():
     ]
     found = {epoch: [r.trial_id for r in records] for epoch, records in rungs_of(trials).items()}
     assert found == {1: ["t0001", "t0002", "t0000"], 3: ["t0000", "t0001"]}
-
-
-def test_enqueued_values_must_be_in_the_space():
-    check_enqueued([{}, {"student.width": 1.0}], SPACE)
-    with pytest.raises(ValueError, match=r"enqueue\.1\.student\.width = 1\.1; allowed"):
-        check_enqueued([{}, {"student.width": 1.1}], SPACE)
-    with pytest.raises(ValueError, match=r"enqueue\.0\.width = 1; allowed: one of student\.width"):
-        check_enqueued([{"width": 1}], SPACE)
 
 
 def test_a_renamed_run_goes_on_with_its_study(tmp_path):

@@ -16,7 +16,7 @@ from tests.optimize.studies import (
     run_trial,
     size_of,
 )
-from tkd_search.optimize.pareto import COST_AND_ACCURACY, CostScale, nondominated_mask
+from tkd_search.optimize.pareto import CostScale, nondominated_mask
 from tkd_search.optimize.proposer import ProposerSettings
 from tkd_search.optimize.pruners.base import Stop
 from tkd_search.optimize.pruners.create_pruner import create_pruner
@@ -160,7 +160,7 @@ class TestSuggestions:
     def test_enqueued_values_outside_the_space_are_refused(self):
         with pytest.raises(ValueError, match=r"enqueue.1.method.lam = 2; allowed: a number in \[0, 1\]"):
             open_study(enqueue=[{}, {"method.lam": 2}])
-        with pytest.raises(ValueError, match=r"method.lamb"):
+        with pytest.raises(ValueError, match=r"enqueue\.0\.method\.lamb = 0\.5; allowed: one of "):
             open_study(enqueue=[{"method.lamb": 0.5}])
 
     def test_the_study_has_the_adjusted_configurations(self, journal):
@@ -206,13 +206,9 @@ class TestSuggestions:
             run_trial(study)
         assert all(SPACE.contains(t.config) for t in study.trials())
 
-    def test_unknown_samplers_are_refused(self):
-        with pytest.raises(ValueError, match="known: ehvi, tpe, nsga2, gp, random, qmc"):
-            open_study(proposer=ProposerSettings(sampler="magic"))
+    def test_unknown_options_of_a_sampler_are_refused(self):
         with pytest.raises(ValueError, match="n_candidates"):
             open_study(proposer=ProposerSettings(sampler="tpe", options={"n_candidates": 3}))
-        with pytest.raises(ValueError, match="extrapolated"):
-            ProposerSettings(learning="none")
 
     def test_suggestions_of_concurrent_trials_differ(self):
         study = open_study(proposer=ProposerSettings(startup=3))
@@ -288,7 +284,7 @@ def test_the_history_of_a_sampler_is_capped_and_keeps_the_front():
     proposer = study._proposer
     shown = proposer._storage._shown
     complete = study.trials("complete")
-    mask = nondominated_mask([[t.cost, t.accuracy] for t in complete], COST_AND_ACCURACY)
+    mask = nondominated_mask([[t.cost, t.accuracy] for t in complete])
     front = {t.number for t, on_front in zip(complete, mask, strict=True) if on_front}
     assert 8 <= len(shown) <= 8 + len(front)
     assert front <= {t.number for t in shown}

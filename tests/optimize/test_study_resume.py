@@ -8,7 +8,6 @@ import pytest
 
 from tests.optimize.studies import BUDGET, PRUNER, open_study, optuna_trials, record, records_at, run_trial
 from tkd_search.optimize.history import rungs_of
-from tkd_search.optimize.proposer import ProposerSettings
 from tkd_search.optimize.pruners.base import RungRecord, Stop
 from tkd_search.optimize.pruners.create_pruner import create_pruner
 from tkd_search.optimize.space import FloatDistribution, Space
@@ -78,20 +77,6 @@ class TestResume:
         assert [r.accuracy for r in records_at(again, 3)] == [0.4]
         assert again.trials()[0].curve == {3: 0.4, BUDGET: 0.8}
         assert set(rungs_of(again.trials())) == {3}
-
-    def test_a_resumed_study_makes_the_same_suggestions(self, journal, tmp_path):
-        settings = ProposerSettings(startup=4)
-        whole = open_study(tmp_path / "other.journal", proposer=settings)
-        for _ in range(12):
-            run_trial(whole)
-        for stop_after in (3, 8):
-            study = open_study(journal, proposer=settings)
-            while len(study.trials()) < stop_after:
-                run_trial(study)
-        study = open_study(journal, proposer=settings)
-        while len(study.trials()) < 12:
-            run_trial(study)
-        assert [t.config for t in study.trials()] == [t.config for t in whole.trials()]
 
     def test_a_half_written_last_line_of_a_journal_is_removed(self, journal):
         study = open_study(journal)

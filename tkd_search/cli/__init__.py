@@ -26,13 +26,13 @@ class LazyGroup(click.Group):
     """Group of commands that imports the module of a command when it is used."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """Return the names of the commands whose modules exist, in the order of ``SUMMARIES``."""
-        return [name for name in SUMMARIES if importlib.util.find_spec(f"{__name__}.{name}")]
+        """Return the names of the commands, in the order of ``SUMMARIES``."""
+        return list(SUMMARIES)
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Say where the search is to those who expect a command for it; else as click does."""
+        """Explain how to start a search where ``run`` or ``search`` is given as a command."""
         if args[0] in ("run", "search"):
             ctx.fail("the search is `python -m tkd_search.run`; see `python -m tkd_search.run --help`")
         return super().resolve_command(ctx, args)

@@ -26,7 +26,7 @@ from tkd_search.masking import masked
 from tkd_search.results.costs import CostName
 from tkd_search.results.failure_reasons import reason_lines
 from tkd_search.results.records import FrontMember, SearchRecord
-from tkd_search.results.summary import RECORD_FILE
+from tkd_search.results.summary import RECORD_FILE, epochs_spent
 from tkd_search.tracking.uri import run_url
 from tkd_search.units import human_bytes, metric_text, milliseconds, percent, ratio_text
 
@@ -115,7 +115,7 @@ class Console:
         self.out.print(_front_table(record, narrow=self.out.width < _NARROW))
         self.out.print()
         states = [trial.state for trial in record.trials]
-        spent = sum(trial.epochs_trained for trial in record.trials)
+        spent = epochs_spent(record.trials)
         slow = [trial for trial in record.trials if trial.not_trained]
         self.note(
             f"{len(states)} trials ({states.count('complete')} complete, "

@@ -1,6 +1,7 @@
 """Access to a cluster's head: over SSH or in a Kubernetes pod, with one interface for both."""
 
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -74,7 +75,7 @@ class SshHead:
             UserError: rsync fails; shows the last line of its output.
         """
         _run(self.shell_command(f'mkdir -p "{Path(remote).parent}"'), "cannot write to the head")
-        shell = " ".join(["ssh", *(_quoted(word) for word in ssh_options(self.file))])
+        shell = shlex.join(["ssh", *ssh_options(self.file)])
         source = f"{local}/" if local.is_dir() else str(local)
         chosen = ["--from0", "--files-from=-"] if names else []
         target = f"{ssh_target(self.file, self.host)}:{remote}"
@@ -153,10 +154,6 @@ def _fetch_tar(command: list[str], local: Path) -> bool:
     with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE) as source:
         unpack = subprocess.run(["tar", "-xf", "-", "-C", str(local)], stdin=source.stdout, check=False)
     return unpack.returncode == 0 and any(local.iterdir())
-
-
-def _quoted(word: str) -> str:
-    return f"'{word}'" if " " in word else word
 
 
 def _run(command: list[str], problem: str, hint: str = "", text: str = "") -> str:

@@ -26,11 +26,11 @@ from filelock import FileLock, Timeout
 
 from tkd_search.cluster.idle_shutdown import IdleClock
 from tkd_search.cluster.mlflow_server import server_command, server_environment, server_settings, state_folder
+from tkd_search.cluster.ray_jobs import ACTIVE
 from tkd_search.cluster.spot_notice import drain_command, seconds_left
 
 _STEP_SECONDS = 5.0
 _RAY_GONE_SECONDS = 60.0
-_ACTIVE_JOBS = {"PENDING", "RUNNING"}
 
 
 @click.group()
@@ -206,7 +206,7 @@ def _has_jobs() -> bool:
             jobs = json.load(response)
     except (OSError, ValueError):
         return True
-    return any(job.get("status") in _ACTIVE_JOBS for job in jobs)
+    return any(job.get("status") in ACTIVE for job in jobs)
 
 
 if __name__ == "__main__":

@@ -27,11 +27,11 @@ def track_comparison(
     Returns:
         Why it is not there, '' otherwise: the files are written already.
     """
-    from tkd_search.tracking.uri import absolute_uri
+    from tkd_search.tracking.uri import absolute_uri, is_off
 
     tracking = config.settings().tracking
     uri = tracking.uri or ""
-    if uri.lower() in ("none", "off"):
+    if is_off(uri):
         return ""
     experiment = tracking.experiment or f"tkd_search/{config.settings().data.name}"
     try:

@@ -18,7 +18,6 @@ from typing import Any
 from tkd_search.config.check_together import check_together
 from tkd_search.config.conditions import conditions, drop_unused, fields_of
 from tkd_search.config.leaf import read_leaf, read_value
-from tkd_search.config.renamed import refuse_renamed
 from tkd_search.config.sections import SECTIONS, RunSettings, Settings
 from tkd_search.config.tree import at_point, flatten, override, put
 from tkd_search.config.yaml_text import read_yaml, yaml_text
@@ -186,7 +185,6 @@ def parse_config(tree: Mapping[str, Any]) -> Config:
     resolved: dict[str, Any] = {}
     leaves: dict[str, Distribution] = {}
     _refuse_unknown(tree, tops | set(SECTIONS), "")
-    refuse_renamed(tree.get("search"))
     for key, value in _checked(RunSettings, {k: v for k, v in tree.items() if k in tops}, "", leaves):
         resolved[key] = value
     _check_name(resolved["name"])

@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from tkd_search.distill.method_settings import MetricName
 from tkd_search.fields import SettingError, check_bounds, setting
@@ -53,7 +53,7 @@ class SearchSettings:
     sampler_args: dict[str, Any] = setting(
         default_factory=dict, doc="further arguments of the sampler", searchable=False
     )
-    learning: str = setting(
+    learning: Literal["extrapolated", "highest_rung", "full"] = setting(
         "extrapolated",
         doc="accuracy of stopped trials that Optuna's samplers learn from: extrapolated (ehvi always), "
         "highest_rung, or full (they learn from finished trials alone)",

@@ -11,43 +11,28 @@ from tkd_search.lazy import importer
 
 if TYPE_CHECKING:
     from tkd_search.distill.diverged import Diverged
-    from tkd_search.distill.features.bank import Bank
     from tkd_search.distill.features.bank_builder import compute_bank
-    from tkd_search.distill.features.taps import Tap, find_taps
-    from tkd_search.distill.interfaces import StudentLike, StudentOutput, ViewSource
     from tkd_search.distill.method_settings import BankSettings, MethodSettings, TrainSettings
     from tkd_search.distill.training.distiller import Distiller
-    from tkd_search.distill.training.epoch_stats import EpochStats
     from tkd_search.distill.training.evaluation import evaluate
 
 __all__ = [
-    "Bank",
     "BankSettings",
     "Distiller",
     "Diverged",
-    "EpochStats",
     "MethodSettings",
-    "StudentLike",
-    "StudentOutput",
-    "Tap",
     "TrainSettings",
-    "ViewSource",
     "compute_bank",
     "evaluate",
-    "find_taps",
 ]
 
 __getattr__ = importer(
     __name__,
     {
-        "Bank": "features.bank",
         "Diverged": "diverged",
         "Distiller": "training.distiller",
-        "EpochStats": "training.epoch_stats",
         "compute_bank": "features.bank_builder",
         "evaluate": "training.evaluation",
         **dict.fromkeys(("BankSettings", "MethodSettings", "TrainSettings"), "method_settings"),
-        **dict.fromkeys(("StudentLike", "StudentOutput", "ViewSource"), "interfaces"),
-        **dict.fromkeys(("Tap", "find_taps"), "features.taps"),
     },
 )

@@ -71,7 +71,7 @@ class Controller:
         broken: the error that keeps the search from going on (a full disk, Ctrl-C), set by the adapter that
             caught it. The search then ends, its trials stay unfinished, and the same command resumes it.
         history: (epochs spent, hypervolume) after each trial that ended.
-        spent: the limit that a driver's search has reached, '' before.
+        budget_reached: the limit that a driver's search has reached, '' before.
     """
 
     def __init__(
@@ -103,7 +103,7 @@ class Controller:
         self._complete_log()
         self._waiting = list(study.unfinished())
         self._restarts: Counter[str] = Counter()
-        self.spent = ""
+        self.budget_reached = ""
 
     # called by the searcher -------------------------------------------------------------------------
 
@@ -139,10 +139,10 @@ class Controller:
         if self._waiting:
             return self._waiting.pop(0)
         # A spent budget stays spent, whatever trials gain that still run.
-        self.spent = self.spent or self._budget.exhausted(
+        self.budget_reached = self.budget_reached or self._budget.exhausted(
             self.search_state(), len(self._trials), self._plateau
         )
-        return None if self.spent else self._study.ask()
+        return None if self.budget_reached else self._study.ask()
 
     def _refusal(self, suggestion: Suggestion, settings: Settings) -> str:
         """Return why a started trial is not trained: the pruner's earlier decision, or the latency limit.
@@ -285,11 +285,6 @@ class Controller:
     def trials(self) -> tuple[TrialRecord, ...]:
         """Return every trial so far, by number."""
         return tuple(self._trials[key] for key in sorted(self._trials))
-
-    @property
-    def seconds_before(self) -> float:
-        """Seconds that earlier drivers of this search spent."""
-        return self._budget.spent
 
     def search_state(self) -> SearchState:
         """Return the counts, the front of complete trials, and its hypervolume."""

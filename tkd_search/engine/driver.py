@@ -128,8 +128,8 @@ def run_search(
             _tune(controller, queue, pool, prepared.trial_job(checked.pruner.levels), slots.limit, place)
         except KeyboardInterrupt:
             status = "interrupted"
-        if 0 < len(controller.trials()) < settings.search.trials and controller.spent:
-            progress.note(f"no further trial starts: {controller.spent}")
+        if 0 < len(controller.trials()) < settings.search.trials and controller.budget_reached:
+            progress.note(f"no further trial starts: {controller.budget_reached}")
         progress.stage("front", None)
         record = finalize(
             config,
@@ -141,7 +141,7 @@ def run_search(
             tracker,
             progress=progress,
             status=status,
-            seconds=lambda: controller.seconds_before + time.monotonic() - began,
+            seconds=lambda: spent + time.monotonic() - began,
         )
         tracker.driver_ended()
         return record

@@ -203,8 +203,8 @@ def run_concurrently(
     queue: ActorHandle,
     jobs: Sequence[Mapping[str, Any]],
     received: Callable[[Mapping[str, Any], Mapping[str, Any]], None],
-) -> list[dict[str, Any]]:
-    """Run jobs, each on a free group, and return the last result of each.
+) -> None:
+    """Run jobs, each on a free group.
 
     ``received`` is called with each job and result.
 
@@ -212,18 +212,15 @@ def run_concurrently(
         UserError: of the first job that failed.
     """
 
-    def run(job: Mapping[str, Any]) -> dict[str, Any]:
-        result: dict[str, Any] = {}
+    def run(job: Mapping[str, Any]) -> None:
         for result in run_stage(queue, job):
             received(job, result)
-        return result
 
     threads = ThreadPoolExecutor(len(jobs))
     running = [threads.submit(run, job) for job in jobs]
     try:
         for done in as_completed(running):
             done.result()
-        return [job.result() for job in running]
     finally:
         # Without waiting: an interrupt must not wait for the jobs, which end with the pool.
         threads.shutdown(wait=False, cancel_futures=True)

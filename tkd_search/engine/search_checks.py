@@ -24,7 +24,6 @@ from tkd_search.models.model_settings import BigModelSettings, StudentSettings
 from tkd_search.models.weights import Head
 from tkd_search.optimize.check_sampler import check_sampler
 from tkd_search.optimize.history import renumber
-from tkd_search.optimize.learning_curves import ACCURACY_ESTIMATORS
 from tkd_search.optimize.proposer import ProposerSettings
 from tkd_search.optimize.pruners.base import Pruner
 from tkd_search.optimize.samplers.create_sampler import DESIGNS, SAMPLERS
@@ -77,11 +76,7 @@ def check_search(config: Config, data: DataBundle) -> CheckedSearch:
 
 
 def proposer_settings(search: SearchSettings) -> ProposerSettings:
-    """Return the settings of the sampler.
-
-    Raises:
-        ValueError: unknown ``search.learning``.
-    """
+    """Return the settings of the sampler."""
     return ProposerSettings(
         sampler=search.sampler,
         startup=search.startup_trials,
@@ -101,11 +96,11 @@ def _check_sampler(config: Config) -> None:
         )
     except Exception as error:  # a sampler may refuse this space or two objectives with any
         raise UserError(
-            "search.learning" if search.learning not in ACCURACY_ESTIMATORS else "search.sampler",
-            f"{search.sampler!r} with search.sampler_args {search.sampler_args}, "
-            f"search.learning {search.learning!r} ({str(error) or type(error).__name__})",
+            "search.sampler",
+            f"{search.sampler!r} with search.sampler_args {search.sampler_args} "
+            f"({str(error) or type(error).__name__})",
             f"{', '.join(['ehvi', *SAMPLERS, *DESIGNS])} or package.module:Class that accepts two objectives "
-            f"and this space, with its own arguments; learning: {', '.join(ACCURACY_ESTIMATORS)}",
+            "and this space, with its own arguments",
             "another sampler has other arguments: --set search.sampler_args={} takes its defaults",
         ) from error
 

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from tkd_search.optimize.pareto import COST_AND_ACCURACY, CostScale, nondominated_mask, normalised_hypervolume
+from tkd_search.optimize.pareto import CostScale, nondominated_mask, normalised_hypervolume
 from tkd_search.results.records import BigModelRecord, FrontMember, SearchRecord, TrialRecord
 from tkd_search.tracking.search_log import SearchLog
 
@@ -38,7 +38,7 @@ def front_of(trials: list[TrialRecord]) -> tuple[TrialRecord, ...]:
     for trial in sorted(trials, key=lambda t: t.trial_id):
         unique.setdefault((trial.cost, trial.val_accuracy), trial)
     kept = list(unique.values())
-    mask = nondominated_mask([[t.cost, t.val_accuracy] for t in kept], COST_AND_ACCURACY)
+    mask = nondominated_mask([[t.cost, t.val_accuracy] for t in kept])
     return tuple(sorted((t for t, on in zip(kept, mask, strict=True) if on), key=lambda t: t.cost))
 
 

@@ -31,7 +31,7 @@ def check_formats(formats: Collection[str], where: str = "student.format") -> No
         others = [format for format in FORMATS if format != "int4"]
         raise UserError(
             where,
-            f"int4, which onnxruntime {_version('onnxruntime')} does not run here ({reason})",
+            f"int4, which onnxruntime {_onnxruntime_version()} does not run here ({reason})",
             ", ".join(others),
             "install the versions in constraints.txt (onnxruntime 1.20 or newer), or leave int4 out",
         )
@@ -55,8 +55,8 @@ def int4_problem() -> str:
     return ""
 
 
-def _version(package: str) -> str:
+def _onnxruntime_version() -> str:
     try:
-        return metadata.version(package)
+        return metadata.version("onnxruntime")
     except metadata.PackageNotFoundError:
         return "(missing)"

@@ -24,14 +24,11 @@ Why fp16 scales
 """
 
 from tkd_search.distill.quantization.number_format import FORMATS, Format
-from tkd_search.formats.folding import ScaleShift, fold_batchnorm
 from tkd_search.formats.packing import pack, save, shipped_bytes, unpack
 
 __all__ = [
     "FORMATS",
     "Format",
-    "ScaleShift",
-    "fold_batchnorm",
     "pack",
     "save",
     "shipped_bytes",

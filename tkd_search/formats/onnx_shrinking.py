@@ -1,4 +1,4 @@
-"""An exported ONNX graph in few bytes: no notes, short names, no defaults, small types."""
+"""ONNX graphs in few bytes: without doc strings and default attributes, with short names and small types."""
 
 from collections.abc import Iterator
 from typing import Any

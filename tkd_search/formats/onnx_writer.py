@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from tkd_search.distill.quantization.number_format import Format
 from tkd_search.distill.quantization.rounding import to_integers
 from tkd_search.distill.quantization.simulation import become, input_grids, plain, with_input
-from tkd_search.distill.quantization.targets import Target, targets
+from tkd_search.distill.quantization.targets import targets, targets_by_module
 from tkd_search.formats.onnx_shrinking import shrink
 
 INPUT, OUTPUT = "images", "logits"
@@ -116,12 +116,9 @@ def _explicit(network: nn.Module, format: Format) -> nn.Module:
     grids = input_grids(network)
     made = copy.deepcopy(network).eval()
     plain(made)
-    groups: dict[str, dict[str, Target]] = {}
-    for target in targets(made, format):
-        groups.setdefault(target.module, {})[target.parameter] = target
-    for name, group in groups.items():
+    for name, found in targets_by_module(made, format).items():
         module = made.get_submodule(name)
-        for parameter, target in group.items():
+        for parameter, target in found.items():
             weight = module._parameters[parameter]
             assert weight is not None
             integers, scales = to_integers(weight, target.bits, target.axis)
@@ -131,8 +128,8 @@ def _explicit(network: nn.Module, format: Format) -> nn.Module:
             scale, zero = grids[name]
             module.register_buffer("grid_scale", scale.clone())
             module.register_buffer("grid_zero", zero.to(torch.uint8))
-        become(module, _ExplicitLayer, tuple(group))
-        axes: Any = {parameter: target.axis for parameter, target in group.items()}
+        become(module, _ExplicitLayer, tuple(found))
+        axes: Any = {parameter: target.axis for parameter, target in found.items()}
         module.axis_of = axes
     return made
 

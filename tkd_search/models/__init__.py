@@ -12,14 +12,13 @@ if TYPE_CHECKING:
     from tkd_search.models.size import model_bytes, model_parameters
     from tkd_search.models.student import Student
     from tkd_search.models.student_architecture import build_student, cut_student
-    from tkd_search.models.weights import load_weights, save_weights
+    from tkd_search.models.weights import save_weights
 
 __all__ = [
     "Student",
     "build_big_model",
     "build_student",
     "cut_student",
-    "load_weights",
     "model_bytes",
     "model_parameters",
     "save_weights",
@@ -32,6 +31,6 @@ __getattr__ = importer(
         **dict.fromkeys(("build_student", "cut_student"), "student_architecture"),
         "Student": "student",
         **dict.fromkeys(("model_bytes", "model_parameters"), "size"),
-        **dict.fromkeys(("load_weights", "save_weights"), "weights"),
+        "save_weights": "weights",
     },
 )

@@ -2,7 +2,7 @@
 
 import difflib
 import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -21,8 +21,6 @@ from tkd_search.models.pretrained import named_state
 from tkd_search.models.strides import wants_small_stem
 from tkd_search.models.student import Student
 from tkd_search.models.weights import Head, fit_state, unwrapped
-
-STEMS = ("auto", "small", "original")
 
 
 def build_big_model(
@@ -207,12 +205,7 @@ def model_spec(
         channels: channels of the images.
         size: side of the images in pixels where the settings have no ``input_size``.
         depth: multiplier of blocks per stage.
-
-    Raises:
-        UserError: an unknown stem.
     """
-    if settings.stem not in STEMS:
-        raise UserError(f"{where}.stem", repr(settings.stem), " | ".join(STEMS))
     size = settings.input_size or size
     return ModelSpec(
         name=settings.name,
@@ -250,11 +243,7 @@ def _named(spec: ModelSpec, where: str) -> Callable[[], nn.Module]:
 def _imported(spec: ModelSpec, where: str) -> Callable[[], nn.Module]:
     """Return a builder that calls the user's function with ``num_classes`` and its own arguments alone."""
     function = import_path(spec.name, f"{where}.name")
-    return lambda: function(**_own_arguments(spec))
-
-
-def _own_arguments(spec: ModelSpec) -> Mapping[str, Any]:
-    return {"num_classes": spec.classes, **spec.args}
+    return lambda: function(**{"num_classes": spec.classes, **spec.args})
 
 
 def import_path(path: str, where: str) -> Callable[..., Any]:

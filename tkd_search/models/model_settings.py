@@ -61,7 +61,7 @@ class BigModelSettings:
         doc="in fine-tuning, factor of lr from each twelfth of the layers to the one before it",
         searchable=False,
     )
-    stem: str = setting(
+    stem: Literal["auto", "small", "original"] = setting(
         "auto",
         doc="strides of the first layers: original (the library's), small (fewer) or auto (the stem that the "
         "weights fit; without weights, small for inputs up to 64 pixels)",
@@ -116,7 +116,7 @@ class StudentSettings:
         doc="weights to start from, as in big_model.weights; a narrower student takes evenly spaced "
         "channels; pretrained has no effect where the library has none; default: random weights",
     )
-    stem: str = setting(
+    stem: Literal["auto", "small", "original"] = setting(
         "auto",
         doc="strides of the first layers: original (the library's), small (fewer) or auto (small for inputs "
         "up to 64 pixels)",

@@ -15,6 +15,9 @@ from tkd_search.models.module_roles import eval_mode
 MAX_SMALL_SIZE = 64
 """Largest side in pixels for which the stem ``auto`` is the small one."""
 
+_PROBE_SIZE = 224
+"""Side in pixels of the image that determines the levels."""
+
 _STRIDED = (nn.Conv2d, nn.MaxPool2d, nn.AvgPool2d)
 
 
@@ -32,7 +35,7 @@ def halvings(size: int) -> int:
     return max(0, round(math.log2(size / target)))
 
 
-def strided_levels(model: nn.Module, channels: int = 3, size: int = 224) -> list[list[str]]:
+def strided_levels(model: nn.Module, channels: int = 3) -> list[list[str]]:
     """Return the names of strided modules, grouped by their input resolution, in order of execution.
 
     Modules of one group are parallel (a residual branch and its shortcut) and must change together.
@@ -51,7 +54,7 @@ def strided_levels(model: nn.Module, channels: int = 3, size: int = 224) -> list
     first = next(model.parameters())
     try:
         with eval_mode(model), torch.no_grad():
-            model(torch.zeros(1, channels, size, size, device=first.device, dtype=first.dtype))
+            model(torch.zeros(1, channels, _PROBE_SIZE, _PROBE_SIZE, device=first.device, dtype=first.dtype))
     finally:
         for handle in handles:
             handle.remove()
@@ -72,25 +75,18 @@ def set_strides(model: nn.Module, levels: Sequence[Sequence[str]], strides: Sequ
 
 
 def fit_strides(
-    model: nn.Module,
-    size: int,
-    *,
-    order: Sequence[int] | None = None,
-    channels: int = 3,
-    probe_size: int = 224,
+    model: nn.Module, size: int, *, order: Sequence[int] | None = None, channels: int = 3
 ) -> None:
     """Keep as many strides as images of ``size`` pixels allow and drop the others, in place.
 
     Args:
-        model: a network of torchvision for images with ``channels`` channels and ``probe_size`` pixels a
-            side.
+        model: a network of torchvision for images with ``channels`` channels and 224 pixels a side.
         size: side in pixels of the images that it will get.
         order: positions of levels in the order in which they are kept; default: the last first, which keeps
             most detail. The first first is faster.
         channels: input channels of the network.
-        probe_size: side in pixels of the image that determines the levels.
     """
-    levels = strided_levels(model, channels, probe_size)
+    levels = strided_levels(model, channels)
     full = [_stride(model.get_submodule(names[0])) for names in levels]
     left, strides = halvings(size), [1] * len(levels)
     for position in reversed(range(len(levels))) if order is None else order:

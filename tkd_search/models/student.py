@@ -1,7 +1,7 @@
 """Wraps a classifier so that it returns logits, penultimate features and their maps."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -22,7 +22,7 @@ class _Captured:
 
     open: bool = False
     features: Tensor | None = None
-    maps: Tensor | None = field(default=None)
+    maps: Tensor | None = None
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,6 @@ The error for tensors that do not fit names those that are missing, unknown or o
 import logging
 import os
 import re
-import tempfile
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,21 +40,18 @@ class Head:
     classes: int | None = None
 
 
-def save_weights(module: nn.Module, path: str | Path) -> int:
-    """Write the state dict as safetensors without metadata, atomically; return the number of bytes."""
+def save_weights(module: nn.Module, path: str | Path) -> None:
+    """Write the state dict as safetensors without metadata, atomically."""
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
     state = {name: tensor.cpu() for name, tensor in shipping_state(module).items()}
-    handle, partial = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-    os.close(handle)
+    part = target.with_name(f".{target.name}.{os.getpid()}.part")
     try:
-        save_file(state, partial)
-        os.chmod(partial, 0o644)
-        os.replace(partial, target)
-    except BaseException:
-        Path(partial).unlink(missing_ok=True)
-        raise
-    return target.stat().st_size
+        save_file(state, part)  # without the copies in memory that write_bytes would need
+        part.chmod(0o644)  # safetensors lets the owner alone read it
+        part.replace(target)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def load_weights(module: nn.Module, path: str | Path, *, where: str = "weights") -> None:
@@ -148,10 +144,9 @@ def _is_packed(tensor: Tensor) -> bool:
 def _refuse_not_finite(given: Mapping[str, Tensor], where: str, source: str) -> None:
     names = [name for name, one in given.items() if one.is_floating_point() and not one.isfinite().all()]
     if names:
-        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
         raise UserError(
             where,
-            f"{source} with values that are not finite in {', '.join(names[:3])}{more}",
+            f"{source} with values that are not finite in {_first_names(names)}",
             "finite weights",
             "the training that saved them has diverged: take an earlier checkpoint",
         )
@@ -276,6 +271,10 @@ def _mismatch(
     )
 
 
-def _listed(names: list[str], count: int = 3) -> str:
-    more = f" and {len(names) - count} more" if len(names) > count else ""
-    return f"{len(names)} tensor(s): {', '.join(names[:count])}{more}"
+def _listed(names: list[str]) -> str:
+    return f"{len(names)} tensor(s): {_first_names(names)}"
+
+
+def _first_names(names: list[str]) -> str:
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return f"{', '.join(names[:3])}{more}"

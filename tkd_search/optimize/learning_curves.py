@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import Literal
 
 import numpy as np
 
@@ -19,6 +20,9 @@ Accuracies = dict[int, float]
 
 ERROR_OFFSET = 0.01
 """Added to an error before its logarithm, so that differences below a validation set's resolution vanish."""
+
+_MIN_REACHED = 4
+"""Trials that must have reached a budget, above the lowest, for it to be the common one."""
 
 _EXTRAPOLATION_VARIANCE = 0.005
 """Variance of log error that each rung between the last one and the common budget adds."""
@@ -64,10 +68,8 @@ class Extrapolation:
         return min(max(1.0 + ERROR_OFFSET - math.exp(self.log_error[number]), 0.0), 1.0)
 
 
-def extrapolate(
-    trials: Sequence[StudyTrial], levels: Sequence[int], full_budget: int, pairs: int = 4
-) -> Extrapolation:
-    """Extrapolate every trial's last rung to a common budget: the highest that ``pairs`` trials reached.
+def extrapolate(trials: Sequence[StudyTrial], levels: Sequence[int], full_budget: int) -> Extrapolation:
+    """Extrapolate every trial's last rung to a common budget: the highest that four trials reached.
 
     From a rung to the common budget the error shrinks by a factor: the median over the trials with records at
     both. The spread of their factors is the variance of the extrapolation. It takes one step instead of one
@@ -79,7 +81,7 @@ def extrapolate(
     that diverge or do not fit into memory; a larger error would distort the model elsewhere.
     """
     budgets = sorted({*levels, full_budget})
-    enough = [b for b in budgets[1:] if sum(b in trial.curve for trial in trials) >= pairs]
+    enough = [b for b in budgets[1:] if sum(b in trial.curve for trial in trials) >= _MIN_REACHED]
     common = max(enough, default=budgets[0])
     lower = [budget for budget in budgets if budget < common]
     found = {budget: _step(trials, budget, common, len(lower) - i) for i, budget in enumerate(lower)}
@@ -129,7 +131,8 @@ def _zero_accuracies(trials: Sequence[StudyTrial]) -> Accuracies:
 AccuracyEstimator = Callable[[Sequence[StudyTrial], Sequence[int], int], Accuracies]
 """(trials, rungs' epochs, full budget in epochs) → comparable accuracies."""
 
-ACCURACY_ESTIMATORS: Mapping[str, AccuracyEstimator] = MappingProxyType(
+AccuracyEstimatorName = Literal["extrapolated", "highest_rung", "full"]
+ACCURACY_ESTIMATORS: Mapping[AccuracyEstimatorName, AccuracyEstimator] = MappingProxyType(
     {
         "full": full_budget_accuracies,
         "highest_rung": highest_rung_accuracies,

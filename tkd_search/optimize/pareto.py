@@ -1,22 +1,16 @@
 """Fronts and hypervolume of two objectives: arrays in, arrays out.
 
-Points are rows of an array [n, 2]. ``directions`` states what is better in each column; None means that both
-are minimised. NaN: a point with a NaN coordinate is incomparable: it dominates nothing, is never on a front
-and adds no volume. ±inf are ordinary values for dominance. Ties: equal points do not dominate each other, so
-every copy of a front point is on the front.
+Points are rows (cost, accuracy) of an array [n, 2]: costs are minimised, accuracies maximised. NaN: a point
+with a NaN coordinate is incomparable: it dominates nothing, is never on a front and adds no volume. ±inf are
+ordinary values for dominance. Ties: equal points do not dominate each other, so every copy of a front point
+is on the front.
 """
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-
-Direction = Literal["minimize", "maximize"]
-COST_AND_ACCURACY: tuple[Direction, Direction] = ("minimize", "maximize")
-"""Directions of the two objectives of a search, in the order of the columns of every array."""
 
 
 @dataclass(frozen=True)
@@ -34,28 +28,9 @@ class CostScale:
     unit: str = "bytes"
 
 
-def as_costs(points: ArrayLike, directions: Sequence[Direction] | None = None) -> NDArray[np.float64]:
-    """Return the points [n, 2] with both columns minimised; an empty input gives shape [0, 2].
-
-    Raises:
-        ValueError: not an array [n, 2], or not two directions.
-    """
-    costs = np.array(points, dtype=np.float64)
-    if costs.size == 0:
-        costs = costs.reshape(0, 2)
-    if costs.ndim != 2 or costs.shape[1] != 2:
-        raise ValueError(f"points must have shape [n, 2], not {list(costs.shape)}")
-    if directions is None:
-        return costs
-    if len(directions) != 2:
-        raise ValueError(f"{len(directions)} directions for 2 columns")
-    costs *= [-1.0 if direction == "maximize" else 1.0 for direction in directions]
-    return costs
-
-
-def nondominated_mask(points: ArrayLike, directions: Sequence[Direction] | None = None) -> NDArray[np.bool_]:
+def nondominated_mask(points: ArrayLike) -> NDArray[np.bool_]:
     """Return which points [n] no other point dominates, by one sort."""
-    costs = as_costs(points, directions)
+    costs = _minimised(points)
     mask: NDArray[np.bool_] = np.logical_not(np.isnan(costs).any(axis=1))
     comparable = np.flatnonzero(mask)
     if comparable.size:
@@ -63,14 +38,14 @@ def nondominated_mask(points: ArrayLike, directions: Sequence[Direction] | None 
     return mask
 
 
-def nondominated_sort(points: ArrayLike, directions: Sequence[Direction] | None = None) -> NDArray[np.int64]:
+def nondominated_sort(points: ArrayLike) -> NDArray[np.int64]:
     """Return the rank of each point [n]: 0 on the front, 1 on the front of the rest, …; NaN points last."""
-    costs = as_costs(points, directions)
+    costs = _minimised(points)
     ranks = np.full(len(costs), -1, dtype=np.int64)
     left = np.flatnonzero(~np.isnan(costs).any(axis=1))
     rank = 0
     while left.size:
-        front = nondominated_mask(costs[left])
+        front = _front(costs[left])
         ranks[left[front]] = rank
         left = left[~front]
         rank += 1
@@ -78,19 +53,17 @@ def nondominated_sort(points: ArrayLike, directions: Sequence[Direction] | None 
     return ranks
 
 
-def hypervolume(
-    points: ArrayLike, reference: ArrayLike, directions: Sequence[Direction] | None = None
-) -> float:
+def hypervolume(points: ArrayLike, reference: ArrayLike) -> float:
     """Return the area that the points [n, 2] dominate up to the reference point [2].
 
     Points that do not beat the reference in both columns add nothing; no points give 0.
     """
-    bound = as_costs(np.atleast_2d(np.asarray(reference)), directions)[0]
-    costs = as_costs(points, directions)
+    bound = _minimised(np.atleast_2d(np.asarray(reference)))[0]
+    costs = _minimised(points)
     costs = costs[(costs < bound).all(axis=1)]
     if len(costs) == 0:
         return 0.0
-    front = np.unique(costs[nondominated_mask(costs)], axis=0)  # sorted by the first column
+    front = np.unique(costs[_front(costs)], axis=0)  # sorted by the first column
     widths = np.append(front[1:, 0], bound[0]) - front[:, 0]
     return float(np.sum(widths * (bound[1] - front[:, 1])))
 
@@ -125,11 +98,25 @@ def normalised_hypervolume(
         classes: number of classes, > 1; chance is 1/classes.
     """
     square = unit_square(costs, accuracies, scale=scale, classes=classes)
-    return hypervolume(square, (1.0, 0.0), COST_AND_ACCURACY)
+    return hypervolume(square, (1.0, 0.0))
+
+
+def _minimised(points: ArrayLike) -> NDArray[np.float64]:
+    """Return the points [n, 2] with negated accuracies; an empty input gives shape [0, 2].
+
+    Raises:
+        ValueError: not an array [n, 2].
+    """
+    costs = np.array(points, dtype=np.float64)
+    if costs.size == 0:
+        costs = costs.reshape(0, 2)
+    if costs.ndim != 2 or costs.shape[1] != 2:
+        raise ValueError(f"points must have shape [n, 2], not {list(costs.shape)}")
+    return costs * [1.0, -1.0]
 
 
 def _front(costs: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Return the front of costs [n, 2] without NaN.
+    """Return which points [n] no other dominates; both columns [n, 2] are minimised and have no NaN.
 
     Sorted by the first cost, each point's second cost must be below that of all before it. Copies of a point
     are decided as one.

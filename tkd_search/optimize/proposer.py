@@ -10,8 +10,8 @@ import optuna
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from tkd_search.optimize.learning_curves import ACCURACY_ESTIMATORS, Accuracies
-from tkd_search.optimize.pareto import COST_AND_ACCURACY, CostScale, nondominated_mask
+from tkd_search.optimize.learning_curves import ACCURACY_ESTIMATORS, Accuracies, AccuracyEstimatorName
+from tkd_search.optimize.pareto import CostScale, nondominated_mask
 from tkd_search.optimize.samplers.create_sampler import DESIGNS, SamplerFactory, design_point, make_sampler
 from tkd_search.optimize.samplers.ehvi import EHVISampler, EHVISettings
 from tkd_search.optimize.space import Space
@@ -43,12 +43,8 @@ class ProposerSettings:
     sampler: str = "ehvi"
     options: Mapping[str, Any] = field(default_factory=dict)
     startup: int | None = None
-    learning: str = "extrapolated"
+    learning: AccuracyEstimatorName = "extrapolated"
     cap: int = HISTORY_CAP
-
-    def __post_init__(self) -> None:
-        if self.learning not in ACCURACY_ESTIMATORS:
-            raise ValueError(f"learning = {self.learning!r}; allowed: {', '.join(ACCURACY_ESTIMATORS)}")
 
     @property
     def min_trials(self) -> int:
@@ -97,8 +93,8 @@ class Proposer:
         self._ehvi: EHVISampler | None = None
         self._tpe_share = 0.0
         if settings.sampler == "ehvi":  # which leaves some suggestions to TPE
-            costs = _ehvi_settings(settings.options)
-            self._tpe_share, self._factory = costs.tpe, make_sampler("tpe")
+            ehvi_settings = _ehvi_settings(settings.options)
+            self._tpe_share, self._factory = ehvi_settings.tpe, make_sampler("tpe")
             self._ehvi = EHVISampler(
                 space,
                 levels=levels,
@@ -106,7 +102,7 @@ class Proposer:
                 scale=scale,
                 classes=classes,
                 cost_of=cost_of,
-                settings=costs,
+                settings=ehvi_settings,
             )
         elif settings.sampler not in DESIGNS:
             self._factory = make_sampler(settings.sampler, settings.options)
@@ -187,7 +183,7 @@ def _window(trials: Sequence[StudyTrial], cap: int) -> Sequence[StudyTrial]:
         return trials
     old = trials[:-cap]
     complete = [t for t in trials if t.state == "complete"]
-    mask = nondominated_mask([[t.cost or 0, t.accuracy] for t in complete], COST_AND_ACCURACY)
+    mask = nondominated_mask([[t.cost or 0, t.accuracy] for t in complete])
     front = {t.number for t, on_front in zip(complete, mask, strict=True) if on_front}
     return [*(t for t in old if t.number in front or t.state == "running"), *trials[-cap:]]
 

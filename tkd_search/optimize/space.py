@@ -9,7 +9,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Any
 
 from optuna.distributions import (
     BaseDistribution,
@@ -17,16 +17,9 @@ from optuna.distributions import (
 )
 from optuna.distributions import FloatDistribution as OptunaFloat
 from optuna.distributions import IntDistribution as OptunaInt
+from optuna.trial import BaseTrial
 
 Scalar = None | bool | int | float | str
-
-
-class Suggester(Protocol):
-    """The methods of an Optuna trial that a space calls."""
-
-    def suggest_float(self, name: str, low: float, high: float, *, log: bool = False) -> float: ...  # noqa: D102
-    def suggest_int(self, name: str, low: int, high: int, *, log: bool = False) -> int: ...  # noqa: D102
-    def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any: ...  # noqa: D102
 
 
 @dataclass(frozen=True)
@@ -40,7 +33,7 @@ class FloatDistribution:
     def __post_init__(self) -> None:
         _check_range(self.low, self.high, self.log)
 
-    def suggest(self, trial: Suggester, name: str) -> float:
+    def suggest(self, trial: BaseTrial, name: str) -> float:
         """Return the trial's suggestion."""
         return float(trial.suggest_float(name, self.low, self.high, log=self.log))
 
@@ -75,7 +68,7 @@ class IntDistribution:
     def __post_init__(self) -> None:
         _check_range(self.low, self.high, self.log)
 
-    def suggest(self, trial: Suggester, name: str) -> int:
+    def suggest(self, trial: BaseTrial, name: str) -> int:
         """Return the trial's suggestion."""
         return int(trial.suggest_int(name, self.low, self.high, log=self.log))
 
@@ -116,7 +109,7 @@ class Choice:
             if any(_same(option, other) for other in self.options[:i]):
                 raise ValueError(f"option {option!r} appears twice")
 
-    def suggest(self, trial: Suggester, name: str) -> Scalar:
+    def suggest(self, trial: BaseTrial, name: str) -> Scalar:
         """Return the trial's suggestion."""
         option: Scalar = trial.suggest_categorical(name, self.options)
         return option
@@ -193,19 +186,12 @@ class Space:
         """Return whether a leaf applies, given the values of the leaves it depends on."""
         return all(condition.holds(config) for condition in self._conditions_of[leaf])
 
-    def suggest(self, trial: Suggester, given: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        """Return a flat configuration of the active leaves, suggested by an Optuna trial.
-
-        Args:
-            trial: an Optuna trial.
-            given: fixed values, for which no suggestion is made; inactive ones are dropped.
-        """
+    def suggest(self, trial: BaseTrial) -> dict[str, Any]:
+        """Return a flat configuration of the active leaves, suggested by an Optuna trial."""
         config: dict[str, Any] = {}
         for leaf in self.order:
             if self.active(leaf, config):
-                config[leaf] = (
-                    given[leaf] if given and leaf in given else self.leaves[leaf].suggest(trial, leaf)
-                )
+                config[leaf] = self.leaves[leaf].suggest(trial, leaf)
         return config
 
     def at(self, point: Sequence[float], given: Mapping[str, Any] | None = None) -> dict[str, Any]:

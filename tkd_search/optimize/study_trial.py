@@ -133,7 +133,7 @@ def from_optuna(frozen: FrozenTrial) -> StudyTrial:
         storage_id=frozen._trial_id,
         config=frozen.params,
         state=_STATES[frozen.state],
-        cost=progress.get("cost", progress.get("bytes")),  # its name in journals of earlier versions
+        cost=progress.get("cost"),
         curve={int(epoch): accuracy for epoch, accuracy in progress.get("curve", {}).items()},
         arrivals={int(epoch): position for epoch, position in progress.get("arrivals", {}).items()},
         reason=progress.get("reason", ""),

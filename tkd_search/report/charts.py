@@ -13,16 +13,15 @@ from tkd_search.report.figures import (
     common_cost,
     config_lines,
     cost_window,
-    front_by_cost,
     measures,
     shown_trials,
     tap_shares,
 )
 from tkd_search.report.importance import Importances
-from tkd_search.report.style import FAINT, INK, MUTED, RULE, SERIES, SYMBOLS, cost_ticks, human_bytes, percent
+from tkd_search.report.style import FAINT, INK, MUTED, RULE, SERIES, SYMBOLS, cost_ticks
 from tkd_search.results.costs import COSTS, Costed
-from tkd_search.results.records import BigModelRecord, FrontMember, SearchRecord, TrialRecord
-from tkd_search.units import milliseconds
+from tkd_search.results.records import BigModelRecord, FrontMember, SearchRecord, TrialRecord, by_cost
+from tkd_search.units import human_bytes, milliseconds, percent
 
 _FONT = 'system-ui, -apple-system, "Segoe UI", Roboto, "Liberation Sans", sans-serif'
 MOST_BARS = 14
@@ -110,7 +109,7 @@ def _trials(
 
 def _front(figure: Any, record: SearchRecord, place: int, links: Mapping[str, str], *, several: bool) -> None:
     by_id = {trial.trial_id: trial for trial in record.trials}
-    members = [member for member in front_by_cost(record) if member.trial_id in by_id]
+    members = [member for member in by_cost(record.front) if member.trial_id in by_id]
     if not members:
         return
     colour = SERIES[place % len(SERIES)]
@@ -297,7 +296,7 @@ def hypervolume_chart(records: Sequence[SearchRecord]) -> Any | None:
 def learning_chart(record: SearchRecord) -> Any | None:
     """Return validation accuracy over epochs of the front's members, darker where costlier; or None."""
     by_id = {trial.trial_id: trial for trial in record.trials}
-    members = [member for member in front_by_cost(record) if member.trial_id in by_id]
+    members = [member for member in by_cost(record.front) if member.trial_id in by_id]
     if not members:
         return None
     figure = go.Figure()

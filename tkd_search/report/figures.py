@@ -7,10 +7,11 @@ from dataclasses import dataclass
 
 from tkd_search.errors import UserError
 from tkd_search.results.costs import COSTS, Cost
-from tkd_search.results.records import FrontMember, SearchRecord, TrialRecord
+from tkd_search.results.records import SearchRecord, TrialRecord
 from tkd_search.units import metric_text
 
 WEIGHT = "weight."
+_MOST_SETTINGS = 24
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,11 +41,6 @@ def by_end(trials: Sequence[TrialRecord]) -> dict[str, list[TrialRecord]]:
     for trial in trials:
         groups[words.get(trial.state, "failed or running")].append(trial)
     return groups
-
-
-def front_by_cost(record: SearchRecord) -> tuple[FrontMember, ...]:
-    """Return the front, cheapest student first."""
-    return tuple(sorted(record.front, key=lambda member: (member.cost, member.trial_id)))
 
 
 def common_cost(records: Sequence[SearchRecord]) -> Cost:
@@ -128,9 +124,9 @@ def _share(name: str, epochs: Sequence[dict[str, float]]) -> float:
     return sum(name in weights for weights in epochs) / len(epochs) if epochs else float("nan")
 
 
-def config_lines(config: dict[str, object], limit: int = 24) -> Iterable[str]:
+def config_lines(config: dict[str, object]) -> Iterable[str]:
     """Return a configuration as lines ``key = value``, numbers with four significant digits."""
-    for key, value in list(config.items())[:limit]:
+    for key, value in list(config.items())[:_MOST_SETTINGS]:
         yield f"{key} = {value:.4g}" if isinstance(value, float) else f"{key} = {value}"
-    if len(config) > limit:
-        yield f"… and {len(config) - limit} more"
+    if len(config) > _MOST_SETTINGS:
+        yield f"… and {len(config) - _MOST_SETTINGS} more"

@@ -7,7 +7,7 @@ import pandas as pd
 
 from tkd_search.files import write_text
 from tkd_search.results.costs import Costed
-from tkd_search.results.records import FrontMember, SearchRecord
+from tkd_search.results.records import FrontMember, SearchRecord, by_cost
 
 FIGURES = (
     "trial_id",
@@ -32,7 +32,7 @@ def front_frame(records: Sequence[SearchRecord]) -> pd.DataFrame:
     rows = [
         ({"search": record.name} if len(records) > 1 else {}) | member_row(member)
         for record in records
-        for member in sorted(record.front, key=lambda member: (member.cost, member.trial_id))
+        for member in by_cost(record.front)
     ]
     frame = pd.DataFrame(rows) if rows else pd.DataFrame(columns=[*FIGURES, "path"])
     return frame.astype({"trial_id": str})

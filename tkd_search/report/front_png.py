@@ -14,14 +14,13 @@ from tkd_search.report.figures import (
     by_end,
     common_cost,
     cost_window,
-    front_by_cost,
     measures,
     shown_trials,
 )
 from tkd_search.report.label_placement import Box, place_labels
 from tkd_search.report.style import FAINT, INK, MARKERS, MUTED, RULE, SERIES, cost_ticks
 from tkd_search.results.costs import Cost
-from tkd_search.results.records import FrontMember, SearchRecord
+from tkd_search.results.records import FrontMember, SearchRecord, by_cost
 
 DPI = 200
 MOST_LABELS = 9
@@ -61,7 +60,7 @@ def _drawn(records: Sequence[SearchRecord]) -> bytes:
     axes = figure.add_subplot()
     _frame(axes, records)
     for place, record in enumerate(records):
-        _trials(axes, record, place, alone=len(records) == 1)
+        _trials(axes, record, place)
         _front(axes, record, place, alone=len(records) == 1)
     _big_models(axes, records)
     _legend(axes)
@@ -102,7 +101,7 @@ def _frame(axes: Any, records: Sequence[SearchRecord]) -> None:
     )
 
 
-def _trials(axes: Any, record: SearchRecord, place: int, *, alone: bool) -> None:
+def _trials(axes: Any, record: SearchRecord, place: int) -> None:
     front = {member.trial_id for member in record.front}
     rest = [trial for trial in shown_trials(record) if trial.trial_id not in front]
     drawn = {"trained fully": (MARKERS[place % 6], MUTED, 16)}
@@ -121,7 +120,7 @@ def _trials(axes: Any, record: SearchRecord, place: int, *, alone: bool) -> None
 
 
 def _front(axes: Any, record: SearchRecord, place: int, *, alone: bool) -> None:
-    members = front_by_cost(record)
+    members = by_cost(record.front)
     colour = SERIES[place % len(SERIES)]
     axes.plot(
         [member.cost for member in members],
@@ -201,7 +200,7 @@ def _legend(axes: Any) -> None:
 def _label(axes: Any, records: Sequence[SearchRecord]) -> None:
     """Label the members of the fronts; a member without room for a label gets none."""
     most = MOST_LABELS if len(records) == 1 else 4
-    members = [member for record in records for member in some_members(front_by_cost(record), most)]
+    members = [member for record in records for member in some_members(by_cost(record.front), most)]
     cost = common_cost(records)
     texts = [label_text(member, cost) for member in members]
     renderer = axes.figure.canvas.get_renderer()
@@ -246,7 +245,7 @@ def _obstacles(axes: Any, records: Sequence[SearchRecord], scale: float) -> list
 
 def _steps(axes: Any, record: SearchRecord) -> list[Box]:
     """Return the front's step line as thin boxes: from each member to the next one's cost, then up."""
-    pixels = [axes.transData.transform((one.cost, one.val_accuracy)) for one in front_by_cost(record)]
+    pixels = [axes.transData.transform((one.cost, one.val_accuracy)) for one in by_cost(record.front)]
     boxes = []
     for (x, y), (then_x, then_y) in pairwise(pixels):
         boxes += [Box(x, y - 2, then_x, y + 2), Box(then_x - 2, min(y, then_y), then_x + 2, max(y, then_y))]

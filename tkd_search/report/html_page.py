@@ -9,15 +9,16 @@ from plotly.offline import get_plotlyjs
 
 from tkd_search.files import write_text
 from tkd_search.report import charts
-from tkd_search.report.figures import common_cost, front_by_cost, measures
+from tkd_search.report.figures import common_cost, measures
 from tkd_search.report.importance import importances
 from tkd_search.report.run_links import trial_links
-from tkd_search.report.style import FAINT, INK, MUTED, RULE, human_bytes, percent
+from tkd_search.report.style import FAINT, INK, MUTED, RULE
 from tkd_search.results.costs import COSTS
 from tkd_search.results.failure_reasons import reason_lines
-from tkd_search.results.records import SearchRecord
+from tkd_search.results.records import SearchRecord, by_cost
+from tkd_search.results.summary import epochs_spent
 from tkd_search.tracking.uri import run_url
-from tkd_search.units import metric_text, milliseconds
+from tkd_search.units import human_bytes, metric_text, milliseconds, percent
 
 _STYLE = f"""
 :root {{ color-scheme: light; }}
@@ -75,7 +76,7 @@ def render(records: Sequence[SearchRecord], tracking: Path) -> str:
         (
             _heading(records),
             _main_chart(records, links),
-            _fronts(records, links),
+            *(_front(record, links[record.name], several=len(records) > 1) for record in records),
             '<div class="two">',
             _details(records),
             "</div>",
@@ -101,7 +102,7 @@ def _heading(records: Sequence[SearchRecord]) -> str:
         return f"<h1>{names}</h1><p class='muted'>{len(records)} searches side by side.</p>"
     record = records[0]
     big, states = record.big_model, [trial.state for trial in record.trials]
-    spent = sum(trial.epochs_trained for trial in record.trials)
+    spent = epochs_spent(record.trials)
     slow = sum(trial.not_trained for trial in record.trials)
     ends = f"{states.count('stopped') - slow} stopped early, {states.count('failed')} failed"
     figures = (
@@ -212,10 +213,6 @@ def _plot(figure: Any, name: str, *, main: bool = False, click: bool = False) ->
     )
 
 
-def _fronts(records: Sequence[SearchRecord], links: dict[str, dict[str, str]]) -> str:
-    return "".join(_front(record, links[record.name], several=len(records) > 1) for record in records)
-
-
 def _front(record: SearchRecord, links: dict[str, str], *, several: bool) -> str:
     if not record.front:
         return _no_front(record, several=several)
@@ -235,7 +232,7 @@ def _front(record: SearchRecord, links: dict[str, str], *, several: bool) -> str
         f"<th>{name}</th>" for name in names
     )
     rows = []
-    for member in front_by_cost(record):
+    for member in by_cost(record.front):
         trial, page = html.escape(member.trial_id), html.escape(links.get(member.trial_id, ""))
         cells = [
             *([milliseconds(member.cost)] if by_latency else []),

@@ -41,14 +41,14 @@ class Importances:
     trials: int
 
 
-def importances(record: SearchRecord, *, seed: int = 0) -> Importances | None:
+def importances(record: SearchRecord) -> Importances | None:
     """Rank the searched settings, most important first; None below twelve trials or without settings."""
     trials = shown_trials(record)
     names = sorted({key for trial in trials for key in trial.config if _varies(key, trials)})
     if len(trials) < LEAST_TRIALS or not names:
         return None
     table = np.stack([_encode([trial.config.get(name) for trial in trials]) for name in names], 1)
-    explained, shares = _permute(table, merit(trials), seed)
+    explained, shares = _permute(table, merit(trials))
     ranking = [
         Importance(
             name=name,
@@ -93,18 +93,18 @@ def _above_usual(costs: Any, accuracy: Any) -> Any:
     return accuracy - np.polynomial.polynomial.polyval(middle, usual)
 
 
-def _permute(table: Any, response: Any, seed: int) -> tuple[float, Any]:
+def _permute(table: Any, response: Any) -> tuple[float, Any]:
     """Return held-out R² and, per fold, the R² lost by shuffling each column (array [folds, columns])."""
     from sklearn.ensemble import RandomForestRegressor
     from sklearn.model_selection import KFold
 
     spread = max(float(response.var()), 1e-12)
     lost, error = [], np.zeros(len(response))
-    for fold, (train, held) in enumerate(KFold(_FOLDS, shuffle=True, random_state=seed).split(table)):
-        forest = RandomForestRegressor(60, min_samples_leaf=2, random_state=seed + fold, n_jobs=1)
+    for fold, (train, held) in enumerate(KFold(_FOLDS, shuffle=True, random_state=0).split(table)):
+        forest = RandomForestRegressor(60, min_samples_leaf=2, random_state=fold, n_jobs=1)
         forest.fit(table[train], response[train])
         error[held] = (response[held] - forest.predict(table[held])) ** 2
-        shuffled = _errors_shuffled(forest, table[held], response[held], np.random.default_rng(seed))
+        shuffled = _errors_shuffled(forest, table[held], response[held], np.random.default_rng(0))
         lost.append((shuffled - error[held].mean()) / spread)
     return 1.0 - float(error.mean()) / spread, np.array(lost)
 

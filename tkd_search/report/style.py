@@ -1,7 +1,5 @@
 """Colours and texts that the page and the picture share."""
 
-from tkd_search.units import human_bytes, percent
-
 INK = "#1d2733"
 MUTED = "#66727f"
 RULE = "#e4e8ec"
@@ -10,19 +8,6 @@ FAINT = "#b9c1ca"
 SERIES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
 SYMBOLS = ("circle", "square", "diamond", "triangle-up", "pentagon", "hexagon")
 MARKERS = ("o", "s", "D", "^", "p", "h")
-
-__all__ = [
-    "FAINT",
-    "INK",
-    "MARKERS",
-    "MUTED",
-    "RULE",
-    "SERIES",
-    "SYMBOLS",
-    "cost_ticks",
-    "human_bytes",
-    "percent",
-]
 
 
 def cost_ticks(low: float, high: float) -> list[float]:

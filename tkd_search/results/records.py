@@ -1,5 +1,6 @@
 """Records of a search as frozen values: written by the engine, read by tracking and reports."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -100,6 +101,11 @@ class SearchStart:
     config_yaml: str = ""
     command: str = ""
     dataset_digest: str = ""
+
+
+def by_cost(members: Iterable["FrontMember"]) -> tuple["FrontMember", ...]:
+    """Return members of a front, cheapest first."""
+    return tuple(sorted(members, key=lambda member: (member.cost, member.trial_id)))
 
 
 @dataclass(frozen=True, kw_only=True)

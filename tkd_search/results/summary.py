@@ -15,7 +15,7 @@ from tkd_search.errors import UserError
 from tkd_search.files import write_json
 from tkd_search.results.costs import Costed
 from tkd_search.results.json_values import finite, from_plain, to_plain
-from tkd_search.results.records import SearchRecord, TrialRecord
+from tkd_search.results.records import SearchRecord, TrialRecord, by_cost
 
 SCHEMA = 1
 SUMMARY_FILE = "summary.json"
@@ -114,7 +114,7 @@ def summarise(record: SearchRecord) -> dict[str, Any]:
     """Return the summary of a search: the front sorted by cost, null where a number is not finite."""
     states = [trial.state for trial in record.trials]
     not_trained = sum(trial.not_trained for trial in record.trials)
-    front = sorted(record.front, key=lambda member: (member.cost, member.trial_id))
+    front = by_cost(record.front)
     summary = {
         "schema": SCHEMA,
         "name": record.name,

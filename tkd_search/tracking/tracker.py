@@ -11,7 +11,7 @@ from tkd_search.results.json_values import to_plain
 from tkd_search.results.records import BigModelRecord, EpochRecord, SearchRecord, SearchStart, TrialRecord
 from tkd_search.tracking.event_log import EventLog
 from tkd_search.tracking.search_log import DRIVER_STARTED, SearchLog, read_search_log
-from tkd_search.tracking.uri import StoreIds
+from tkd_search.tracking.uri import StoreIds, is_off
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,7 +153,7 @@ def open_tracker(
         experiment: name of the MLflow experiment; None is ``tkd_search/<data set>``.
         system_metrics: whether CPU, memory, disk, network and GPU use of this machine are logged as well.
     """
-    if uri.lower() in ("none", "off"):
+    if is_off(uri):
         return Tracker(run)
     from tkd_search.tracking.mlflow.mlflow_tracker import MlflowTracker  # which needs Tracker from here
 

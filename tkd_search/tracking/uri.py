@@ -24,6 +24,11 @@ class StoreIds:
     parent_run_id: str = ""
 
 
+def is_off(uri: str) -> bool:
+    """Return whether ``tracking.uri`` switches tracking off."""
+    return uri.lower() in ("none", "off")
+
+
 def absolute_uri(uri: str = "") -> str:
     """Return the URI with its sqlite file made absolute; '' gives the environment's URI or the default."""
     uri = uri or os.environ.get("MLFLOW_TRACKING_URI", "") or DEFAULT_URI
@@ -39,7 +44,7 @@ def check_uri(uri: str = "") -> None:
             be written.
     """
     where = "tracking.uri" if uri else "MLFLOW_TRACKING_URI"
-    if uri.lower() in ("none", "off"):
+    if is_off(uri):
         return
     uri = absolute_uri(uri)
     file, scheme = sqlite_file(uri), uri.partition(":")[0].partition("+")[0]

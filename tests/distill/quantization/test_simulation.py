@@ -10,8 +10,16 @@ import torch.multiprocessing as mp
 from torch import nn
 
 from tests.distill.nets import TinyStudent, digit_views
-from tkd_search.distill.quantization import calibrate, observe, set_rounding, simulate, update_ranges
-from tkd_search.distill.quantization.simulation import RoundedLayer, input_grids, plain
+from tkd_search.distill.quantization.simulation import (
+    RoundedLayer,
+    calibrate,
+    input_grids,
+    observe,
+    plain,
+    set_rounding,
+    simulate,
+    update_ranges,
+)
 from tkd_search.distill.training.flat_parameters import FlatParameters
 from tkd_search.distill.training.reduction import Reduction, SingleProcess, reduction_for
 from tkd_search.distill.training.schedule import averaged
@@ -30,7 +38,7 @@ def student(format, seed=0):
     return network
 
 
-def step(network, optimizer, rows, group: Reduction | None = None):
+def step(network, optimizer, rows, reduction: Reduction | None = None):
     """One training step on rows (a slice) of the digits."""
     views = digit_views(300)
     network.train()
@@ -39,7 +47,7 @@ def step(network, optimizer, rows, group: Reduction | None = None):
     optimizer.zero_grad()
     loss.backward()
     optimizer.step()
-    update_ranges(network, group)
+    update_ranges(network, reduction)
     observe(network, False)
     return loss.item()
 
@@ -218,13 +226,13 @@ def test_layers_may_be_called_with_named_inputs(format):
     assert 0 < (network(rows) - before).abs().max() < 1
 
 
-def ranges(group: Reduction) -> list[torch.Tensor]:
+def ranges(reduction: Reduction) -> list[torch.Tensor]:
     """Ranges after two steps; every rank reads its share of the rows."""
     network = student("int8").eval()
     for part in images(64).chunk(2):
         observe(network, True)
-        network(part.chunk(group.size)[group.rank])
-        update_ranges(network, group)
+        network(part.chunk(reduction.size)[reduction.rank])
+        update_ranges(network, reduction)
     return [torch.stack((scale, zero.float())) for scale, zero in input_grids(network).values()]
 
 

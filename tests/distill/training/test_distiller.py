@@ -24,7 +24,7 @@ from tkd_search.distill import Distiller, Diverged, MethodSettings, TrainSetting
 from tkd_search.distill.features.bank_builder import compute_bank
 from tkd_search.distill.losses.tkd import GeneratedTeachers
 from tkd_search.distill.method_settings import BankSettings
-from tkd_search.distill.quantization import Format
+from tkd_search.distill.quantization.number_format import Format
 from tkd_search.distill.training.batch_order import sample
 
 

@@ -21,7 +21,7 @@ from tests.distill.nets import (
 )
 from tkd_search.distill import Distiller, MethodSettings, TrainSettings, evaluate
 from tkd_search.distill.method_settings import ScheduleName
-from tkd_search.distill.quantization import Format
+from tkd_search.distill.quantization.number_format import Format
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,8 @@ from tkd_search.distill.training.reduction import Reduction, SingleProcess, redu
 from tkd_search.distill.training.sync_batchnorm import (
     ENOUGH_ROWS,
     AllReduceBatchNorm,
-    converted_by_torch,
+    NcclBatchNorm,
+    converted,
     desynchronised,
     synchronised,
 )
@@ -49,7 +50,7 @@ UNLABELLED = {"unlabelled": 159, "gated": 159}
 
 
 def trained(
-    name: str, group: Reduction, batch_size: int = 48, **train: Any
+    name: str, reduction: Reduction, batch_size: int = 48, **train: Any
 ) -> tuple[dict[str, torch.Tensor], dict[str, float], Any]:
     """Return the weights to ship, losses and teachers after two epochs, by default of five batches of 48."""
     torch.manual_seed(0)
@@ -68,11 +69,11 @@ def trained(
         balanced=unbalanced,
         seed=0,
         bank=digit_bank(ROWS, grid=4),
-        group=group,
+        reduction=reduction,
         class_count=10,
     )
     joint = any(isinstance(one, AllReduceBatchNorm) for one in made.student.modules())
-    assert joint == (group.size > 1 and batch_size // group.size < ENOUGH_ROWS)
+    assert joint == (reduction.size > 1 and batch_size // reduction.size < ENOUGH_ROWS)
     for _ in range(2):
         stats = made.run_epoch()
     assert stats is not None
@@ -82,40 +83,42 @@ def trained(
 def _run_rank(rank: int, folder: str) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
-    group = reduction_for(2)
-    found = {name: trained(name, group) for name in [*METHODS, "gated"]}
-    found["mixed"] = trained("ce", group, mixup=0.4, cutmix=1.0)
-    found["many rows"] = trained("ce", group, batch_size=96, schedule="one_cycle")
-    found["parts"] = _parts(rank, group)
-    found["accuracy"] = _accuracy(group)
+    reduction = reduction_for(2)
+    found = {name: trained(name, reduction) for name in [*METHODS, "gated"]}
+    found["mixed"] = trained("ce", reduction, mixup=0.4, cutmix=1.0)
+    found["many rows"] = trained("ce", reduction, batch_size=96, schedule="one_cycle")
+    found["parts"] = _parts(rank, reduction)
+    found["accuracy"] = _accuracy(reduction)
     torch.save(found, f"{folder}/{rank}.pt")
     dist.destroy_process_group()
 
 
-def _accuracy(group: Reduction) -> float:
+def _accuracy(reduction: Reduction) -> float:
     """Return the balanced accuracy of one student on three batches, which the workers share."""
     torch.manual_seed(0)
     train, method = TrainSettings(epochs=1, precision="bf16"), MethodSettings(name="ce")
-    made = Distiller(TinyStudent(), digit_views(60), method, train, seed=0, group=group, class_count=10)
+    made = Distiller(
+        TinyStudent(), digit_views(60), method, train, seed=0, reduction=reduction, class_count=10
+    )
     images, labels = held_out()[0]
     batches = list(zip(images.split(150), labels.split(150), strict=True))
-    return made.evaluate(made.eval_student(), batches[group.rank :: group.size], "balanced_accuracy")
+    return made.evaluate(made.eval_student(), batches[reduction.rank :: reduction.size], "balanced_accuracy")
 
 
-def _parts(rank: int, group: Reduction) -> dict[str, Any]:
+def _parts(rank: int, reduction: Reduction) -> dict[str, Any]:
     """Return values and averaged gradients of quantities that are not means over samples."""
     generator = torch.Generator().manual_seed(0)
     x, target = torch.randn(2, 6, 3, generator=generator), torch.randn(12, 4, generator=generator)
     weight = nn.Parameter(torch.ones(3))
     local = x[rank] * weight
-    value = cka(group.gather(local), target) + group.mean(local.mean()).exp()
+    value = cka(reduction.gather(local), target) + reduction.mean(local.mean()).exp()
     value.backward()
     assert weight.grad is not None
-    group.average_gradients([weight.grad])
+    reduction.average_gradients([weight.grad])
     strided = torch.full((2, 4), float(rank))[:, ::2]
-    group.average_gradients([strided])
+    reduction.average_gradients([strided])
     shared = torch.full((2,), float(rank))
-    group.share([shared])
+    reduction.share([shared])
     norm = synchronised(nn.Sequential(nn.BatchNorm1d(3, momentum=0.3)))
     statistics = nn.Parameter(x[rank].clone())
     (norm(statistics).square() * torch.arange(3.0)).sum().backward()
@@ -126,17 +129,17 @@ def _parts(rank: int, group: Reduction) -> dict[str, Any]:
         "gradient": weight.grad,
         "shared": shared,
         "strided": strided,
-        "operations": _operations_of_averaging(group),
+        "operations": _operations_of_averaging(reduction),
         "input_gradient": statistics.grad,
         "norm": desynchronised(norm).state_dict(),
     }
 
 
-def _operations_of_averaging(group: Reduction) -> list[str]:
+def _operations_of_averaging(reduction: Reduction) -> list[str]:
     """Names of the operations that average the gradients of two groups of parameters."""
     storage = store([list(TinyStudent().parameters()), list(TinyStudent(4).parameters())])
     with torch.profiler.profile() as profile:
-        group.average_gradients(storage.gradients())
+        reduction.average_gradients(storage.gradients())
     return [event.name for event in profile.events()]
 
 
@@ -249,7 +252,7 @@ def test_conversion_by_torch_keeps_hooks_and_the_original_type(kind: type[nn.Mod
     calls: list[int] = []
     plain = nn.Sequential(kind(3)).eval()
     plain[0].register_forward_hook(lambda *_: calls.append(1))
-    made = desynchronised(converted_by_torch(plain))
+    made = desynchronised(converted(plain, NcclBatchNorm))
     assert type(made[0]) is kind
     made(torch.randn(4, 3, *[2] * (0 if kind is nn.BatchNorm1d else 2)))
     assert calls == [1]
@@ -261,7 +264,7 @@ def test_conversion_keeps_the_activation_inside_a_batch_normalisation_of_timm() 
     plain = nn.Sequential(timm().layers.BatchNormAct2d(3, act_layer=nn.SiLU)).eval()
     images = torch.randn(4, 3, 2, 2)
     expected = plain(images)
-    made = converted_by_torch(plain)
+    made = converted(plain, NcclBatchNorm)
     assert torch.equal(made(images), expected)
     back = desynchronised(made)
     assert type(back[0]) is timm().layers.BatchNormAct2d

@@ -36,7 +36,11 @@ def test_samplers_by_name_and_import_path():
 
 @pytest.mark.parametrize(
     ("name", "complaint"),
-    [("best", "known: ehvi"), ("nowhere:Sampler", "nowhere"), ("optuna.samplers:Nothing", "Nothing")],
+    [
+        ("best", "known: ehvi, tpe, nsga2, gp, random, qmc"),
+        ("nowhere:Sampler", "nowhere"),
+        ("optuna.samplers:Nothing", "Nothing"),
+    ],
 )
 def test_unknown_samplers_are_refused(name, complaint):
     with pytest.raises(ValueError, match=complaint):

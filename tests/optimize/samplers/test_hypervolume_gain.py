@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tkd_search.optimize.pareto import COST_AND_ACCURACY, hypervolume, nondominated_mask
+from tkd_search.optimize.pareto import hypervolume, nondominated_mask
 from tkd_search.optimize.samplers.hypervolume_gain import NODES, WEIGHTS, area_gain
 
 unit = st.floats(0, 1)
@@ -14,15 +14,15 @@ REFERENCE = (1.0, 0.0)
 
 
 def front_of(cloud):
-    return np.unique(cloud[nondominated_mask(cloud, COST_AND_ACCURACY)], axis=0)
+    return np.unique(cloud[nondominated_mask(cloud)], axis=0)
 
 
 @given(clouds, unit, st.lists(unit, min_size=1, max_size=4))
 def test_gain_is_the_difference_of_hypervolumes(cloud, size, heights):
-    before = hypervolume(cloud, REFERENCE, COST_AND_ACCURACY)
+    before = hypervolume(cloud, REFERENCE)
     gains = area_gain(front_of(cloud), np.array([size]), np.array([heights]))[0]
     for height, gain in zip(heights, gains, strict=True):
-        after = hypervolume(np.vstack([cloud, [size, height]]), REFERENCE, COST_AND_ACCURACY)
+        after = hypervolume(np.vstack([cloud, [size, height]]), REFERENCE)
         assert gain == pytest.approx(after - before, abs=1e-9)
 
 

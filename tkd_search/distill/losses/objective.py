@@ -125,7 +125,13 @@ def mixed_terms(
     return terms
 
 
-class LabelsOnly(nn.Module):
+class _Objective(nn.Module):
+    def student_parameters(self) -> Iterator[nn.Parameter]:
+        """Return the parameters that learn; of the objectives here ``hint`` alone has some."""
+        return (p for p in self.parameters() if p.requires_grad)
+
+
+class LabelsOnly(_Objective):
     """Cross-entropy with the labels: plain training, the baseline ``ce``."""
 
     def __init__(self, context: Context) -> None:
@@ -136,12 +142,8 @@ class LabelsOnly(nn.Module):
         """See ``Objective``."""
         return {"labels": self._context.label_loss(batch)}
 
-    def student_parameters(self) -> Iterator[nn.Parameter]:
-        """Return no parameters."""
-        return iter(())
 
-
-class LogitDistillation(nn.Module):
+class LogitDistillation(_Objective):
     """Labels and F's logits: the baselines ``kd``, ``dkd``, ``dist``."""
 
     def __init__(self, settings: MethodSettings, context: Context) -> None:
@@ -153,12 +155,8 @@ class LogitDistillation(nn.Module):
         """See ``Objective``."""
         return mixed_terms(self._settings, self._context, batch, 0.0, self._kind)
 
-    def student_parameters(self) -> Iterator[nn.Parameter]:
-        """Return no parameters."""
-        return iter(())
 
-
-class FeatureDistillation(nn.Module):
+class FeatureDistillation(_Objective):
     """Hinton's KD at λ plus one feature term: the baselines ``hint``, ``at``, ``sp``.
 
     ``hint`` predicts the deepest tap before the logits through a linear adapter. ``sp`` compares relations
@@ -203,10 +201,6 @@ class FeatureDistillation(nn.Module):
             return functional.hint(h @ self.adapter.T, target, self._real)
         gather = self._context.reduction.gather
         return functional.similarity_preserving(gather(target), gather(h))
-
-    def student_parameters(self) -> Iterator[nn.Parameter]:
-        """Return the adapter of ``hint``; no parameters for ``at`` and ``sp``."""
-        return (p for p in self.parameters() if p.requires_grad)
 
 
 def student_cells(maps: Tensor, grid: int) -> tuple[Tensor, int]:

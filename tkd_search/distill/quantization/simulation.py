@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from tkd_search.distill.quantization.number_format import Format, rounds_inputs
 from tkd_search.distill.quantization.rounding import input_grid, reach_of, round_input, round_weight
-from tkd_search.distill.quantization.targets import Target, reads_inputs, targets
+from tkd_search.distill.quantization.targets import Target, reads_inputs, targets_by_module
 from tkd_search.distill.training.reduction import Reduction
 
 MOMENTUM = 0.1
@@ -78,7 +78,7 @@ class RoundedLayer(nn.Module):
         return inputs
 
     def rounded(self, name: str) -> Tensor | None:
-        """Return the parameter ``name``, rounded where the switch says so."""
+        """Return the parameter ``name``, rounded where the switch is on."""
         weight = self._parameters[name]
         if weight is None or not self.switch.weights:
             return weight
@@ -93,7 +93,7 @@ def simulate(network: nn.Module, format: Format) -> None:
     layer. Networks of floating-point formats stay as they are.
     """
     switch = Switch()
-    for name, group in _by_module(targets(network, format)).items():
+    for name, group in targets_by_module(network, format).items():
         module = network.get_submodule(name)
         become(module, RoundedLayer, tuple(group))
         module.switch, module.target_of = switch, group  # type: ignore[assignment]
@@ -147,23 +147,24 @@ def observe(network: nn.Module, on: bool) -> None:
         switch.observe = on
 
 
-def update_ranges(network: nn.Module, group: Reduction | None = None, momentum: float = MOMENTUM) -> None:
+def update_ranges(network: nn.Module, reduction: Reduction | None = None) -> None:
     """Move the ranges of inputs towards what was observed since the last call; all ranks must call it.
 
     Args:
         network: a simulated network.
-        group: the other workers; ranges are those of all ranks' rows together.
-        momentum: share of what was observed, in (0, 1]; the first observation counts whole.
+        reduction: over the workers; ranges are those of all ranks' rows together.
+
+    The first observation counts whole.
     """
     layers = [layer for layer in _layers(network) if "observed" in layer._buffers]
     if not layers:
         return
     seen = torch.stack([layer.observed for layer in layers])
-    if group is not None and group.size > 1:
-        seen = group.gather(seen[None]).amax(0)
+    if reduction is not None and reduction.size > 1:
+        seen = reduction.gather(seen[None]).amax(0)
     reach = torch.stack([layer.input_reach for layer in layers])
     fresh = reach.sum(-1, keepdim=True) == 0
-    reach = torch.where(fresh, seen, reach.lerp(seen, momentum))
+    reach = torch.where(fresh, seen, reach.lerp(seen, MOMENTUM))
     _set_ranges(layers, reach)
     torch._foreach_zero_([layer.observed for layer in layers])
 
@@ -228,13 +229,6 @@ def _layers(network: nn.Module) -> list[RoundedLayer]:
 
 def _switches(network: nn.Module) -> list[Switch]:
     return list({id(layer.switch): layer.switch for layer in _layers(network)}.values())
-
-
-def _by_module(found: Iterable[Target]) -> dict[str, dict[str, Target]]:
-    groups: dict[str, dict[str, Target]] = {}
-    for target in found:
-        groups.setdefault(target.module, {})[target.parameter] = target
-    return groups
 
 
 @cache

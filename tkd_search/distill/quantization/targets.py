@@ -39,6 +39,14 @@ def targets(network: nn.Module, format: Format) -> Iterator[Target]:
                 yield Target(name, parameter, axis, _bits(weight, axis, format))
 
 
+def targets_by_module(network: nn.Module, format: Format) -> dict[str, dict[str, Target]]:
+    """Return the targets of every module that has some: names of modules → names of parameters → targets."""
+    found: dict[str, dict[str, Target]] = {}
+    for target in targets(network, format):
+        found.setdefault(target.module, {})[target.parameter] = target
+    return found
+
+
 def unrounded(network: nn.Module, format: Format) -> dict[str, int]:
     """Return the weights that the format does not round, each with its number of values.
 

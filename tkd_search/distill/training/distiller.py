@@ -67,8 +67,7 @@ class Distiller:
             labels and, weighted ρ, from the student; the bank is not read, because its rows would be out of
             date.
         device: torch device.
-        group: the reduction over the workers of this training, which share each batch evenly; None for one
-            worker.
+        reduction: over the workers of this training, which share each batch evenly; None for one worker.
         class_count: number of classes c, checked against the bank.
         balanced: whether an epoch draws all classes equally often, in place of every image once.
         format: number format the student ships in; int8 and int4 train the last ``train.quantise`` of the
@@ -92,7 +91,7 @@ class Distiller:
         bank: Bank | None = None,
         big_models: Sequence[nn.Module] = (),
         device: str | torch.device = "cpu",
-        group: Reduction | None = None,
+        reduction: Reduction | None = None,
         class_count: int,
         balanced: bool = False,
         format: Format = "fp32",
@@ -100,9 +99,9 @@ class Distiller:
     ) -> None:
         self.method, self.train, self.epoch, self.step = method, train, 0, 0
         self._done, self._seconds, self._means = 0, 0.0, Means()
-        self.device, self._group, self._seed, self._views = (
+        self.device, self._reduction, self._seed, self._views = (
             torch.device(device),
-            group or SingleProcess(),
+            reduction or SingleProcess(),
             seed,
             views,
         )
@@ -115,10 +114,10 @@ class Distiller:
         ratio = train.unlabelled_ratio if needs_of(method).anything else 0.0
         self._unlabelled = unlabelled_per_epoch(views.labels, ratio)
         self._images_per_epoch = int((views.labels != UNLABELLED).sum()) + self._unlabelled
-        rows = self._images_per_epoch // self.steps_per_epoch // self._group.size
-        joint = self._group.size > 1 and rows < ENOUGH_ROWS
+        rows = self._images_per_epoch // self.steps_per_epoch // self._reduction.size
+        joint = self._reduction.size > 1 and rows < ENOUGH_ROWS
         self.student: nn.Module = synchronised(network) if joint else network
-        self._statistics = StatisticsAverage(self.student, self._group)
+        self._statistics = StatisticsAverage(self.student, self._reduction)
         self._rounding = RoundingSchedule(self.student, format, train)
         generator = child_generator(seed, "initial")
         self._source, template = signal_source(method, views, bank, big_models, self.device, train.precision)
@@ -134,16 +133,16 @@ class Distiller:
             else None
         )
         context = Context(
-            student, template, self._group, generator, train.label_smoothing, class_weights, stages
+            student, template, self._reduction, generator, train.label_smoothing, class_weights, stages
         )
         self.objective = build_objective(method, context).to(self.device)
-        self._group.share([*self.student.state_dict().values(), *self.objective.state_dict().values()])
+        self._reduction.share([*self.student.state_dict().values(), *self.objective.state_dict().values()])
         self._reader = StepReader(
             views.labels.to(self.device),
             self._source,
             method,
             train,
-            self._group,
+            self._reduction,
             seed=seed,
             unlabelled=self._unlabelled > 0,
         )
@@ -191,7 +190,7 @@ class Distiller:
             [(of_teachers, self.method.generator_lr), (of_big_models, self.method.big_model_lr)],
             self.train,
             total=self._total_steps,
-            reduction=self._group,
+            reduction=self._reduction,
             device=self.device,
             rates=[*layer_rates([name for name, _ in of_student], self._layer_decay), *[1.0] * len(adapters)],
         )
@@ -252,7 +251,7 @@ class Distiller:
 
     def _random_seed(self) -> int:
         """Return the seed of the global random state (dropout) for the next 32 batches."""
-        names = ("epoch", self.epoch, self._group.rank)
+        names = ("epoch", self.epoch, self._reduction.rank)
         return child_seed(self._seed, *names, *([self._done] if self._done else []))
 
     @contextlib.contextmanager
@@ -269,8 +268,8 @@ class Distiller:
             self.steps_per_epoch,
             seed=self._seed,
             epoch=self.epoch,
-            rank=self._group.rank,
-            workers=self._group.size,
+            rank=self._reduction.rank,
+            workers=self._reduction.size,
             balanced=self._balanced,
             unlabelled=self._unlabelled,
         )
@@ -296,7 +295,7 @@ class Distiller:
             terms.update(self._source.losses(signals, batch.over_labels, logits, data.labelled))
         self._learners.update(terms.values(), self.step)
         self._statistics.update()
-        self._rounding.end_step(self.epoch, self._group)
+        self._rounding.end_step(self.epoch, self._reduction)
         return terms
 
     def _predict(self, images: Tensor) -> StudentOutput:
@@ -325,7 +324,7 @@ class Distiller:
         with autocast(self.device, self.train.precision):
             for of_batch in counts_of(student, batches):
                 counts += of_batch.to(self.device)
-        return figure(self._group.gather(counts).sum(0), metric)
+        return figure(self._reduction.gather(counts).sum(0), metric)
 
     @torch.no_grad()
     def _reselect(self, objective: GeneratedTeachers) -> None:
@@ -341,7 +340,7 @@ class Distiller:
         self.student.train()
         labels = known_or_predicted(self._reader.labels(index), signals.logits)
         generator = child_generator(self._seed, "selection", self.epoch)
-        reselect(objective, output, signals, labels, generator, self._group)
+        reselect(objective, output, signals, labels, generator, self._reduction)
 
     @torch.no_grad()
     def eval_student(self) -> nn.Module:

@@ -61,30 +61,22 @@ class SingleProcess:
 
 
 class AllReduce:
-    """The reduction over a ``torch.distributed`` process group.
+    """The reduction over the default process group of ``torch.distributed``."""
 
-    Args:
-        group: the group; None for the default one.
-    """
-
-    def __init__(self, group: dist.ProcessGroup | None = None) -> None:
-        self._group = group
-        self.rank, self.size = dist.get_rank(group), dist.get_world_size(group)
-
-    def _sum(self, tensor: Tensor) -> Tensor:
-        dist.all_reduce(tensor, group=self._group)
-        return tensor
+    def __init__(self) -> None:
+        self.rank, self.size = dist.get_rank(), dist.get_world_size()
 
     def mean(self, local: Tensor) -> Tensor:
         """See ``Reduction``."""
-        over_ranks = self._sum(local.detach().clone()) / self.size
-        return local + (over_ranks - local.detach())
+        over_ranks = local.detach().clone()
+        dist.all_reduce(over_ranks)
+        return local + (over_ranks / self.size - local.detach())
 
     def gather(self, rows: Tensor) -> Tensor:
         """See ``Reduction``."""
         own = rows.detach().contiguous()
         parts = [torch.empty_like(own) for _ in range(self.size)]
-        dist.all_gather(parts, own, group=self._group)
+        dist.all_gather(parts, own)
         if rows.requires_grad:
             parts[self.rank] = self.size * rows - (self.size - 1) * own
         return torch.cat(parts)
@@ -93,19 +85,19 @@ class AllReduce:
         """See ``Reduction``; one collective per gradient, without a copy where the gradient is contiguous."""
         for gradient in gradients:
             whole = gradient.contiguous()
-            self._sum(whole).div_(self.size)
+            dist.all_reduce(whole)
+            whole.div_(self.size)
             if whole is not gradient:
                 gradient.copy_(whole)
 
     def share(self, tensors: Iterable[Tensor]) -> None:
         """See ``Reduction``."""
-        source = 0 if self._group is None else dist.get_global_rank(self._group, 0)
         for tensor in tensors:
             whole = tensor.detach().contiguous()
-            dist.broadcast(whole, src=source, group=self._group)
+            dist.broadcast(whole, src=0)
             tensor.detach().copy_(whole)
 
 
-def reduction_for(workers: int, group: dist.ProcessGroup | None = None) -> Reduction:
+def reduction_for(workers: int) -> Reduction:
     """Return the reduction over this many workers; more than one need an initialised process group."""
-    return SingleProcess() if workers == 1 else AllReduce(group)
+    return SingleProcess() if workers == 1 else AllReduce()

@@ -29,12 +29,12 @@ def reselect(
     signals: Signals,
     labels: Tensor,
     generator: torch.Generator,
-    group: Reduction,
+    reduction: Reduction,
 ) -> None:
     """Select teachers from a sample of training rows; all workers use the selection of rank 0."""
     objective.reselect(output, signals, labels, generator)
     chosen = required(objective.selection)
-    group.share(_tensors(chosen))
+    reduction.share(_tensors(chosen))
     objective.restore(chosen)
 
 

@@ -59,7 +59,7 @@ class RoundingSchedule:
         set_rounding(student, rounds)
         observe(student, rounds)
 
-    def end_step(self, epoch: int, group: Reduction) -> None:
+    def end_step(self, epoch: int, reduction: Reduction) -> None:
         """Update the ranges of inputs after a step, equally on all workers."""
         if epoch >= self._first:
-            update_ranges(self._student, group)
+            update_ranges(self._student, reduction)

@@ -36,7 +36,7 @@ class StepReader:
         source: reads the big models' signals; None where the method needs none.
         method: its ``min_confidence`` leaves out unlabelled rows of which F is less sure.
         train: its ``mixup`` and ``cutmix`` mix images.
-        group: the workers of this training; each of them mixes its own part of a batch.
+        reduction: the workers of this training; each of them mixes its own part of a batch.
         seed: root seed of the training.
         unlabelled: whether batches have unlabelled rows.
     """
@@ -47,12 +47,12 @@ class StepReader:
         source: SignalSource | None,
         method: MethodSettings,
         train: TrainSettings,
-        group: Reduction,
+        reduction: Reduction,
         *,
         seed: int,
         unlabelled: bool,
     ) -> None:
-        self._labels, self._source, self._group, self._seed = labels, source, group, seed
+        self._labels, self._source, self._reduction, self._seed = labels, source, reduction, seed
         self._mixes, self._mixup, self._cutmix = train.mixes, train.mixup, train.cutmix
         self._unlabelled, self._min_confidence = unlabelled, method.min_confidence
 
@@ -69,7 +69,7 @@ class StepReader:
         labels = self.labels(index)
         others, share = None, 1.0
         if self._mixes:
-            seed = child_seed(self._seed, "mixing", step, self._group.rank)
+            seed = child_seed(self._seed, "mixing", step, self._reduction.rank)
             images, share = mixed(images, mixup=self._mixup, cutmix=self._cutmix, seed=seed)
             images, others = channels_last(images), labels.roll(1, 0)
         signals = self._source.read(view, index, images) if self._source is not None else None
@@ -83,13 +83,13 @@ class StepReader:
     def _with_unlabelled(self, data: StepData) -> StepData | None:
         if data.signals is not None and self._min_confidence > 0:
             rows = confident_rows(
-                data.signals.logits, data.labels, data.others, self._min_confidence, self._group
+                data.signals.logits, data.labels, data.others, self._min_confidence, self._reduction
             )
             if len(rows) < 2:
                 return None
             data = _rows(data, rows)
         labelled = (data.labels != UNLABELLED).sum().to(torch.float32)
-        return data._replace(labelled=self._group.mean(labelled))
+        return data._replace(labelled=self._reduction.mean(labelled))
 
 
 def _rows(data: StepData, rows: Tensor) -> StepData:

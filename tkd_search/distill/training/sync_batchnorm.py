@@ -25,17 +25,16 @@ class _SumOverRanks(torch.autograd.Function):
     """All-reduce whose gradient is the all-reduced gradient."""
 
     @staticmethod
-    def forward(ctx: Any, tensor: Tensor, group: dist.ProcessGroup | None) -> Tensor:
-        ctx.group = group
+    def forward(ctx: Any, tensor: Tensor) -> Tensor:
         total = tensor.clone()
-        dist.all_reduce(total, group=group)
+        dist.all_reduce(total)
         return total
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
         total = grads[0].contiguous().clone()
-        dist.all_reduce(total, group=ctx.group)
-        return total, None
+        dist.all_reduce(total)
+        return total
 
 
 class AllReduceBatchNorm(nn.modules.batchnorm._BatchNorm):
@@ -44,7 +43,6 @@ class AllReduceBatchNorm(nn.modules.batchnorm._BatchNorm):
     In eval mode it is an ordinary batch normalisation; names in its state dict are the same.
     """
 
-    group: dist.ProcessGroup | None = None
     original: type[nn.Module] = nn.BatchNorm2d
 
     def _check_input_dim(self, input: Tensor) -> None:
@@ -58,11 +56,11 @@ class AllReduceBatchNorm(nn.modules.batchnorm._BatchNorm):
         axes = [i for i in range(input.dim()) if i != 1]
         wide = input.float()  # sums overflow in half precision
         count = torch.tensor(float(input.numel() // input.shape[1]))
-        count = _SumOverRanks.apply(count, self.group)
-        mean = _SumOverRanks.apply(wide.sum(axes), self.group) / count
+        count = _SumOverRanks.apply(count)
+        mean = _SumOverRanks.apply(wide.sum(axes)) / count
         shape = (1, -1, *(1,) * (input.dim() - 2))
         centred = wide - mean.view(shape)
-        variance = _SumOverRanks.apply(centred.square().sum(axes), self.group) / count
+        variance = _SumOverRanks.apply(centred.square().sum(axes)) / count
         self._track(mean, variance * (count / (count - 1).clamp_min(1)))
         out = centred * (variance + self.eps).rsqrt().view(shape)
         if self.affine:
@@ -126,17 +124,19 @@ def _swap(module: nn.Module, swap_one: Any) -> nn.Module:
     return module
 
 
-def synchronised(module: nn.Module, group: dist.ProcessGroup | None = None) -> nn.Module:
+def synchronised(module: nn.Module) -> nn.Module:
     """Replace batch normalisations by ones over all workers, in place; parameters stay the same tensors."""
-    if dist.get_backend(group) == "nccl":
-        return converted_by_torch(module, group)
+    return converted(module, NcclBatchNorm if dist.get_backend() == "nccl" else AllReduceBatchNorm)
+
+
+def converted(module: nn.Module, kind: type[AllReduceBatchNorm | NcclBatchNorm]) -> nn.Module:
+    """Replace batch normalisations by those of a kind, in place, keeping inner layers, hooks and types."""
 
     def one(old: nn.Module) -> nn.Module:
         if not isinstance(old, _KINDS):
             return old
-        new = AllReduceBatchNorm(old.num_features, old.eps, old.momentum, old.affine, old.track_running_stats)
-        new.group = group
-        return _replaced(old, new)
+        settings = (old.num_features, old.eps, old.momentum, old.affine, old.track_running_stats)
+        return _replaced(old, kind(*settings))
 
     return _swap(module, one)
 
@@ -164,18 +164,6 @@ class StatisticsAverage:
         self._reduction.average_gradients([flat])
         sizes = [statistic.numel() for statistic in self._statistics]
         torch._foreach_copy_(self._statistics, flat.split(sizes))
-
-
-def converted_by_torch(module: nn.Module, group: dist.ProcessGroup | None = None) -> nn.Module:
-    """Replace batch normalisations by torch's SyncBatchNorm, keeping inner layers, hooks and types."""
-
-    def one(old: nn.Module) -> nn.Module:
-        if not isinstance(old, _KINDS):
-            return old
-        settings = (old.num_features, old.eps, old.momentum, old.affine, old.track_running_stats)
-        return _replaced(old, NcclBatchNorm(*settings, group))
-
-    return _swap(module, one)
 
 
 def desynchronised(module: nn.Module) -> nn.Module:

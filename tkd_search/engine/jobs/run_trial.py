@@ -71,7 +71,7 @@ def run_trial(job: dict[str, Any], context: JobContext) -> None:
         bank=caches.bank_at(job["bank"]) if distilled else None,
         big_models=big_models,
         device=context.device,
-        group=reduction_for(context.workers),
+        reduction=reduction_for(context.workers),
         class_count=data.num_classes,
         balanced=settings.data.sampling == "balanced",
         format=settings.student.format,

@@ -169,7 +169,7 @@ class _Training:
             ),
             seed=self.seed,
             device=self.context.device,
-            group=reduction_for(self.context.workers),
+            reduction=reduction_for(self.context.workers),
             class_count=self.data.num_classes,
             balanced=self.settings.data.sampling == "balanced",
             layer_decay=layer_decay,

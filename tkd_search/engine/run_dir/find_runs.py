@@ -6,7 +6,7 @@ from typing import Any
 from tkd_search.config.experiment_file import CONFIG_FILE
 from tkd_search.errors import UserError
 from tkd_search.results.json_values import from_plain
-from tkd_search.results.records import FrontMember, SearchRecord
+from tkd_search.results.records import FrontMember, SearchRecord, by_cost
 from tkd_search.results.summary import RECORD_FILE, SUMMARY_FILE, read_record, read_summary
 
 CACHE_FOLDER = ".cache"
@@ -57,7 +57,7 @@ def front_of(folder: Path) -> tuple[FrontMember, ...]:
     if not front:
         hint = "raise search.trials, or loosen search.max_latency, and start its command again"
         raise UserError(str(folder), "a search with an empty front", "a search with results", hint)
-    return tuple(sorted(front, key=lambda one: (one.cost, one.trial_id)))
+    return by_cost(front)
 
 
 def member_of(folder: Path, trial: str) -> FrontMember:

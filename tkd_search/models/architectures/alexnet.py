@@ -12,9 +12,9 @@ HIDDEN = 4096
 _POOL_AFTER = (0, 1, 4)
 
 
-def scaled(channels: float, width: float, least: int = 8, multiple: int = 8) -> int:
-    """Return ``channels · width``, rounded to a multiple and at least ``least``."""
-    return max(least, int(channels * width / multiple + 0.5) * multiple)
+def scaled(channels: int, width: float) -> int:
+    """Return ``channels · width``, rounded to a multiple of 8 and at least 8."""
+    return max(8, int(channels * width / 8 + 0.5) * 8)
 
 
 def pools_for(size: int) -> int:

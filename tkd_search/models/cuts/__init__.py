@@ -5,13 +5,11 @@ removed, and ``check_cut`` refuses a network that cannot be cut.
 """
 
 from tkd_search.models.cuts.channel_groups import ChannelGroup
-from tkd_search.models.cuts.channel_importance import IMPORTANCES
 from tkd_search.models.cuts.cut_network import Cut, check_cut, cut
 from tkd_search.models.cuts.cut_record import apply_cut
 from tkd_search.models.cuts.dependency_walk import find_groups
 
 __all__ = [
-    "IMPORTANCES",
     "ChannelGroup",
     "Cut",
     "apply_cut",

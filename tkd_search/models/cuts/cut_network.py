@@ -73,7 +73,7 @@ def cut(
 
 
 def check_cut(
-    network: nn.Module, example: Tensor, *, importances: Collection[str] = (), where: str = "student.name"
+    network: nn.Module, example: Tensor, *, importances: Collection[str] = ()
 ) -> tuple[ChannelGroup, ...]:
     """Refuse a network that cannot be cut, and return its groups of channels.
 
@@ -81,7 +81,6 @@ def check_cut(
         network: F's architecture with random or other weights, not on the meta device.
         example: images that it takes, B ≥ 2.
         importances: the criteria that a search may choose.
-        where: the key that errors name.
 
     Cuts a copy in half, runs it, and compares its logits with those of F in which no layer reads the removed
     channels; they agree for every network whose channels are followed rightly.
@@ -89,7 +88,7 @@ def check_cut(
     Raises:
         UserError: it names the layer or operation.
     """
-    groups = find_groups(network, example, where=where)
+    groups = find_groups(network, example)
     if "bn_scale" in importances and not has_batch_norm(network):
         raise UserError(
             "student.importance",
@@ -100,7 +99,7 @@ def check_cut(
     try:
         check_equivalence(network, made.network, example, groups, made.record["removed"])
     except UncuttableError as error:
-        raise refused(error, where) from error
+        raise refused(error) from error
     return groups
 
 

@@ -12,13 +12,12 @@ from tkd_search.models.cuts.channel_tensors import count_channels
 SCHEMA = 1
 
 
-def apply_cut(network: nn.Module, record: Mapping[str, Any], *, where: str = "cut") -> nn.Module:
+def apply_cut(network: nn.Module, record: Mapping[str, Any]) -> nn.Module:
     """Give a network of F's architecture the shapes of a cut, in place, and return it.
 
     Args:
         network: F's plain network as its constructor makes it, on any device, "meta" included.
         record: what ``Cut.record`` holds, also after a round trip through JSON.
-        where: what errors name, such as a file.
 
     Its tensors become the first channels of those it had; a state dict of the cut then loads. Neither F's
     weights nor torch-pruning are needed.
@@ -28,7 +27,7 @@ def apply_cut(network: nn.Module, record: Mapping[str, Any], *, where: str = "cu
     """
     try:
         if record["schema"] != SCHEMA:
-            raise UserError(f"{where}.schema", repr(record["schema"]), str(SCHEMA), "update tkd_search")
+            raise UserError("cut.schema", repr(record["schema"]), str(SCHEMA), "update tkd_search")
         shapes = {str(name): tuple(map(int, shape)) for name, shape in record["shapes"].items()}
         heads = {str(name): int(count) for name, count in record["heads"].items()}
         state = network.state_dict(keep_vars=True)
@@ -37,7 +36,7 @@ def apply_cut(network: nn.Module, record: Mapping[str, Any], *, where: str = "cu
         )
     except (KeyError, ValueError, TypeError, AttributeError) as error:
         raise UserError(
-            where,
+            "cut",
             f"a record that does not fit the big model's architecture ({error})",
             "the record written with the student, and the architecture of the big model it was cut from",
             "export the student again",

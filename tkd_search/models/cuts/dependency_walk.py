@@ -26,15 +26,12 @@ Places = dict[int, int]
 """The channel of a group that each position belongs to."""
 
 
-def find_groups(
-    network: nn.Module, example: Tensor, *, where: str = "student.name"
-) -> tuple[ChannelGroup, ...]:
+def find_groups(network: nn.Module, example: Tensor) -> tuple[ChannelGroup, ...]:
     """Return the groups of channels that can be removed, in the order of the network's layers.
 
     Args:
         network: images [B, C, H, W] → logits [B, c], on any device, "meta" included; not changed.
         example: images that it takes, B ≥ 2, on its device.
-        where: the key that errors name.
 
     The channels of the input and of the logits are in no group. Takes up to a few seconds.
 
@@ -50,14 +47,14 @@ def find_groups(
         if not groups:
             raise UncuttableError("no layer between the images and the logits")
     except UncuttableError as error:
-        raise refused(error, where) from error
+        raise refused(error) from error
     return tuple(sorted(groups, key=lambda group: order[group.name]))
 
 
-def refused(error: UncuttableError, where: str) -> UserError:
+def refused(error: UncuttableError) -> UserError:
     """Return what a user reads of a network that cannot be cut."""
     return UserError(
-        where,
+        "student.name",
         f"cut, which the big model does not allow: {error}",
         "a big model whose channels can be followed from layer to layer",
         "choose another student.name, such as mobilenet_v2, or another big model",

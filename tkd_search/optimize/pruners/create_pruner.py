@@ -1,10 +1,10 @@
 """Creates pruners by name or import path."""
 
-import importlib
 import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from tkd_search.optimize.import_path import imported
 from tkd_search.optimize.pruners.base import Pruner
 from tkd_search.optimize.pruners.front_probability import FrontProbability
 from tkd_search.optimize.pruners.never import Never
@@ -30,7 +30,8 @@ def create_pruner(
     Raises:
         ValueError: unknown name, nothing or no pruner at the import path, or options that it does not have.
     """
-    build = PRUNERS.get(name) or _imported(name)
+    found = PRUNERS.get(name) or imported("pruner", name, PRUNERS)
+    build = getattr(found, "build", found)
     try:
         inspect.signature(build).bind(full_budget=full_budget, classes=classes, **(options or {}))
         pruner = build(full_budget=full_budget, classes=classes, **(options or {}))
@@ -39,14 +40,3 @@ def create_pruner(
     if not isinstance(pruner, Pruner):
         raise ValueError(f"pruner {name}: a {type(pruner).__name__}, without levels and decide")
     return pruner
-
-
-def _imported(path: str) -> Callable[..., Pruner]:
-    module, _, attribute = path.partition(":")
-    if not attribute:
-        raise ValueError(f"unknown pruner {path!r}; known: {', '.join(PRUNERS)}, or package.module:Class")
-    try:
-        found = getattr(importlib.import_module(module), attribute)
-    except Exception as error:  # a module may raise any while it is imported
-        raise ValueError(f"pruner {path!r}: {error}") from error
-    return getattr(found, "build", found)

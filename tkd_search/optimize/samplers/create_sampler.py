@@ -4,7 +4,6 @@ A sampler is created for every suggestion, with a seed from the root seed and th
 state beside the study, so a resumed search makes the same suggestions as an uninterrupted one.
 """
 
-import importlib
 import inspect
 import math
 import warnings
@@ -18,6 +17,8 @@ import optuna
 from numpy.typing import NDArray
 from optuna.samplers import BaseSampler
 from scipy.stats import qmc  # type: ignore[import-untyped]
+
+from tkd_search.optimize.import_path import imported
 
 SamplerFactory = Callable[[int], BaseSampler]
 """Seed → a new sampler."""
@@ -50,7 +51,9 @@ def make_sampler(name: str, options: Mapping[str, Any] | None = None) -> Sampler
     Raises:
         ValueError: unknown name, nothing at the import path, or options that it does not have or use.
     """
-    build = SAMPLERS.get(name) or _imported(name)
+    build = SAMPLERS.get(name) or imported("sampler", name, ["ehvi", *SAMPLERS, *DESIGNS])
+    if not callable(build):
+        raise ValueError(f"sampler {name!r}: a {type(build).__name__}, not a class")
     settings = {**_DEFAULTS.get(name, {}), **(options or {})}
     takes_seed = "seed" in inspect.signature(build).parameters
     _refuse_without_effect(name, settings, takes_seed)
@@ -76,20 +79,6 @@ def _refuse_without_effect(name: str, settings: Mapping[str, Any], takes_seed: b
     for option in _NO_EFFECT if name in SAMPLERS else ():
         if option in settings:
             raise ValueError(f"sampler {name}: {option} has no effect in this search")
-
-
-def _imported(path: str) -> Callable[..., BaseSampler]:
-    module, _, attribute = path.partition(":")
-    if not attribute:
-        known = ", ".join(["ehvi", *SAMPLERS, *DESIGNS])
-        raise ValueError(f"unknown sampler {path!r}; known: {known}, or package.module:Class")
-    try:
-        found: Callable[..., BaseSampler] = getattr(importlib.import_module(module), attribute)
-    except Exception as error:  # a module may raise any while it is imported
-        raise ValueError(f"sampler {path!r}: {error}") from error
-    if not callable(found):
-        raise ValueError(f"sampler {path!r}: a {type(found).__name__}, not a class")
-    return found
 
 
 def design_point(name: str, number: int, dimensions: int, seed: int) -> NDArray[np.float64]:

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tkd_search.optimize.learning_curves import ERROR_OFFSET, Extrapolation
-from tkd_search.optimize.pareto import COST_AND_ACCURACY, CostScale, nondominated_mask, unit_square
+from tkd_search.optimize.pareto import CostScale, nondominated_mask, unit_square
 from tkd_search.optimize.samplers.feasibility import Feasibility
 from tkd_search.optimize.samplers.hypervolume_gain import NODES, WEIGHTS, area_gain
 from tkd_search.optimize.samplers.surrogate import MIN_TRIALS, Surrogate, SurrogateFitter, usable_trials
@@ -34,7 +34,7 @@ _COST_ROUNDS = 16
 
 @dataclass(frozen=True, kw_only=True)
 class EHVISettings:
-    """Limits on the cost of a suggestion, and shares of suggestions.
+    """Settings of the EHVI sampler: computing time per suggestion, and kinds of suggestions.
 
     Attributes:
         memory: maximum number of trials in the model: half of them the best, half drawn at random.
@@ -102,7 +102,7 @@ class EHVISampler:
         scale: of the costs; default: three decades below 1.1 × the highest cost so far.
         classes: number of classes; default: chance accuracy is 0.
         cost_of: exact cost of a configuration; default: predicted costs.
-        settings: cost limits and shares.
+        settings: computing time per suggestion, and kinds of suggestions.
     """
 
     def __init__(
@@ -189,8 +189,7 @@ class EHVISampler:
             return np.empty((0, 2))
         self._highest = max(self._highest, *costs)
         square = self._square(np.array(costs), np.array(values))
-        front = np.unique(square[nondominated_mask(square, COST_AND_ACCURACY)], axis=0)
-        return front
+        return np.unique(square[nondominated_mask(square)], axis=0)
 
     def _best_candidate(self, elite: Array, state: _State, rng: np.random.Generator) -> Array:
         settings = self._settings

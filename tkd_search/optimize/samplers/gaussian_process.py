@@ -51,14 +51,7 @@ class Hyperparameters:
         return cls(np.full(leaves, 0.5 * math.log(max(leaves, 1)) + LENGTH), 0.0, LINEAR, NOISE)
 
 
-def fit(
-    inputs: Array,
-    targets: Array,
-    variances: Array,
-    groups: NDArray[np.int_],
-    start: Hyperparameters | None = None,
-    iterations: int = 30,
-) -> Hyperparameters:
+def fit(inputs: Array, targets: Array, variances: Array, groups: NDArray[np.int_]) -> Hyperparameters:
     """Return the maximum a posteriori hyperparameters.
 
     Args:
@@ -66,8 +59,6 @@ def fit(
         targets: observations [n].
         variances: known noise variance of each observation beyond the common one [n].
         groups: leaf of each feature [D], 0 … L − 1; features of a leaf share its length.
-        start: initial value; default: the prior's centre.
-        iterations: maximum number of L-BFGS steps.
     """
     leaves = int(groups.max()) + 1 if len(groups) else 0
     prior = Hyperparameters.prior(leaves)
@@ -77,12 +68,12 @@ def fit(
     bounds = [(-3.0, 5.0)] * leaves + [(-3.0, 3.0), (-9.0, 1.0), (-9.0, 1.0)]
     found = minimize(
         _loss,
-        (start or prior).vector,
+        prior.vector,
         args=(distances, _gram(inputs, inputs), scaled, known, prior.vector),
         jac=True,
         method="L-BFGS-B",
         bounds=bounds,
-        options={"maxiter": iterations},
+        options={"maxiter": 30},
     ).x
     return Hyperparameters(found[:leaves], *map(float, found[leaves:]))
 

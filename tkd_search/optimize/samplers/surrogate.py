@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tkd_search.optimize.learning_curves import Extrapolation, extrapolate
-from tkd_search.optimize.pareto import COST_AND_ACCURACY, nondominated_sort
+from tkd_search.optimize.pareto import nondominated_sort
 from tkd_search.optimize.samplers.gaussian_process import Hyperparameters, Posterior, fit
 from tkd_search.optimize.space_encoding import Array, Cube
 from tkd_search.optimize.study_trial import StudyTrial
@@ -155,4 +155,4 @@ class SurrogateFitter:
     def ranks(self, usable: list[StudyTrial], extrapolation: Extrapolation) -> list[int]:
         """Return the non-domination rank of each trial, by cost and expected accuracy."""
         points = [[float(t.cost or 1), extrapolation.accuracy(t.number)] for t in usable]
-        return nondominated_sort(points, COST_AND_ACCURACY).tolist()
+        return nondominated_sort(points).tolist()

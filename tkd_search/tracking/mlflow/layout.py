@@ -33,7 +33,7 @@ LATENCY = "latency_ms.batch_"
 PARENT = ""
 RunStatus = Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]
 ENDED: tuple[RunStatus, ...] = ("FINISHED", "FAILED", "KILLED")
-_STATUS: dict[str, RunStatus] = {
+RUN_STATUS: dict[str, RunStatus] = {
     "running": "RUNNING",
     "complete": "FINISHED",
     "stopped": "FINISHED",
@@ -217,17 +217,12 @@ def _trial_ended(event: Event) -> tuple[RunChange, RunChange]:
     trial = RunChange(
         trial_id=data["trial_id"],
         ended=event.time,
-        status=_STATUS[data["state"]],
+        status=RUN_STATUS[data["state"]],
         tags={TAG_STATE: data["state"], TAG_REASON: short(data["reason"] or "full budget", _TAG_LENGTH)},
         points=(_point(event, "trial_seconds", data["seconds"], 0),),
     )
     points = tuple(_point(event, key, value, step) for key, value in figures.items())
     return trial, RunChange(trial_id=PARENT, points=points)
-
-
-def search_status(status: str) -> RunStatus:
-    """Return MLflow's status for a search's status."""
-    return _STATUS[status]
 
 
 def metric_name(name: str) -> str:

@@ -22,6 +22,7 @@ from tkd_search.results.records import (
     SearchRecord,
     TrialRecord,
     TrialState,
+    by_cost,
 )
 from tkd_search.tracking.mlflow.layout import (
     CHANGED,
@@ -132,7 +133,7 @@ def impatient_client(uri: str, *, make: bool = False) -> Iterator[Any]:
         text = reason(error)[:200]
         raise UserError(
             masked(uri),
-            f"a tracking store that does not do its part: {text}",
+            f"a tracking store that failed: {text}",
             "a store that runs and knows the search",
             "start it, or set MLFLOW_TRACKING_URI, _USERNAME and _PASSWORD; then give the command again",
         ) from error
@@ -210,7 +211,7 @@ def _record(
         status=cast(Literal["complete", "interrupted", "running"], data.tags.get(TAG_STATE, "running")),
         big_model=big,
         trials=trials,
-        front=tuple(sorted(front, key=lambda member: (member.cost, member.trial_id))),
+        front=by_cost(front),
         full_budget=int(facts.get("full_budget", 0)),
         hypervolume=data.metrics.get("final_hypervolume", history[-1][1] if history else 0.0),
         reference_point=(float(big.cost), 1 / classes),

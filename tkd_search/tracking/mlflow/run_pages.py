@@ -18,7 +18,7 @@ from tkd_search.errors import UserError
 from tkd_search.results.json_values import from_plain
 from tkd_search.results.records import FrontMember, SearchStart
 from tkd_search.tracking.event_log import Event
-from tkd_search.tracking.mlflow.layout import LATENCY, PARENT, TAG_PARETO, TAG_PATH, TAG_STATE, search_status
+from tkd_search.tracking.mlflow.layout import LATENCY, PARENT, RUN_STATUS, TAG_PARETO, TAG_PATH, TAG_STATE
 from tkd_search.tracking.mlflow.model_flavor import write_flavour
 from tkd_search.tracking.mlflow.model_registry import register, retire
 from tkd_search.tracking.mlflow.run_description import PREVIEW_FILE, describe
@@ -94,7 +94,7 @@ def preview(store: MlflowStore, parent: str, picture: Path) -> None:
 
 def _close(store: MlflowStore, parent: str, event: Event) -> None:
     record = event.data["record"]
-    status = search_status(record["status"])
+    status = RUN_STATUS[record["status"]]
     text = describe(record, store.search.command, parent)
     tags = [RunTag("mlflow.note.content", text), RunTag(TAG_STATE, record["status"])]
     figures = {"final_hypervolume": record["hypervolume"], "wall_seconds": record["wall_seconds"]}
