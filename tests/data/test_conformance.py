@@ -270,6 +270,12 @@ class TestTables:
         assert "5 of 15 images cannot be read" in caught.value.found
         assert "t.csv, row 2: no label" in caught.value.found
 
+    def test_rows_may_end_in_a_separator(self, tmp_path: Path) -> None:
+        path = Path(written(tmp_path, ["a", "b"] * 5).path or "")
+        head, *rows = path.read_text().splitlines()
+        path.write_text("\n".join([head, *(f"{row}," for row in rows)]))
+        assert load_data(table_of(path)).classes == ("a", "b")
+
     def test_empty_texts_in_parquet_are_no_labels(self, tmp_path: Path) -> None:
         frame = pd.read_csv(written(tmp_path, ["a", "b", "c"] * 5).path or "")
         frame.replace({"label": {"c": ""}}).set_index("label").to_parquet(tmp_path / "t.parquet")

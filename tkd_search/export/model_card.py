@@ -41,8 +41,7 @@ def _what(one: StudentDescription) -> str:
 
 def _how(made: dict[str, Any]) -> str:
     big = made.get("big_model", "a big model")
-    # Students shipped by earlier versions name their method only where it was searched.
-    if made.get("method", made.get("config", {}).get("method.name")) == "ce":
+    if made.get("method") == "ce":
         return f"trained without a teacher, beside students of {big},"
     return f"distilled from {big}"
 

@@ -47,6 +47,7 @@ def read_frame(path: Path, image_column: str) -> "pd.DataFrame":
         return pd.read_csv(
             path,
             sep=_separator(path),
+            index_col=False,  # else a separator at the end of every row shifts the columns
             skipinitialspace=True,
             keep_default_na=False,
             na_values=[""],
