@@ -161,5 +161,5 @@ def test_a_comparison_written_again_shows_its_new_figures(tmp_path):
 
 
 def test_a_store_that_does_not_answer_is_an_error():
-    with pytest.raises(UserError, match="does not do its part"):
+    with pytest.raises(UserError, match="a tracking store that failed"):
         log_comparison("http://127.0.0.1:9", "experiment", "comparison", [], [])
