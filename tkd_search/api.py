@@ -177,13 +177,14 @@ def finished_record(config: Config) -> SearchRecord | None:
     if not file.exists():
         return None
     old = stored_config(config.folder)
-    changed, copy = differences(old, config), RunDir.of(config).copied_to
+    changed = differences(old, config)
     if changed:
+        copied_to = RunDir.of(config).copied_to
         raise UserError(
             f"--name {config.name}",
             f"a run with another configuration in {config.folder}:\n    " + "\n    ".join(changed),
             "the same configuration; budgets (search.trials, max_hours, max_epochs, plateau) may be raised",
-            "choose another --name, or remove the folder" + (f" and {copy}" if copy else ""),
+            "choose another --name, or remove the folder" + (f" and {copied_to}" if copied_to else ""),
         )
     if not (config.folder / RECORD_FILE).exists():
         return None

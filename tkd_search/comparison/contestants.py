@@ -14,6 +14,7 @@ from tkd_search.config.yaml_text import parse_yaml
 from tkd_search.distill.method_settings import MethodName
 from tkd_search.errors import UserError
 from tkd_search.optimize.space import Distribution
+from tkd_search.results.records import SearchRecord
 
 METHODS: tuple[str, ...] = get_args(MethodName)
 
@@ -104,6 +105,26 @@ def search_config(config: Config, contestant: Contestant, trials: int) -> Config
     # Hours would also count F's training, which the first contestant alone pays for.
     tree["search"] |= {"trials": trials, "max_hours": None, "max_epochs": None, "plateau": None}
     return parse_config(tree)
+
+
+def check_equal_trials(finished: Mapping[str, SearchRecord | None], trials: int) -> None:
+    """Refuse a number of trials below that of a contestant whose search is finished.
+
+    Args:
+        finished: label → the contestant's record, None where its search is not finished.
+        trials: of every search that is left.
+
+    Raises:
+        UserError: a finished search has more trials.
+    """
+    for label, record in finished.items():
+        if record is not None and len(record.trials) > trials:
+            raise UserError(
+                "--trials",
+                f"{trials}, while the search of {label} has {len(record.trials)}",
+                "the same number for all contestants: the comparison is at equal budgets",
+                f"--trials {len(record.trials)}, or another --name",
+            )
 
 
 def check_equal_students(configs: Mapping[str, Config]) -> None:

@@ -9,6 +9,7 @@ from tkd_search.api import finished_record, run_search
 from tkd_search.comparison.contestants import (
     Contestant,
     check_equal_students,
+    check_equal_trials,
     retrained_config,
     search_config,
 )
@@ -78,14 +79,7 @@ def run_comparison(
     for contestant in contestants:
         retrained_config(config, contestant, configs[contestant.winner_of or contestant.label], {}, 0)
     finished = {label: finished_record(searched) for label, searched in configs.items()}
-    for label, record in finished.items():
-        if record is not None and len(record.trials) > trials:
-            raise UserError(
-                "--trials",
-                f"{trials}, while the search of {label} has {len(record.trials)}",
-                "the same number for all contestants: the comparison is at equal budgets",
-                f"--trials {len(record.trials)}, or another --name",
-            )
+    check_equal_trials(finished, trials)
     most = host_workers(address)
     with ray_session(address) if None in finished.values() else nullcontext():
         records = {

@@ -1,7 +1,6 @@
 """Latencies of untrained networks on the driver's machine: a search's cost, or a limit on its students."""
 
 import json
-import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -14,7 +13,7 @@ from tkd_search.data.networks import big_model_for, student_for
 from tkd_search.distill.quantization.number_format import Format
 from tkd_search.errors import UserError, first_line
 from tkd_search.export.onnx_file import MEASURE_SECONDS, latency_ms
-from tkd_search.export.shipping import calibrated, write_files
+from tkd_search.export.shipping import untrained_onnx
 from tkd_search.files import read_json, write_json
 from tkd_search.models import Student
 from tkd_search.models.model_settings import BigModelSettings, StudentSettings
@@ -101,8 +100,6 @@ def measure_latency(
 
 
 def _measured(built: Student, format: Format, seconds: float) -> float:
-    example = torch.randn(2, *built.input_shape, generator=torch.Generator().manual_seed(0))
-    model = calibrated(built.model.eval(), format, [example])
-    with tempfile.TemporaryDirectory() as folder:
-        onnx = write_files(model, format, built.input_shape, Path(folder))
-    return latency_ms(onnx, example, (1,), seconds=seconds)[1]
+    onnx = untrained_onnx(built.model, format, built.input_shape)
+    image = torch.randn(1, *built.input_shape, generator=torch.Generator().manual_seed(0))
+    return latency_ms(onnx, image, (1,), seconds=seconds)[1]

@@ -1,9 +1,6 @@
 """Checks of the students that a search may propose, before anything is written."""
 
-import copy
-import tempfile
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 import torch
 
@@ -15,7 +12,7 @@ from tkd_search.distill.quantization.number_format import Format, rounds_weights
 from tkd_search.distill.quantization.targets import unrounded
 from tkd_search.errors import UserError, first_line
 from tkd_search.export.format_support import check_formats
-from tkd_search.export.shipping import calibrated, write_files
+from tkd_search.export.shipping import untrained_onnx
 from tkd_search.models import Student, model_parameters
 from tkd_search.models.architectures.families import family_of
 from tkd_search.models.model_settings import CUT, BigModelSettings, StudentSettings
@@ -35,16 +32,13 @@ def check_students(config: Config, data: DataBundle) -> tuple[tuple[StudentSetti
     _check_cut(config, data)
     rounding = [format for format in config.possible("student.format") if rounds_weights(format)]
     # One network at a time: a choice of names may hold several that are large.
-    found = [
-        (
-            _with_file(settings, student),
-            (_unrounded_note(settings.name, student, rounding), _maps_note(config, student, settings)),
-        )
-        for settings, student in _sample_students(config, data)
-    ]
+    found, notes = [], list[str]()
+    for settings, student in _sample_students(config, data):
+        found.append(settings)
+        notes += [_unrounded_note(settings.name, student, rounding), _maps_note(config, student, settings)]
+        _check_own(settings, student)
     _check_sizes(config)
-    notes = dict.fromkeys(note for _, both in found for note in both if note)
-    return tuple(settings for settings, _ in found), tuple(notes)
+    return tuple(found), tuple(dict.fromkeys(filter(None, notes)))
 
 
 def _check_cut(config: Config, data: DataBundle) -> None:
@@ -91,29 +85,25 @@ def _sample_students(config: Config, data: DataBundle) -> Iterator[tuple[Student
         )
 
 
-def _with_file(settings: StudentSettings, student: Student) -> StudentSettings:
-    """Return the settings of a student; of a user's own, after its untrained ONNX file has run.
+def _check_own(settings: StudentSettings, student: Student) -> None:
+    """Run the untrained ONNX file of a user's own student; the student is changed.
 
     Raises:
         UserError: the file cannot be written, or fails for another number of images than it was traced with.
     """
     if ":" not in settings.name:
-        return settings
+        return
     try:
-        example = torch.zeros(2, *student.input_shape)
-        model = calibrated(copy.deepcopy(student.model).eval(), settings.format, [example])
-        with tempfile.TemporaryDirectory() as folder:
-            onnx = write_files(model, settings.format, student.input_shape, Path(folder))
-            for images in (1, 3):
-                onnx(torch.zeros(images, *student.input_shape))
+        onnx = untrained_onnx(student.model, settings.format, student.input_shape)
+        for images in (1, 3):
+            onnx(torch.zeros(images, *student.input_shape))
     except Exception as error:  # the exporter's and onnxruntime's own errors are of many types
         raise UserError(
             "student.name",
             f"{settings.name}, whose ONNX file fails: {type(error).__name__}: {first_line(error)}",
             "a network that torch exports to ONNX for any number of images",
-            "in its forward, write x.shape[0] where it has len(x), and keep out Python's int()",
+            "in its forward, write x.shape[0] where it has len(x) or int(…)",
         ) from error
-    return settings
 
 
 def _first_that_builds(

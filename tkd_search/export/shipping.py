@@ -1,8 +1,10 @@
 """Writes the files of a trained student, ``model.safetensors`` and ``model.onnx``, in its number format."""
 
+import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -61,6 +63,20 @@ def calibrated(network: nn.Module, format: Format, images: Iterable[Tensor]) -> 
     simulate(network, format)
     calibrate(network, images)
     return network
+
+
+def untrained_onnx(network: nn.Module, format: Format, input_shape: Sequence[int]) -> OnnxNetwork:
+    """Return the ONNX file of a network before its training, ready to run; nothing stays on the disk.
+
+    Args:
+        network: plain network, prepared for the format in place (see ``calibrated``).
+        format: number format of the file.
+        input_shape: (C, H, W) of the images.
+    """
+    example = torch.randn(2, *input_shape, generator=torch.Generator().manual_seed(0))
+    model = calibrated(network.eval(), format, [example])
+    with tempfile.TemporaryDirectory() as folder:
+        return write_files(model, format, input_shape, Path(folder))
 
 
 def _named(folder: Path, name: str, stem: str) -> Path:

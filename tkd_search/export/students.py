@@ -1,6 +1,7 @@
 """Writes a student's description and card, and exports it in its own or another number format."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -145,6 +146,15 @@ def _measured(folder: Path) -> dict[str, Any]:
     return {key: value for key, value in earlier.figures.items() if same and key == "formats"}
 
 
+@contextmanager
+def _unfit(folder: Path, format: Format) -> Iterator[None]:
+    """Convert the errors of a format that cannot hold a weight, and of a file that predicts other classes."""
+    try:
+        yield
+    except (ValueError, RuntimeError) as error:
+        raise UserError(str(folder), f"{first_line(error)} ({format})", "another format") from error
+
+
 def export_student(
     path: str | Path, data: DataBundle, *, format: Format | None = None, trust: bool = False
 ) -> Exported:
@@ -164,15 +174,6 @@ def export_student(
         UserError: files are missing or damaged, onnxruntime here does not run the format, the format cannot
             hold a weight, or the ONNX file predicts other classes than the weights.
     """
-    try:
-        return _exported(path, data, format=format, trust=trust)
-    except (ValueError, RuntimeError) as error:  # a weight beyond the format's range; other predictions
-        raise UserError(
-            str(path), f"{first_line(error)} (format: {format or 'its own'})", "another format"
-        ) from error
-
-
-def _exported(path: str | Path, data: DataBundle, *, format: Format | None, trust: bool) -> Exported:
     folder = student_folder(path)
     description = read_description(folder)
     own = description.architecture.format
@@ -184,12 +185,15 @@ def _exported(path: str | Path, data: DataBundle, *, format: Format | None, trus
     model = network(folder, description, trust=trust)
     if stem:
         model = calibrated(model, made, _calibration(data, description))
-        onnx = write_files(model, made, shape, folder, stem=stem)
+        with _unfit(folder, made):
+            onnx = write_files(model, made, shape, folder, stem=stem)
     else:
         onnx = write_onnx(model, own, shape, folder)
     weights = folder / WEIGHTS_FILE.replace(".", f"{stem}.", 1)
     loaded = unpack(load_file(weights), model, made)
     sample, _ = next(_batches(data.validation, description, _VERIFY_IMAGES))
+    with _unfit(folder, made):
+        verified = verify(onnx.as_written(), loaded, sample, made)
     exported = Exported(
         folder=folder,
         format=made,
@@ -197,7 +201,7 @@ def _exported(path: str | Path, data: DataBundle, *, format: Format | None, trus
         files=(weights, onnx.path, folder / DESCRIPTION_FILE, folder / CARD_FILE, *folder.glob(CUT_FILE)),
         bytes=weights.stat().st_size,
         onnx_bytes=onnx.path.stat().st_size,
-        verified=verify(onnx.as_written(), loaded, sample, made),
+        verified=verified,
         validation=score(onnx, _batches(data.validation, description), description.classes),
         test=score(onnx, _batches(data.test, description), description.classes),
     )

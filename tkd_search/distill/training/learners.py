@@ -1,6 +1,5 @@
 """The learning parameters of one training and their optimisers: student, generators, big models."""
 
-from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -169,8 +168,9 @@ def load_tensors(module: nn.Module, state: Mapping[str, Tensor], *, strict: bool
     Raises:
         RuntimeError: names (with ``strict``) or shapes differ.
     """
-    named = OrderedDict(state)
-    named._metadata = module.state_dict()._metadata  # type: ignore[attr-defined]
+    named = module.state_dict()  # an empty dictionary keeps the versions
+    named.clear()
+    named.update(state)
     module.load_state_dict(named, strict=strict)
 
 

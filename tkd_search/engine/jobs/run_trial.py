@@ -45,9 +45,8 @@ def run_trial(job: dict[str, Any], context: JobContext) -> None:
 
     Args:
         job: ``settings``, ``trial_id``, ``point`` (its searched values as text) and ``after_epoch`` of the
-            trial; the rungs' ``levels``; places
-            ``data``, ``bank``, ``big_models`` and ``folder``; and ``student_weights``, places by
-            :func:`~tkd_search.models.weight_selection.weights_key`.
+            trial; the rungs' ``levels``; places ``data``, ``bank``, ``big_models`` and ``folder``; and
+            ``student_weights``, places by :func:`~tkd_search.models.weight_selection.weights_key`.
         context: the worker group.
     """
     settings, data = from_json(job["settings"]), caches.data_at(job["data"])
