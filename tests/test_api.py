@@ -16,6 +16,7 @@ from tkd_search.config.experiment_file import load_config
 from tkd_search.errors import UserError
 from tkd_search.report import write_report
 from tkd_search.results.summary import read_record, reopen, write_summary
+from tkd_search.tracking.tracker import Tracker
 
 
 def test_overrides_are_dotted_keys_with_plain_values(tmp_path):
@@ -90,6 +91,29 @@ def test_a_finished_search_is_read_and_not_run(tmp_path):
     assert experiment.search().record == record
     with pytest.raises(UserError, match="seed: was 0, is 1"):
         Experiment.from_yaml(name="digits", output=str(tmp_path), seed=1).search()
+
+
+def test_a_search_whose_end_is_not_in_its_log_is_not_finished(tmp_path):
+    experiment = Experiment.from_yaml(name="digits", output=str(tmp_path))
+    folder = experiment.config.folder
+    write_summary(synthetic_search(14), folder)
+    (folder / "config.yaml").write_text(experiment.config.to_yaml())
+    assert finished_record(experiment.config) is not None
+    tracker = Tracker(folder)
+    tracker.driver_started(0.0)
+    tracker.close()
+    assert finished_record(experiment.config) is None
+
+
+def test_a_renamed_run_on_a_storage_is_refused_with_its_earlier_name(tmp_path):
+    settings = {"output": str(tmp_path / "runs"), "storage": str(tmp_path / "store")}
+    old = Experiment.from_yaml(name="before", **settings)
+    old.config.folder.mkdir(parents=True)
+    (old.config.folder / "config.yaml").write_text(old.config.to_yaml())
+    new = Experiment.from_yaml(name="after", **settings)
+    old.config.folder.rename(new.config.folder)
+    with pytest.raises(UserError, match="--name before"):
+        finished_record(new.config)
 
 
 def test_an_extended_search_that_is_killed_at_once_is_not_complete(tmp_path):

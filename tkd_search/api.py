@@ -2,6 +2,7 @@
 
 import json
 import math
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -170,6 +171,7 @@ def finished_record(config: Config) -> SearchRecord | None:
     """
     from tkd_search.engine.run_dir.run_dir import RunDir
     from tkd_search.results.summary import RECORD_FILE, read_record
+    from tkd_search.tracking.search_log import read_search_log
 
     file = config.folder / CONFIG_FILE
     if not file.exists():
@@ -177,6 +179,13 @@ def finished_record(config: Config) -> SearchRecord | None:
     if not file.exists():
         return None
     old = stored_config(config.folder)
+    if config.storage is not None and old.name != config.name:
+        raise UserError(
+            f"--name {config.name}",
+            f"the run {old.name}, renamed; its weights are in {RunDir.of(old).trials}",
+            f"--name {old.name}",
+            f"mv {shlex.quote(str(config.folder))} {shlex.quote(str(config.folder.with_name(old.name)))}",
+        )
     changed = differences(old, config)
     if changed:
         copied_to = RunDir.of(config).copied_to
@@ -189,7 +198,11 @@ def finished_record(config: Config) -> SearchRecord | None:
     if not (config.folder / RECORD_FILE).exists():
         return None
     record = read_record(config.folder)
-    return record if record.status == "complete" and not _budget_raised(old, config) else None
+    if record.status != "complete" or _budget_raised(old, config):
+        return None
+    # A kill before the last event leaves MLflow without the front. A folder that was fetched has no events.
+    log = read_search_log(config.folder)
+    return None if log.started and (log.end or {}).get("status") != "complete" else record
 
 
 def check_same_data(folder: Path, digest: str) -> None:

@@ -75,7 +75,7 @@ def cli(
     if cluster is not None and not dry_run:
         from tkd_search.cluster.launch import run_on_cluster
 
-        sys.exit(run_on_cluster(cluster, config))
+        sys.exit(run_on_cluster(cluster, config, resume_command(config)))
     sys.exit(start(config, address=address, cluster=cluster, dry_run=dry_run))
 
 

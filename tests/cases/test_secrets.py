@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import logging
+import os
 import shlex
 import string
 
@@ -21,6 +22,7 @@ from tkd_search.config.tree import flatten
 from tkd_search.errors import UserError
 from tkd_search.masking import MaskingFormatter, masked
 from tkd_search.tracking import MlflowTracker
+from tkd_search.tracking.mlflow.reader import impatient_client
 from tkd_search.tracking.mlflow.store_errors import reason
 
 SECRET = "hunter2/@s3cr3t"
@@ -90,6 +92,15 @@ def test_neither_spool_nor_store_nor_artifact_gets_it(tmp_path, folder, record, 
     written = bytes_below(tmp_path)
     assert b"host.example" in written
     assert b"hunter2" not in written
+
+
+def test_a_login_is_not_sent_to_another_server(monkeypatch):
+    monkeypatch.delenv("MLFLOW_TRACKING_USERNAME", raising=False)
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "before")
+    with impatient_client("http://ann:hunter2@host.example"):
+        assert os.environ["MLFLOW_TRACKING_PASSWORD"] == "hunter2"
+    assert "MLFLOW_TRACKING_USERNAME" not in os.environ
+    assert os.environ["MLFLOW_TRACKING_PASSWORD"] == "before"
 
 
 def test_neither_terminal_nor_log_shows_it(monkeypatch, capsys):

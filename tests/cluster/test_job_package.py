@@ -88,7 +88,9 @@ def test_name_of_a_local_search_is_refused(tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "study.journal").write_text("a local search")
     with pytest.raises(UserError, match="--name"):
-        launch.run_on_cluster(CLUSTERS / "aws.yaml", load_config(None, [f"output={tmp_path}"], name="mine"))
+        launch.run_on_cluster(
+            CLUSTERS / "aws.yaml", load_config(None, [f"output={tmp_path}"], name="mine"), "run"
+        )
 
 
 @pytest.mark.parametrize("key", ["tracking.uri", "storage"])

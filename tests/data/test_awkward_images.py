@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from tests.data import writers
 from tkd_search.data import DataBundle, DataSettings, Split, load_data
@@ -184,3 +185,13 @@ class TestDuplicates:
         (note,) = assemble(RawData(train=split, classes=("a", "b", "c")), DataSettings()).notes
         assert "of test in train" in note
         assert "test image" in note
+
+
+def test_one_image_of_colour_among_many_grey_ones_is_enough(tmp_path: Path) -> None:
+    for label in ("a", "b"):
+        (tmp_path / "photos" / label).mkdir(parents=True)
+        for number in range(100):
+            Image.new("L", (8, 8), number).save(tmp_path / "photos" / label / f"{number:03}.png")
+    assert load_data(DataSettings(name="imagefolder", path=str(tmp_path / "photos"))).channels == 1
+    Image.new("RGB", (8, 8), (200, 0, 0)).save(tmp_path / "photos" / "b" / "050.png")
+    assert load_data(DataSettings(name="imagefolder", path=str(tmp_path / "photos"))).channels == 3

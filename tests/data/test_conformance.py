@@ -13,6 +13,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 from PIL import Image
 
 from tests.data.source_conformance import Picture, SourceConformance, expected, found, pictures
@@ -68,6 +69,13 @@ class TestCsv(OfTables):
         (folder / "files").mkdir(parents=True)
         pd.DataFrame(self.rows(folder, parts)).to_csv(folder / "table.csv", index=False)
         return table_of(folder / "table.csv")
+
+    def test_the_name_of_the_split_column_may_have_capitals_and_spaces(self, tmp_path: Path) -> None:
+        given = {"train": pictures(5, ["x", "y"]), "test": pictures(5, ["x", "y"], 1)}
+        settings = self.write(tmp_path, given)
+        table = tmp_path / "table.csv"
+        table.write_text(table.read_text().replace("split", "Split ", 1))
+        assert found(load_data(settings), "test") == expected(given["test"])
 
     def image(self, folder: Path, name: str, content: bytes) -> Any:
         (folder / "files" / name).write_bytes(content)
@@ -198,6 +206,35 @@ class TestHuggingFaceSets:
         rows = {"image": paths, "label": [word for word, _ in given]}
         datasets.Dataset.from_dict(rows).save_to_disk(tmp_path / "set")
         assert len(load_data(DataSettings(name="hf", path=str(tmp_path / "set"))).train) > 0
+
+    def test_splits_that_number_their_classes_differently_are_refused(self, tmp_path: Path) -> None:
+        made = {}
+        for name, classes in (("train", ["a", "b", "c"]), ("test", ["a", "c"])):
+            given = pictures(5, classes)
+            rows = {"image": [encoded(image) for _, image in given], "label": [word for word, _ in given]}
+            made[name] = datasets.Dataset.from_dict(rows)
+        datasets.DatasetDict(made).class_encode_column("label").save_to_disk(tmp_path / "set")
+        with pytest.raises(UserError, match=r"label_column.*'a', 'c'.* in split test"):
+            load_data(DataSettings(name="hf", path=str(tmp_path / "set")))
+
+    def test_a_set_that_was_built_again_is_read_again(self, tmp_path: Path) -> None:
+        means = []
+        for value in (30, 130):
+            (tmp_path / "files").mkdir(exist_ok=True)
+            paths = [str(tmp_path / "files" / f"{number}.png") for number in range(20)]
+            for path in paths:
+                Path(path).write_bytes(encoded(np.full((8, 8, 3), value, dtype=np.uint8)))
+            rows = {"image": paths, "label": ["x", "y"] * 10}
+            one = datasets.Dataset.from_dict(rows).cast_column("image", datasets.Image())
+            one.save_to_disk(tmp_path / "set")
+            images = load_data(DataSettings(name="hf", path=str(tmp_path / "set"))).train.images
+            means.append(float(torch.as_tensor(images[:4]).float().mean()))
+        assert means == [30.0, 130.0]
+
+    def test_a_train_split_is_required(self, tmp_path: Path) -> None:
+        with pytest.raises(UserError) as caught:
+            load_data(replace(hf_set(tmp_path, "train"), test_split="train"))
+        assert caught.value.where == "data.train_split"
 
     def test_a_data_set_without_splits_is_split(self, tmp_path: Path) -> None:
         settings = hf_set(tmp_path, "train")

@@ -57,11 +57,11 @@ def test_rows_without_an_image_and_damaged_files_count_as_broken(
     folder: DataSettings, tmp_path: Path
 ) -> None:
     (tmp_path / "others" / "c" / "001.png").write_bytes(b"no image")
-    with pytest.raises(UserError, match=r"1 of 56 images cannot be read.*001\.png"):
+    with pytest.raises(UserError, match=r"1 of 20 images cannot be read.*001\.png"):
         load_data(folder)
     frame = pd.DataFrame({"image": ["others/a/b/000.png", None, "others/a/b/001.png"]})
     frame.to_csv(tmp_path / "t.csv")
-    with pytest.raises(UserError, match=r"1 of 39 images cannot be read: .*t.csv, row 2: no image"):
+    with pytest.raises(UserError, match=r"1 of 3 images cannot be read: .*t.csv, row 2: no image"):
         load_data(dataclasses.replace(folder, unlabelled=str(tmp_path / "t.csv")))
 
 
@@ -70,7 +70,16 @@ def test_few_broken_images_may_be_left_out(folder: DataSettings, tmp_path: Path)
     (tmp_path / "others" / "c" / "001.png").write_bytes(b"no image")
     data = load_data(dataclasses.replace(folder, on_error="skip"))
     assert data.unlabelled == 99
-    assert any("1 of 136 images" in note for note in data.notes)
+    assert any("1 of 100 images" in note for note in data.notes)
+
+
+def test_many_unlabelled_images_do_not_hide_broken_labelled_ones(
+    folder: DataSettings, tmp_path: Path
+) -> None:
+    writers.write_images(tmp_path / "others" / "many", 280, seed=1003)
+    next((tmp_path / "labelled").rglob("*.png")).write_bytes(b"no image")
+    with pytest.raises(UserError, match="1 of 36 images"):
+        load_data(dataclasses.replace(folder, on_error="skip"))
 
 
 def test_images_that_are_also_measured_are_said(folder: DataSettings, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import json
 import math
 import threading
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -155,6 +156,36 @@ def test_each_member_is_tested_once_although_the_test_of_another_fails(end):
     assert jobs == [[TRIALS[1]]]
     assert shown.steps == [1, 2]
     assert [member.test_accuracy for member in record.front] == [0.5, 0.5]
+
+
+def test_a_member_that_cannot_be_tested_does_not_keep_others_from_it(end):
+    folder, ended = end
+    failed = threading.Event()
+
+    def first_fails(trial_ids):
+        if trial_ids == [TRIALS[0]]:
+            failed.set()
+            yield {"kind": "failed", "reason": "no verified ONNX file", "trace": "…"}
+        else:
+            failed.wait(60)
+            time.sleep(0.2)
+            yield from results_of(trial_ids)
+
+    with pytest.raises(UserError, match="no verified ONNX file"):
+        ended(first_fails)
+    assert list(json.loads((folder / TESTED_FILE).read_text())) == [TRIALS[1]]
+
+
+def test_an_interrupt_while_the_report_is_drawn_leaves_a_search_to_finish(end, monkeypatch):
+    folder, ended = end
+
+    def interrupted(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module, "write_report", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        ended(results_of)
+    assert read_record(folder).status == "interrupted"
 
 
 def test_an_extension_that_is_interrupted_keeps_the_figures_that_were_measured(end):

@@ -151,6 +151,12 @@ def test_a_fetched_tree_knows_its_origin_and_is_read_again_after_a_change(tmp_pa
     assert (second / "train" / "cat" / "b.png").exists()
 
 
+def test_a_folder_without_subfolders_is_fetched(tmp_path: Path) -> None:
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set" / "t.csv").write_text("image,label")
+    assert (remote_folders.fetch_tree(remote(tmp_path / "set")) / "t.csv").read_text() == "image,label"
+
+
 @pytest.mark.parametrize("name", ["C# projects", "what?", "50 % naïve"])
 @pytest.mark.parametrize("scheme", ["", "file://"])
 def test_a_path_may_contain_special_characters_of_uris(tmp_path: Path, scheme: str, name: str) -> None:

@@ -7,7 +7,6 @@ detaches and leaves the search running; the same command attaches again.
 import json
 import logging
 import os
-import shlex
 import sys
 import tempfile
 import time
@@ -34,13 +33,14 @@ _MAX_RECONNECTS = 20
 DETACHED_EXIT_CODE = 130
 
 
-def run_on_cluster(cluster_file: Path, config: Config) -> int:
+def run_on_cluster(cluster_file: Path, config: Config, command: str) -> int:
     """Run a search on a cluster and print its output until it ends.
 
     Args:
         cluster_file: the file that was given to ``ray up`` or ``kubectl apply``.
         config: the experiment; if a job of its name runs, the command attaches to it. Its ``output`` is the
             folder on this machine that results are copied to.
+        command: what the user types to attach again.
 
     Returns:
         The exit code of the search; 130 after Ctrl-C.
@@ -71,7 +71,7 @@ def run_on_cluster(cluster_file: Path, config: Config) -> int:
         try:
             _follow(client, tunnel, job_id)
         except KeyboardInterrupt:
-            _print_detached(file, head, config, job_id, forwards)
+            _print_detached(file, head, config, command, job_id, forwards)
             return DETACHED_EXIT_CODE
         return _finish(client, head, job_id, runs_folder(file), folder)
 
@@ -203,10 +203,13 @@ def _follow(client: Any, tunnel: Tunnel, job_id: str) -> None:
 def _finish(client: Any, head: SshHead | KubernetesHead, job_id: str, runs: str, folder: Path) -> int:
     info = client.get_job_info(job_id)
     status = str(info.status)
-    if head.fetch(f"{runs}/{folder.name}", folder):
+    if copied := head.fetch(f"{runs}/{folder.name}", folder):
         _print_line(f"results copied to {folder}/")
+    else:
+        _print_line(f"warning: {runs}/{folder.name} was not copied from the head")
+        _print_line("give the same command again before `ray down`")
     if status == "SUCCEEDED":
-        return 0
+        return 0 if copied else 2
     _print_line(f"job {job_id}: {status.lower()}. {info.message or ''}".strip())
     return int(info.driver_exit_code or 1)
 
@@ -220,12 +223,12 @@ def _print_detached(
     file: ClusterFile,
     head: SshHead | KubernetesHead,
     config: Config,
+    command: str,
     job_id: str,
     forwards: Sequence[Forward],
 ) -> None:
-    again = ["--cluster", str(file.path), "--name", config.name, "--output", str(config.tree["output"])]
     _print_line(f"\ndetached: {config.name} continues on the cluster.")
-    _print_line(f"  attach again:  python -m tkd_search.run {shlex.join(again)}")
+    _print_line(f"  attach again:  {command}")
     if file.provider == "kuberay":
         _print_line(f"  stop it:       kubectl exec {getattr(head, 'pod', '')} -- ray job stop {job_id}")
     else:

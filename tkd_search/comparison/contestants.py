@@ -14,7 +14,6 @@ from tkd_search.config.yaml_text import parse_yaml
 from tkd_search.distill.method_settings import MethodName
 from tkd_search.errors import UserError
 from tkd_search.optimize.space import Distribution
-from tkd_search.results.records import SearchRecord
 
 METHODS: tuple[str, ...] = get_args(MethodName)
 
@@ -107,23 +106,23 @@ def search_config(config: Config, contestant: Contestant, trials: int) -> Config
     return parse_config(tree)
 
 
-def check_equal_trials(finished: Mapping[str, SearchRecord | None], trials: int) -> None:
-    """Refuse a number of trials below that of a contestant whose search is finished.
+def check_equal_trials(begun: Mapping[str, int], trials: int) -> None:
+    """Refuse a number of trials below that of a contestant's earlier search, finished or not.
 
     Args:
-        finished: label → the contestant's record, None where its search is not finished.
+        begun: label → number of trials that the contestant's search has.
         trials: of every search that is left.
 
     Raises:
-        UserError: a finished search has more trials.
+        UserError: a search has more trials.
     """
-    for label, record in finished.items():
-        if record is not None and len(record.trials) > trials:
+    for label, count in begun.items():
+        if count > trials:
             raise UserError(
                 "--trials",
-                f"{trials}, while the search of {label} has {len(record.trials)}",
+                f"{trials}, while the search of {label} has {count}",
                 "the same number for all contestants: the comparison is at equal budgets",
-                f"--trials {len(record.trials)}, or another --name",
+                f"--trials {count}, or another --name",
             )
 
 

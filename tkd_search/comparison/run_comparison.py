@@ -24,6 +24,7 @@ from tkd_search.engine.run_dir.run_dir import RunDir
 from tkd_search.engine.run_dir.run_lock import run_lock
 from tkd_search.errors import UserError
 from tkd_search.results.records import SearchRecord, TrialRecord
+from tkd_search.tracking.search_log import read_search_log
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,13 @@ def run_comparison(
     for contestant in contestants:
         retrained_config(config, contestant, configs[contestant.winner_of or contestant.label], {}, 0)
     finished = {label: finished_record(searched) for label, searched in configs.items()}
-    check_equal_trials(finished, trials)
+    check_equal_trials(
+        {
+            label: len(record.trials if record else read_search_log(configs[label].folder).trials)
+            for label, record in finished.items()
+        },
+        trials,
+    )
     most = host_workers(address)
     with ray_session(address) if None in finished.values() else nullcontext():
         records = {

@@ -4,6 +4,7 @@ import math
 import shlex
 import threading
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -82,8 +83,10 @@ def finalize(
     for member in record.front:
         settings = resolved[member.trial_id]
         ship_student(config, settings, folder, trials, member, prepared.data, prepared.big_model)
-    write_summary(record, folder)
+    # An interrupt while the report is drawn must leave a search that the same command finishes.
+    write_summary(replace(record, status="interrupted"), folder)
     _report(record, folder, progress)
+    write_summary(record, folder)
     tracker.search_ended(record)
     if problem is not None:
         raise problem
@@ -199,7 +202,7 @@ def _test(
             done = sum(trial.trial_id in tested for trial in front)
             progress.advance(done, f"{result['trial_id']}: test {result['test_accuracy']:.2%}")
 
-    run_concurrently(queue, jobs, received)
+    run_concurrently(queue, jobs, received, finish_all=True)
 
 
 def _member(

@@ -203,10 +203,13 @@ def run_concurrently(
     queue: ActorHandle,
     jobs: Sequence[Mapping[str, Any]],
     received: Callable[[Mapping[str, Any], Mapping[str, Any]], None],
+    *,
+    finish_all: bool = False,
 ) -> None:
     """Run jobs, each on a free group.
 
-    ``received`` is called with each job and result.
+    ``received`` is called with each job and result. With ``finish_all`` the others go on
+    after one has failed.
 
     Raises:
         UserError: of the first job that failed.
@@ -219,8 +222,16 @@ def run_concurrently(
     threads = ThreadPoolExecutor(len(jobs))
     running = [threads.submit(run, job) for job in jobs]
     try:
+        failed = []
         for done in as_completed(running):
-            done.result()
+            try:
+                done.result()
+            except UserError as error:
+                failed.append(error)
+                if not finish_all:
+                    break
+        if failed:
+            raise failed[0]
     finally:
         # Without waiting: an interrupt must not wait for the jobs, which end with the pool.
         threads.shutdown(wait=False, cancel_futures=True)

@@ -168,6 +168,7 @@ def fetch_tree(where: str) -> Path:
         key = hashlib.sha256(f"{where}{entries}".encode()).hexdigest()[:16]
 
         def fill(folder: Path) -> None:
+            (folder / "tree").mkdir()  # copy_files makes only the folders below it
             fs.copy_files(base, str(folder / "tree"), source_filesystem=system)
             (folder / "origin").write_text(where, encoding="utf-8")
 

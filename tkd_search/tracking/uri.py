@@ -11,6 +11,8 @@ from tkd_search.files import not_writable
 from tkd_search.masking import masked
 
 DEFAULT_URI = "sqlite:///mlflow.db"
+LOGIN = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD")
+"""Environment variables with the login of MLflow's server."""
 _ELSEWHERE = "sqlite:////absolute/path/mlflow.db"
 _SCHEMES = {"sqlite", "http", "https", "postgresql", "mysql", "mssql", "databricks", "databricks-uc", "uc"}
 
@@ -82,8 +84,7 @@ def login_to_environment(uri: str) -> str:
     """
     parts = urlsplit(uri)
     if parts.scheme in ("http", "https") and parts.username:
-        os.environ["MLFLOW_TRACKING_USERNAME"] = unquote(parts.username)
-        os.environ["MLFLOW_TRACKING_PASSWORD"] = unquote(parts.password or "")
+        os.environ.update(zip(LOGIN, (unquote(parts.username), unquote(parts.password or "")), strict=True))
         return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
     return uri
 

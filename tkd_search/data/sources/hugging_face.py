@@ -1,6 +1,7 @@
 """Data sets of Hugging Face's library ``datasets``: a folder of ``save_to_disk``, or a name on the hub."""
 
 import hashlib
+import os
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -38,6 +39,9 @@ def read_hugging_face(path: Path, settings: DataSettings) -> RawData:
     state = hashlib.sha256(settings.image_column.encode())
     for part, split in images.items():
         state.update(f"{part}:{split._fingerprint};".encode())  # its only name that does not read the rows
+        for file in split.cache_files:  # the fingerprint of a set that was built again may be the same
+            stat = os.stat(file["filename"])
+            state.update(f"{stat.st_size}:{stat.st_mtime_ns};".encode())
 
     def fill(folder: Path) -> None:
         for part, split in images.items():
@@ -52,8 +56,8 @@ def read_hugging_face(path: Path, settings: DataSettings) -> RawData:
         for part, split in images.items()
         for number, label in enumerate(splits[chosen[part]][settings.label_column])
     ]
-    names = getattr(splits[chosen["train"]].features[settings.label_column], "names", ())
-    raw = load_rows(root, rows, tuple(names), settings, f"{path}, column {settings.label_column}")
+    names = _names(path, splits, chosen, settings)
+    raw = load_rows(root, rows, names, settings, f"{path}, column {settings.label_column}")
     unused = sorted(set(splits) - set(chosen.values()))
     note = (f"data: splits of {path} that are not used: {', '.join(unused)}",) if unused else ()
     return replace(raw, notes=(*note, *raw.notes))
@@ -87,11 +91,35 @@ def _chosen(path: Path, splits: Mapping[str, Any], settings: DataSettings) -> di
     free = [name for name in splits if name not in named.values()]
     for part, usual in _USUAL_NAMES.items():
         named[part] = named[part] or next((name for name in usual if name in free), None)
-        if (named[part] or "train") not in splits and (named[part] or part == "train"):
+        if named[part] not in splits and (named[part] or part == "train"):
             raise UserError(
                 f"data.{part}_split", f"{named[part]}, of {path}", f"one of {', '.join(map(str, splits))}"
             )
     return {part: name for part, name in named.items() if name}
+
+
+def _names(
+    path: Path, splits: Mapping[str, "Dataset"], chosen: Mapping[str, str], settings: DataSettings
+) -> tuple[str, ...]:
+    """Return the class names of the label column, () where it has none.
+
+    Raises:
+        UserError: splits number their classes differently.
+    """
+    names = {
+        name: tuple(getattr(splits[name].features[settings.label_column], "names", ()))
+        for name in chosen.values()
+    }
+    own = names[chosen["train"]]
+    for name, others in names.items():
+        if others and own and others != own:
+            raise UserError(
+                f"data.label_column {settings.label_column!r}, of {path}",
+                f"class names {list(others)[:5]} in split {name}, {list(own)[:5]} in {chosen['train']}",
+                "the same names in the same order, so that a number is one class",
+                "encode the labels of all splits together: load them as one, class_encode_column, then split",
+            )
+    return own
 
 
 def _encoded(split: "Dataset", settings: DataSettings) -> "Dataset":

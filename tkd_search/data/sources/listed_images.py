@@ -57,13 +57,16 @@ def load_listed(
         parts = {**parts, "unlabelled": [(name, UNLABELLED) for name in more.names]}
     size, channels = _shape(root, parts, settings)
     fits = sum(map(len, parts.values())) * channels * size**2 <= settings.memory_budget_mb * 2**20
-    splits, broken = {}, [*unusable, *more.unusable]
-    total = len(broken) + sum(map(len, parts.values()))
+    splits = {}
+    broken = {False: list(unusable), True: list(more.unusable)}
+    totals = {unlabelled: len(found) for unlabelled, found in broken.items()}
     # Those on the disk share one file, so that unlabelled images can follow the training images.
     for group in [{part: listing} for part, listing in parts.items()] if fits else [parts]:
         found, broken_here = _read(root, group, size, channels, fits, settings)
         splits.update(found)
-        broken += broken_here
+        for part, reasons in broken_here.items():
+            broken[part == "unlabelled"] += reasons
+            totals[part == "unlabelled"] += len(group[part])
     where = f"data.path = {settings.path}"
     if settings.unlabelled is not None:
         where += f", data.unlabelled = {settings.unlabelled}"
@@ -73,7 +76,14 @@ def load_listed(
         test=splits.get("test"),
         classes=tuple(map(printable, classes)),
         unlabelled=splits.get("unlabelled"),
-        notes=(*more.notes, *broken_images_note(broken, total, settings.on_error, where)),
+        notes=(
+            *more.notes,
+            *(  # Apart, because F learns from the labelled ones alone.
+                note
+                for unlabelled, reasons in broken.items()
+                for note in broken_images_note(reasons, totals[unlabelled], settings.on_error, where)
+            ),
+        ),
     )
 
 
@@ -98,8 +108,8 @@ def with_unlabelled(raw: RawData, settings: DataSettings) -> RawData:
             f"at most data.memory_budget_mb = {settings.memory_budget_mb}",
             "raise it, or use class folders (data.name: imagefolder), which are kept on the disk",
         )
-    splits, broken = _read(root, {"unlabelled": listing}, size, channels, True, settings)
-    broken = [*found.unusable, *broken]
+    splits, broken_here = _read(root, {"unlabelled": listing}, size, channels, True, settings)
+    broken = [*found.unusable, *broken_here["unlabelled"]]
     total = len(found.unusable) + len(listing)
     where = f"data.unlabelled = {settings.unlabelled}"
     notes = (*raw.notes, *found.notes, *broken_images_note(broken, total, settings.on_error, where))
@@ -108,8 +118,8 @@ def with_unlabelled(raw: RawData, settings: DataSettings) -> RawData:
 
 def _read(
     root: Path, parts: Mapping[str, Listing], size: int, channels: int, keep: bool, settings: DataSettings
-) -> tuple[dict[str, Split], list[str]]:
-    """Return the readable images of each part, in memory if ``keep``, and 'path: reason' of the others."""
+) -> tuple[dict[str, Split], dict[str, list[str]]]:
+    """Return the readable images of each part, in memory if ``keep``, and 'path: reason' of its others."""
     listing = [entry for of_part in parts.values() for entry in of_part]
     store = FolderStore(str(root), tuple(name for name, _ in listing), size, channels)
     paths = [store.path(position) for position in range(len(store))]
@@ -122,14 +132,17 @@ def _read(
     if scanned.file is not None:
         images = DecodedStore(scanned.file, torch.arange(len(store)), store)
     labels = torch.tensor([label for _, label in listing], dtype=torch.int64)
-    whole, splits, start = Split(images, labels, store.files, scanned.content), {}, 0
+    whole, start = Split(images, labels, store.files, scanned.content), 0
+    splits, broken = {}, {}
     for part, of_part in parts.items():
         end = start + len(of_part)
-        readable = [position for position in range(start, end) if position not in scanned.broken]
+        positions = range(start, end)
+        broken[part] = [scanned.broken[position] for position in positions if position in scanned.broken]
+        readable = [position for position in positions if position not in scanned.broken]
         complete = len(readable) == len(listing)
         splits[part] = whole if complete else whole.subset(torch.tensor(readable, dtype=torch.int64))
         start = end
-    return splits, list(scanned.broken.values())
+    return splits, broken
 
 
 def _refuse_dark(deep: Sequence[int], settings: DataSettings) -> None:
@@ -179,7 +192,18 @@ def _shape(root: Path, parts: Mapping[str, Listing], settings: DataSettings) -> 
     if not labelled:
         return settings.size or 1, 3
     _check_sides(_sides(seen), settings)
-    return settings.size or labelled[0][0], 1 if all(grey for *_, grey in labelled) else 3
+    return settings.size or labelled[0][0], 1 if _all_grey(root, parts["train"], labelled) else 3
+
+
+def _all_grey(root: Path, listing: Listing, sampled: Sequence[Header]) -> bool:
+    """Return whether no training image has colours; reads all headers where the sampled ones are grey."""
+    return all(grey for *_, grey in sampled) and all(_is_grey(str(root / name)) for name, _ in listing)
+
+
+def _is_grey(path: str) -> bool:
+    with suppress(decode.DamagedImageError):
+        return decode.read_header(path)[-1]
+    return True
 
 
 def _sides(headers: Sequence[Header]) -> set[tuple[int, int]]:

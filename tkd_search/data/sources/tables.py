@@ -137,12 +137,13 @@ def _names_of_schema(path: Path, column: str) -> tuple[str, ...]:
 
 def _parts(path: Path, frame: "pd.DataFrame") -> list[str]:
     """Return the part of every row."""
-    if SPLIT_COLUMN not in frame.columns:
+    column = next((name for name in frame.columns if str(name).strip().lower() == SPLIT_COLUMN), None)
+    if column is None:
         return ["train"] * len(frame)
     parts = []
-    for row, value in enumerate(column_values(path, frame, "path", SPLIT_COLUMN), start=1):
+    for row, value in enumerate(column_values(path, frame, "path", column), start=1):
         part = part_name(str(value))
         if part is None:
-            raise UserError(f"{path}, row {row}, column {SPLIT_COLUMN}", repr(value), ", ".join(PART_NAMES))
+            raise UserError(f"{path}, row {row}, column {column}", repr(value), ", ".join(PART_NAMES))
         parts.append(part)
     return parts

@@ -39,7 +39,7 @@ from tkd_search.tracking.mlflow.layout import (
     param_value,
 )
 from tkd_search.tracking.mlflow.store_errors import reason
-from tkd_search.tracking.uri import login_to_environment, sqlite_file
+from tkd_search.tracking.uri import LOGIN, login_to_environment, sqlite_file
 
 _IMPATIENT = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
@@ -124,7 +124,8 @@ def impatient_client(uri: str, *, make: bool = False) -> Iterator[Any]:
     file = sqlite_file(uri)
     if file is not None and not file.exists() and not make:
         raise UserError(masked(uri), "no such file", "the store that the search was tracked in")
-    before = {key: os.environ.get(key) for key in _IMPATIENT}
+    # A login of one server must not reach the next one.
+    before = {key: os.environ.get(key) for key in (*_IMPATIENT, *LOGIN)}
     os.environ.update(_IMPATIENT)
     try:
         login = login_to_environment(uri)
@@ -139,7 +140,7 @@ def impatient_client(uri: str, *, make: bool = False) -> Iterator[Any]:
         ) from error
     finally:
         for key, value in before.items():
-            os.environ.pop(key)
+            os.environ.pop(key, None)
             if value is not None:
                 os.environ[key] = value
 
