@@ -247,6 +247,7 @@ def run_search(
     """
     from tkd_search.cluster.cluster_limits import launchable_nodes
     from tkd_search.engine.ray_session import host_workers, live_nodes, ray_session, resolve_address
+    from tkd_search.engine.run_dir.find_runs import complete_summary
     from tkd_search.engine.run_dir.run_dir import RunDir
     from tkd_search.engine.run_dir.run_lock import run_lock
     from tkd_search.engine.workers.placement import plan_slots
@@ -288,6 +289,7 @@ def run_search(
         finally:
             progress.stage("tracking", None)
             leftover = tracker.close()
+        record = complete_summary(config.folder, tracker.ids()) or record
     return Result(record, config.folder, tuple(filter(None, [str(leftover)])))
 
 

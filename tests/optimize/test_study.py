@@ -20,6 +20,7 @@ from tkd_search.optimize.pareto import CostScale, nondominated_mask
 from tkd_search.optimize.proposer import ProposerSettings
 from tkd_search.optimize.pruners.base import Stop
 from tkd_search.optimize.pruners.create_pruner import create_pruner
+from tkd_search.optimize.space import Choice, Space
 from tkd_search.optimize.study import earlier_trials
 
 
@@ -216,6 +217,13 @@ class TestSuggestions:
             run_trial(study)
         suggestions = [study.ask() for _ in range(10)]
         assert len({tuple(s.config.values()) for s in suggestions}) == 10
+
+    @pytest.mark.parametrize("seed", range(8))
+    def test_a_small_space_is_tried_whole_before_a_configuration_is_repeated(self, seed):
+        choices = {"student.format": Choice(("fp16", "int8", "int4")), "method.name": Choice(("kd", "ce"))}
+        study = open_study(space=Space(choices), seed=seed, proposer=ProposerSettings(startup=20))
+        tried = [tuple(study.ask().config.values()) for _ in range(6)]
+        assert len(set(tried)) == 6
 
     def test_trials_of_earlier_studies_change_suggestions_and_are_not_counted(self, journal):
         study = open_study(journal)

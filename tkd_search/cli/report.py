@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from tkd_search.cli.option_types import PATH
-from tkd_search.engine.run_dir.find_runs import record_of, run_folder
+from tkd_search.engine.run_dir.find_runs import complete_summary, record_of, run_folder
 from tkd_search.engine.run_dir.run_lock import live_driver
 from tkd_search.engine.search_state import latest_record
 from tkd_search.errors import UserError
@@ -131,14 +131,5 @@ def deliver(folder: Path) -> StoreIds:
             if str(leftover):
                 click.echo(str(leftover), err=True)
     ids = read_status(state).ids
-    _complete_summary(folder, ids)
+    complete_summary(folder, ids)
     return ids
-
-
-def _complete_summary(folder: Path, ids: StoreIds) -> None:
-    """Add the store's identifiers, which are unknown at the end of a search whose store was down."""
-    from tkd_search.results.summary import write_summary
-
-    record = record_of(folder)
-    if record is not None and ids.parent_run_id and record.parent_run_id != ids.parent_run_id:
-        write_summary(replace(record, **vars(ids)), folder)

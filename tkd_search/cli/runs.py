@@ -143,6 +143,13 @@ def stop(name: str, output: Path, seconds: float) -> None:
         )
     if (process := driver.process()) is not None:
         process.send_signal(signal.SIGINT)  # psutil signals no later process that has the same id
+    elif live_driver(folder) is not None:
+        raise UserError(
+            name,
+            f"a search whose process {driver.pid} is not found: it is in a container, or the clock was set",
+            "a process that is seen from here",
+            f"where it runs, see with `ps {driver.pid}` that it is the search, then `kill -INT {driver.pid}`",
+        )
     deadline = time.monotonic() + seconds
     while live_driver(folder) is not None:
         if time.monotonic() > deadline:

@@ -12,9 +12,8 @@ class Diverged(RuntimeError):  # noqa: N818  (the outcome of a trial, not a prog
     def __init__(self, epoch: int, terms: dict[str, float]) -> None:
         self.epoch, self.terms = epoch, terms
         listed = ", ".join(f"{name} {value:.4g}" for name, value in terms.items())
-        super().__init__(
-            f"the loss is not finite in epoch {epoch + 1} ({listed}); lower training.lr or method.r"
-        )
+        remedy = "the learning rate" + (" or method.r" if "gradient" in terms else "")
+        super().__init__(f"the loss is not finite in epoch {epoch + 1} ({listed}); lower {remedy}")
 
     def __reduce__(self) -> tuple[type, tuple[int, dict[str, float]]]:
         """Return what pickle needs to rebuild the error in another process."""

@@ -12,7 +12,7 @@ from collections.abc import Collection, Mapping
 import torch
 from torch import Tensor
 
-from tkd_search.distill.training.learners import load_tensors
+from tkd_search.distill.load_tensors import load_tensors
 from tkd_search.errors import UserError
 from tkd_search.models.architectures.timm_networks import converted, is_timm
 from tkd_search.models.model_settings import StudentSettings

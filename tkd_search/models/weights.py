@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from tkd_search.distill.training.learners import load_tensors
+from tkd_search.distill.load_tensors import load_tensors
 from tkd_search.errors import UserError
 from tkd_search.models.checkpoint_files import read_state
 from tkd_search.models.size import shipping_state

@@ -23,6 +23,8 @@ from tkd_search.seeds import child_seed
 HISTORY_CAP = 1_000
 """Most recent trials that a sampler uses, beside the front; its time grows with their number."""
 
+_MAX_SKIPPED = 64
+"""Quasi-random points that are drawn for one that was not tried; small spaces have few."""
 _TPE_MIN_TRIALS = 30
 """Usable trials below which the EHVI sampler leaves no suggestion to TPE, which needs many."""
 
@@ -126,7 +128,7 @@ class Proposer:
         estimator = "extrapolated" if self._ehvi is not None else self._settings.learning
         accuracies = ACCURACY_ESTIMATORS[estimator](trials, self._levels, self._full_budget)
         if len(accuracies) < self._settings.min_trials:
-            return self._design("qmc", number, None)
+            return self._new_design(number, trials)
         seed = child_seed(self._seed, "sampler", number, bits=31)
         if self._ehvi is None or self._left_to_tpe(number, len(accuracies)):
             assert self._factory is not None
@@ -135,13 +137,20 @@ class Proposer:
             if self._ehvi is None or self._ehvi.accepts(proposal.config, trials):
                 return proposal
         config = self._ehvi.suggest(trials, seed)
-        return self._design("qmc", number, None) if config is None else Proposal(config)
+        return self._new_design(number, trials) if config is None else Proposal(config)
 
     def _left_to_tpe(self, number: int, usable: int) -> bool:
         """Return whether TPE suggests this trial in place of the EHVI sampler."""
         if usable < _TPE_MIN_TRIALS:
             return False
         return np.random.default_rng(child_seed(self._seed, "partner", number)).random() < self._tpe_share
+
+    def _new_design(self, number: int, trials: Sequence[StudyTrial]) -> Proposal:
+        """Return the first quasi-random point from ``number`` on whose configuration was not tried."""
+        tried = [trial.config for trial in trials if trial.number >= 0]
+        points = (self._design("qmc", number + skipped, None) for skipped in range(_MAX_SKIPPED))
+        first = self._design("qmc", number, None)
+        return next((point for point in points if point.config not in tried), first)
 
     def _design(self, name: str, number: int, given: Mapping[str, Any] | None) -> Proposal:
         seed = child_seed(self._seed, "design", bits=31)

@@ -10,7 +10,7 @@ import socket
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
@@ -148,7 +148,8 @@ def move(where: str, to: str) -> None:
     """Rename a file, if it exists, within its storage; a file that is there already is replaced."""
     if file_exists(where):
         system, path = open_system(where)
-        with_retries(lambda: system.move(path, open_system(to)[1]))
+        with suppress(FileNotFoundError):  # another search, which trains the same, has moved it
+            with_retries(lambda: system.move(path, open_system(to)[1]))
 
 
 def file_exists(where: str) -> bool:

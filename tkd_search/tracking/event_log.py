@@ -39,12 +39,14 @@ class Event:
         time: milliseconds since 1970 at which the event was appended.
         kind: ``search_started``, ``trial_started``, ``epoch`` … (see :mod:`~tkd_search.tracking.tracker`).
         data: plain JSON values.
+        clock: milliseconds on the machine's monotonic clock, 0 in a log of an earlier version.
     """
 
     sequence: int
     time: int
     kind: str
     data: dict[str, Any]
+    clock: int = 0
 
 
 class EventLog:
@@ -74,7 +76,8 @@ class EventLog:
         Secrets in its texts are masked, because the tracking store, the report and copies get what is here.
         """
         data = masked_values(data)
-        event = {"sequence": self._next, "time": time.time_ns() // 1_000_000, "kind": kind, "data": data}
+        now, clock = time.time_ns() // 1_000_000, time.monotonic_ns() // 1_000_000
+        event = {"sequence": self._next, "time": now, "clock": clock, "kind": kind, "data": data}
         line = (json.dumps(event, separators=(",", ":"), ensure_ascii=False) + "\n").encode()
         try:
             self._write(line)
@@ -160,6 +163,6 @@ def _end_of_last_line(descriptor: int) -> int:
 def _parse(line: bytes) -> Event | None:
     try:
         plain = json.loads(line)
-        return Event(sequence=plain["sequence"], time=plain["time"], kind=plain["kind"], data=plain["data"])
+        return Event(**{"clock": 0, **plain})
     except (ValueError, KeyError, TypeError):
         return None

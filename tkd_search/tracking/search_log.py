@@ -41,17 +41,18 @@ class SearchLog:
     started: int = 0
     last: int = 0
     seconds: float = 0.0
-    _earlier: float = 0.0
-    _began: float = 0.0
+    _clock: int = 0
 
     def add(self, event: Event) -> None:
         """Add the next event of the log."""
-        if event.kind == DRIVER_STARTED or not self.started:
-            self._earlier = self.seconds
-            self._began = event.time - 1000 * event.data.get("seconds", 0.0)
+        clock = event.clock or event.time
+        if event.kind == DRIVER_STARTED:
+            self.seconds += event.data["seconds"]
+        elif self.started:
+            self.seconds += max(0, clock - self._clock) / 1000
+        self._clock = clock
         self.started = self.started or event.time
         self.last = event.time
-        self.seconds = self._earlier + (event.time - self._began) / 1000
         match event.kind:
             case "search_started":
                 self.search = from_plain(SearchStart, event.data)

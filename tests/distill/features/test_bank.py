@@ -215,6 +215,13 @@ def test_freely_drawn_views_give_a_bank_without_rows() -> None:
         torch.testing.assert_close(a.mean, b.mean)
 
 
+def test_a_bank_without_its_rows_does_not_keep_their_memory() -> None:
+    bank = compute_bank([trained_big_model()], digit_views(100), BankSettings(width=16, grid=2))
+    tensors = bank.without_rows().row_tensors()
+    assert set(tensors) == {"features", "logits", "cells"}
+    assert all(tensor.untyped_storage().nbytes() == 0 for tensor in tensors.values())
+
+
 def test_progress_reaches_all_rows() -> None:
     calls: list[tuple[int, int]] = []
     compute_bank(

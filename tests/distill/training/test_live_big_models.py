@@ -18,7 +18,10 @@ from tests.distill.nets import (
 )
 from tkd_search.distill import Distiller, MethodSettings, TrainSettings, evaluate
 from tkd_search.distill.features.bank_builder import compute_bank
+from tkd_search.distill.features.signal_source import LearningSource
 from tkd_search.distill.method_settings import BankSettings
+from tkd_search.distill.training.learners import copied
+from tkd_search.models.torchvision_compat import torchvision
 
 
 def live(method: MethodSettings, big: nn.Module, views: int = 2, bank: bool = True) -> Distiller:
@@ -81,6 +84,25 @@ def test_distil_back_into_the_big_model_updates_a_copy_and_resumes() -> None:
     again = live(method, original)
     again.load_state_dict(state)
     assert again.run_epoch().losses == made.run_epoch().losses
+
+
+def test_a_copy_whose_modules_have_versions_resumes() -> None:
+    def source() -> LearningSource:
+        network = torchvision.models.mnasnet0_5(num_classes=10)
+        return LearningSource([network], None, MethodSettings(), features=False, cells=False)
+
+    first, second = source(), source()
+    second.load_state_dict(copied(first.state_dict()))
+    for one, other in zip(first.parameters(), second.parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_a_copy_that_learns_is_read_without_gradients_where_none_are_wanted() -> None:
+    source = LearningSource([TinyBig()], None, MethodSettings(), features=False, cells=False)
+    images = torch.randn(4, 1, 8, 8)
+    assert source.read(torch.zeros(4).long(), torch.arange(4), images).logits.requires_grad
+    with torch.no_grad():
+        assert not source.read(torch.zeros(4).long(), torch.arange(4), images).logits.requires_grad
 
 
 def test_the_big_model_keeps_its_accuracy_when_it_is_distilled_back_into() -> None:

@@ -92,8 +92,9 @@ class Bank:
 
     def without_rows(self) -> "Bank":
         """Return the taps and projections alone, for big models that run live."""
-        cells = None if self.cells is None else self.cells[:0]
-        return replace(self, features=self.features[:0], logits=self.logits[:0], cells=cells)
+        # Copies, because a view of no row keeps the memory of all.
+        none = {name: rows[:0].clone() for name, rows in self.row_tensors().items()}
+        return replace(self, features=none["features"], logits=none["logits"], cells=none.get("cells"))
 
     def to_if_it_fits(self, device: torch.device) -> "Bank":
         """Return the bank on a GPU if it takes at most half of the free memory there; else as it is."""

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from tkd_search.distill.features.bank import Bank
 from tkd_search.distill.features.ensemble_reader import EnsembleReader
 from tkd_search.distill.features.projection import project_all, project_cells
+from tkd_search.distill.load_tensors import load_tensors
 from tkd_search.distill.losses import functional
 from tkd_search.distill.method_settings import MethodSettings
 from tkd_search.distill.precision import autocast
@@ -132,7 +133,9 @@ class LiveSource(SignalSource):
         # Hooks stay for this pass only, because trials share the models.
         reader = EnsembleReader(self.models, self._taps, self._grid, self._cell_taps)
         precision = autocast(images.device, self._precision)
-        with torch.set_grad_enabled(self._learning), closing(reader), precision:
+        # The selection of teachers reads without gradients.
+        learning = self._learning and torch.is_grad_enabled()
+        with torch.set_grad_enabled(learning), closing(reader), precision:
             reading = reader(images)
         with torch.no_grad():
             features = project_all(self._projections, reading.features) if self._features else None
@@ -191,4 +194,4 @@ class LearningSource(LiveSource):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore the state of the copies."""
-        self.models.load_state_dict(state)
+        load_tensors(self.models, state)

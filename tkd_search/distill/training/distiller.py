@@ -21,6 +21,7 @@ from tkd_search.distill.interfaces import (
     channels_last,
     never,
 )
+from tkd_search.distill.load_tensors import load_tensors
 from tkd_search.distill.losses.build_objective import build_objective, signal_source
 from tkd_search.distill.losses.functional import balanced_class_weights, known_or_predicted
 from tkd_search.distill.losses.objective import Batch, Context
@@ -37,7 +38,7 @@ from tkd_search.distill.training.epoch_stats import EpochStats, Means
 from tkd_search.distill.training.evaluation import counts_of, figure
 from tkd_search.distill.training.evaluation_copy import evaluation_copy
 from tkd_search.distill.training.layer_rates import layer_rates
-from tkd_search.distill.training.learners import Learners, copied, load_tensors
+from tkd_search.distill.training.learners import Learners, copied
 from tkd_search.distill.training.read_ahead import images_ahead
 from tkd_search.distill.training.reduction import Reduction, SingleProcess
 from tkd_search.distill.training.reselection import reselect, selection_due, selection_state

@@ -1,6 +1,6 @@
 """The learning parameters of one training and their optimisers: student, generators, big models."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -158,20 +158,6 @@ def _grouped(parameters: Named, rates: Sequence[float] = ()) -> dict[tuple[float
         if parameter.requires_grad:
             groups.setdefault((share, decays(name, parameter)), []).append(parameter)
     return groups
-
-
-def load_tensors(module: nn.Module, state: Mapping[str, Tensor], *, strict: bool = True) -> None:
-    """Load tensors by name, in place, as those of the module's own version.
-
-    Files hold no versions, and MNASNet refuses a state dict without one.
-
-    Raises:
-        RuntimeError: names (with ``strict``) or shapes differ.
-    """
-    named = module.state_dict()  # an empty dictionary keeps the versions
-    named.clear()
-    named.update(state)
-    module.load_state_dict(named, strict=strict)
 
 
 def copied(value: Any) -> Any:

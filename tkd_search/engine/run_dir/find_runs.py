@@ -1,5 +1,6 @@
 """Find runs on disk, and read what they have written."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,8 @@ from tkd_search.config.experiment_file import CONFIG_FILE
 from tkd_search.errors import UserError
 from tkd_search.results.json_values import from_plain
 from tkd_search.results.records import FrontMember, SearchRecord, by_cost
-from tkd_search.results.summary import RECORD_FILE, SUMMARY_FILE, read_record, read_summary
+from tkd_search.results.summary import RECORD_FILE, SUMMARY_FILE, read_record, read_summary, write_summary
+from tkd_search.tracking.uri import StoreIds
 
 CACHE_FOLDER = ".cache"
 
@@ -37,6 +39,15 @@ def _is_run(folder: Path) -> bool:
 def record_of(folder: Path) -> SearchRecord | None:
     """Return the record on disk, None for a search that was killed before its end."""
     return read_record(folder) if (folder / RECORD_FILE).exists() else None
+
+
+def complete_summary(folder: Path, ids: StoreIds) -> SearchRecord | None:
+    """Add the store's identifiers, unknown at the end of a search that its store answers later; return the record."""
+    record = record_of(folder)
+    if record is not None and ids.parent_run_id and record.parent_run_id != ids.parent_run_id:
+        record = replace(record, **vars(ids))
+        write_summary(record, folder)
+    return record
 
 
 def front_of(folder: Path) -> tuple[FrontMember, ...]:

@@ -1,7 +1,7 @@
 """One driver per run: a lock on the run's folder, and a note of the process that holds it.
 
 The kernel releases the lock when its process dies. Who holds it is read from the note, whose process is
-compared with the running ones, so that looking at a run does not take its lock.
+compared with the running ones, so that looking at a run of this machine does not take its lock.
 """
 
 import json
@@ -100,12 +100,15 @@ def live_driver(folder: Path) -> Driver | None:
         driver = Driver(**json.loads((folder / DRIVER_FILE).read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
         return None
-    live = driver.process() is not None if driver.is_local else _is_locked(folder)
+    live = (driver.is_local and driver.process() is not None) or _is_locked(folder)
     return driver if live else None
 
 
 def _is_locked(folder: Path) -> bool:
-    """Whether a process of another machine, which cannot be looked up here, holds the lock."""
+    """Whether a process that is not found here holds the lock.
+
+    It is of another machine or container, or the clock was set since it started.
+    """
     try:
         with FileLock(folder / LOCK_FILE, timeout=0):
             return False

@@ -96,7 +96,7 @@ class Stratified:
         check_shares("keep", keep, "> 0, ≤ 1", lambda share: 0 < share <= 1)
         return cls(
             levels=levels,
-            keep=tuple(keep)[len(keep) - len(levels) :],
+            keep=tuple(keep)[max(0, len(keep) - len(levels)) :],
             floor=accuracy_floor(classes, margin),
             stratum=stratum,
             min_records=min_records,

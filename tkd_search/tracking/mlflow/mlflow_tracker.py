@@ -116,10 +116,7 @@ class MlflowTracker(Tracker):
         status = read_status(self.folder)
         missing = total - 1 - self._written() if total else 0
         without_files = bool(total) and self._missing(total) > 0
-        hint = (
-            "They are written when the same search is started again, or by "
-            f"`python -m tkd_search report {self.folder.parent}`."
-        )
+        hint = f"They are written by `python -m tkd_search report {self.folder.parent}`."
         return Leftover(
             events=missing,
             reason=status.error or "the store did not finish in time" if missing else "",
