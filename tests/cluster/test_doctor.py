@@ -170,6 +170,13 @@ def test_command_prints_one_line_for_each_check(tmp_path: Path) -> None:
     assert call("doctor", "--storage", tmp_path / "file" / "x").code == 1
 
 
+def test_the_folder_and_the_bank_are_those_of_the_experiment(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text(f"output: {tmp_path / 'elsewhere'}\ndata: {{name: digits, views: 0}}\n")
+    _, _, output, need = doctor._of_config(str(file))
+    assert (output, need) == (tmp_path / "elsewhere", 0)
+
+
 def test_command_refuses_a_cluster_file_with_placeholders() -> None:
     called = call("doctor", "--cluster", Path(__file__).parents[2] / "clusters" / "aws.yaml")
     assert called.code == 1

@@ -65,6 +65,13 @@ def test_the_key_of_a_big_model_depends_on_the_precision_of_its_training() -> No
     assert len({key("data.randaugment=2"), key("data.erasing=0.25"), key()}) == 3
 
 
+def test_equal_big_models_are_trained_apart() -> None:
+    twins = "big_model=[{name: alexnet}, {name: alexnet}]"
+    settings = load_config(None, [twins, "student.name=mobilenet_v2", "student.ratios=null"]).settings()
+    data = load_data(settings.data)
+    assert big_model_key(settings, 0, data) != big_model_key(settings, 1, data)
+
+
 def test_the_key_of_a_network_of_ones_own_depends_on_its_code(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

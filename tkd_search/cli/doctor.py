@@ -39,7 +39,7 @@ The exit code is 1 if a line says `wrong`; lines with `warn` are advice.
 )
 @click.option("--storage", metavar="URI", help="Place of data and checkpoints, e.g. s3://bucket/tkd.")
 @click.option("--tracking", metavar="URI", help="MLflow's tracking URI.")
-@click.option("--output", type=PATH, default="runs", show_default=True, help="Folder that holds the runs.")
+@click.option("--output", type=PATH, help="Folder that holds the runs.  [default: the experiment's, or runs]")
 @click.option("--address", default="local", show_default=True, help="local, auto, or an address of Ray.")
 @click.option("--cluster", metavar="FILE", type=PATH, help="Check the cluster of this `ray up` file.")
 @click.pass_context
@@ -48,7 +48,7 @@ def command(
     config_path: str | None,
     storage: str | None,
     tracking: str | None,
-    output: Path,
+    output: Path | None,
     address: str,
     cluster: Path | None,
 ) -> None:
@@ -59,12 +59,14 @@ def command(
         ctx.exit(examine_cluster(cluster, click.echo))
     need = 0
     if config_path is not None:
-        storage_set, tracking_set, need = _of_config(config_path)
-        storage, tracking = storage or storage_set, tracking or tracking_set
+        storage_set, tracking_set, output_set, need = _of_config(config_path)
+        storage, tracking, output = storage or storage_set, tracking or tracking_set, output or output_set
     if storage:
         storage = storage_uri(storage)
     wrong = 0
-    for check in _checks(storage or "", tracking or _default_tracking(), output, address, need):
+    for check in _checks(
+        storage or "", tracking or _default_tracking(), output or Path("runs"), address, need
+    ):
         click.echo(check.line())
         wrong += check.state == "wrong"
     ctx.exit(1 if wrong else 0)
@@ -118,8 +120,8 @@ def _default_tracking() -> str:
     return os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db"
 
 
-def _of_config(path: str) -> tuple[str, str, int]:
-    """Return storage, tracking URI and bytes of the bank of an experiment."""
+def _of_config(path: str) -> tuple[str, str, Path, int]:
+    """Return storage, tracking URI, folder of the runs and bytes of the bank of an experiment."""
     from tkd_search.config.experiment_file import load_config
     from tkd_search.config.resolve import bank_settings
     from tkd_search.data import fixed_views, load_data
@@ -127,9 +129,9 @@ def _of_config(path: str) -> tuple[str, str, int]:
     config = load_config(path)
     settings = config.settings()
     data = load_data(settings.data)
-    rows = len(data.train.labels) * max(1, fixed_views(settings.data))
+    rows = len(data.train.labels) * fixed_views(settings.data)
     # The bank holds up to 15 stages, pooled and on a grid, and the logits, in two bytes a value.
     bank = bank_settings(config)
     features = (16 + 15 * bank.grid**2) * bank.width if bank.taps else 0
     need = rows * (features + data.num_classes) * 2
-    return config.storage or "", settings.tracking.uri or "", need
+    return config.storage or "", settings.tracking.uri or "", config.folder.parent, need

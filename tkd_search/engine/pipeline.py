@@ -297,9 +297,12 @@ def big_model_key(settings: Settings, index: int, data: DataBundle) -> str:
         ("erasing", settings.data.erasing, 0.0),
         ("class_weights", settings.training.class_weights, "none"),
         ("metric", settings.metric, "accuracy"),  # of the stored figures
+        ("twins", settings.big_models[:index].count(model), 0),  # each is trained with a seed of its own
     ):
         if value != default:
             parts[name] = value
+    if equal := settings.big_models[:index].count(model):  # of the same settings, trained from other seeds
+        parts["number"] = equal
     if ":" in model.name:
         parts["code"] = _source_digest(model.name)
     if model.weights and (file := weights_file(model.weights)):
