@@ -15,7 +15,7 @@ from tkd_search.api import Result, _one, finished_record
 from tkd_search.config.experiment_file import load_config
 from tkd_search.errors import UserError
 from tkd_search.report import write_report
-from tkd_search.results.summary import read_record, reopen, write_summary
+from tkd_search.results.summary import read_record, read_summary, reopen, write_summary
 from tkd_search.tracking.tracker import Tracker
 
 
@@ -134,13 +134,17 @@ NOTEBOOK = """
 import json, sys
 from tkd_search import Experiment
 from tkd_search.tracking.mlflow.mlflow_tracker import MlflowTracker
+from tkd_search.tracking.uri import StoreIds
 
 def close_last(tracker, *arguments, close=MlflowTracker.close):
     left = close(tracker, *arguments)
     (tracker.run / "closed").touch()
     return left
 
-MlflowTracker.close = close_last
+def ids_last(tracker, ids=MlflowTracker.ids):  # of a store that answers late
+    return ids(tracker) if (tracker.run / "closed").exists() else StoreIds()
+
+MlflowTracker.close, MlflowTracker.ids = close_last, ids_last
 small = {"training.epochs": 2, "training.batch_size": 256, "big_model.epochs": 2, "data.views": 1}
 experiment = Experiment.from_yaml(name="note", storage=sys.argv[1], **small)
 result = experiment.distil({"method.name": "kd", "student.width": 0.1})
@@ -167,7 +171,7 @@ def test_one_training_gives_a_student_that_can_be_loaded(tmp_path):
     name, trials, shape, front, method = json.loads(done.stdout.splitlines()[-1])
     assert name.startswith("note-one-")
     assert (trials, shape, front, method) == (1, [1, 10], 1, "kd")
-    assert (tmp_path / "runs" / name / "summary.json").exists()
+    assert read_summary(tmp_path / "runs" / name)["mlflow"]["parent_run_id"]
     # The tracker writes to the folder until it is closed: the last copy comes later.
     assert (tmp_path / "storage" / "runs" / name / "closed").exists()
 

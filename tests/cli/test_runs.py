@@ -132,12 +132,13 @@ def test_a_search_whose_driver_was_killed_is_not_running(output, driver):
     assert "not running" in call("runs", "stop", "digits").err
 
 
-def test_stop_signals_no_later_process_with_the_id_of_a_killed_driver(output, driver):
-    """The note of a killed driver stays, and its process id may belong to another process by now."""
+def test_stop_signals_no_process_that_is_not_the_driver_of_the_note(output, driver):
+    """It may be a later one with the same id: the driver's is in a container, or the clock was set."""
     file = output / "digits" / DRIVER_FILE
     note = json.loads(file.read_text())
     file.write_text(json.dumps({**note, "created": note["created"] - 3600}))
-    assert "not running" in call("runs", "stop", "digits").err
+    done = call("runs", "stop", "digits")
+    assert (done.code, "is not found" in done.err) == (2, True)
     assert driver.poll() is None
     assert not (output / "digits" / "stopped").exists()
 

@@ -2,6 +2,7 @@
 
 import pytest
 
+from tests.tracking.synthetic import synthetic_search, tell_all
 from tkd_search.comparison.contestants import (
     check_equal_students,
     check_equal_trials,
@@ -10,8 +11,11 @@ from tkd_search.comparison.contestants import (
     search_config,
 )
 from tkd_search.comparison.fresh_trainings import fresh_seeds
+from tkd_search.comparison.run_comparison import run_comparison
 from tkd_search.config.experiment_file import load_config
+from tkd_search.engine.progress import Silent
 from tkd_search.errors import UserError
+from tkd_search.tracking.tracker import Tracker
 
 NAMED = "student.name=mobilenet_v2"
 FIXED = [NAMED, "student.width=0.2", "student.format=int8", "data.train_limit=500"]
@@ -157,3 +161,24 @@ def test_fewer_trials_than_a_contestant_has_are_refused():
     check_equal_trials(begun, 8)
     with pytest.raises(UserError, match=r"--trials.*6, while the search of kd has 8"):
         check_equal_trials(begun, 6)
+
+
+def test_trials_of_a_search_that_has_not_ended_count(tmp_path):
+    config = load_config(None, [*FIXED, f"output={tmp_path}"], name="c")
+    contestants = parse_contestants(["kd"])
+    begun = search_config(config, contestants[0], 8)
+    tracker = Tracker(begun.folder)
+    tell_all(tracker, synthetic_search(8), begun.folder)
+    tracker.close()
+    (begun.folder / "config.yaml").write_text(begun.to_yaml())
+    with pytest.raises(UserError, match=r"--trials.*6, while the search of kd has 8"):
+        run_comparison(
+            config,
+            contestants,
+            trials=6,
+            seeds=1,
+            base="kd",
+            address=None,
+            progress=Silent(),
+            command="",
+        )

@@ -207,14 +207,28 @@ class TestHuggingFaceSets:
         datasets.Dataset.from_dict(rows).save_to_disk(tmp_path / "set")
         assert len(load_data(DataSettings(name="hf", path=str(tmp_path / "set"))).train) > 0
 
-    def test_splits_that_number_their_classes_differently_are_refused(self, tmp_path: Path) -> None:
+    def numbered_apart(self, folder: Path, train: list[str], test: list[Picture]) -> DataSettings:
         made = {}
-        for name, classes in (("train", ["a", "b", "c"]), ("test", ["a", "c"])):
-            given = pictures(5, classes)
+        for name, given in (("train", pictures(5, train, 1)), ("test", test)):
             rows = {"image": [encoded(image) for _, image in given], "label": [word for word, _ in given]}
             made[name] = datasets.Dataset.from_dict(rows)
-        datasets.DatasetDict(made).class_encode_column("label").save_to_disk(tmp_path / "set")
-        with pytest.raises(UserError, match=r"label_column.*'a', 'c'.* in split test"):
+        datasets.DatasetDict(made).class_encode_column("label").save_to_disk(folder / "set")
+        return DataSettings(name="hf", path=str(folder / "set"))
+
+    def test_splits_may_number_their_classes_differently(self, tmp_path: Path) -> None:
+        given = pictures(5, ["a", "c"])
+        data = load_data(self.numbered_apart(tmp_path, ["a", "b", "c"], given))
+        assert found(data, "test") == expected(given)
+
+    def test_a_class_that_train_lacks_is_refused(self, tmp_path: Path) -> None:
+        settings = self.numbered_apart(tmp_path, ["a", "b"], pictures(5, ["a", "d"]))
+        with pytest.raises(UserError, match=r"label_column.*\['d'\] in split test"):
+            load_data(settings)
+
+    def test_lists_of_pixels_are_no_images(self, tmp_path: Path) -> None:
+        rows = {"image": [[[1, 2], [3, 4]]] * 10, "label": [0, 1] * 5}
+        datasets.Dataset.from_dict(rows).save_to_disk(tmp_path / "set")
+        with pytest.raises(UserError, match="row 0: no image"):
             load_data(DataSettings(name="hf", path=str(tmp_path / "set")))
 
     def test_a_set_that_was_built_again_is_read_again(self, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from tkd_search.data import DataBundle, DataSettings, load_data
 from tkd_search.data.prepared_files import load_prepared, save_prepared
 from tkd_search.distill.interfaces import UNLABELLED
 from tkd_search.errors import UserError
+from tkd_search.storage import remote_folders
 
 
 @pytest.fixture
@@ -51,6 +52,19 @@ def test_a_table_of_images_without_labels(folder: DataSettings, tmp_path: Path) 
     for name in ("t.csv", "t.parquet"):
         data = load_data(dataclasses.replace(folder, unlabelled=str(tmp_path / name)))
         assert data.digest == wanted.digest
+
+
+def test_tables_are_fetched_with_the_query_of_their_place(
+    folder: DataSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = sorted((tmp_path / "labelled").rglob("*.png"))
+    frame = pd.DataFrame({"image": files, "label": [file.parent.name for file in files]})
+    frame.to_csv(tmp_path / "t.csv")
+    fetched: list[str] = []
+    monkeypatch.setattr(remote_folders, "fetch_tree", lambda where: fetched.append(where) or tmp_path)
+    place = "s3://b/d/t.csv?endpoint_override=http://h:9000"
+    load_data(DataSettings(name="table", path=place, unlabelled=place))
+    assert fetched == ["s3://b/d?endpoint_override=http://h:9000"] * 2
 
 
 def test_rows_without_an_image_and_damaged_files_count_as_broken(
@@ -141,15 +155,17 @@ class TestSetsInMemory:
             self.digits(tmp_path, size=600, memory_budget_mb=16)
 
 
-@pytest.mark.parametrize("disk", [0, None])
+@pytest.mark.parametrize(("scheme", "disk"), [("file://", 0), ("file://", None), ("", 0)])
 def test_every_node_fetches_images_of_both_places_and_decodes_them_where_the_disk_keeps_them(
-    folder: DataSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, disk: float | None
+    folder: DataSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scheme: str, disk: float | None
 ) -> None:
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "driver").symlink_to(tmp_path / "disk")
     monkeypatch.setenv("TKD_CACHE", str(tmp_path / "driver"))
     settings = dataclasses.replace(
         folder,
         path=f"file://{folder.path}",
-        unlabelled=f"file://{folder.unlabelled}",
+        unlabelled=f"{scheme}{folder.unlabelled}",
         size=400,
         memory_budget_mb=16,
         disk_budget_gb=disk,
@@ -159,9 +175,9 @@ def test_every_node_fetches_images_of_both_places_and_decodes_them_where_the_dis
     save_prepared(data, tmp_path / "prepared")
     index = torch.tensor([0, len(data.train) - 1])
     expected = data.train.images[index]
-    (tmp_path / "driver").rename(tmp_path / "another machine")
-    monkeypatch.setenv("TKD_CACHE", str(tmp_path / "node"))
+    (tmp_path / "disk").rename(tmp_path / "another machine")
+    monkeypatch.setenv("TKD_CACHE", str(tmp_path / "node" / "at another depth"))
     assert torch.equal(load_prepared(tmp_path / "prepared").train.images[index], expected)
     images = load_prepared(tmp_path / "prepared").train.images
     files = (images.source if disk is None else images).files
-    assert all(not Path(name).is_absolute() for name in files)
+    assert any(Path(name).is_absolute() for name in files) == (scheme == "")

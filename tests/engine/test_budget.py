@@ -1,12 +1,13 @@
 """Limits of a search: trials, hours, epochs, plateau."""
 
+import time
 from dataclasses import replace
 
 from tkd_search.config.search_settings import SearchSettings
 from tkd_search.engine.budget import Budget
 from tkd_search.engine.search_state import SearchState
-from tkd_search.tracking.event_log import Event
-from tkd_search.tracking.search_log import fold_events
+from tkd_search.tracking.event_log import Event, EventLog
+from tkd_search.tracking.search_log import fold_events, read_search_log
 
 
 def test_hours_are_counted_over_all_drivers_of_a_search():
@@ -31,6 +32,18 @@ def test_hours_are_counted_over_all_drivers_of_a_search():
     )
     assert at.exhausted(search_state, 1, []) == "1 hours (search.max_hours)"
     assert before.exhausted(search_state, 1, []) == ""
+
+
+def test_a_clock_that_is_set_changes_no_hours(tmp_path, monkeypatch):
+    log = EventLog(tmp_path)
+    for at, shown in ((1, 50_000), (61, 78_860), (91, 46_490)):
+        monkeypatch.setattr(time, "monotonic_ns", lambda at=at: at * 10**9)
+        monkeypatch.setattr(time, "time_ns", lambda shown=shown: shown * 10**9)
+        log.append("note", {})
+    log.close()
+    assert read_search_log(tmp_path).seconds == 90
+    earlier = [Event(sequence=0, time=at * 1000, kind="note", data={}) for at in (5000, 1400, 1430)]
+    assert fold_events(earlier).seconds == 30
 
 
 def test_whichever_limit_is_reached_first_ends_a_search():

@@ -65,6 +65,13 @@ def test_files_are_replaced_without_leftovers_and_missing_ones_are_none(tmp_path
     assert [entry.name for entry in (tmp_path / "a").iterdir()] == []
 
 
+def test_a_file_that_another_process_has_moved_is_moved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(object_store, "file_exists", lambda where: True)  # it was there a moment ago
+    storage.move(remote(tmp_path / "a"), remote(tmp_path / "b"))
+
+
 def write_half_a_folder(where: str) -> None:
     with remote_folders.write_folder(where) as folder:
         (folder / "part").write_text("half")

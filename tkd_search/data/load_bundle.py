@@ -88,10 +88,8 @@ def _path(settings: DataSettings) -> Path:
             "for instance --set data.path=FOLDER" + _fetch_hint(settings),
         )
     if storage.is_remote(settings.path):
-        if settings.name == "table":
-            folder, _, file = settings.path.rpartition("/")
-            return remote_folders.fetch_tree(folder) / file
-        return remote_folders.fetch_tree(settings.path)
+        fetch = remote_folders.fetch_file if settings.name == "table" else remote_folders.fetch_tree
+        return fetch(settings.path)
     return Path(settings.path).expanduser()
 
 

@@ -301,8 +301,6 @@ def big_model_key(settings: Settings, index: int, data: DataBundle) -> str:
     ):
         if value != default:
             parts[name] = value
-    if equal := settings.big_models[:index].count(model):  # of the same settings, trained from other seeds
-        parts["number"] = equal
     if ":" in model.name:
         parts["code"] = _source_digest(model.name)
     if model.weights and (file := weights_file(model.weights)):

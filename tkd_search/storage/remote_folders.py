@@ -37,6 +37,7 @@ from tkd_search.storage.object_store import (
     open_system,
     put_file,
     read_bytes,
+    split_query,
     with_retries,
 )
 
@@ -182,10 +183,17 @@ def fetch_tree(where: str) -> Path:
         ) from error
 
 
+def fetch_file(where: str) -> Path:
+    """Return a file in the node's cached copy of its folder (:func:`fetch_tree`)."""
+    base, mark, query = split_query(where)
+    folder, _, name = base.rpartition("/")
+    return fetch_tree(folder + mark + query) / name
+
+
 def origin(path: Path) -> tuple[str, str] | None:
     """Return (URI of the tree, path in it) of a path in a fetched tree; None for any other path."""
     try:
-        below_cache = path.relative_to(node_cache())
+        below_cache = path.resolve().relative_to(node_cache().resolve())
     except ValueError:
         return None
     name, *rest = below_cache.parts

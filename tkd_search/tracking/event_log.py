@@ -163,6 +163,7 @@ def _end_of_last_line(descriptor: int) -> int:
 def _parse(line: bytes) -> Event | None:
     try:
         plain = json.loads(line)
-        return Event(**{"clock": 0, **plain})
+        known = {key: plain[key] for key in ("sequence", "time", "kind", "data")}
+        return Event(**known, clock=plain.get("clock", 0))
     except (ValueError, KeyError, TypeError):
         return None

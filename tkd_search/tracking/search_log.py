@@ -47,7 +47,7 @@ class SearchLog:
         """Add the next event of the log."""
         clock = event.clock or event.time
         if event.kind == DRIVER_STARTED:
-            self.seconds += event.data["seconds"]
+            self.seconds += event.data.get("seconds", 0.0)
         elif self.started:
             self.seconds += max(0, clock - self._clock) / 1000
         self._clock = clock

@@ -9,7 +9,8 @@ from filelock import FileLock
 from tkd_search.engine.run_dir.run_lock import DRIVER_FILE, LOCK_FILE, Driver, live_driver, run_lock
 from tkd_search.errors import UserError
 
-ELSEWHERE = json.dumps({"pid": 1, "created": 0.0, "host": "elsewhere"})
+ELSEWHERE = {"pid": 1, "created": 0.0, "host": "elsewhere"}
+CLOCK_SET = {**vars(Driver.this_process()), "created": 0.0}
 
 
 def test_the_holder_is_the_live_driver_until_the_block_ends(tmp_path):
@@ -31,7 +32,8 @@ def test_a_second_driver_is_refused_with_the_name_of_the_first(tmp_path):
 def test_looking_for_the_driver_neither_refuses_a_start_nor_finds_an_ended_one(tmp_path):
     """While one thread looks without a pause, a start succeeds every time, also beside a stale note."""
     (tmp_path / LOCK_FILE).touch()
-    (tmp_path / DRIVER_FILE).write_text(json.dumps({**vars(Driver.this_process()), "created": 0.0}))
+    (tmp_path / DRIVER_FILE).write_text(json.dumps(CLOCK_SET))
+    assert live_driver(tmp_path) is None
     ended, found = threading.Event(), []
 
     def look():
@@ -47,14 +49,16 @@ def test_looking_for_the_driver_neither_refuses_a_start_nor_finds_an_ended_one(t
     finally:
         ended.set()
         looking.join()
-    assert set(found) <= {None, Driver.this_process()}
+    # A start takes the lock before it replaces the note.
+    assert set(found) <= {None, Driver.this_process(), Driver(**CLOCK_SET)}
 
 
-def test_a_driver_of_another_machine_is_live_as_long_as_the_lock_is_held(tmp_path):
-    (tmp_path / DRIVER_FILE).write_text(ELSEWHERE)
+@pytest.mark.parametrize("note", [ELSEWHERE, CLOCK_SET], ids=["elsewhere", "clock set"])
+def test_a_driver_that_is_not_found_here_is_live_as_long_as_the_lock_is_held(tmp_path, note):
+    (tmp_path / DRIVER_FILE).write_text(json.dumps(note))
     assert live_driver(tmp_path) is None
     with FileLock(tmp_path / LOCK_FILE):
-        assert live_driver(tmp_path).host == "elsewhere"
+        assert live_driver(tmp_path) == Driver(**note)
     with run_lock(tmp_path):  # looking has released the lock
         pass
 

@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -54,9 +54,9 @@ def read_hugging_face(path: Path, settings: DataSettings) -> RawData:
     rows = [
         Row(f"{path}, split {chosen[part]}, row {number}", _existing(root, part, number), label, part)
         for part, split in images.items()
-        for number, label in enumerate(splits[chosen[part]][settings.label_column])
+        for number, label in enumerate(_labels(path, splits, chosen[part], chosen["train"], settings))
     ]
-    names = _names(path, splits, chosen, settings)
+    names = _names(splits[chosen["train"]], settings)
     raw = load_rows(root, rows, names, settings, f"{path}, column {settings.label_column}")
     unused = sorted(set(splits) - set(chosen.values()))
     note = (f"data: splits of {path} that are not used: {', '.join(unused)}",) if unused else ()
@@ -98,28 +98,32 @@ def _chosen(path: Path, splits: Mapping[str, Any], settings: DataSettings) -> di
     return {part: name for part, name in named.items() if name}
 
 
-def _names(
-    path: Path, splits: Mapping[str, "Dataset"], chosen: Mapping[str, str], settings: DataSettings
-) -> tuple[str, ...]:
-    """Return the class names of the label column, () where it has none.
+def _names(split: "Dataset", settings: DataSettings) -> tuple[str, ...]:
+    """Return the class names of the label column, () where it has none."""
+    return tuple(getattr(split.features[settings.label_column], "names", ()))
+
+
+def _labels(
+    path: Path, splits: Mapping[str, "Dataset"], name: str, train: str, settings: DataSettings
+) -> Sequence[Any]:
+    """Return the labels of a split, numbered as in the split ``train``.
 
     Raises:
-        UserError: splits number their classes differently.
+        UserError: the split has a class name that ``train`` lacks.
     """
-    names = {
-        name: tuple(getattr(splits[name].features[settings.label_column], "names", ()))
-        for name in chosen.values()
-    }
-    own = names[chosen["train"]]
-    for name, others in names.items():
-        if others and own and others != own:
-            raise UserError(
-                f"data.label_column {settings.label_column!r}, of {path}",
-                f"class names {list(others)[:5]} in split {name}, {list(own)[:5]} in {chosen['train']}",
-                "the same names in the same order, so that a number is one class",
-                "encode the labels of all splits together: load them as one, class_encode_column, then split",
-            )
-    return own
+    labels = splits[name][settings.label_column]
+    own, names = _names(splits[name], settings), _names(splits[train], settings)
+    if not own or not names or own == names:
+        return labels
+    if lacking := [one for one in own if one not in names]:
+        raise UserError(
+            f"data.label_column {settings.label_column!r}, of {path}",
+            f"class names {lacking[:5]} in split {name}",
+            f"names of split {train}: {', '.join(names[:5])}{' …' if len(names) > 5 else ''}",
+            "rename these classes, or load the split without them",
+        )
+    number_of = {number: names.index(one) for number, one in enumerate(own)}
+    return [number_of.get(label) for label in labels]
 
 
 def _encoded(split: "Dataset", settings: DataSettings) -> "Dataset":
@@ -136,8 +140,10 @@ def _encoded(split: "Dataset", settings: DataSettings) -> "Dataset":
 
 def _content(image: Any) -> bytes:
     """Return an image's encoded bytes; none where there is no image."""
-    if not isinstance(image, dict):
+    if isinstance(image, str | bytes):
         image = {"path" if isinstance(image, str) else "bytes": image}
+    if not isinstance(image, dict):
+        return b""
     if image.get("bytes"):
         return bytes(image["bytes"])
     file = Path(image.get("path") or "")

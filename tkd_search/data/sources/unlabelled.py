@@ -15,7 +15,7 @@ from tkd_search.storage import remote_folders
 
 @dataclass(frozen=True)
 class UnlabelledFiles:
-    """Image files, relative to the root that was asked for.
+    """Image files, relative to the root that was asked for if they are copies in the cache, else absolute.
 
     ``unusable`` are 'place: reason' of rows of a table without an image; ``notes`` are lines for the user.
     """
@@ -26,7 +26,9 @@ class UnlabelledFiles:
 
 
 def unlabelled_files(settings: DataSettings, root: Path) -> UnlabelledFiles:
-    """Return the image files of ``data.unlabelled``, which must be set, relative to ``root``.
+    """Return the image files of ``data.unlabelled``, which must be set.
+
+    Those in the cache are relative to ``root``, the others absolute.
 
     Raises:
         UserError: it is neither a folder nor a table, or has no images.
@@ -42,8 +44,10 @@ def unlabelled_files(settings: DataSettings, root: Path) -> UnlabelledFiles:
         raise UserError(
             "data.unlabelled", f"{path} ({state})", "a folder of images, or a .csv or .parquet file"
         )
-    # Both real: the system resolves links in the root before it goes up from there.
-    way = Path(os.path.relpath(folder.resolve(), root.resolve()))
+    way = folder.absolute()
+    if remote_folders.origin(folder):  # each node has its own copy, at the same place below its cache
+        # Both real: the system resolves links in the root before it goes up from there.
+        way = Path(os.path.relpath(folder.resolve(), root.resolve()))
     names = tuple(str(way / file) for file in files if file is not None)
     if not names:
         raise UserError("data.unlabelled", f"{path}, without images", "at least one image")
@@ -55,7 +59,6 @@ def _local(place: str) -> Path:
     """Return the path on this machine; folders on object storage are copied into the cache."""
     if not storage.is_remote(place):
         return Path(place).expanduser()
-    folder, _, file = place.rpartition("/")
-    if file.lower().endswith(TABLE_SUFFIXES):
-        return remote_folders.fetch_tree(folder) / file
+    if storage.last_name(place).lower().endswith(TABLE_SUFFIXES):
+        return remote_folders.fetch_file(place)
     return remote_folders.fetch_tree(place)

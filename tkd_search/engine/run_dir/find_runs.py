@@ -42,7 +42,7 @@ def record_of(folder: Path) -> SearchRecord | None:
 
 
 def complete_summary(folder: Path, ids: StoreIds) -> SearchRecord | None:
-    """Add the store's identifiers, unknown at the end of a search that its store answers later; return the record."""
+    """Add the store's identifiers, which are unknown while it is down, to the record on disk; return it."""
     record = record_of(folder)
     if record is not None and ids.parent_run_id and record.parent_run_id != ids.parent_run_id:
         record = replace(record, **vars(ids))
